@@ -1,0 +1,110 @@
+"""Arithmetic between pixels, latents, tokens and samples, and the sizes a model accepts. No torch."""
+
+import math
+from dataclasses import dataclass
+
+from mova.types import UserError, check_finite
+
+SPATIAL_MULTIPLE = 16  # video VAE stride 8, times the 2x2 patch of the video tower
+TEMPORAL_STRIDE = 4
+SPATIAL_STRIDE = 8
+MAX_SIDE = 2048
+MIN_SIDE = 32
+MAX_FRAMES = 961  # 40 s at 24 frames/s, five times the trained length
+MAX_PROMPT_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class ClipShape:
+    """The sizes of one clip in every space it passes through."""
+
+    height: int
+    width: int
+    num_frames: int
+    frame_rate: float
+    sample_rate: int
+    hop_length: int
+
+    @property
+    def latent_frames(self) -> int:
+        return (self.num_frames - 1) // TEMPORAL_STRIDE + 1
+
+    @property
+    def latent_height(self) -> int:
+        return self.height // SPATIAL_STRIDE
+
+    @property
+    def latent_width(self) -> int:
+        return self.width // SPATIAL_STRIDE
+
+    @property
+    def video_tokens(self) -> int:
+        return self.latent_frames * (self.latent_height // 2) * (self.latent_width // 2)
+
+    @property
+    def num_samples(self) -> int:
+        """Audio samples of exactly the video's length."""
+        return int(self.sample_rate * self.num_frames / self.frame_rate)
+
+    @property
+    def audio_latents(self) -> int:
+        return (self.num_samples - 1) // self.hop_length + 1
+
+    @property
+    def seconds(self) -> float:
+        return self.num_frames / self.frame_rate
+
+
+def nearest_side(pixels: int) -> int:
+    """The valid height or width nearest to `pixels`."""
+    low, high = MIN_SIDE // SPATIAL_MULTIPLE, MAX_SIDE // SPATIAL_MULTIPLE
+    return min(max(round(pixels / SPATIAL_MULTIPLE), low), high) * SPATIAL_MULTIPLE
+
+
+def frames_for_seconds(seconds: float, frame_rate: float) -> int:
+    """The valid number of frames (4k+1) whose duration is nearest to `seconds`."""
+    check_finite("seconds", seconds, 0.01, MAX_FRAMES)
+    check_finite("frame_rate", frame_rate, 1, 120)
+    k = round((seconds * frame_rate - 1) / TEMPORAL_STRIDE)
+    return min(max(k, 0), (MAX_FRAMES - 1) // TEMPORAL_STRIDE) * TEMPORAL_STRIDE + 1
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise UserError unless the towers can run at this size; the message names the nearest that works."""
+    valid = [side % SPATIAL_MULTIPLE == 0 and MIN_SIDE <= side <= MAX_SIDE for side in (height, width)]
+    if not all(valid):
+        raise UserError(
+            f"size {width}x{height} (width x height) will not do: each side must be a multiple of "
+            f"{SPATIAL_MULTIPLE} from {MIN_SIDE} to {MAX_SIDE}; "
+            f"nearest: {nearest_side(width)}x{nearest_side(height)}"
+        )
+
+
+def check_num_frames(num_frames: int) -> None:
+    """Raise UserError unless `num_frames` is 4k+1; the message names the neighbours that are."""
+    if num_frames < 1 or num_frames > MAX_FRAMES:
+        raise UserError(f"num_frames={num_frames} must be from 1 to {MAX_FRAMES} (193 is the trained length)")
+    if num_frames % TEMPORAL_STRIDE != 1:
+        below = (num_frames - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
+        raise UserError(f"num_frames={num_frames} must be 4k+1; nearest: {below}, {below + TEMPORAL_STRIDE}")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) from "WIDTHxHEIGHT", as people and other tools write it.
+
+    Raises:
+        UserError: the text is no size, or one the towers cannot run at.
+    """
+    try:
+        width, height = (int(part) for part in text.lower().replace("×", "x").split("x"))
+    except ValueError:
+        raise UserError(f"size {text!r} is not WIDTHxHEIGHT; for example 640x352") from None
+    check_size(height, width)
+    return height, width
+
+
+def size_for_aspect(aspect: float, pixels: int) -> tuple[int, int]:
+    """(height, width) of about `pixels` in all whose width / height is nearest to `aspect`."""
+    check_finite("aspect", aspect, 0.1, 10)
+    height = math.sqrt(pixels / aspect)
+    return nearest_side(round(height)), nearest_side(round(height * aspect))

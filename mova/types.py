@@ -1,0 +1,118 @@
+"""What a run is asked for, what it gives back, and how it fails. No torch here: the page and the CLI import it."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAX_SEED = 2**63 - 1
+
+
+class UserError(ValueError):
+    """Something the person asked for cannot be done as asked. The message says what to change."""
+
+
+class BackendError(RuntimeError):
+    """The machine or server that runs the model failed. The message says what to try."""
+
+
+class Cancelled(Exception):  # noqa: N818 - a request that was honoured, not a fault
+    """The run was stopped on request; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report of a running generation.
+
+    `step` counts finished denoising steps of `steps`. `preview` is None or the clip so far
+    as uint8 [T, h, w, 3]: one frame for each latent frame, at 1/8 of the size.
+    """
+
+    stage: str
+    step: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    seconds_left: float | None = None
+    preview: np.ndarray | None = None
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """Everything that decides a clip. Two equal requests make the same clip on the same model.
+
+    `image` is a path, or None for text alone (the model then starts from a white frame). Sizes are in
+    pixels. A `seed` of None is replaced by a random one when the run starts and reported in the result.
+    """
+
+    prompt: str
+    image: Path | None = None
+    negative_prompt: str = ""
+    height: int = 352
+    width: int = 640
+    num_frames: int = 193
+    frame_rate: float = 24.0
+    num_inference_steps: int = 50
+    guidance_scale: float = 5.0
+    bridge_guidance_scale: float = 1.0
+    video_shift: float | None = None
+    audio_shift: float | None = None
+    seed: int | None = None
+    fit: str = "crop"
+    adapters: tuple[tuple[str, float], ...] = ()
+
+    def to_settings(self) -> dict[str, Any]:
+        """The request as JSON-ready values, the form that is written into a clip."""
+        settings = dataclasses.asdict(self)
+        settings["image"] = str(self.image) if self.image else None
+        settings["adapters"] = [list(adapter) for adapter in self.adapters]
+        return settings
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> "GenerationRequest":
+        """The request that `to_settings` wrote.
+
+        Keys that are no field of a request (those of the run, such as the model) are left out.
+
+        Raises:
+            UserError: the prompt is missing, or a value has the wrong type.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        values = {key: value for key, value in settings.items() if key in known}
+        if not isinstance(values.get("prompt"), str):
+            raise UserError("the settings hold no prompt; they were not written by this toolkit")
+        if values.get("image"):
+            values["image"] = Path(values["image"])
+        try:
+            values["adapters"] = tuple((str(path), float(scale)) for path, scale in values.get("adapters", ()))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the settings hold malformed adapters: {values['adapters']!r}") from error
+        return cls(**values)
+
+    def replace(self, **changes: object) -> "GenerationRequest":
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """A finished clip: where it is, the request with its seed filled in, and seconds by stage."""
+
+    path: Path
+    request: GenerationRequest
+    model: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def check_finite(name: str, value: float, low: float, high: float) -> None:
+    """Raise UserError unless `low <= value <= high` and value is a number."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise UserError(f"{name}={value!r} is not a number; give one from {low:g} to {high:g}")
+    if not low <= value <= high:
+        raise UserError(f"{name}={value:g} is out of range; give one from {low:g} to {high:g}")
