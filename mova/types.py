@@ -90,7 +90,9 @@ class GenerationRequest:
         if values.get("image"):
             values["image"] = Path(values["image"])
         try:
-            values["adapters"] = tuple((str(path), float(scale)) for path, scale in values.get("adapters", ()))
+            values["adapters"] = tuple(
+                (str(path), float(scale)) for path, scale in values.get("adapters", ())
+            )
         except (TypeError, ValueError) as error:
             raise UserError(f"the settings hold malformed adapters: {values['adapters']!r}") from error
         return cls(**values)

@@ -1,0 +1,1 @@
+"""The networks of MOVA, with the module names of the released checkpoints."""

@@ -1,0 +1,104 @@
+"""What the video and the audio tower share: embeddings, the transformer block and the output head."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from mova.models.attention import SelfAttention, TextAttention
+
+
+class DiTBlock(nn.Module):
+    """Self-attention, text attention and feed-forward; the first and last modulated by the timestep."""
+
+    def __init__(self, dim: int, ffn_dim: int, num_heads: int, eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(dim, eps, elementwise_affine=False)
+        self.norm3 = nn.LayerNorm(dim, eps)
+        self.self_attn = SelfAttention(dim, num_heads, eps)
+        self.cross_attn = TextAttention(dim, num_heads, eps)
+        self.ffn = nn.Sequential(nn.Linear(dim, ffn_dim), nn.GELU("tanh"), nn.Linear(ffn_dim, dim))
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / math.sqrt(dim))
+
+    def forward(self, x: Tensor, text: Tensor, modulation: Tensor, rotary: Tensor) -> Tensor:
+        """Tokens `x` [B, L, D] after one block; `text` [B, 512, D], `modulation` [B, 6, D]."""
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (self.modulation + modulation).chunk(6, dim=1)
+        x = torch.addcmul(x, gate, self.self_attn(modulate(self.norm1(x), shift, scale), rotary))
+        x = x + self.cross_attn(self.norm3(x), text)
+        return torch.addcmul(x, ffn_gate, self.ffn(modulate(self.norm2(x), ffn_shift, ffn_scale)))
+
+
+class Head(nn.Module):
+    """Normalise, modulate by the time embedding, project each token to its patch."""
+
+    def __init__(self, dim: int, patch_dim: int, eps: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps, elementwise_affine=False)
+        self.head = nn.Linear(dim, patch_dim)
+        self.modulation = nn.Parameter(torch.randn(1, 2, dim) / math.sqrt(dim))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        shift, scale = (self.modulation + time[:, None]).chunk(2, dim=1)  # time [B, D]
+        return self.head(modulate(self.norm(x), shift, scale))
+
+
+class DiT(ModelMixin, ConfigMixin, PeftAdapterMixin):
+    """A tower: everything but its patch embedding, which the modality decides.
+
+    It has no forward of its own: `mova.models.dual_tower` runs both towers layer by layer.
+    """
+
+    _repeated_blocks = ("DiTBlock",)
+    _no_split_modules = ("DiTBlock",)
+
+    def _build(
+        self,
+        dim: int,
+        ffn_dim: int,
+        patch_dim: int,
+        text_dim: int,
+        freq_dim: int,
+        num_heads: int,
+        num_layers: int,
+        eps: float,
+    ) -> None:
+        self.text_embedding = nn.Sequential(nn.Linear(text_dim, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
+        self.time_embedding = nn.Sequential(nn.Linear(freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(DiTBlock(dim, ffn_dim, num_heads, eps) for _ in range(num_layers))
+        self.head = Head(dim, patch_dim, eps)
+
+    @property
+    def head_dim(self) -> int:
+        return self.config.dim // self.config.num_heads
+
+    def embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """Time embedding [B, D] and block modulation [B, 6, D] of `timestep` [B] in 0..1000.
+
+        Computed in float32 whatever the weights are stored in; returned in their dtype.
+        """
+        weight = self.time_embedding[0].weight
+        wave = sinusoid(timestep, self.config.freq_dim).to(weight.device)
+        time = linear_float32(self.time_embedding[2], F.silu(linear_float32(self.time_embedding[0], wave)))
+        modulation = linear_float32(self.time_projection[1], F.silu(time)).unflatten(-1, (6, -1))
+        return time.to(weight.dtype), modulation.to(weight.dtype)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+def sinusoid(timestep: Tensor, dim: int) -> Tensor:
+    """Embedding [B, dim] of `timestep` [B], cosines first, float32 from float64 angles."""
+    rates = 10000 ** (-torch.arange(dim // 2, dtype=torch.float64, device=timestep.device) / (dim // 2))
+    angles = timestep.double()[:, None] * rates
+    return torch.cat((angles.cos(), angles.sin()), dim=-1).float()
+
+
+def linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
+    return F.linear(x, layer.weight.float(), layer.bias.float())

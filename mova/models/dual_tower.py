@@ -1,0 +1,83 @@
+"""The one joint forward of MOVA: a video expert, the audio tower and the bridge, layer by layer.
+
+Inference, training, offload and caching all go through `DualTower.forward`.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from mova.models.audio_dit import AudioDiT
+from mova.models.bridge import Bridge
+from mova.models.video_dit import VideoDiT
+
+
+class DualTower(nn.Module):
+    """Predicts the velocities of video and audio latents together.
+
+    `video_dit` is the active expert; assigning the other one switches. `before_layer`, when set, is called
+    with each layer's index before the layer runs: the place where streamed weights arrive.
+    """
+
+    def __init__(self, video_dit: VideoDiT, audio_dit: AudioDiT, dual_tower_bridge: Bridge) -> None:
+        super().__init__()
+        self.video_dit = video_dit
+        self.audio_dit = audio_dit
+        self.dual_tower_bridge = dual_tower_bridge
+        self.before_layer: Callable[[int], None] | None = None
+
+    @property
+    def num_layers(self) -> int:
+        return max(len(self.video_dit.blocks), len(self.audio_dit.blocks))
+
+    def layer(self, index: int) -> list[nn.Module]:
+        """The modules that layer `index` runs: bridge conditioners, video block, audio block."""
+        bridge = self.dual_tower_bridge
+        parts = (
+            bridge.audio_to_video_conditioners,
+            bridge.video_to_audio_conditioners,
+            self.video_dit.blocks,
+            self.audio_dit.blocks,
+        )
+        return [part[index] for part in parts if index < len(part)]
+
+    def forward(
+        self,
+        video_latents: Tensor,
+        audio_latents: Tensor,
+        video_timestep: Tensor,
+        audio_timestep: Tensor,
+        text: Tensor,
+        frame_rate: float,
+        use_bridge: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """Velocities of the video [B, 16, T, H, W] and the audio [B, C, L], float32.
+
+        `video_latents` [B, 36, T, H, W] are noise, mask and first-frame condition; `audio_latents` [B, C, L];
+        the timesteps [B] are in 0..1000; `text` [B, 512, D] is zero behind the prompt. Without the bridge the
+        towers do not know of each other (paper equation 6).
+        """
+        video_dit, audio_dit, bridge = self.video_dit, self.audio_dit, self.dual_tower_bridge
+        video, video_grid = video_dit.embed_patches(video_latents)
+        audio, audio_grid = audio_dit.embed_patches(audio_latents)
+        video_time, video_modulation = video_dit.embed_time(video_timestep)
+        audio_time, audio_modulation = audio_dit.embed_time(audio_timestep)
+        video_text = video_dit.text_embedding(text.to(video.dtype))
+        audio_text = audio_dit.text_embedding(text.to(audio.dtype))
+        video_rotary, audio_rotary = video_dit.rotary(video_grid), audio_dit.rotary(audio_grid)
+        bridge_rotary = bridge.rotary(video_grid, audio_grid[0], frame_rate)
+
+        for index in range(self.num_layers):
+            if self.before_layer is not None:
+                self.before_layer(index)
+            if use_bridge and index < len(bridge):
+                video, audio = bridge(index, video, audio, bridge_rotary)
+            if index < len(video_dit.blocks):
+                video = video_dit.blocks[index](video, video_text, video_modulation, video_rotary)
+            if index < len(audio_dit.blocks):
+                audio = audio_dit.blocks[index](audio, audio_text, audio_modulation, audio_rotary)
+
+        return (
+            video_dit.unpatchify(video_dit.head(video, video_time), video_grid),
+            audio_dit.unpatchify(audio_dit.head(audio, audio_time), audio_grid),
+        )

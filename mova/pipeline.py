@@ -1,0 +1,442 @@
+"""MOVAPipeline: a first frame and a text in, a video and its sound out."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, DiffusionPipeline
+from diffusers.utils import BaseOutput
+from diffusers.video_processor import VideoProcessor
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
+
+from mova import loading
+from mova.guidance import Branch, branches
+from mova.images import fit_image, white_frame
+from mova.models.audio_dit import AudioDiT
+from mova.models.audio_vae import AudioVAE
+from mova.models.bridge import Bridge
+from mova.models.dual_tower import DualTower
+from mova.models.video_dit import VideoDiT
+from mova.offload import Residency
+from mova.prompting.cleaning import clean_prompt
+from mova.scheduler import PairScheduler
+from mova.shapes import (
+    MAX_PROMPT_TOKENS,
+    SPATIAL_STRIDE,
+    TEMPORAL_STRIDE,
+    ClipShape,
+    check_num_frames,
+    check_size,
+)
+from mova.types import Cancelled, UserError, check_finite
+
+logger = logging.getLogger(__name__)
+
+ENCODED_FRAMES = (
+    121  # past these the causal encoder has forgotten the first frame; its latents repeat exactly
+)
+FirstFrame = Image.Image | np.ndarray | Tensor
+StepCallback = Callable[["MOVAPipeline", int, Tensor, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass
+class MOVAPipelineOutput(BaseOutput):
+    """`frames` as `output_type` asks, one clip for each prompt; `audio` [B, 1, S] float32 in [-1, 1].
+
+    With `output_type="latent"` both are the final latents, [B, 16, T, H, W] and [B, C, L].
+    """
+
+    frames: Tensor | np.ndarray | list[list[Image.Image]]
+    audio: Tensor
+
+
+class MOVAPipeline(DiffusionPipeline):
+    """Video with synchronised sound from a first frame and a text (MOVA, arXiv 2602.08794).
+
+    `video_dit` is the expert for high noise, `video_dit_2` the one for timesteps below
+    `boundary_ratio` * 1000. `dual_tower` runs the active one with the audio tower and the bridge.
+    """
+
+    _callback_tensor_inputs = ("latents", "audio_latents", "denoised_latents", "denoised_audio_latents")
+
+    def __init__(
+        self,
+        video_dit: VideoDiT,
+        video_dit_2: VideoDiT,
+        audio_dit: AudioDiT,
+        dual_tower_bridge: Bridge,
+        video_vae: AutoencoderKLWan,
+        audio_vae: AudioVAE,
+        text_encoder: UMT5EncoderModel | None,
+        tokenizer: PreTrainedTokenizerFast | None,
+        scheduler: PairScheduler,
+        boundary_ratio: float = 0.9,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            video_dit=video_dit,
+            video_dit_2=video_dit_2,
+            audio_dit=audio_dit,
+            dual_tower_bridge=dual_tower_bridge,
+            video_vae=video_vae,
+            audio_vae=audio_vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            scheduler=scheduler,
+        )
+        self.register_to_config(boundary_ratio=boundary_ratio)
+        self.dual_tower = DualTower(video_dit, audio_dit, dual_tower_bridge)
+        self.residency = Residency(self)
+        self.video_processor = VideoProcessor(vae_scale_factor=SPATIAL_STRIDE)
+        self._interrupt = False
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path, torch_dtype: torch.dtype | None = None, **options: object
+    ) -> "MOVAPipeline":
+        """The pipeline of a Hub repo id or a local folder in the released layout, on the CPU.
+
+        Weights stay memory-mapped until they are moved (`.to("cuda")` or `mova.placement.place`), so 77 GB need
+        no 77 GB of host memory. Any component may be given by keyword in place of the stored one;
+        `text_encoder=None, tokenizer=None` leaves them out (then calls need `prompt_embeds`). Other options
+        (revision, token, cache_dir, local_files_only) go to the Hub.
+
+        Raises:
+            UserError: what is missing or broken, and what to do.
+        """
+        given = {name: options.pop(name) for name in loading.COMPONENTS if name in options}
+        wanted = [name for name in loading.COMPONENTS if name not in given]
+        folder = loading.resolve(model, wanted, **options)
+        parts = loading.load_components(folder, wanted, torch_dtype) | given
+        return cls(**parts, boundary_ratio=loading.read_boundary_ratio(folder))
+
+    def save_pretrained(self, save_directory: str | Path, **options: object) -> None:
+        """Write the checkpoint in the released layout; `options` such as max_shard_size go to the networks."""
+        parts = {name: part for name, part in self.components.items() if part is not None}
+        loading.save_components(parts, self.config.boundary_ratio, Path(save_directory), **options)
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
+
+    @property
+    def _execution_device(self) -> torch.device:
+        return self.residency.device
+
+    def clip_shape(self, height: int, width: int, num_frames: int, frame_rate: float) -> ClipShape:
+        """The sizes of a clip in this checkpoint's latents and samples."""
+        audio = self.audio_vae
+        return ClipShape(height, width, num_frames, frame_rate, audio.config.sample_rate, audio.hop_length)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        image: FirstFrame | list[FirstFrame] | None = None,
+        negative_prompt: str | list[str] = "",
+        height: int = 352,
+        width: int = 640,
+        num_frames: int = 193,
+        frame_rate: float = 24.0,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 5.0,
+        bridge_guidance_scale: float = 1.0,
+        video_shift: float | None = None,
+        audio_shift: float | None = None,
+        num_videos_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        audio_latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents", "audio_latents"),
+        should_stop: Callable[[], bool] | None = None,
+    ) -> MOVAPipelineOutput | tuple:
+        """Make a clip, or several, each as if it were made alone.
+
+        Args:
+            prompt: one text, or a list of B texts.
+            image: first frames, one for all or one for each prompt: PIL, uint8 [H, W, 3] or float [3, H, W] in
+                [-1, 1]. Cropped to the clip's aspect. None starts from a white frame: text to video and audio,
+                which the released models do with weaker lip-sync.
+            height, width: pixels, multiples of 16. num_frames: 4k+1.
+            guidance_scale: text guidance; 1 is off and needs half the time.
+            bridge_guidance_scale: steers towards synchrony (paper equation 6; it evaluates 2 to 4); 1 is off.
+            video_shift, audio_shift: of the schedules; None is the checkpoint's.
+            generator: one for all clips, or one for each. Noise is drawn on the generator's device, video first,
+                then audio, so a CPU generator gives the same clip on every machine.
+            latents, audio_latents: starting noise [B, 16, T, H, W] and [B, C, L] in place of the generator's.
+            prompt_embeds, negative_prompt_embeds: [B, 512, D] from `encode_prompt` in place of texts.
+            output_type: "pil", "np" [B, F, H, W, 3] or "pt" [B, F, 3, H, W] in 0..1, or "latent".
+            callback_on_step_end: diffusers' callback; may ask for the tensors in `_callback_tensor_inputs`.
+                `pipe._interrupt = True` in it ends the run.
+            should_stop: asked before each forward (two or three a step); True ends the run.
+
+        Raises:
+            UserError: an argument is out of range; the message names a value that works.
+            Cancelled: the run was ended on request.
+        """
+        shape = self._check(
+            height, width, num_frames, frame_rate, output_type, callback_on_step_end_tensor_inputs
+        )
+        forwards = branches(guidance_scale, bridge_guidance_scale)
+        sigmas = self.scheduler.sigmas(num_inference_steps, video_shift, audio_shift)
+        self._interrupt = False
+
+        text = self._text(prompt, prompt_embeds, num_videos_per_prompt, "prompt")
+        batch = len(text)
+        negative = text
+        if not all(branch.use_prompt for branch in forwards):
+            if isinstance(negative_prompt, str) and negative_prompt_embeds is None:
+                negative_prompt = [negative_prompt] * (batch // num_videos_per_prompt)
+            negative = self._text(
+                negative_prompt, negative_prompt_embeds, num_videos_per_prompt, "negative_prompt"
+            )
+            if len(negative) != batch:
+                raise UserError(
+                    f"{len(negative)} negative prompts for {batch} clips; give one, or one for each"
+                )
+        condition = self._condition(image, batch, num_videos_per_prompt, shape)
+        latents, audio_latents = self._noise(batch, shape, generator, latents, audio_latents)
+
+        def stopped() -> bool:
+            return self._interrupt or (should_stop is not None and should_stop())
+
+        def on_step(step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            if callback_on_step_end is None:
+                return tensors
+            asked = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+            return tensors | callback_on_step_end(self, step, timestep, asked)
+
+        latents, audio_latents = self.denoise(
+            latents, audio_latents, condition, text, negative, sigmas, forwards, frame_rate, on_step, stopped
+        )
+        if output_type == "latent":
+            frames, audio = latents, audio_latents
+        else:
+            frames = self.video_processor.postprocess_video(self.decode_video(latents), output_type)
+            audio = self.decode_audio(audio_latents)[..., : shape.num_samples]
+        return MOVAPipelineOutput(frames, audio) if return_dict else (frames, audio)
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents: Tensor,
+        audio_latents: Tensor,
+        condition: Tensor,
+        text: Tensor,
+        negative_text: Tensor,
+        sigmas: Tensor,
+        forwards: list[Branch],
+        frame_rate: float,
+        on_step: Callable[[int, Tensor, dict[str, Tensor]], dict[str, Tensor]],
+        stopped: Callable[[], bool],
+    ) -> tuple[Tensor, Tensor]:
+        """Clean latents from noise, float32 throughout: for each step the forwards, their sum, the Euler step."""
+        batch, steps = len(latents), len(sigmas) - 1
+        timesteps = self.scheduler.timesteps(sigmas)
+        with self.residency.use_towers(), self.progress_bar(total=steps) as progress:
+            for step in range(steps):
+                high_noise = (
+                    timesteps[step, 0]
+                    >= self.config.boundary_ratio * self.scheduler.config.num_train_timesteps
+                )
+                self.residency.activate("video_dit" if high_noise else "video_dit_2")
+                velocity, audio_velocity = torch.zeros_like(latents), torch.zeros_like(audio_latents)
+                for branch in forwards:
+                    if stopped():
+                        raise Cancelled(f"stopped in step {step + 1} of {steps}")
+                    video_part, audio_part = self.dual_tower(
+                        torch.cat((latents, condition), dim=1),
+                        audio_latents,
+                        timesteps[step, 0].expand(batch),
+                        timesteps[step, 1].expand(batch),
+                        text if branch.use_prompt else negative_text,
+                        frame_rate,
+                        branch.use_bridge,
+                    )
+                    velocity += branch.weight * video_part
+                    audio_velocity += branch.weight * audio_part
+                (sigma, audio_sigma), (next_sigma, next_audio_sigma) = sigmas[step], sigmas[step + 1]
+                tensors = {
+                    "latents": self.scheduler.step(latents, velocity, sigma, next_sigma),
+                    "audio_latents": self.scheduler.step(
+                        audio_latents, audio_velocity, audio_sigma, next_audio_sigma
+                    ),
+                    "denoised_latents": self.scheduler.denoised(latents, velocity, sigma),
+                    "denoised_audio_latents": self.scheduler.denoised(
+                        audio_latents, audio_velocity, audio_sigma
+                    ),
+                }
+                tensors = on_step(step, timesteps[step], tensors)
+                latents, audio_latents = tensors["latents"], tensors["audio_latents"]
+                progress.update()
+        return latents, audio_latents
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: str | list[str]) -> Tensor:
+        """Text embeddings [B, 512, D] of the cleaned prompts, zero behind each prompt's end."""
+        prompts = [clean_prompt(text) for text in ([prompt] if isinstance(prompt, str) else prompt)]
+        for text in prompts:
+            if cut := self.truncated_text(text):
+                logger.warning("the prompt has over %d tokens; its end is cut: %r", MAX_PROMPT_TOKENS, cut)
+        tokens = self.tokenizer(
+            prompts, padding="max_length", max_length=MAX_PROMPT_TOKENS, truncation=True, return_tensors="pt"
+        )
+        with self.residency.use("text_encoder"):
+            mask = tokens.attention_mask.to(self.text_encoder.device)
+            embeds = self.text_encoder(
+                tokens.input_ids.to(mask.device), attention_mask=mask
+            ).last_hidden_state
+            return (embeds * mask[..., None]).to(self._execution_device)
+
+    def truncated_text(self, prompt: str) -> str:
+        """The end of `prompt` that the text encoder will not see; empty where all of it fits."""
+        text = clean_prompt(prompt)
+        kept = self.tokenizer(
+            text, max_length=MAX_PROMPT_TOKENS, truncation=True, return_offsets_mapping=True, verbose=False
+        )
+        whole = self.tokenizer(text, verbose=False)
+        if len(whole.input_ids) <= MAX_PROMPT_TOKENS:
+            return ""
+        return text[max(end for _, end in kept.offset_mapping) :]
+
+    @torch.no_grad()
+    def encode_first_frame(self, image: Tensor, num_frames: int) -> Tensor:
+        """Condition [B, 20, T, h, w] of `image` [B, 3, H, W] in [-1, 1]: 4 mask channels, 16 latent channels.
+
+        The clip that is encoded is the image and then mid grey.
+        """
+        frames = min(num_frames, ENCODED_FRAMES)
+        with self.residency.use("video_vae"):
+            clip = torch.zeros(*image.shape[:2], frames, *image.shape[2:], device=self._execution_device)
+            clip[:, :, 0] = image
+            encoded = self.video_vae.encode(clip.to(self.video_vae.dtype)).latent_dist.mode().float()
+        encoded = self.normalise_latents(encoded)
+        missing = (num_frames - frames) // TEMPORAL_STRIDE
+        encoded = torch.cat((encoded, encoded[:, :, -1:].expand(-1, -1, missing, -1, -1)), dim=2)
+        mask = torch.zeros_like(encoded[:, :4])
+        mask[:, :, 0] = 1
+        return torch.cat((mask, encoded), dim=1)
+
+    @torch.no_grad()
+    def decode_video(self, latents: Tensor) -> Tensor:
+        """Frames [B, 3, F, H, W] in about [-1, 1] of normalised latents [B, 16, T, h, w]."""
+        with self.residency.use("video_vae"):
+            mean, std = self._latent_statistics(latents)
+            return self.video_vae.decode((latents * std + mean).to(self.video_vae.dtype), return_dict=False)[
+                0
+            ]
+
+    @torch.no_grad()
+    def decode_audio(self, latents: Tensor) -> Tensor:
+        """Waveform [B, 1, L * hop_length] in [-1, 1], float32, on the CPU."""
+        with self.residency.use("audio_vae"):
+            return self.audio_vae.decode(latents.to(self.audio_vae.dtype)).float().cpu()
+
+    def normalise_latents(self, latents: Tensor) -> Tensor:
+        mean, std = self._latent_statistics(latents)
+        return (latents - mean) / std
+
+    def _latent_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        config = self.video_vae.config
+        mean, std = (
+            latents.new_tensor(values).view(1, -1, 1, 1, 1)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return mean, std
+
+    def _text(self, prompt: str | list[str] | None, embeds: Tensor | None, repeats: int, name: str) -> Tensor:
+        if (prompt is None) == (embeds is None) and name == "prompt":
+            raise UserError("give either prompt or prompt_embeds")
+        if embeds is None:
+            prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+            if name == "prompt" and not all(isinstance(text, str) and text.strip() for text in prompts):
+                raise UserError("the prompt is empty; say what is seen and what is heard")
+            if self.text_encoder is None:
+                raise UserError(f"this pipeline has no text encoder; give {name}_embeds")
+            embeds = self.encode_prompt(prompts)
+        return embeds.to(self._execution_device).repeat_interleave(repeats, dim=0)
+
+    def _condition(
+        self, image: FirstFrame | list[FirstFrame] | None, batch: int, repeats: int, shape: ClipShape
+    ) -> Tensor:
+        images = image if isinstance(image, list) else [image]
+        pixels = torch.stack([to_pixels(each, shape.height, shape.width) for each in images])
+        condition = self.encode_first_frame(pixels.to(self._execution_device), shape.num_frames)
+        if len(images) == 1:
+            return condition.expand(batch, -1, -1, -1, -1)
+        if len(images) * repeats != batch:
+            raise UserError(f"{len(images)} images for {batch // repeats} prompts; give one, or one for each")
+        return condition.repeat_interleave(repeats, dim=0)
+
+    def _noise(
+        self,
+        batch: int,
+        shape: ClipShape,
+        generator: torch.Generator | list[torch.Generator] | None,
+        latents: Tensor | None,
+        audio_latents: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Starting noise: what is given, the rest drawn clip by clip, video before audio."""
+        generators = generator if isinstance(generator, list) else [generator] * batch
+        if len(generators) != batch:
+            raise UserError(f"{len(generators)} generators for {batch} clips; give one, or one for each")
+        sizes = (
+            (self.video_vae.config.z_dim, shape.latent_frames, shape.latent_height, shape.latent_width),
+            (self.audio_dit.config.in_dim, shape.audio_latents),
+        )
+        drawn = [
+            [
+                torch.randn(size, generator=g, device=g.device if g else "cpu", dtype=torch.float32)
+                for size in sizes
+            ]
+            for g in generators
+        ]
+        noise = []
+        for given, size, draws in zip((latents, audio_latents), sizes, zip(*drawn, strict=True), strict=True):
+            if given is not None and tuple(given.shape) != (batch, *size):
+                raise UserError(f"latents of shape {tuple(given.shape)}, expected {(batch, *size)}")
+            noise.append((torch.stack(draws) if given is None else given.float()).to(self._execution_device))
+        return noise[0], noise[1]
+
+    def _check(
+        self,
+        height: int,
+        width: int,
+        num_frames: int,
+        frame_rate: float,
+        output_type: str,
+        asked: tuple[str, ...],
+    ) -> ClipShape:
+        check_size(height, width)
+        check_num_frames(num_frames)
+        check_finite("frame_rate", frame_rate, 1, 120)
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise UserError(f"output_type={output_type!r} must be pil, np, pt or latent")
+        if unknown := set(asked) - set(self._callback_tensor_inputs):
+            raise UserError(f"callbacks can ask for {self._callback_tensor_inputs}, not {sorted(unknown)}")
+        return self.clip_shape(height, width, num_frames, frame_rate)
+
+
+def to_pixels(image: FirstFrame | None, height: int, width: int) -> Tensor:
+    """`image` as float32 [3, H, W] in [-1, 1] at the asked size; None is white."""
+    if isinstance(image, Tensor):
+        if tuple(image.shape) != (3, height, width):
+            raise UserError(f"an image tensor must be [3, {height}, {width}], not {list(image.shape)}")
+        return image.float()
+    if image is None:
+        image = white_frame(height, width)
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    pixels = np.asarray(fit_image(image.convert("RGB"), height, width), dtype=np.float32)
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1

@@ -1,0 +1,1 @@
+"""Prompts: how they are cleaned, and (later) written."""
