@@ -19,7 +19,7 @@ DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError)  # what Pillow
 
 
 def load_first_frame(path: Path, height: int, width: int, fit: str = "crop") -> np.ndarray:
-    """The image at `path`, fitted, as uint8 [H, W, 3]. Raises UserError as `open_image` and `fit_image` do."""
+    """The image at `path`, fitted: uint8 [H, W, 3]. Raises UserError as `open_image` and `fit_image` do."""
     return np.asarray(fit_image(open_image(path), height, width, fit))
 
 
@@ -50,8 +50,7 @@ def open_image(path: Path) -> Image.Image:
         ) from error
     except Image.UnidentifiedImageError as error:
         raise UserError(
-            f"{path.name} is not an image of a kind that can be read ({', '.join(IMAGE_FORMATS)}); "
-            "save it as PNG or JPEG and give that file"
+            f"{path.name} is not an image that can be read; save it as one of {', '.join(IMAGE_FORMATS)}"
         ) from error
     except DAMAGE as error:
         raise UserError(

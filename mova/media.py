@@ -24,27 +24,31 @@ from typing import Any
 import av
 import numpy as np
 from av.container import InputContainer, OutputContainer
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+from av.filter import Graph
+from av.video.reformatter import ColorRange, Interpolation
 from PIL import Image
 
 from mova.shapes import MAX_FRAMES, MAX_SIDE
 from mova.types import BackendError, UserError, check_finite
 
 CRF = 17  # x264's usual mark for no visible loss
+BT709 = 1  # H.273 gives it this number as matrix, primaries and transfer
 AUDIO_BIT_RATE = 192_000
 AAC_SAMPLE_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 MAX_SETTINGS_BYTES = 1_000_000
 MAX_CLIP_BYTES = 2**30
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# swscale's default is one level too dark on average: a chain of clips, each going on from the last frame of the
-# one before, would fade. With these flags the average error is zero.
-EXACT_COLOR = (
-    Interpolation.BICUBIC
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
+# swscale's defaults darken by one level on average, and put colour half a pixel beside the place where H.264
+# decoders look for it: a chain of clips, each going on from the last frame of the one before, would fade and
+# smear. With these the average error is near zero.
+TO_YUV = (
+    "out_color_matrix=bt709:out_range=limited:out_h_chr_pos=0:out_v_chr_pos=128:"
+    "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 )
+FROM_YUV = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+Frames = np.ndarray | Iterable[np.ndarray]  # uint8 [F, H, W, 3], or such chunks one after the other
 
 
 @dataclass(frozen=True)
@@ -57,101 +61,40 @@ class Clip:
     sample_rate: int
 
 
-def check_output(path: Path, overwrite: bool = False, needed_bytes: int = 0) -> None:
-    """Raise unless a file can be written at `path`. Writers ask it themselves; ask it before a long run too.
-
-    Raises:
-        UserError: the name is taken (and `overwrite` is off), is a folder's, or lies where nothing can be written.
-        BackendError: the disk has less than `needed_bytes` free.
-    """
-    with _explained(path):
-        if path.is_dir():
-            raise UserError(f"{path} is a folder; give the name of a file")
-        if path.exists() and not overwrite:
-            raise _taken(path)
-        _check_writable(path)
-        free_bytes = shutil.disk_usage(_nearest_folder(path)).free
-    if free_bytes < needed_bytes:
-        raise BackendError(
-            f"{path} needs {needed_bytes / 2**20:.0f} MiB and its disk has {free_bytes / 2**20:.0f} MiB free; "
-            "delete something there or choose a folder on another disk"
-        )
-
-
-@contextmanager
-def new_output(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, for the block to write. It becomes `path` when the block ends well.
-
-    It is removed when the block does not. Missing folders are made. Without `overwrite` nothing is replaced,
-    not even a file that another process put there meanwhile.
-
-    Raises:
-        UserError, BackendError: as `check_output`, and for any OSError of the block (a full disk, say).
-    """
-    check_output(path, overwrite)
-    with _temporary_beside(path) as temporary:
-        yield temporary
-        if not overwrite:
-            _claim(path)
-        temporary.replace(path)
-
-
 def write_mp4(
     path: Path,
-    frames: np.ndarray | Iterable[np.ndarray],
+    frames: Frames,
     waveform: np.ndarray,
     frame_rate: float,
     sample_rate: int,
     settings: dict[str, Any],
     overwrite: bool = False,
 ) -> None:
-    """Write H.264 (yuv420p, BT.709) and AAC as an mp4 that starts to play before it has loaded.
+    """Write H.264 (yuv420p, BT.709) with AAC, as an mp4 that plays before it is loaded to the end.
 
-    `frames` is uint8 [F, H, W, 3], or an iterable of such chunks; `waveform` float [S] or [channels, S], of which
-    the first int(sample_rate * F / frame_rate) samples are used, cut to [-1, 1] as any player would.
-    `frame_rate` is taken as the nearest fraction with a denominator up to 1001. A `sample_rate` that AAC does
-    not have is resampled to the next one above. `settings` must be JSON-ready; `read_settings` gives them back.
+    `waveform` is float [S] or [channels, S]. Its first int(sample_rate * F / frame_rate) samples are used,
+    cut to [-1, 1] as a player would. `frame_rate` becomes the nearest fraction with a denominator up to
+    1001. A `sample_rate` that AAC lacks is resampled to the next above. `settings` is what JSON can hold.
 
     Raises:
         ValueError: sizes or types are not these, or the sound is shorter than the video.
         BackendError: the sound holds NaN or infinite values, or the disk is full.
-        UserError: as `check_output`; or the settings have over MAX_SETTINGS_BYTES.
+        UserError: as `check_output`, or the settings have over MAX_SETTINGS_BYTES.
     """
     check_finite("frame_rate", frame_rate, 1, 120)
     waveform = _checked_waveform(waveform)
-    # ASCII: prompts may hold lone surrogates (undecodable bytes of argv), which have no UTF-8.
+    # ASCII, as a prompt from argv may hold lone surrogates (bytes that are no text), which UTF-8 has not.
     comment = json.dumps(settings, allow_nan=False)
     if len(comment) > MAX_SETTINGS_BYTES:
-        raise UserError(
-            f"the settings take {len(comment)} bytes of {MAX_SETTINGS_BYTES} at most; shorten the prompt"
-        )
-    rate = Fraction(frame_rate).limit_denominator(1001)
-    images = _each_image(frames)
-    first = next(images, None)
-    if first is None:
-        raise ValueError("there are no frames to write")
-    aac_rate = next((rate for rate in AAC_SAMPLE_RATES if rate >= sample_rate), AAC_SAMPLE_RATES[-1])
+        raise UserError(f"settings of {len(comment)} bytes are over {MAX_SETTINGS_BYTES}; shorten the prompt")
+    aac_rate = min((rate for rate in AAC_SAMPLE_RATES if rate >= sample_rate), default=AAC_SAMPLE_RATES[-1])
     options = {"movflags": "+faststart", "movie_timescale": str(aac_rate)}
     with (
         new_output(path, overwrite) as temporary,
         av.open(f"file:{temporary}", "w", format="mp4", options=options) as container,
     ):
         container.metadata["comment"] = comment
-        video = _add_video(container, first.shape, rate)
-        audio = container.add_stream("aac", rate=aac_rate, layout=_layout(waveform), bit_rate=AUDIO_BIT_RATE)
-        start = 0
-        for index, image in enumerate(itertools.chain([first], images)):
-            container.mux(video.encode(_video_frame(image, index, 1 / rate)))
-            # The sound of this frame goes with it, so that a player finds both in one place.
-            end = int(sample_rate * (index + 1) / frame_rate)
-            if end > waveform.shape[1]:
-                raise ValueError(
-                    f"the sound ends before the video: {waveform.shape[1]} samples, {end} or more needed"
-                )
-            container.mux(audio.encode(_audio_frame(waveform, start, end, sample_rate)))
-            start = end
-        container.mux(video.encode())
-        container.mux(audio.encode())
+        _encode(container, _each_image(frames), waveform, frame_rate, sample_rate, aac_rate)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -177,33 +120,35 @@ def read_settings(path: Path) -> dict[str, Any]:
 def read_clip(path: Path, max_frames: int = MAX_FRAMES) -> Clip:
     """The clip at `path`: an mp4 or mov of constant frame rate, with sound.
 
-    The waveform has exactly int(sample_rate * F / frame_rate) samples, and starts with the first frame; where
-    the file has no sound in that span there is silence.
+    The waveform starts with the first frame and has int(sample_rate * F / frame_rate) samples; where the file
+    has no sound in that span it is silent.
 
     Raises:
-        UserError: no such clip is there, it is damaged, has no sound, more than `max_frames`, or a side over MAX_SIDE.
+        UserError: no clip is there, or it is damaged, silent, over `max_frames`, or over MAX_SIDE in a side.
     """
+    images: list[np.ndarray] = []
+    sound: list[np.ndarray] = []
+    starts: dict[type, float] = {}
     with _open_mp4(path) as container:
         video, audio = _checked_streams(path, container)
-        frame_rate, sample_rate = float(video.average_rate), audio.rate
+        frame_rate, sample_rate, channels = float(video.average_rate), audio.rate, audio.channels
+        expected_frames = (video.duration or 0) * video.time_base * video.average_rate
         to_float = av.AudioResampler(format="fltp")
-        images: list[np.ndarray] = []
-        pieces = [np.empty((audio.channels, 0), np.float32)]
-        starts: dict[type, float] = {}
         for frame in container.decode(video, audio):
-            starts.setdefault(type(frame), frame.time)
+            seconds = frame.time or 0.0
+            starts.setdefault(type(frame), seconds)
             if isinstance(frame, av.VideoFrame):
                 if len(images) == max_frames:
                     raise UserError(f"{path.name} has over {max_frames} frames; cut it to that length")
-                images.append(frame.to_ndarray(format="rgb24", interpolation=EXACT_COLOR))
-            elif frame.time < max_frames / frame_rate:
-                pieces += [piece.to_ndarray() for piece in to_float.resample(frame)]
-    if not images:
-        raise UserError(f"{path.name} holds no frame that can be decoded; give another clip")
-    late = round((starts.get(av.AudioFrame, 0.0) - starts[av.VideoFrame]) * sample_rate)
-    waveform = np.zeros((audio.channels, int(sample_rate * len(images) / frame_rate)), np.float32)
-    sound = np.concatenate(pieces, axis=1)[:, max(-late, 0) :][:, : waveform.shape[1] - max(late, 0)]
-    waveform[:, max(late, 0) :][:, : sound.shape[1]] = sound
+                images.append(frame.to_ndarray(format="rgb24", interpolation=FROM_YUV))
+            elif seconds < max_frames / frame_rate:
+                sound += [piece.to_ndarray() for piece in to_float.resample(frame)]
+    if not images or len(images) + 1 < expected_frames:  # an edit list may count a part of a frame as one
+        raise UserError(f"{path.name} ends at frame {len(images)} of {round(expected_frames)}; get it again")
+    waveform = np.zeros((channels, int(sample_rate * len(images) / frame_rate)), np.float32)
+    if sound:
+        late = round((starts[av.AudioFrame] - starts[av.VideoFrame]) * sample_rate)
+        _place(np.concatenate(sound, axis=1), waveform, late)
     return Clip(np.stack(images), waveform, frame_rate, sample_rate)
 
 
@@ -212,20 +157,19 @@ def write_wav(path: Path, waveform: np.ndarray, sample_rate: int, overwrite: boo
     samples = np.rint(_checked_waveform(waveform).T * 32767).astype("<i2")  # [S, channels]
     with new_output(path, overwrite) as temporary, wave.open(str(temporary), "wb") as file:
         file.setnchannels(samples.shape[1])
-        file.setsampwidth(2)
+        file.setsampwidth(samples.itemsize)
         file.setframerate(sample_rate)
         file.writeframes(samples.tobytes())
 
 
-def write_png_sequence(
-    folder: Path, frames: np.ndarray | Iterable[np.ndarray], overwrite: bool = False
-) -> None:
-    """Write frame_00000.png, frame_00001.png, ... of uint8 [F, H, W, 3] (or chunks of it) into a folder of their own.
+def write_png_sequence(folder: Path, frames: Frames, overwrite: bool = False) -> None:
+    """Write frame_00000.png, frame_00001.png, ... into a folder of their own, all of them or none.
 
-    The folder may exist if it is empty. `overwrite` also takes one that holds such frames and nothing else.
+    The folder may be there if it is empty; with `overwrite`, also if it holds such frames and nothing else.
 
     Raises:
-        UserError: the folder holds something, or cannot be written.
+        ValueError: the frames are not uint8 [F, H, W, 3].
+        UserError: the folder holds something else, or cannot be written.
         BackendError: the disk is full.
     """
     with _explained(folder):
@@ -234,10 +178,8 @@ def write_png_sequence(
             raise _taken(folder)
         foreign = next((file.name for file in held if not file.match("frame_*.png")), None)
         if foreign:
-            raise UserError(
-                f"{folder} holds {foreign}, which is no frame; choose a folder that can be replaced"
-            )
-        _check_writable(folder)
+            raise UserError(f"{folder} holds {foreign}, which is not ours to replace; choose another folder")
+        _writable_parent(folder)
     with _temporary_beside(folder) as temporary:
         temporary.mkdir()
         for index, image in enumerate(_each_image(frames)):
@@ -245,8 +187,63 @@ def write_png_sequence(
         for file in held:
             file.unlink()
         if folder.exists():
-            folder.rmdir()  # refuses when something came in meanwhile
+            folder.rmdir()  # refuses if something came in meanwhile
         temporary.rename(folder)
+
+
+def check_output(path: Path, overwrite: bool = False, needed_bytes: int = 0) -> None:
+    """Raise unless a file can be written at `path`. Writers ask it themselves; ask it before a long run too.
+
+    Raises:
+        UserError: the name is taken (and `overwrite` off) or a folder's, or nothing can be written there.
+        BackendError: the disk has less than `needed_bytes` free.
+    """
+    with _explained(path):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; give the name of a file")
+        if path.exists() and not overwrite:
+            raise _taken(path)
+        free_bytes = shutil.disk_usage(_writable_parent(path)).free
+    if free_bytes < needed_bytes:
+        raise BackendError(
+            f"{path} needs {needed_bytes / 2**20:.0f} MiB and its disk has {free_bytes / 2**20:.0f} MiB; "
+            "delete something there or choose a folder on another disk"
+        )
+
+
+@contextmanager
+def new_output(path: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path` for the block to write; it becomes `path` if the block ends well.
+
+    It is removed if not. Missing folders are made. Without `overwrite` nothing is replaced, not even a file
+    that another process put there meanwhile.
+
+    Raises:
+        UserError, BackendError: as `check_output`, and for any OSError of the block (a full disk, say).
+    """
+    check_output(path, overwrite)
+    with _temporary_beside(path) as temporary:
+        yield temporary
+        if not overwrite:
+            # Claims the name in one step. A hard link would do as well, but exFAT and many shares have none.
+            try:
+                path.open("xb").close()
+            except FileExistsError:
+                raise _taken(path) from None
+        temporary.replace(path)
+
+
+@contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    temporary = path.parent / f".mova-{secrets.token_hex(8)}.part"
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+        finally:
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -254,95 +251,102 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        reason = error.strerror or error
         if error.errno in DISK_FULL:
-            raise BackendError(
-                f"{path} cannot be written: the disk is full; free some space and try again"
-            ) from error
-        raise UserError(
-            f"{path} cannot be written: {error.strerror or error}; choose another name or folder"
-        ) from error
+            raise BackendError(f"{path} cannot be written ({reason}); free some space there") from error
+        raise UserError(f"{path} cannot be written ({reason}); choose another name or folder") from error
+
+
+def _writable_parent(path: Path) -> Path:
+    """The nearest folder above `path` that is there. Raises UserError if it or `path` cannot be written."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise UserError(f"{path} cannot be written: {folder} is a file; choose another folder")
+    for item in (folder, path):
+        if item.exists() and not os.access(item, os.W_OK):
+            raise UserError(f"{path} cannot be written: {item} is read-only; choose another name or folder")
+    return folder
 
 
 def _taken(path: Path) -> UserError:
     return UserError(f"{path} exists; choose another name, or replace it with --overwrite")
 
 
-def _nearest_folder(path: Path) -> Path:
-    return next(parent for parent in path.absolute().parents if parent.exists())
-
-
-def _check_writable(path: Path) -> None:
-    folder = _nearest_folder(path)
-    if not folder.is_dir():
-        raise UserError(f"{path} cannot be written: {folder} is a file, not a folder; choose another folder")
-    locked = next((item for item in (path, folder) if item.exists() and not os.access(item, os.W_OK)), None)
-    if locked:
-        raise UserError(f"{path} cannot be written: {locked} is read-only; choose another name or folder")
-
-
-@contextmanager
-def _temporary_beside(path: Path) -> Iterator[Path]:
-    temporary = path.parent / f".mova-{secrets.token_hex(8)}.part"
-    try:
-        with _explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
-
-
-def _claim(path: Path) -> None:
-    """Make `path` an empty file unless it exists, in one step. (A hard link would do; exFAT and shares have none.)"""
-    try:
-        path.open("xb").close()
-    except FileExistsError:
-        raise _taken(path) from None
-
-
 def _checked_waveform(waveform: np.ndarray) -> np.ndarray:
     """float32 [channels, S] in [-1, 1]."""
     waveform = np.atleast_2d(np.asarray(waveform, np.float32))
     if waveform.ndim != 2 or waveform.shape[0] not in (1, 2) or waveform.shape[1] == 0:
-        raise ValueError(
-            f"waveform has shape {waveform.shape}; expected [S] or [channels, S] with 1 or 2 channels"
-        )
+        raise ValueError(f"waveform is {waveform.shape}, not [S] or [channels, S] with 1 or 2 channels")
     if not np.isfinite(waveform).all():
         raise BackendError(
-            "the model's sound holds NaN or infinite values; run it again without quantisation, or in float32"
+            "the sound holds NaN or infinite values; run the model again without quantisation, or in float32"
         )
     return waveform.clip(-1, 1)
 
 
-def _each_image(frames: np.ndarray | Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def _each_image(frames: Frames) -> Iterator[np.ndarray]:
+    """Every image [H, W, 3] of `frames`. Raises ValueError unless they are as Frames says and one or more."""
     size = None
     for chunk in [frames] if isinstance(frames, np.ndarray) else frames:
-        size = size or chunk.shape[1:]
-        if chunk.dtype != np.uint8 or chunk.ndim != 4 or chunk.shape[1:] != size or size[-1] != 3:
-            raise ValueError(
-                f"frames are {chunk.dtype} {chunk.shape}; expected uint8 [F, H, W, 3] of one size"
-            )
+        size = size or chunk.shape[1:3]
+        if chunk.dtype != np.uint8 or chunk.shape[1:] != (*size, 3) or not chunk.size:
+            raise ValueError(f"frames are {chunk.dtype} {chunk.shape}, not uint8 [F, H, W, 3] of one size")
         yield from chunk
+    if size is None:
+        raise ValueError("there are no frames to write")
+
+
+def _encode(
+    container: OutputContainer,
+    images: Iterator[np.ndarray],
+    waveform: np.ndarray,
+    frame_rate: float,
+    sample_rate: int,
+    aac_rate: int,
+) -> None:
+    exact_rate = Fraction(frame_rate).limit_denominator(1001)
+    first = next(images)
+    video = _add_video(container, first.shape, exact_rate)
+    audio = container.add_stream("aac", rate=aac_rate, layout=_layout(waveform), bit_rate=AUDIO_BIT_RATE)
+    to_yuv = _yuv_converter(first.shape, 1 / exact_rate)
+    start = 0
+    for index, image in enumerate(itertools.chain([first], images)):
+        to_yuv.push(_video_frame(image, index, 1 / exact_rate))
+        container.mux(video.encode(to_yuv.pull()))
+        # A frame and its sound go in together, so that a player finds both in one place of the file.
+        end = int(sample_rate * (index + 1) / frame_rate)  # rounded as ClipShape.num_samples is
+        if end > waveform.shape[1]:
+            raise ValueError(
+                f"the sound is shorter than the video: {waveform.shape[1]} samples, over {end} needed"
+            )
+        container.mux(audio.encode(_audio_frame(waveform, start, end, sample_rate)))
+        start = end
+    container.mux(video.encode())
+    container.mux(audio.encode())
 
 
 def _add_video(container: OutputContainer, shape: tuple[int, ...], frame_rate: Fraction) -> av.VideoStream:
     video = container.add_stream("libx264", rate=frame_rate, options={"crf": str(CRF)})
     video.height, video.width, video.pix_fmt = shape[0], shape[1], "yuv420p"
-    video.codec_context.color_range = ColorRange.MPEG
-    video.codec_context.colorspace = Colorspace.ITU709
-    video.codec_context.color_primaries = ColorPrimaries.BT709
-    video.codec_context.color_trc = ColorTrc.BT709
+    tags = video.codec_context
+    tags.color_range = ColorRange.MPEG
+    tags.colorspace = tags.color_primaries = tags.color_trc = BT709
     return video
 
 
+def _yuv_converter(shape: tuple[int, ...], time_base: Fraction) -> Graph:
+    graph = Graph()
+    graph.link_nodes(
+        graph.add_buffer(height=shape[0], width=shape[1], format="rgb24", time_base=time_base),
+        graph.add("scale", TO_YUV),
+        graph.add("format", "yuv420p"),
+        graph.add("buffersink"),
+    ).configure()
+    return graph
+
+
 def _video_frame(image: np.ndarray, index: int, time_base: Fraction) -> av.VideoFrame:
-    frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
-        format="yuv420p",
-        dst_colorspace=Colorspace.ITU709,
-        dst_color_range=ColorRange.MPEG,
-        interpolation=EXACT_COLOR,
-    )
+    frame = av.VideoFrame.from_ndarray(image, format="rgb24")
     frame.pts, frame.time_base = index, time_base
     return frame
 
@@ -360,11 +364,11 @@ def _layout(waveform: np.ndarray) -> str:
 
 @contextmanager
 def _open_mp4(path: Path) -> Iterator[InputContainer]:
-    """The forced format keeps a playlist from opening other files, and `file:` a name from being an address."""
+    """The forced format keeps a playlist from opening other files; `file:` keeps a name from being a URL."""
     if not path.is_file():
         raise UserError(f"{path} is not a file; give an mp4 clip")
     if path.stat().st_size > MAX_CLIP_BYTES:
-        raise UserError(f"{path.name} is over {MAX_CLIP_BYTES // 2**30} GiB; give a shorter clip")
+        raise UserError(f"{path.name} has over {MAX_CLIP_BYTES // 2**30} GiB; give a shorter clip")
     try:
         with av.open(f"file:{path}", format="mp4", metadata_errors="replace") as container:
             yield container
@@ -375,12 +379,21 @@ def _open_mp4(path: Path) -> Iterator[InputContainer]:
 
 
 def _checked_streams(path: Path, container: InputContainer) -> tuple[av.VideoStream, av.AudioStream]:
-    if not container.streams.video or not container.streams.audio:
-        raise UserError(f"{path.name} lacks a picture or a sound track; give a clip that has both")
-    video, audio = container.streams.video[0], container.streams.audio[0]
+    video, audio = container.streams.best("video"), container.streams.best("audio")
+    if not video or not audio or not video.codec_context or not audio.codec_context or not video.average_rate:
+        raise UserError(
+            f"{path.name} lacks a picture or sound that can be decoded; give a clip that has both"
+        )
     if max(video.width, video.height) > MAX_SIDE:
         raise UserError(
             f"{path.name} is {video.width}x{video.height}; give a clip with sides up to {MAX_SIDE}"
         )
     video.thread_type = "AUTO"
     return video, audio
+
+
+def _place(sound: np.ndarray, waveform: np.ndarray, late: int) -> None:
+    """Copy `sound` into `waveform`, from sample `late` of that on; both [channels, S]. The rest is cut."""
+    sound, span = sound[:, max(-late, 0) :], waveform[:, max(late, 0) :]
+    length = min(sound.shape[1], span.shape[1])
+    span[:, :length] = sound[:, :length]

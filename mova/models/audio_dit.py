@@ -1,5 +1,6 @@
 """The audio tower: a transformer over audio latents, one token for each (50 a second in the releases)."""
 
+import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
@@ -35,8 +36,8 @@ class AudioDiT(DiT):
         x = self.patch_embedding(latents.to(self.patch_embedding.weight.dtype))
         return x.transpose(1, 2), (x.shape[2],)
 
-    def rotary(self, grid: tuple[int]) -> Tensor:
-        return grid_rotary(grid, self.head_dim, self.head.modulation.device)
+    def rotary(self, grid: tuple[int], device: torch.device) -> Tensor:
+        return grid_rotary(grid, self.head_dim, device)
 
     def unpatchify(self, x: Tensor, grid: tuple[int]) -> Tensor:  # noqa: ARG002 - one signature for both towers
         """Latents [B, C, L], float32, of head outputs `x` [B, L, C]."""

@@ -1,5 +1,6 @@
 """The bridge: at every layer that both towers have, each modality attends to the other."""
 
+import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
@@ -51,13 +52,12 @@ class Bridge(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return len(self.audio_to_video_conditioners)
 
     def rotary(
-        self, grid: tuple[int, int, int], audio_tokens: int, frame_rate: float
+        self, grid: tuple[int, int, int], audio_tokens: int, frame_rate: float, device: torch.device
     ) -> tuple[Tensor, Tensor]:
         """Tables of the video and of the audio tokens on the audio latents' time axis.
 
         Audio latent j stands at j. All tokens of latent frame i stand at i * audio_fps / (frame_rate / 4).
         """
-        device = self.audio_to_video_conditioners[0].y_norm.weight.device
         frames, tokens_per_frame = grid[0], grid[1] * grid[2]
         interval = self.config.audio_fps * TEMPORAL_STRIDE / frame_rate
         video = time_rotary(

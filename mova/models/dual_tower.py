@@ -64,8 +64,12 @@ class DualTower(nn.Module):
         audio_time, audio_modulation = audio_dit.embed_time(audio_timestep)
         video_text = video_dit.text_embedding(text.to(video.dtype))
         audio_text = audio_dit.text_embedding(text.to(audio.dtype))
-        video_rotary, audio_rotary = video_dit.rotary(video_grid), audio_dit.rotary(audio_grid)
-        bridge_rotary = bridge.rotary(video_grid, audio_grid[0], frame_rate)
+        device = video.device
+        video_rotary, audio_rotary = (
+            video_dit.rotary(video_grid, device),
+            audio_dit.rotary(audio_grid, device),
+        )
+        bridge_rotary = bridge.rotary(video_grid, audio_grid[0], frame_rate, device)
 
         for index in range(self.num_layers):
             if self.before_layer is not None:

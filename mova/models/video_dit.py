@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
@@ -36,8 +37,8 @@ class VideoDiT(DiT):
         x = self.patch_embedding(latents.to(self.patch_embedding.weight.dtype))
         return x.flatten(2).transpose(1, 2), tuple(x.shape[2:])
 
-    def rotary(self, grid: tuple[int, int, int]) -> Tensor:
-        return grid_rotary(grid, self.head_dim, self.head.modulation.device)
+    def rotary(self, grid: tuple[int, int, int], device: torch.device) -> Tensor:
+        return grid_rotary(grid, self.head_dim, device)
 
     def unpatchify(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """Latents [B, C, T, H, W], float32, of head outputs `x` [B, L, pt * ph * pw * C]."""

@@ -1,0 +1,80 @@
+"""The released configs with random weights: right for speed and memory, silent about quality."""
+
+import math
+
+import torch
+from torch import nn
+
+from mova.models.audio_dit import AudioDiT
+from mova.models.audio_vae import AudioVAE
+from mova.models.bridge import Bridge
+from mova.models.dual_tower import DualTower
+from mova.models.video_dit import VideoDiT
+
+VIDEO_DIT = {
+    "dim": 5120,
+    "in_dim": 36,
+    "ffn_dim": 13824,
+    "out_dim": 16,
+    "text_dim": 4096,
+    "freq_dim": 256,
+    "eps": 1e-6,
+    "patch_size": [1, 2, 2],
+    "num_heads": 40,
+    "num_layers": 40,
+}
+AUDIO_DIT = {
+    "dim": 1536,
+    "in_dim": 128,
+    "ffn_dim": 8960,
+    "out_dim": 128,
+    "text_dim": 4096,
+    "freq_dim": 256,
+    "eps": 1e-6,
+    "patch_size": [1],
+    "num_heads": 12,
+    "num_layers": 30,
+}
+BRIDGE = {
+    "visual_layers": 40,
+    "audio_layers": 30,
+    "visual_hidden_dim": 5120,
+    "audio_hidden_dim": 1536,
+    "audio_fps": 50.0,
+    "head_dim": 128,
+}
+AUDIO_VAE = {
+    "encoder_dim": 128,
+    "encoder_rates": [2, 3, 4, 5, 8],
+    "latent_dim": 128,
+    "decoder_dim": 2048,
+    "decoder_rates": [8, 5, 4, 3, 2],
+    "sample_rate": 48000,
+}
+
+
+def random_weights(module: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
+    """Fill a meta `module` on `device`: matrices of unit gain, norms of one, small biases."""
+    module.to(dtype).to_empty(device=device).requires_grad_(False)
+    for name, parameter in module.named_parameters():
+        if parameter.ndim == 1:
+            parameter.fill_(1.0) if "norm" in name and name.endswith("weight") else parameter.normal_(std=0.02)
+        else:
+            parameter.normal_(std=1 / math.sqrt(parameter[0].numel()))
+    return module.eval()
+
+
+def build(cls: type, config: dict, device: str = "cuda", dtype: torch.dtype = torch.bfloat16) -> nn.Module:
+    with torch.device("meta"):
+        module = cls(**config)
+    return random_weights(module, device, dtype)
+
+
+def dual_tower(device: str = "cuda") -> DualTower:
+    return DualTower(
+        build(VideoDiT, VIDEO_DIT, device), build(AudioDiT, AUDIO_DIT, device), build(Bridge, BRIDGE, device)
+    )
+
+
+def audio_vae(device: str = "cuda") -> AudioVAE:
+    return build(AudioVAE, AUDIO_VAE, device, torch.float32)
