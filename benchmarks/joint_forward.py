@@ -63,7 +63,9 @@ def relative_error(ours: Tensor, reference: Tensor) -> float:
     return ((ours - reference).norm() / reference.norm()).item()
 
 
-def run(tower: DualTower, label: str, frames: list[int], repeats: int, reference: dict[int, tuple]) -> list[dict]:
+def run(
+    tower: DualTower, label: str, frames: list[int], repeats: int, reference: dict[int, tuple]
+) -> list[dict]:
     rows = []
     for num_frames in frames:
         shape = ClipShape(352, 640, num_frames, 24.0, 48000, 960)
@@ -96,7 +98,9 @@ def stream(tower: DualTower) -> LayerStreamer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--frames", type=int, nargs="+", default=[193, 97, 49])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the rows here too")
@@ -113,7 +117,11 @@ def main() -> None:
     torch.compiler.set_stance("force_eager")
     rows += run(tower, "layers", options.frames, options.repeats, reference)
 
-    system = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "cudnn": torch.backends.cudnn.version()}
+    system = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "cudnn": torch.backends.cudnn.version(),
+    }
     sys.stdout.write(json.dumps(system) + "\n")
     if options.json:
         options.json.write_text(json.dumps({"system": system, "rows": rows}, indent=1) + "\n")

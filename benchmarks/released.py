@@ -58,7 +58,9 @@ def random_weights(module: nn.Module, device: str, dtype: torch.dtype) -> nn.Mod
     module.to(dtype).to_empty(device=device).requires_grad_(False)
     for name, parameter in module.named_parameters():
         if parameter.ndim == 1:
-            parameter.fill_(1.0) if "norm" in name and name.endswith("weight") else parameter.normal_(std=0.02)
+            parameter.fill_(1.0) if "norm" in name and name.endswith("weight") else parameter.normal_(
+                std=0.02
+            )
         else:
             parameter.normal_(std=1 / math.sqrt(parameter[0].numel()))
     return module.eval()

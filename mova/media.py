@@ -1,18 +1,11 @@
 """Clips: mp4 with sound and the settings that made it, wav, numbered PNGs; and reading a clip back.
 
-A file is written under a temporary name in its own folder and takes its name when it is complete, so a name
-never shows half a clip, a clip that lost its sound, or a clip in the place of one nobody offered up.
-
 AAC delays sound by 1024 samples, which the mp4's edit list takes back. With the movie's time scale set to the
 sample rate that list is exact: sound starts with the first frame and its length is known to the sample.
 """
 
-import errno
 import itertools
 import json
-import os
-import secrets
-import shutil
 import wave
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +21,7 @@ from av.filter import Graph
 from av.video.reformatter import ColorRange, Interpolation
 from PIL import Image
 
+from mova.outputs import explained, name_taken, new_output, temporary_beside, writable_parent
 from mova.shapes import MAX_FRAMES, MAX_SIDE
 from mova.types import BackendError, UserError, check_finite
 
@@ -37,7 +31,6 @@ AUDIO_BIT_RATE = 192_000
 AAC_SAMPLE_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 MAX_SETTINGS_BYTES = 1_000_000
 MAX_CLIP_BYTES = 2**30
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # swscale's defaults darken by one level on average, and put colour half a pixel beside the place where H.264
 # decoders look for it: a chain of clips, each going on from the last frame of the one before, would fade and
@@ -172,15 +165,15 @@ def write_png_sequence(folder: Path, frames: Frames, overwrite: bool = False) ->
         UserError: the folder holds something else, or cannot be written.
         BackendError: the disk is full.
     """
-    with _explained(folder):
+    with explained(folder):
         held = list(folder.iterdir()) if folder.exists() else []
         if held and not overwrite:
-            raise _taken(folder)
+            raise name_taken(folder)
         foreign = next((file.name for file in held if not file.match("frame_*.png")), None)
         if foreign:
             raise UserError(f"{folder} holds {foreign}, which is not ours to replace; choose another folder")
-        _writable_parent(folder)
-    with _temporary_beside(folder) as temporary:
+        writable_parent(folder)
+    with temporary_beside(folder) as temporary:
         temporary.mkdir()
         for index, image in enumerate(_each_image(frames)):
             Image.fromarray(image).save(temporary / f"frame_{index:05d}.png")
@@ -189,87 +182,6 @@ def write_png_sequence(folder: Path, frames: Frames, overwrite: bool = False) ->
         if folder.exists():
             folder.rmdir()  # refuses if something came in meanwhile
         temporary.rename(folder)
-
-
-def check_output(path: Path, overwrite: bool = False, needed_bytes: int = 0) -> None:
-    """Raise unless a file can be written at `path`. Writers ask it themselves; ask it before a long run too.
-
-    Raises:
-        UserError: the name is taken (and `overwrite` off) or a folder's, or nothing can be written there.
-        BackendError: the disk has less than `needed_bytes` free.
-    """
-    with _explained(path):
-        if path.is_dir():
-            raise UserError(f"{path} is a folder; give the name of a file")
-        if path.exists() and not overwrite:
-            raise _taken(path)
-        free_bytes = shutil.disk_usage(_writable_parent(path)).free
-    if free_bytes < needed_bytes:
-        raise BackendError(
-            f"{path} needs {needed_bytes / 2**20:.0f} MiB and its disk has {free_bytes / 2**20:.0f} MiB; "
-            "delete something there or choose a folder on another disk"
-        )
-
-
-@contextmanager
-def new_output(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path` for the block to write; it becomes `path` if the block ends well.
-
-    It is removed if not. Missing folders are made. Without `overwrite` nothing is replaced, not even a file
-    that another process put there meanwhile.
-
-    Raises:
-        UserError, BackendError: as `check_output`, and for any OSError of the block (a full disk, say).
-    """
-    check_output(path, overwrite)
-    with _temporary_beside(path) as temporary:
-        yield temporary
-        if not overwrite:
-            # Claims the name in one step. A hard link would do as well, but exFAT and many shares have none.
-            try:
-                path.open("xb").close()
-            except FileExistsError:
-                raise _taken(path) from None
-        temporary.replace(path)
-
-
-@contextmanager
-def _temporary_beside(path: Path) -> Iterator[Path]:
-    temporary = path.parent / f".mova-{secrets.token_hex(8)}.part"
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-        finally:
-            if temporary.is_dir():
-                shutil.rmtree(temporary)
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        if error.errno in DISK_FULL:
-            raise BackendError(f"{path} cannot be written ({reason}); free some space there") from error
-        raise UserError(f"{path} cannot be written ({reason}); choose another name or folder") from error
-
-
-def _writable_parent(path: Path) -> Path:
-    """The nearest folder above `path` that is there. Raises UserError if it or `path` cannot be written."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir():
-        raise UserError(f"{path} cannot be written: {folder} is a file; choose another folder")
-    for item in (folder, path):
-        if item.exists() and not os.access(item, os.W_OK):
-            raise UserError(f"{path} cannot be written: {item} is read-only; choose another name or folder")
-    return folder
-
-
-def _taken(path: Path) -> UserError:
-    return UserError(f"{path} exists; choose another name, or replace it with --overwrite")
 
 
 def _checked_waveform(waveform: np.ndarray) -> np.ndarray:
@@ -365,17 +277,16 @@ def _layout(waveform: np.ndarray) -> str:
 @contextmanager
 def _open_mp4(path: Path) -> Iterator[InputContainer]:
     """The forced format keeps a playlist from opening other files; `file:` keeps a name from being a URL."""
-    if not path.is_file():
-        raise UserError(f"{path} is not a file; give an mp4 clip")
-    if path.stat().st_size > MAX_CLIP_BYTES:
-        raise UserError(f"{path.name} has over {MAX_CLIP_BYTES // 2**30} GiB; give a shorter clip")
     try:
+        if not path.is_file():
+            raise UserError(f"{path} is not a file; give an mp4 clip")
+        if path.stat().st_size > MAX_CLIP_BYTES:
+            raise UserError(f"{path.name} has over {MAX_CLIP_BYTES // 2**30} GiB; give a shorter clip")
         with av.open(f"file:{path}", format="mp4", metadata_errors="replace") as container:
             yield container
-    except av.FFmpegError as error:
-        raise UserError(
-            f"{path.name} is damaged or not an mp4 clip ({error.strerror}); give another"
-        ) from error
+    except (av.FFmpegError, OSError) as error:
+        reason = error.strerror
+        raise UserError(f"{path.name} is damaged or not an mp4 clip ({reason}); give another") from error
 
 
 def _checked_streams(path: Path, container: InputContainer) -> tuple[av.VideoStream, av.AudioStream]:

@@ -46,12 +46,22 @@ class Residency:
 
 
 class ComponentResidency(Residency):
-    """Keeps the `resident` components on the device; the others come when they are used and leave after."""
+    """Keeps the `resident` components on the device; the others come when they are used and leave after.
 
-    def __init__(self, pipeline: "MOVAPipeline", device: torch.device, resident: Iterable[str]) -> None:
+    Those in `on_host` never come: they run on the CPU.
+    """
+
+    def __init__(
+        self,
+        pipeline: "MOVAPipeline",
+        device: torch.device,
+        resident: Iterable[str],
+        on_host: Iterable[str] = (),
+    ) -> None:
         super().__init__(pipeline)
         self._device = device
         self.resident = frozenset(resident)
+        self.on_host = frozenset(on_host)
         modules = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
         self.swaps = {name: WeightSwap([module]) for name, module in modules.items()}
         for name in self.resident & modules.keys():
@@ -64,7 +74,8 @@ class ComponentResidency(Residency):
     @contextmanager
     def use(self, name: str) -> Iterator[None]:
         try:
-            self.swaps[name].load(self._device)
+            if name not in self.on_host:
+                self.swaps[name].load(self._device)
             yield
         finally:
             if name not in self.resident:
@@ -97,9 +108,9 @@ class LayerResidency(ComponentResidency):
     """
 
     def __init__(
-        self, pipeline: "MOVAPipeline", device: torch.device, resident: Iterable[str], hold_both: bool
+        self, pipeline: "MOVAPipeline", device: torch.device, on_host: Iterable[str], hold_both: bool
     ) -> None:
-        super().__init__(pipeline, device, frozenset(resident) - {"audio_dit", "dual_tower_bridge", *EXPERTS})
+        super().__init__(pipeline, device, resident=(), on_host=on_host)
         experts = {name: getattr(pipeline, name) for name in EXPERTS}
         self.streamer = LayerStreamer(pipeline.dual_tower, experts, device, hold_both)
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
 from mova import loading
+from mova.adapters import AdapterMixin
 from mova.guidance import Branch, branches
-from mova.images import fit_image, white_frame
+from mova.inputs import FirstFrame, Generators, draw_noise, spread, to_pixels
 from mova.models.audio_dit import AudioDiT
 from mova.models.audio_vae import AudioVAE
 from mova.models.bridge import Bridge
@@ -41,7 +42,6 @@ logger = logging.getLogger(__name__)
 ENCODED_FRAMES = (
     121  # past these the causal encoder has forgotten the first frame; its latents repeat exactly
 )
-FirstFrame = Image.Image | np.ndarray | Tensor
 StepCallback = Callable[["MOVAPipeline", int, Tensor, dict[str, Any]], dict[str, Any]]
 
 
@@ -56,7 +56,7 @@ class MOVAPipelineOutput(BaseOutput):
     audio: Tensor
 
 
-class MOVAPipeline(DiffusionPipeline):
+class MOVAPipeline(DiffusionPipeline, AdapterMixin):
     """Video with synchronised sound from a first frame and a text (MOVA, arXiv 2602.08794).
 
     `video_dit` is the expert for high noise, `video_dit_2` the one for timesteps below
@@ -150,7 +150,7 @@ class MOVAPipeline(DiffusionPipeline):
         video_shift: float | None = None,
         audio_shift: float | None = None,
         num_videos_per_prompt: int = 1,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators = None,
         latents: Tensor | None = None,
         audio_latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
@@ -192,21 +192,17 @@ class MOVAPipeline(DiffusionPipeline):
         sigmas = self.scheduler.sigmas(num_inference_steps, video_shift, audio_shift)
         self._interrupt = False
 
-        text = self._text(prompt, prompt_embeds, num_videos_per_prompt, "prompt")
-        batch = len(text)
-        negative = text
+        text = self._text("prompt", prompt, prompt_embeds)
+        batch = len(text) * num_videos_per_prompt
+        text = negative = spread(text, batch, "prompts")
         if not all(branch.use_prompt for branch in forwards):
-            if isinstance(negative_prompt, str) and negative_prompt_embeds is None:
-                negative_prompt = [negative_prompt] * (batch // num_videos_per_prompt)
-            negative = self._text(
-                negative_prompt, negative_prompt_embeds, num_videos_per_prompt, "negative_prompt"
-            )
-            if len(negative) != batch:
-                raise UserError(
-                    f"{len(negative)} negative prompts for {batch} clips; give one, or one for each"
-                )
-        condition = self._condition(image, batch, num_videos_per_prompt, shape)
-        latents, audio_latents = self._noise(batch, shape, generator, latents, audio_latents)
+            negative = self._text("negative_prompt", negative_prompt, negative_prompt_embeds)
+            negative = spread(negative, batch, "negative prompts")
+        images = [to_pixels(each, height, width) for each in (image if isinstance(image, list) else [image])]
+        condition = spread(self.encode_first_frame(torch.stack(images), num_frames), batch, "images")
+        latents, audio_latents = draw_noise(
+            batch, self._latent_sizes(shape), generator, (latents, audio_latents)
+        )
 
         def stopped() -> bool:
             return self._interrupt or (should_stop is not None and should_stop())
@@ -243,14 +239,13 @@ class MOVAPipeline(DiffusionPipeline):
     ) -> tuple[Tensor, Tensor]:
         """Clean latents from noise, float32 throughout: for each step the forwards, their sum, the Euler step."""
         batch, steps = len(latents), len(sigmas) - 1
+        device = self._execution_device
+        latents, audio_latents, condition = (each.to(device) for each in (latents, audio_latents, condition))
         timesteps = self.scheduler.timesteps(sigmas)
+        boundary = self.config.boundary_ratio * self.scheduler.config.num_train_timesteps
         with self.residency.use_towers(), self.progress_bar(total=steps) as progress:
             for step in range(steps):
-                high_noise = (
-                    timesteps[step, 0]
-                    >= self.config.boundary_ratio * self.scheduler.config.num_train_timesteps
-                )
-                self.residency.activate("video_dit" if high_noise else "video_dit_2")
+                self.residency.activate("video_dit" if timesteps[step, 0] >= boundary else "video_dit_2")
                 velocity, audio_velocity = torch.zeros_like(latents), torch.zeros_like(audio_latents)
                 for branch in forwards:
                     if stopped():
@@ -355,59 +350,19 @@ class MOVAPipeline(DiffusionPipeline):
         )
         return mean, std
 
-    def _text(self, prompt: str | list[str] | None, embeds: Tensor | None, repeats: int, name: str) -> Tensor:
-        if (prompt is None) == (embeds is None) and name == "prompt":
-            raise UserError("give either prompt or prompt_embeds")
-        if embeds is None:
-            prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-            if name == "prompt" and not all(isinstance(text, str) and text.strip() for text in prompts):
-                raise UserError("the prompt is empty; say what is seen and what is heard")
-            if self.text_encoder is None:
-                raise UserError(f"this pipeline has no text encoder; give {name}_embeds")
-            embeds = self.encode_prompt(prompts)
-        return embeds.to(self._execution_device).repeat_interleave(repeats, dim=0)
+    def _text(self, name: str, texts: str | list[str] | None, embeds: Tensor | None) -> Tensor:
+        if embeds is not None:
+            return embeds.to(self._execution_device)
+        texts = [texts] if isinstance(texts, str) or texts is None else texts
+        if name == "prompt" and not all(isinstance(text, str) and text.strip() for text in texts):
+            raise UserError("the prompt is empty; say what is seen and what is heard")
+        if self.text_encoder is None:
+            raise UserError(f"this pipeline has no text encoder; give {name}_embeds")
+        return self.encode_prompt(texts)
 
-    def _condition(
-        self, image: FirstFrame | list[FirstFrame] | None, batch: int, repeats: int, shape: ClipShape
-    ) -> Tensor:
-        images = image if isinstance(image, list) else [image]
-        pixels = torch.stack([to_pixels(each, shape.height, shape.width) for each in images])
-        condition = self.encode_first_frame(pixels.to(self._execution_device), shape.num_frames)
-        if len(images) == 1:
-            return condition.expand(batch, -1, -1, -1, -1)
-        if len(images) * repeats != batch:
-            raise UserError(f"{len(images)} images for {batch // repeats} prompts; give one, or one for each")
-        return condition.repeat_interleave(repeats, dim=0)
-
-    def _noise(
-        self,
-        batch: int,
-        shape: ClipShape,
-        generator: torch.Generator | list[torch.Generator] | None,
-        latents: Tensor | None,
-        audio_latents: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Starting noise: what is given, the rest drawn clip by clip, video before audio."""
-        generators = generator if isinstance(generator, list) else [generator] * batch
-        if len(generators) != batch:
-            raise UserError(f"{len(generators)} generators for {batch} clips; give one, or one for each")
-        sizes = (
-            (self.video_vae.config.z_dim, shape.latent_frames, shape.latent_height, shape.latent_width),
-            (self.audio_dit.config.in_dim, shape.audio_latents),
-        )
-        drawn = [
-            [
-                torch.randn(size, generator=g, device=g.device if g else "cpu", dtype=torch.float32)
-                for size in sizes
-            ]
-            for g in generators
-        ]
-        noise = []
-        for given, size, draws in zip((latents, audio_latents), sizes, zip(*drawn, strict=True), strict=True):
-            if given is not None and tuple(given.shape) != (batch, *size):
-                raise UserError(f"latents of shape {tuple(given.shape)}, expected {(batch, *size)}")
-            noise.append((torch.stack(draws) if given is None else given.float()).to(self._execution_device))
-        return noise[0], noise[1]
+    def _latent_sizes(self, shape: ClipShape) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        grid = (shape.latent_frames, shape.latent_height, shape.latent_width)
+        return (self.video_vae.config.z_dim, *grid), (self.audio_dit.config.in_dim, shape.audio_latents)
 
     def _check(
         self,
@@ -426,17 +381,3 @@ class MOVAPipeline(DiffusionPipeline):
         if unknown := set(asked) - set(self._callback_tensor_inputs):
             raise UserError(f"callbacks can ask for {self._callback_tensor_inputs}, not {sorted(unknown)}")
         return self.clip_shape(height, width, num_frames, frame_rate)
-
-
-def to_pixels(image: FirstFrame | None, height: int, width: int) -> Tensor:
-    """`image` as float32 [3, H, W] in [-1, 1] at the asked size; None is white."""
-    if isinstance(image, Tensor):
-        if tuple(image.shape) != (3, height, width):
-            raise UserError(f"an image tensor must be [3, {height}, {width}], not {list(image.shape)}")
-        return image.float()
-    if image is None:
-        image = white_frame(height, width)
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-    pixels = np.asarray(fit_image(image.convert("RGB"), height, width), dtype=np.float32)
-    return torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1

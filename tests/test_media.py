@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mova import media
+from mova import media, outputs
 from mova.types import BackendError, GenerationRequest, UserError
 
 H, W = 32, 48
@@ -337,17 +337,17 @@ with pytest.raises(UserError, match="old.mp4 is read-only"):
 
 
 def test_check_output_counts_the_free_bytes_of_a_folder_to_be_made(tmp_path):
-    media.check_output(tmp_path / "new" / "clip.mp4", needed_bytes=1)
+    outputs.check_output(tmp_path / "new" / "clip.mp4", needed_bytes=1)
     with pytest.raises(BackendError, match="MiB"):
-        media.check_output(tmp_path / "new" / "clip.mp4", needed_bytes=2**60)
+        outputs.check_output(tmp_path / "new" / "clip.mp4", needed_bytes=2**60)
     assert names(tmp_path) == []
 
 
 def test_other_errors_of_the_block_pass_through_new_output(tmp_path):
-    with pytest.raises(ZeroDivisionError), media.new_output(tmp_path / "a") as temporary:
+    with pytest.raises(ZeroDivisionError), outputs.new_output(tmp_path / "a") as temporary:
         temporary.write_bytes(b"half")
         raise ZeroDivisionError
-    with pytest.raises(BackendError, match="No space left"), media.new_output(tmp_path / "a"):
+    with pytest.raises(BackendError, match="No space left"), outputs.new_output(tmp_path / "a"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert names(tmp_path) == []
 
@@ -443,6 +443,8 @@ def test_what_is_no_mp4_is_refused(tmp_path, read):
     ):
         with pytest.raises(UserError, match="is not a file"):
             read(path)
+    with pytest.raises(UserError, match="not an mp4 clip"):
+        read(Path("n" * 300))
 
 
 def test_a_file_over_the_size_limit_is_refused_unread(tmp_path):

@@ -7,6 +7,7 @@ positions that place video frames and audio latents on one time axis.
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ ROPE_THETA = 10000.0
 class Attention(nn.Module):
     """Multi-head attention of `x` over `context`, both normalised over their full width before the heads.
 
-    `backend` names a diffusers attention backend; None takes the library's active one.
+    `backend` may name a diffusers attention backend; None is PyTorch's own, in the order `dual_tower` sets.
     """
 
     def __init__(self, dim: int, context_dim: int, num_heads: int, eps: float) -> None:
@@ -38,7 +39,11 @@ class Attention(nn.Module):
         return q, k, self.v(context).unflatten(-1, heads)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self.o(dispatch_attention_fn(q, k, v, backend=self.backend).flatten(-2))
+        if self.backend is not None:
+            return self.o(dispatch_attention_fn(q, k, v, backend=self.backend).flatten(-2))
+        # Called directly: the library's cuDNN backend copies q, k and v to make them contiguous.
+        q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+        return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
 
 
 class SelfAttention(Attention):

@@ -34,7 +34,7 @@ class AudioDiT(DiT):
     def embed_patches(self, latents: Tensor) -> tuple[Tensor, tuple[int]]:
         """Tokens [B, L, D] of `latents` [B, C, L], and their grid (L,)."""
         x = self.patch_embedding(latents.to(self.patch_embedding.weight.dtype))
-        return x.transpose(1, 2), (x.shape[2],)
+        return x.transpose(1, 2).contiguous(), (x.shape[2],)
 
     def rotary(self, grid: tuple[int], device: torch.device) -> Tensor:
         return grid_rotary(grid, self.head_dim, device)

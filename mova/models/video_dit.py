@@ -35,7 +35,8 @@ class VideoDiT(DiT):
     def embed_patches(self, latents: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
         """Tokens [B, L, D] of `latents` [B, C, T, H, W], and their grid (frames, rows, columns)."""
         x = self.patch_embedding(latents.to(self.patch_embedding.weight.dtype))
-        return x.flatten(2).transpose(1, 2), tuple(x.shape[2:])
+        # Made contiguous here: the residual stream would keep the convolution's layout through every layer.
+        return x.flatten(2).transpose(1, 2).contiguous(), tuple(x.shape[2:])
 
     def rotary(self, grid: tuple[int, int, int], device: torch.device) -> Tensor:
         return grid_rotary(grid, self.head_dim, device)
