@@ -1,4 +1,4 @@
-"""Seconds and peak memory of one joint forward at the released size, resident and streamed, eager and compiled.
+"""Seconds and peak memory of one joint forward at the released size: resident or streamed, eager or compiled.
 
     python -m benchmarks.joint_forward --frames 193 97 49 --json results.json
 

@@ -1,8 +1,8 @@
 """LoRA adapters: read, check, attach with a strength for each tower.
 
 An adapter is one safetensors file whose keys are the released module names behind the tower's name
-(`audio_dit.blocks.0.self_attn.q.lora_A.weight`), with alpha in the header. Upstream's folder of two `.pt` files
-(`lora_weights.pt`, `lora_config.pt`) is read too, from the local disk only: they are pickles.
+(`audio_dit.blocks.0.self_attn.q.lora_A.weight`), with alpha in the header. Upstream's folder of two `.pt`
+files (`lora_weights.pt`, `lora_config.pt`) is read too, from the local disk only: they are pickles.
 """
 
 import logging
@@ -10,17 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import ClassVar
 
 import torch
 from diffusers.loaders.lora_base import LoraBaseMixin
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mova.loading import TOWERS
 from mova.types import UserError
 
 logger = logging.getLogger(__name__)
 
-TOWERS = ("video_dit", "video_dit_2", "audio_dit", "dual_tower_bridge")
 MAX_RANK = 256
 MAX_BYTES = 4 * 2**30
 MAX_TENSORS = 10_000
@@ -28,7 +29,7 @@ MAX_TENSORS = 10_000
 
 @dataclass(frozen=True)
 class Adapter:
-    """LoRA matrices by "tower.path.to.module": `down` [rank, in], `up` [out, rank], scaled by alpha / rank."""
+    """LoRA matrices by "tower.path.to.module": `down` [rank, in], `up` [out, rank]; scale alpha / rank."""
 
     down: dict[str, Tensor]
     up: dict[str, Tensor]
@@ -54,7 +55,7 @@ class AdapterMixin(LoraBaseMixin):
     `delete_adapters` and `unload_lora_weights` do the rest.
     """
 
-    _lora_loadable_modules = list(TOWERS)
+    _lora_loadable_modules: ClassVar[list[str]] = list(TOWERS)
 
     def load_lora_weights(self, source: str | Path, adapter_name: str = "default") -> None:
         """Attach the adapter in `source` (a safetensors file, or upstream's folder of two `.pt` files).
@@ -126,7 +127,7 @@ def read_upstream(folder: Path) -> tuple[dict[str, Tensor], float | None]:
 
 
 def split_key(key: str, source: Path) -> tuple[str, str]:
-    """("tower.path", "lora_A" or "lora_B") of a key; the adapter name that peft may put in between is dropped."""
+    """("tower.path", "lora_A" or "lora_B") of a key; an adapter name that peft put in between is dropped."""
     parts = key.split(".")
     for half in ("lora_A", "lora_B"):
         if half in parts and parts[0] in TOWERS:

@@ -105,12 +105,14 @@ COMPONENTS = {
 }
 
 MODULES = tuple(name for name in COMPONENTS if name not in ("scheduler", "tokenizer"))
+TOWERS = ("video_dit", "video_dit_2", "audio_dit", "dual_tower_bridge")
 
 
-def resolve(model: str | Path, components: Iterable[str] = tuple(COMPONENTS), **hub_options: object) -> Path:
-    """The local folder of `model`, a folder or a Hub repo id; what is not in the cache yet is downloaded.
+def resolve(model: str | Path, patterns: list[str], **hub_options: object) -> Path:
+    """The local folder of `model`, a folder or a Hub repo id.
 
-    `hub_options` (revision, token, cache_dir, local_files_only, ...) go to `snapshot_download`.
+    Of a repo, the files that match `patterns` are downloaded unless the cache has them; `hub_options`
+    (revision, token, cache_dir, local_files_only, ...) go to `snapshot_download`.
 
     Raises:
         UserError: there is no such folder or repo, or the Hub cannot be reached.
@@ -119,7 +121,6 @@ def resolve(model: str | Path, components: Iterable[str] = tuple(COMPONENTS), **
     if folder.is_dir():
         return folder
     try:
-        patterns = ["model_index.json", *(f"{name}/*" for name in components)]
         return Path(snapshot_download(str(model), allow_patterns=patterns, **hub_options))
     except HFValidationError:
         raise UserError(
@@ -150,6 +151,11 @@ def load_components(folder: Path, names: Iterable[str], dtype: torch.dtype | Non
         component_dtype = torch.float32 if name == "audio_vae" else dtype
         components[name] = load(folder / name) if load else load_module(name, folder / name, component_dtype)
     return components
+
+
+def check_folder(folder: Path, name: str) -> None:
+    if not (folder / name).is_dir():
+        raise UserError(f"{folder} has no folder {name}/; it is no MOVA checkpoint, or not all of one")
 
 
 def read_boundary_ratio(folder: Path) -> float:
@@ -189,7 +195,7 @@ def load_module(name: str, folder: Path, dtype: torch.dtype | None = None) -> nn
 
 
 def from_released_config(name: str, folder: Path) -> ConfigMixin:
-    """The component that a config file describes: every value it needs is there, no option that it lacks is on."""
+    """The component that a config file describes, checked: no value missing, no option on that it lacks."""
     component = COMPONENTS[name]
     path = folder / component.config_name
     config = {key: value for key, value in read_json(path).items() if not key.startswith("_")}

@@ -112,7 +112,7 @@ class MOVAPipeline(DiffusionPipeline, AdapterMixin):
         """
         given = {name: options.pop(name) for name in loading.COMPONENTS if name in options}
         wanted = [name for name in loading.COMPONENTS if name not in given]
-        folder = loading.resolve(model, wanted, **options)
+        folder = loading.resolve(model, ["model_index.json", *(f"{name}/*" for name in wanted)], **options)
         parts = loading.load_components(folder, wanted, torch_dtype) | given
         return cls(**parts, boundary_ratio=loading.read_boundary_ratio(folder))
 
@@ -237,7 +237,7 @@ class MOVAPipeline(DiffusionPipeline, AdapterMixin):
         on_step: Callable[[int, Tensor, dict[str, Tensor]], dict[str, Tensor]],
         stopped: Callable[[], bool],
     ) -> tuple[Tensor, Tensor]:
-        """Clean latents from noise, float32 throughout: for each step the forwards, their sum, the Euler step."""
+        """Clean latents from noise, float32: for each step its forwards, their weighted sum, the Euler step."""
         batch, steps = len(latents), len(sigmas) - 1
         device = self._execution_device
         latents, audio_latents, condition = (each.to(device) for each in (latents, audio_latents, condition))

@@ -1,10 +1,11 @@
-"""What a run is asked for, what it gives back, and how it fails. No torch here: the page and the CLI import it."""
+"""What a run is asked for, what it gives back, and how it fails. No torch: the page and the CLI import it."""
 
 import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -83,18 +84,22 @@ class GenerationRequest:
         Raises:
             UserError: the prompt is missing, or a value has the wrong type.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
+        known = {f.name: f.type for f in dataclasses.fields(cls)}
         values = {key: value for key, value in settings.items() if key in known}
         if not isinstance(values.get("prompt"), str):
             raise UserError("the settings hold no prompt; they were not written by this toolkit")
-        if values.get("image"):
-            values["image"] = Path(values["image"])
         try:
             values["adapters"] = tuple(
                 (str(path), float(scale)) for path, scale in values.get("adapters", ())
             )
         except (TypeError, ValueError) as error:
             raise UserError(f"the settings hold malformed adapters: {values['adapters']!r}") from error
+        if isinstance(values.get("image"), str):
+            values["image"] = Path(values["image"])
+        for key, value in values.items():
+            kind = known[key] if isinstance(known[key], UnionType | type) else tuple
+            if not isinstance(value, kind | int if kind in (float, float | None) else kind):
+                raise UserError(f"the settings hold {key}={value!r}, which is no {kind}")
         return cls(**values)
 
     def replace(self, **changes: object) -> "GenerationRequest":

@@ -1,0 +1,120 @@
+"""Models by name, quality presets, and what a run costs before it starts. No torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mova.shapes import ClipShape, frames_for_seconds
+from mova.types import UserError
+
+PROMPTS = Path(__file__).parents[1] / "prompts"
+TEXT_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint by a short name, with the size it was trained for."""
+
+    name: str
+    source: str
+    height: int
+    width: int
+    num_frames: int = 193
+    frame_rate: float = 24.0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much work a clip is worth: denoising steps, and the share of the trained length."""
+
+    name: str
+    num_inference_steps: int
+    length: float
+    note: str
+
+    def num_frames(self, model: Model) -> int:
+        return frames_for_seconds(model.num_frames * self.length / model.frame_rate, model.frame_rate)
+
+
+MODELS = {
+    model.name: model
+    for model in (
+        Model("360p", "OpenMOSS-Team/MOVA-360p", 352, 640),
+        Model("720p", "OpenMOSS-Team/MOVA-720p", 720, 1280),
+    )
+}
+DEFAULT_MODEL = "360p"
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("quick", 15, 0.5, "half the length, to try an idea"),
+        Preset("standard", 25, 1.0, "the trained length, half the steps"),
+        Preset("full", 50, 1.0, "as the released scripts run"),
+    )
+}
+DEFAULT_PRESET = "standard"
+
+# Sustained TFLOP/s of a whole bf16 forward, by a part of the device's name. "H200" is measured with
+# `python -m benchmarks.joint_forward`; the others follow from reported seconds a step and the count below.
+SUSTAINED_TFLOPS = {
+    "H200": 600,
+    "H100": 590,
+    "A100": 176,
+    "RTX PRO 6000": 340,
+    "5090": 195,
+    "4090": 148,
+}
+UNKNOWN_GPU_TFLOPS = 100
+CPU_TFLOPS_PER_CORE = 0.05
+
+
+def find_model(name: str) -> Model:
+    """The catalogue's model of that name; any other name is taken as a folder or repo id of 360p size."""
+    if name in MODELS:
+        return MODELS[name]
+    base = MODELS["720p" if "720p" in name else "360p"]
+    return Model(name, name, base.height, base.width)
+
+
+def find_preset(name: str) -> Preset:
+    if name not in PRESETS:
+        raise UserError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def default_negative_prompt() -> str:
+    """The negative prompt of the released scripts."""
+    return (PROMPTS / "negative.zh.txt").read_text(encoding="utf-8").strip()
+
+
+def forward_flops(
+    video: dict[str, Any], audio: dict[str, Any], bridge: dict[str, Any], shape: ClipShape
+) -> float:
+    """Floating-point operations of one joint forward, from the configs of towers and bridge.
+
+    Matrix products and attention only, which are 98 % of them at the released size.
+    """
+    n, a = shape.video_tokens, shape.audio_latents
+    total = 0.0
+    for config, tokens in ((video, n), (audio, a)):
+        dim, ffn = config["dim"], config["ffn_dim"]
+        projections = 2 * dim * dim * (4 * tokens + 2 * tokens + 2 * TEXT_TOKENS)
+        attention = 4 * dim * tokens * (tokens + TEXT_TOKENS)
+        total += config["num_layers"] * (projections + attention + 4 * dim * ffn * tokens)
+    v, d = bridge["visual_hidden_dim"], bridge["audio_hidden_dim"]
+    to_video = 4 * v * v * n + 4 * d * v * a + 4 * v * n * a
+    to_audio = 4 * d * d * a + 4 * v * d * n + 4 * d * n * a
+    return total + min(bridge["visual_layers"], bridge["audio_layers"]) * (to_video + to_audio)
+
+
+def estimate_seconds(flops: float, steps: int, forwards: int, device_name: str, cores: int) -> float:
+    """Seconds of denoising: `steps` steps of `forwards` forwards of `flops` operations each.
+
+    Encoding, decoding and loading come on top. A guess within a factor of two off the devices above.
+    """
+    rate = CPU_TFLOPS_PER_CORE * cores
+    if device_name != "CPU":
+        rates = [tflops for part, tflops in SUSTAINED_TFLOPS.items() if part in device_name]
+        rate = rates[0] if rates else UNKNOWN_GPU_TFLOPS
+    return flops * steps * forwards / (rate * 1e12)
