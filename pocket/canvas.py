@@ -103,8 +103,11 @@ class Sprite:
         self._image = image
         self._cache: dict[tuple[int, int], np.ndarray] = {}
 
-    def place(self, frame: np.ndarray, x: float, y: float) -> None:
-        """Composite onto float32 [3, H, W] with the painter's corner at (x, y); what falls outside is cut."""
+    def place(self, frame: np.ndarray, x: float, y: float, strength: float = 1.0) -> None:
+        """Composite onto float32 [3, H, W] with the painter's corner at (x, y); what falls outside is cut.
+
+        A strength below 1 lets what is behind show through.
+        """
         column, phase_x = divmod(-round(x * SCALE), SCALE)
         row, phase_y = divmod(-round(y * SCALE), SCALE)
         column, row = -column, -row
@@ -114,6 +117,9 @@ class Sprite:
         right = min(column + pixels.shape[2], frame.shape[2])
         part = pixels[:, top - row : bottom - row, left - column : right - column]
         area = frame[:, top:bottom, left:right]
+        if strength < 1:
+            part = part * np.float32(strength)
+            part[3] += 1 - strength
         area *= part[3]
         area += part[:3]
 
