@@ -1,4 +1,4 @@
-"""The ball family: one ball of a colour and a material falls, hits the floor and bounces, and each hit is heard."""
+"""The ball family: a ball of some colour and material falls and bounces, and each hit is heard."""
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from pocket.rooms import DECOR, FLOORS, WALLS, light, paint_decor, paint_floor
 from pocket.sound import impact_sound
 
 GRAVITY = 760.0  # pixels/s^2
+TOSSES = (110.0, 230.0)  # pixels/s upwards, for half of the balls; the others are dropped
 RESTITUTION = {"rubber": 0.78, "glass": 0.61, "metal": 0.49, "wood": 0.37}
 SPREAD = 0.03  # of the restitution
 SHORTEST_FLIGHT = 0.12  # seconds; below it the ball lies
@@ -24,13 +25,13 @@ def make_ball(rng: np.random.Generator, split: str) -> Scene:
     radius = float(rng.uniform(11.5, 16))
     ground = float(rng.uniform(106, 116))
     bounce = RESTITUTION[material] + float(rng.uniform(-SPREAD, SPREAD))
-    height, impacts = _choose_drop(rng, bounce, ground - 2 * radius - 4)
+    toss, height, impacts = _choose_start(rng, bounce, ground - 2 * radius - 4)
     direction = DIRECTIONS[int(rng.integers(3))]
     velocity = {"straight down": 0.0, "left": -1.0, "right": 1.0}[direction] * float(rng.uniform(20, 44))
     travel = velocity * SECONDS
     margin = radius + 8
     start = float(rng.uniform(margin + max(-travel, 0), WIDTH - margin - max(travel, 0)))
-    path, squash = _trajectory(impacts, height, bounce, ground - radius, start, velocity)
+    path, squash = _trajectory(impacts, bounce, ground - radius, start, velocity)
     if material != "rubber":
         squash[:] = 1
     else:
@@ -44,10 +45,11 @@ def make_ball(rng: np.random.Generator, split: str) -> Scene:
         "colour": colour,
         "material": material,
         "direction": direction,
+        "start": "tossed" if toss else "dropped",
         "bounces": len(impacts),
         "wall": wall,
         "floor": floor,
-        "height": "high" if height > 62 else "low" if height < 50 else "middle",
+        "height": "high" if height > 60 else "low" if height < 42 else "middle",
     }
     events = Events(impacts=impacts, ball_path=path.astype(np.float32))
     return Scene(to_frames(frames), impact_sound(rng, material, impacts, radius), events, attributes)
@@ -61,18 +63,25 @@ def choose_ball(rng: np.random.Generator, split: str) -> tuple[str, str]:
     return pairs[int(rng.integers(len(pairs)))]
 
 
-def _choose_drop(rng: np.random.Generator, bounce: float, highest: float) -> tuple[float, tuple[Impact, ...]]:
-    """A drop height (pixels below the ball) whose last hit rings out before the clip ends."""
+def _choose_start(
+    rng: np.random.Generator, bounce: float, highest: float
+) -> tuple[float, float, tuple[Impact, ...]]:
+    """Speed upwards (pixels/s), height (pixels below the ball), and hits of which the last rings out in time.
+
+    A toss makes the time of the first hit hard to guess from the first frame: sound must follow the picture.
+    """
     while True:
-        height = float(rng.uniform(40, highest))
-        impacts = _impacts(height, bounce)
-        if all(impact.seconds < SECONDS - QUIET_END or impact.seconds > SECONDS + 0.05 for impact in impacts):
-            return height, tuple(impact for impact in impacts if impact.seconds < SECONDS)
+        toss = float(rng.uniform(*TOSSES)) if rng.random() < 0.5 else 0.0
+        height = float(rng.uniform(24 if toss else 36, highest))
+        impacts = _impacts(toss, height, bounce)
+        in_time = all(i.seconds < SECONDS - QUIET_END or i.seconds > SECONDS + 0.05 for i in impacts)
+        if in_time and height + toss**2 / (2 * GRAVITY) < highest:
+            return toss, height, tuple(impact for impact in impacts if impact.seconds < SECONDS)
 
 
-def _impacts(height: float, bounce: float) -> list[Impact]:
-    speed = np.sqrt(2 * GRAVITY * height)
-    seconds = speed / GRAVITY
+def _impacts(toss: float, height: float, bounce: float) -> list[Impact]:
+    speed = np.sqrt(toss**2 + 2 * GRAVITY * height)
+    seconds = (toss + speed) / GRAVITY
     impacts = [Impact(float(seconds), float(speed), frame_of(seconds))]
     while True:
         speed *= bounce
@@ -84,15 +93,15 @@ def _impacts(height: float, bounce: float) -> list[Impact]:
 
 
 def _trajectory(
-    impacts: tuple[Impact, ...], height: float, bounce: float, lowest: float, start: float, velocity: float
+    impacts: tuple[Impact, ...], bounce: float, lowest: float, start: float, velocity: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Centres [F, 2] and heights [F] (1 round). The frame of a hit shows the hit itself, as an animator draws it."""
+    """Centres [F, 2] and heights [F] (1 round). The frame of a hit shows the hit, as an animator draws it."""
     times = FRAME_TIMES.copy()
     for impact in impacts:
         times[impact.frame] = impact.seconds
-    drop = np.zeros(NUM_FRAMES)  # above the floor
-    first = impacts[0].seconds
-    drop = np.where(times <= first, height - GRAVITY * times**2 / 2, drop)
+    first = impacts[0]
+    before = times - first.seconds  # seconds, negative: the path back from the first hit
+    drop = np.where(before <= 0, -first.speed * before - GRAVITY * before**2 / 2, 0)  # above the floor
     squash = np.ones(NUM_FRAMES)
     for impact in impacts:
         rebound = impact.speed * bounce

@@ -1,9 +1,9 @@
 """Drawing: shapes at four times the size with Pillow, light and motion at true size with numpy.
 
-What holds still in a clip is drawn once. What moves is either a `Sprite`, placed to a quarter of a pixel, or a
-function of the pixel grid that covers all frames at once (`disc`, `band`), whose edges are smooth by construction.
-Pictures are planar while they are drawn, float32 [3, H, W] in 0..255: three long rows instead of many short ones make
-blending four times faster.
+What holds still in a clip is drawn once. What moves is either a `Sprite`, placed to a quarter of a pixel, or
+a function of the pixel grid that covers all frames at once (`disc`, `band`), whose edges are smooth by
+construction. Pictures are planar while they are drawn, float32 [3, H, W] in 0..255: three long rows instead
+of many short ones make blending four times faster.
 """
 
 from collections.abc import Iterable
@@ -49,12 +49,14 @@ class Painter:
     """Flat anti-aliased shapes in pixel coordinates; later shapes cover earlier ones.
 
     The fourth channel of the "RGBX" picture is the coverage: a large pixel is full or empty, so it is its own
-    premultiplied value, and Pillow's conversions between kinds of alpha, slower than all drawing, are not needed.
+    premultiplied value, and Pillow's conversions of alpha, slower than all drawing, are not needed.
     """
 
     def __init__(self, height: int, width: int, fill: Colour | None = None) -> None:
         self.height, self.width = height, width
-        self._image = Image.new("RGBX", (width * SCALE, height * SCALE), (0, 0, 0, 0) if fill is None else fill)
+        self._image = Image.new(
+            "RGBX", (width * SCALE, height * SCALE), (0, 0, 0, 0) if fill is None else fill
+        )
         self._draw = ImageDraw.Draw(self._image)
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, fill: Colour) -> None:
@@ -79,7 +81,9 @@ class Painter:
         for x, y in (points[0], points[-1]):
             self.ellipse(x, y, width / 2, width / 2, fill)
 
-    def arc(self, x: float, y: float, rx: float, ry: float, degrees: Point, fill: Colour, width: float) -> None:
+    def arc(
+        self, x: float, y: float, rx: float, ry: float, degrees: Point, fill: Colour, width: float
+    ) -> None:
         angles = np.radians(np.linspace(*degrees, 13))
         self.line(zip(x + rx * np.cos(angles), y + ry * np.sin(angles), strict=True), fill, width)
 
@@ -89,10 +93,12 @@ class Painter:
 
     def rgb(self) -> np.ndarray:
         """The picture at true size, float32 [3, H, W] in 0..255."""
-        return np.ascontiguousarray(np.asarray(self._image.reduce(SCALE))[..., :3].transpose(2, 0, 1), np.float32)
+        return np.ascontiguousarray(
+            np.asarray(self._image.reduce(SCALE))[..., :3].transpose(2, 0, 1), np.float32
+        )
 
     def sprite(self) -> "Sprite":
-        """The shapes on nothing; to be placed between whole pixels, they must leave the outermost pixel free."""
+        """The shapes on nothing; to be placed between pixels, they must leave the outermost pixel free."""
         return Sprite(self._image)
 
 
@@ -142,7 +148,9 @@ def blend(area: np.ndarray, colour: np.ndarray | Colour, coverage: np.ndarray) -
         channel += (np.float32(value) - channel) * coverage
 
 
-def shadow(area: np.ndarray, coverage: np.ndarray, tint: tuple[float, float, float] = (0.72, 0.66, 0.62)) -> None:
+def shadow(
+    area: np.ndarray, coverage: np.ndarray, tint: tuple[float, float, float] = (0.72, 0.66, 0.62)
+) -> None:
     """Darken area [3, ...] in place; the tint keeps shadows from going grey."""
     for channel, value in zip(area, tint, strict=True):
         channel *= 1 - coverage * np.float32(value)

@@ -1,7 +1,8 @@
 """What every part of the world agrees on: sizes, clocks, and the clip with its true events.
 
-Frame i shows the world at the middle of its interval, and the sound of that interval is samples i * 16000 / 24 to
-(i + 1) * 16000 / 24. So an event at time t belongs to frame floor(t * 24), whose picture is the nearest to it.
+Frame i shows the world at the middle of its interval, and the sound of that interval is samples i * 16000 /
+24 to (i + 1) * 16000 / 24. So an event at time t belongs to frame floor(t * 24), whose picture is the nearest
+to it.
 """
 
 from dataclasses import dataclass, field

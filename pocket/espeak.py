@@ -1,7 +1,8 @@
 """A small binding to the espeak-ng library: samples, and the moment each phoneme starts.
 
-The command line prints no phoneme times without MBROLA voices, so the shared library is called through ctypes.
-espeak-ng is GPL-3: it is looked up on the machine that builds the word bank and is no part of this repository.
+The command line prints no phoneme times without MBROLA voices, so the shared library is called through
+ctypes. espeak-ng is GPL-3: it is looked up on the machine that builds the word bank and is no part of this
+repository.
 """
 
 import ctypes
@@ -58,12 +59,12 @@ class Espeak:
     def __init__(self) -> None:
         name = ctypes.util.find_library("espeak-ng")
         if name is None:
-            raise FileNotFoundError("the espeak-ng library is missing; install it, e.g. apt-get install espeak-ng")
+            raise FileNotFoundError(
+                "the espeak-ng library is missing; install it, e.g. apt-get install espeak-ng"
+            )
         self._library = ctypes.CDLL(name)
         self._library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-        self.sample_rate = self._library.espeak_Initialize(
-            SYNCHRONOUS, 0, None, PHONEME_EVENTS | PHONEME_IPA
-        )
+        self.sample_rate = self._library.espeak_Initialize(SYNCHRONOUS, 0, None, PHONEME_EVENTS | PHONEME_IPA)
         self._blocks: list[np.ndarray] = []
         self._phonemes: list[tuple[int, str]] = []
         self._callback = _Callback(self._receive)  # kept: the library holds only a bare pointer

@@ -1,12 +1,24 @@
 """The face family: a cartoon person who says one to three words, with lips that follow the phonemes."""
 
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from pocket.canvas import Painter, glow, grid, shadow, to_frames
-from pocket.clip import FRAME_TIMES, HEIGHT, NUM_FRAMES, NUM_SAMPLES, SAMPLE_RATE, WIDTH, Events, Phoneme, Scene, Word
+from pocket.clip import (
+    FRAME_TIMES,
+    HEIGHT,
+    NUM_FRAMES,
+    NUM_SAMPLES,
+    SAMPLE_RATE,
+    WIDTH,
+    Events,
+    Phoneme,
+    Scene,
+    Word,
+)
 from pocket.features import draw_eyes, draw_mouth
 from pocket.person import HEAD_BOX, Person, choose_person, paint_body, paint_head
 from pocket.rooms import DECOR, WALLS, light, paint_decor
@@ -30,7 +42,7 @@ HELD_OUT_PAIRS = tuple((a, b) for a in WORDS for b in WORDS if a != b and pair_i
 def make_face(rng: np.random.Generator, split: str, speech: Path = DEFAULT_FOLDER) -> Scene:
     kind = PEOPLE[int(rng.integers(3))]
     texts = choose_words(rng, split)
-    spoken = _choose_recordings(rng, texts, kind, speech)
+    spoken, variant = _choose_recordings(rng, texts, kind, speech)
     waveform, words, phonemes = _assemble(rng, spoken)
     person = choose_person(rng, kind)
     wall = list(WALLS)[int(rng.integers(len(WALLS)))]
@@ -45,6 +57,8 @@ def make_face(rng: np.random.Generator, split: str, speech: Path = DEFAULT_FOLDE
         "clothes": person.clothes,
         "garment": person.garment,
         "wall": wall,
+        "pitch": ("low", "middle", "high")[variant // 2],
+        "pace": ("calm", "brisk")[variant % 2],
         "glasses": "glasses" if person.glasses else "",
         "beard": person.beard,
     }
@@ -62,21 +76,22 @@ def choose_words(rng: np.random.Generator, split: str) -> tuple[str, ...]:
         else:
             count = 1 + int(rng.choice(3, p=(0.25, 0.40, 0.35)))
             texts = tuple(WORDS[int(index)] for index in rng.integers(len(WORDS), size=count))
-            held_out = any(pair_is_held_out(a, b) for a, b in zip(texts, texts[1:], strict=False))
-        if not held_out and all(a != b for a, b in zip(texts, texts[1:], strict=False)):
+            held_out = any(pair_is_held_out(a, b) for a, b in pairwise(texts))
+        if not held_out and all(a != b for a, b in pairwise(texts)):
             return texts
 
 
 def _choose_recordings(
     rng: np.random.Generator, texts: tuple[str, ...], kind: str, speech: Path
-) -> list[SpokenWord]:
+) -> tuple[list[SpokenWord], int]:
     """All words in one variant: one person, one mood. Three long words are said at the faster pace."""
     bank = load_bank(speech)
     variant = int(rng.integers(VARIANTS))
     spoken = [bank.word(text, kind, variant) for text in texts]
     if sum(word.seconds for word in spoken) > LAST_SOUND - FIRST_WORD[0] - 2 * GAPS[1] - 0.05:
-        spoken = [bank.word(text, kind, variant | 1) for text in texts]
-    return spoken
+        variant |= 1
+        spoken = [bank.word(text, kind, variant) for text in texts]
+    return spoken, variant
 
 
 def _assemble(
@@ -127,7 +142,7 @@ def _render(
     draw_eyes(eyes, person, gx / s, gy / s, blink, raised, float(rng.uniform(-1, 1)))
     faces[..., rows, columns] = eyes
     mouth = 0.50 if person.kind != "child" else 0.53
-    rows, columns = _box(x - left, y - top, s, (-0.46, 0.46), (mouth - 0.26, mouth + 0.42), faces.shape[2])
+    rows, columns = _box(x - left, y - top, s, (-0.50, 0.50), (mouth - 0.26, mouth + 0.42), faces.shape[2])
     gx, gy = _offsets(rows, columns, middle_x, middle_y + mouth * s, fine=True)
     lips = faces[..., rows, columns].copy()
     draw_mouth(lips, person, gx, gy, shapes)
@@ -157,7 +172,7 @@ def _background(rng: np.random.Generator, person: Person, wall: str, x: float, y
 
 
 def _head_motion(rng: np.random.Generator, opening: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sway to the side and nods with the voice, in quarters of a pixel, so that head and features move as one."""
+    """Sway and nods with the voice, in quarters of a pixel, so that head and features move as one."""
     phase = rng.uniform(0, 6.28, size=2)
     smooth = np.convolve(opening, np.hanning(11)[1:-1] / 5, "same")
     x = 1.3 * np.sin(2.2 * FRAME_TIMES + phase[0]) - 1.3 * np.sin(phase[0])
@@ -198,4 +213,6 @@ def _offsets(
     step = 0.5 if fine else 1.0
     gx = np.arange(columns.start, columns.stop, step, dtype=np.float32) + step / 2
     gy = np.arange(rows.start, rows.stop, dtype=np.float32) + 0.5
-    return (gx[None, None, :] - x[:, None, None]).astype(np.float32), (gy[None, :, None] - y[:, None, None]).astype(np.float32)
+    return (gx[None, None, :] - x[:, None, None]).astype(np.float32), (
+        gy[None, :, None] - y[:, None, None]
+    ).astype(np.float32)

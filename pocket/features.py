@@ -12,7 +12,13 @@ INK = (52, 40, 48)
 
 
 def draw_eyes(
-    frames: np.ndarray, person: Person, x: np.ndarray, y: np.ndarray, blink: np.ndarray, raised: np.ndarray, gaze: float
+    frames: np.ndarray,
+    person: Person,
+    x: np.ndarray,
+    y: np.ndarray,
+    blink: np.ndarray,
+    raised: np.ndarray,
+    gaze: float,
 ) -> None:
     """Eyes and brows on float32 [3, F, h, w]; x, y [F, h, w] are head units, blink and raised [F] go 0..1."""
     s, kind = person.size, person.kind
@@ -53,11 +59,11 @@ def draw_eyes(
 def draw_mouth(frames: np.ndarray, person: Person, x: np.ndarray, y: np.ndarray, shapes: np.ndarray) -> None:
     """The mouth on float32 [3, F, h, w]; x, y [F, h, 2w] are pixels from its middle, twice as fine across.
 
-    Curves bound lips, teeth and tongue, so every edge is exact down a column; averaging column pairs smooths across.
+    Curves bound lips, teeth and tongue: edges are exact down a column, and averaging pairs smooths across.
     """
     s = person.size
     opening, width, rounding, teeth, tongue = (column[:, None, None] for column in shapes.T)
-    half = s * (0.235 + 0.13 * width) * (1 - 0.40 * rounding)
+    half = s * (0.255 + 0.145 * width) * (1 - 0.40 * rounding)
     gap = s * 0.40 * opening
     u = np.clip(x / half, -1, 1)
     rim = np.sqrt(1 - u * u)
@@ -78,7 +84,11 @@ def draw_mouth(frames: np.ndarray, person: Person, x: np.ndarray, y: np.ndarray,
     tongue_top = np.maximum(bottom - (0.16 + 0.34 * tongue) * gap * rim, top + 0.3 * (bottom - top))
     _fill(frames, TONGUE, band(y, tongue_top, bottom) * inside * np.clip(1.35 - np.abs(u) * 1.5, 0, 1))
     edge = np.minimum(top + (0.05 + 0.07 * teeth) * s * np.minimum(teeth * 2, 1), bottom)
-    _fill(frames, TEETH, band(y, top, edge) * inside * np.clip((0.93 - np.abs(u)) * 8, 0, 1) * np.minimum(teeth * 2, 1))
+    _fill(
+        frames,
+        TEETH,
+        band(y, top, edge) * inside * np.clip((0.93 - np.abs(u)) * 8, 0, 1) * np.minimum(teeth * 2, 1),
+    )
 
 
 def _fill(frames: np.ndarray, colour: Colour, coverage: np.ndarray) -> None:

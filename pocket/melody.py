@@ -1,4 +1,4 @@
-"""Which notes a toy piano plays, and when: onsets fall on frame boundaries, so a key lights in the frame it sounds."""
+"""Which notes a toy piano plays, and when: onsets fall on frame boundaries, where keys light."""
 
 import zlib
 

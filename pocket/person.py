@@ -91,13 +91,20 @@ def paint_body(painter: Painter, person: Person, x: float, y: float) -> None:
     neck = 0.36 if person.kind == "man" else 0.29
     shade = darker(person.skin, 0.16)
     if person.garment == "hoodie":
-        painter.blob(at(mirrored(((0, 0.98), (0.62, 0.96), (0.74, 1.2), (0.36, 1.5), (0, 1.56)))), darker(colour, 0.16))
+        painter.blob(
+            at(mirrored(((0, 0.98), (0.62, 0.96), (0.74, 1.2), (0.36, 1.5), (0, 1.56)))), darker(colour, 0.16)
+        )
         for side in (-1, 1):
             painter.line(at([(side * 0.2, 1.42), (side * 0.22, 1.75)]), WHITE_CORD, 1.6)
     painter.blob(at(mirrored(((0, 0.6), (neck, 0.7), (neck, 1.05), (neck * 1.15, 1.2), (0, 1.36)))), shade)
     if person.garment == "shirt with a collar":
         for side in (-1, 1):
-            wing = [(side * 0.02, 1.42), (side * neck * 1.1, 1.02), (side * (neck + 0.26), 1.16), (side * 0.36, 1.5)]
+            wing = [
+                (side * 0.02, 1.42),
+                (side * neck * 1.1, 1.02),
+                (side * (neck + 0.26), 1.16),
+                (side * 0.36, 1.5),
+            ]
             painter.polygon(at(wing), lighter(colour, 0.35))
         painter.ellipse(x, y + s * 1.62, 1.2, 1.2, lighter(colour, 0.6))
     elif person.garment != "hoodie":
@@ -137,7 +144,9 @@ def paint_head(person: Person) -> Painter:
         painter.blob(at(mirrored(whiskers)), person.hair_colour)
     nose = eyes + (0.27 if person.kind != "child" else 0.22)
     painter.ellipse(middle + 0.01 * s, middle + s * nose, 0.105 * s, 0.08 * s, darker(skin, 0.13))
-    painter.ellipse(middle - 0.005 * s, middle + s * (nose - 0.02), 0.095 * s, 0.075 * s, mix(skin, blush, 0.5))
+    painter.ellipse(
+        middle - 0.005 * s, middle + s * (nose - 0.02), 0.095 * s, 0.075 * s, mix(skin, blush, 0.5)
+    )
     paint_front_hair(painter, person.style, person.hair_colour, at)
     return painter
 
@@ -146,4 +155,6 @@ def _paint_beard(painter: Painter, person: Person, at: "callable") -> None:
     outer = ((0.80, 0.02), (0.80, 0.25), (0.71, 0.60), (0.43, 0.95), (0, 1.08))
     inner = ((0, 0.30), (0.28, 0.28), (0.50, 0.34), (0.68, 0.12))
     half = [*inner, *outer]
-    painter.polygon(at(half + [(-px, py) for px, py in reversed(half)]), mix(person.hair_colour, person.skin, 0.12))
+    painter.polygon(
+        at(half + [(-px, py) for px, py in reversed(half)]), mix(person.hair_colour, person.skin, 0.12)
+    )

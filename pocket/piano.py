@@ -57,7 +57,7 @@ def light_colour(glowing: str, key: int) -> Colour:
 
 
 def _key_motion(notes: tuple[Note, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """How far each key is down and how bright it is, float32 [F, keys]: at once at the onset, two frames to go."""
+    """How far each key is down and how bright it is, float32 [F, keys]; down at once, half up at release."""
     depth = np.zeros((NUM_FRAMES, len(KEYS)), np.float32)
     brightness = np.zeros_like(depth)
     for note in notes:
@@ -186,11 +186,11 @@ def _float_notes(
 ) -> None:
     """A little note climbs from each struck key and fades."""
     for note in notes:
-        painter = Painter(20, 16)
+        painter = Painter(22, 18)
         colour = darker(light_colour(glowing, note.key), 0.12)
-        painter.ellipse(5.5, 15, 3.6, 2.8, colour)
-        painter.line([(8.4, 14.6), (8.4, 3.5)], colour, 1.5)
-        painter.line([(8.4, 3.5), (11, 5.5), (12.6, 8.5)], colour, 1.9)
+        painter.ellipse(6, 17, 4.4, 3.4, colour)
+        painter.line([(9.6, 16.4), (9.6, 3.5)], colour, 1.8)
+        painter.line([(9.6, 3.6), (12.6, 6), (14.6, 9.6)], colour, 2.3)
         sprite = painter.sprite()
         x = keys_left + (note.key + 0.5) * KEY_WIDTH - 8
         for age in range(min(NOTE_FRAMES, NUM_FRAMES - note.frame)):

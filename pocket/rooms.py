@@ -62,9 +62,7 @@ def paint_floor(painter: Painter, name: str, horizon: float) -> None:
             painter.rectangle(0, horizon + depth * share, WIDTH, horizon + depth * share + 0.8, line)
         for column in range(-6, 7):
             middle = WIDTH / 2
-            painter.line(
-                [(middle + column * 26, horizon), (middle + column * 48, HEIGHT)], line, 0.8
-            )
+            painter.line([(middle + column * 26, horizon), (middle + column * 48, HEIGHT)], line, 0.8)
     painter.rectangle(0, horizon - 5, WIDTH, horizon, WHITE)
     painter.rectangle(0, horizon - 0.8, WIDTH, horizon + 0.6, darker(colour, 0.3))
 
@@ -74,7 +72,13 @@ def _window(painter: Painter, rng: np.random.Generator, x: float, y: float) -> N
     painter.rectangle(x - 22, y - 25, x + 22, y + 25, WHITE, 2)
     painter.rectangle(x - 19, y - 22, x + 19, y + 22, sky)
     hill = float(rng.uniform(4, 12))
-    slope = [(x - 19, y + 22), (x - 19, y + 18 - hill), (x - 6, y + 14 - hill), (x + 8, y + 18), (x + 19, y + 22)]
+    slope = [
+        (x - 19, y + 22),
+        (x - 19, y + 18 - hill),
+        (x - 6, y + 14 - hill),
+        (x + 8, y + 18),
+        (x + 19, y + 22),
+    ]
     painter.polygon(slope, (136, 190, 124))
     cloud = float(rng.uniform(-8, 6))
     for dx, dy, r in ((-5, 0, 4), (0, -2.5, 5), (6, 0, 4)):
@@ -109,7 +113,9 @@ def _shelf(painter: Painter, rng: np.random.Generator, x: float, y: float) -> No
     left = x - 20
     for _ in range(5):
         width, height = float(rng.uniform(4, 6.5)), float(rng.uniform(13, 19))
-        spine = tuple(int(v) for v in rng.choice(((214, 96, 88), (90, 140, 190), (240, 190, 92), (110, 170, 130))))
+        spine = tuple(
+            int(v) for v in rng.choice(((214, 96, 88), (90, 140, 190), (240, 190, 92), (110, 170, 130)))
+        )
         painter.rectangle(left, y - height, left + width, y, spine, 0.6)
         painter.rectangle(left, y - height + 3, left + width, y - height + 4.5, lighter(spine, 0.5))
         left += width + 0.4
@@ -123,7 +129,12 @@ def _plant(painter: Painter, rng: np.random.Generator, x: float, y: float) -> No
         tip = (x + length * np.sin(angle), y - length * np.cos(angle))
         side = (4.2 * np.cos(angle), 4.2 * np.sin(angle))
         middle = ((x + tip[0]) / 2, (y + tip[1]) / 2)
-        leaf = [(x, y), (middle[0] + side[0], middle[1] + side[1]), tip, (middle[0] - side[0], middle[1] - side[1])]
+        leaf = [
+            (x, y),
+            (middle[0] + side[0], middle[1] + side[1]),
+            tip,
+            (middle[0] - side[0], middle[1] - side[1]),
+        ]
         painter.blob(leaf, darker(LEAF, 0.12) if abs(angle) > 0.7 else LEAF)
     painter.polygon([(x - 8, y - 1), (x + 8, y - 1), (x + 6, y + 13), (x - 6, y + 13)], (222, 128, 92))
     painter.rectangle(x - 9.5, y - 3, x + 9.5, y + 2, (204, 108, 76), 1)
@@ -147,4 +158,8 @@ def _bunting(painter: Painter, rng: np.random.Generator, x: float, y: float) -> 
         sag = 3.5 - 1.4 * abs(index - 1.5)
         top = y - 14 + sag
         painter.polygon([(left, top), (left + 11, top), (left + 5.5, top + 13)], flags[(index + start) % 4])
-    painter.line([(x - 28, y - 15), (x - 13, y - 11.6), (x, y - 10.8), (x + 13, y - 11.6), (x + 28, y - 15)], WHITE, 1.2)
+    painter.line(
+        [(x - 28, y - 15), (x - 13, y - 11.6), (x, y - 10.8), (x + 13, y - 11.6), (x + 28, y - 15)],
+        WHITE,
+        1.2,
+    )

@@ -1,7 +1,7 @@
 """Sounds of struck things: sums of decaying modes, one table per material, and a toy piano.
 
-A hit excites every mode of the body it strikes; how hard it is decides how loud, and how much of the upper modes is
-heard. All hits of a clip share one set of modes, so a clip costs one table and a small matrix product.
+A hit excites every mode of the body it strikes; how hard it is decides how loud, and how much of the upper
+modes is heard. All hits of a clip share one set of modes, so a clip costs one table and a few weighted sums.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,15 @@ import numpy as np
 from pocket.clip import NUM_SAMPLES, SAMPLE_RATE, Impact, Note
 
 FULL_SPEED = 340.0  # pixels/s: a ball dropped from the top of the picture
-FIFTH_OCTAVE = {"C": 523.25, "D": 587.33, "E": 659.26, "F": 698.46, "G": 783.99, "A": 880.0, "B": 987.77}  # Hz
+FIFTH_OCTAVE = {
+    "C": 523.25,
+    "D": 587.33,
+    "E": 659.26,
+    "F": 698.46,
+    "G": 783.99,
+    "A": 880.0,
+    "B": 987.77,
+}  # Hz
 
 
 @dataclass(frozen=True)
@@ -40,15 +48,22 @@ TIMBRES = {
 HIT_SECONDS = {"rubber": 0.45, "wood": 0.25, "metal": 1.6, "glass": 0.6}
 HIT_LEVEL = {"rubber": 0.62, "wood": 0.52, "metal": 0.30, "glass": 0.36}
 
-PIANO_PARTIALS = ((1.0, 1.0, 0.42), (2.0, 0.30, 0.24), (3.01, 0.10, 0.14), (5.42, 0.12, 0.05))  # ratio, level, decay
+PIANO_PARTIALS = (
+    (1.0, 1.0, 0.42),
+    (2.0, 0.30, 0.24),
+    (3.01, 0.10, 0.14),
+    (5.42, 0.12, 0.05),
+)  # ratio, level, decay
 HAMMER_LEVEL = 0.05
 DAMPED_DECAY = 0.07  # seconds to 1/e once the key is up
 PIANO_LEVEL = 0.34
 ATTACK = 24  # samples
 
 
-def impact_sound(rng: np.random.Generator, material: str, impacts: Sequence[Impact], radius: float) -> np.ndarray:
-    """The whole clip's sound, float32 [S], of a ball of this material and radius (pixels) hitting the floor."""
+def impact_sound(
+    rng: np.random.Generator, material: str, impacts: Sequence[Impact], radius: float
+) -> np.ndarray:
+    """The whole clip's sound, float32 [S], of a ball of this material and radius (pixels) on the floor."""
     timbre = TIMBRES[material]
     waveform = np.zeros(NUM_SAMPLES, np.float32)
     length = int(HIT_SECONDS[material] * SAMPLE_RATE)
@@ -64,7 +79,7 @@ def impact_sound(rng: np.random.Generator, material: str, impacts: Sequence[Impa
         strength = min(impact.speed / FULL_SPEED, 1.1)
         softness = (1 - strength) * 0.8  # a soft touch leaves the upper modes asleep
         weights = np.exp(-softness * np.arange(len(modes), dtype=np.float32))
-        hit = weights @ modes
+        hit = (weights[:, None] * modes).sum(0)
         hit[: len(click)] += click * strength**0.5
         hit[:ATTACK] *= np.linspace(0, 1, ATTACK, dtype=np.float32)
         _add(waveform, hit * HIT_LEVEL[material] * strength**1.2, impact.seconds)

@@ -1,8 +1,8 @@
 """The word bank: real synthesised speech, made once with espeak-ng and read by every renderer.
 
-Each word is spoken by a man, a woman and a child at several pitches and speeds. The vocal tract of a voice is its
-length: synthesising slower and replaying faster raises the formants, as a shorter tract does. The bank is generated
-audio and stays out of the repository.
+Each word is spoken by a man, a woman and a child at several pitches and speeds. The vocal tract of a voice is
+its length: synthesising slower and replaying faster raises the formants, as a shorter tract does. The bank is
+generated audio and stays out of the repository.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Voice:
 
 
 VOICES = {
-    "man": Voice("en-us+m3", 0.96, (30, 42, 54), (158, 182), 45),
+    "man": Voice("en-us+m3", 0.96, (44, 57, 70), (158, 182), 45),
     "woman": Voice("en-us+f1", 1.04, (50, 62, 74), (156, 178), 50),
     "child": Voice("en-us+f1", 1.26, (62, 76, 90), (138, 156), 60),
 }
@@ -82,7 +82,9 @@ class SpeechBank:
 def load_bank(folder: Path = DEFAULT_FOLDER) -> SpeechBank:
     path = Path(folder) / BANK_NAME
     if not path.exists():
-        raise FileNotFoundError(f"no word bank at {path}; make it with: python -m pocket speech --out {folder}")
+        raise FileNotFoundError(
+            f"no word bank at {path}; make it with: python -m pocket speech --out {folder}"
+        )
     return SpeechBank(path)
 
 
@@ -136,7 +138,7 @@ def _speak(espeak: Espeak, text: str, voice: Voice, pitch: int, words_per_minute
 
 
 def _resample(waveform: np.ndarray, ratio: float) -> np.ndarray:
-    """Band-limited resampling of a short sound by cutting its spectrum; padded so that the ends do not wrap."""
+    """Band-limited resampling by cutting or padding the spectrum; silence keeps the ends from wrapping."""
     padded = np.concatenate([waveform, np.zeros(1024, np.float32)])
     length = round(len(padded) * ratio)
     spectrum = np.fft.rfft(padded)[: length // 2 + 1]

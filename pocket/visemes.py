@@ -1,8 +1,10 @@
 """From phonemes to mouth shapes, frame by frame, with coarticulation.
 
-A track at ten points a frame holds each phoneme's target; a 75 ms window blends neighbours, as lips do, and then the
-consonants that need closed lips win their frame back: a 40 ms "p" would otherwise fall between two pictures.
+A track at ten points a frame holds each phoneme's target; a 75 ms window blends neighbours, as lips do, and
+then the consonants that need closed lips win their frame back: a 40 ms "p" would otherwise fall between two
+pictures.
 """
+# ruff: noqa: RUF001 (the keys are IPA)
 
 import numpy as np
 
