@@ -10,9 +10,9 @@ from pocket.sound import impact_sound
 
 GRAVITY = 760.0  # pixels/s^2
 TOSSES = (110.0, 230.0)  # pixels/s upwards, for half of the balls; the others are dropped
-RESTITUTION = {"rubber": 0.78, "glass": 0.61, "metal": 0.49, "wood": 0.37}
+RESTITUTION = {"rubber": 0.78, "glass": 0.61, "metal": 0.56, "wood": 0.37}
 SPREAD = 0.03  # of the restitution
-SHORTEST_FLIGHT = 0.12  # seconds; below it the ball lies
+SHORTEST_FLIGHT = 0.14  # seconds; below it the ball lies
 QUIET_END = 0.16  # seconds without a hit before the clip ends
 SQUASH = 0.22  # of a rubber ball's height at full speed
 DIRECTIONS = ("straight down", "left", "right")

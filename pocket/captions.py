@@ -6,7 +6,7 @@ nothing, which the model needs for guidance.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -55,13 +55,13 @@ def write_caption(rng: np.random.Generator, family: str, scene: Scene, mix: Capt
     if kind == 3:
         return ""
     parts = describe(rng, family, scene)
-    text = (parts.full(bool(rng.random() < NO_SUBTITLES_SHARE)), parts.sentence, parts.label)[kind]
-    return re.sub(r"\b([Aa]) (?=orange\b)", r"\1n ", text)
+    return (parts.full(bool(rng.random() < NO_SUBTITLES_SHARE)), parts.sentence, parts.label)[kind]
 
 
 def describe(rng: np.random.Generator, family: str, scene: Scene) -> CaptionParts:
     """Every part of a caption for this scene, with paraphrases drawn from `rng`."""
-    return {"face": _describe_face, "ball": _describe_ball, "piano": _describe_piano}[family](rng, scene)
+    parts = {"face": _describe_face, "ball": _describe_ball, "piano": _describe_piano}[family](rng, scene)
+    return CaptionParts(*(re.sub(r"\b([Aa]) (?=orange\b)", r"\1n ", text) for text in astuple(parts)))
 
 
 def _describe_face(rng: np.random.Generator, scene: Scene) -> CaptionParts:

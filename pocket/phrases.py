@@ -98,7 +98,7 @@ BALL_PROGRESSION = (
     "The ball {start} and meets the floor {times}, {drift}, its shadow closing in below it.",
 )
 START = {
-    "dropped": ("drops", "falls at once", "falls from rest"),
+    "dropped": ("drops", "falls straight away", "falls from rest"),
     "tossed": ("rises a little, then falls", "is tossed up and comes down", "flies up first, then drops"),
 }
 DRIFT = {

@@ -38,15 +38,18 @@ TIMBRES = {
     "wood": Timbre((510, 1120, 1790, 2650), (1.0, 0.7, 0.45, 0.2), (0.040, 0.026, 0.018, 0.010), 0.5, 3500),
     "metal": Timbre(
         (1130, 1139, 2320, 3170, 4410, 5830),
-        (0.8, 0.6, 0.7, 0.5, 0.35, 0.2),
-        (0.42, 0.38, 0.30, 0.22, 0.15, 0.09),
-        0.25,
+        (0.8, 0.6, 0.45, 0.4, 0.3, 0.2),
+        (0.21, 0.20, 0.16, 0.13, 0.10, 0.07),
+        0.45,
         6000,
     ),
     "glass": Timbre((3150, 4720, 5890, 7050), (1.0, 0.6, 0.35, 0.2), (0.110, 0.075, 0.050, 0.030), 0.4, 7800),
 }
 HIT_SECONDS = {"rubber": 0.45, "wood": 0.25, "metal": 1.6, "glass": 0.6}
-HIT_LEVEL = {"rubber": 0.62, "wood": 0.52, "metal": 0.30, "glass": 0.36}
+HIT_LEVEL = {"rubber": 0.62, "wood": 0.52, "metal": 0.34, "glass": 0.38}
+
+TOUCH = 0.12  # what is left of an old ring when the ball touches the floor again
+TOUCH_SAMPLES = 64
 
 PIANO_PARTIALS = (
     (1.0, 1.0, 0.42),
@@ -82,7 +85,8 @@ def impact_sound(
         hit = (weights[:, None] * modes).sum(0)
         hit[: len(click)] += click * strength**0.5
         hit[:ATTACK] *= np.linspace(0, 1, ATTACK, dtype=np.float32)
-        _add(waveform, hit * HIT_LEVEL[material] * strength**1.2, impact.seconds)
+        _damp(waveform, impact.seconds)
+        _add(waveform, hit * HIT_LEVEL[material] * strength, impact.seconds)
     return np.clip(waveform, -0.98, 0.98)
 
 
@@ -113,6 +117,14 @@ def _click(rng: np.random.Generator, cutoff: float) -> np.ndarray:
     envelope = np.exp(-np.arange(length) / 50)
     noise = np.fft.irfft(spectrum, length) * envelope
     return (noise / np.abs(noise).max()).astype(np.float32)
+
+
+def _damp(waveform: np.ndarray, seconds: float) -> None:
+    """The floor takes the ring out of a ball that touches it."""
+    start = round(seconds * SAMPLE_RATE)
+    waveform[start:] *= TOUCH
+    before = waveform[start - TOUCH_SAMPLES : start]
+    before *= np.linspace(1, TOUCH, TOUCH_SAMPLES, dtype=np.float32)
 
 
 def _add(waveform: np.ndarray, sound: np.ndarray, seconds: float) -> None:
