@@ -106,7 +106,12 @@ class Sprite:
     """A painted figure that can be placed at quarters of a pixel."""
 
     def __init__(self, image: Image.Image) -> None:
-        self._image = image
+        """Keeps the part of the picture that shapes cover, and a free pixel around it where there is one."""
+        left, top, right, bottom = image.getbbox() or (0, 0, SCALE, SCALE)
+        self._left, self._top = max(left // SCALE - 1, 0), max(top // SCALE - 1, 0)
+        right = min((right // SCALE + 2) * SCALE, image.width)
+        bottom = min((bottom // SCALE + 2) * SCALE, image.height)
+        self._image = image.crop((self._left * SCALE, self._top * SCALE, right, bottom))
         self._cache: dict[tuple[int, int], np.ndarray] = {}
 
     def place(self, frame: np.ndarray, x: float, y: float, strength: float = 1.0) -> None:
@@ -116,7 +121,7 @@ class Sprite:
         """
         column, phase_x = divmod(-round(x * SCALE), SCALE)
         row, phase_y = divmod(-round(y * SCALE), SCALE)
-        column, row = -column, -row
+        column, row = self._left - column, self._top - row
         pixels = self._phase(phase_x, phase_y)
         top, left = max(row, 0), max(column, 0)
         bottom = min(row + pixels.shape[1], frame.shape[1])
@@ -158,7 +163,10 @@ def shadow(
 
 def to_frames(planar: np.ndarray) -> np.ndarray:
     """Drawn pictures float32 [3, ..., H, W] as uint8 [..., H, W, 3]."""
-    return np.moveaxis(planar.astype(np.uint8), 0, -1)
+    frames = np.empty((*planar.shape[1:], 3), np.uint8)
+    for channel, plane in enumerate(planar):
+        frames[..., channel] = plane
+    return frames
 
 
 def disc(x: np.ndarray, y: np.ndarray, rx: np.ndarray | float, ry: np.ndarray | float) -> np.ndarray:
