@@ -76,7 +76,7 @@ class Scene:
     frames: np.ndarray  # uint8 [F, H, W, 3]
     waveform: np.ndarray  # float32 [S]
     events: Events
-    attributes: dict[str, str | int | tuple[str, ...]]
+    attributes: dict[str, str | int | bool | tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -86,4 +86,4 @@ class Clip:
     caption: str
     family: str
     events: Events
-    attributes: dict[str, str | int | tuple[str, ...]] = field(default_factory=dict)
+    attributes: dict[str, str | int | bool | tuple[str, ...]] = field(default_factory=dict)

@@ -25,7 +25,8 @@ from pocket.rooms import DECOR, WALLS, light, paint_decor
 from pocket.speech import DEFAULT_FOLDER, PEOPLE, VARIANTS, WORDS, SpokenWord, load_bank
 from pocket.visemes import mouth_shapes
 
-FIRST_WORD = (0.17, 0.34)  # seconds
+FIRST_WORD = 0.17  # seconds, if the words leave room
+LATENESS = 0.6  # of the room left: the first word may start that much later
 GAPS = (0.05, 0.11)  # seconds between words
 LAST_SOUND = 1.94  # seconds
 HELD_OUT_SHARE = 8  # one ordered pair of words in so many
@@ -59,7 +60,7 @@ def make_face(rng: np.random.Generator, split: str, speech: Path = DEFAULT_FOLDE
         "wall": wall,
         "pitch": ("low", "middle", "high")[variant // 2],
         "pace": ("calm", "brisk")[variant % 2],
-        "glasses": "glasses" if person.glasses else "",
+        "glasses": person.glasses,
         "beard": person.beard,
     }
     return Scene(frames, waveform, events, attributes)
@@ -88,7 +89,7 @@ def _choose_recordings(
     bank = load_bank(speech)
     variant = int(rng.integers(VARIANTS))
     spoken = [bank.word(text, kind, variant) for text in texts]
-    if sum(word.seconds for word in spoken) > LAST_SOUND - FIRST_WORD[0] - 2 * GAPS[1] - 0.05:
+    if sum(word.seconds for word in spoken) > LAST_SOUND - FIRST_WORD - 2 * GAPS[1] - 0.05:
         variant |= 1
         spoken = [bank.word(text, kind, variant) for text in texts]
     return spoken, variant
@@ -99,9 +100,10 @@ def _assemble(
 ) -> tuple[np.ndarray, tuple[Word, ...], tuple[Phoneme, ...]]:
     """Lay the words on the clip's time line; start and gaps shrink when the words would not fit otherwise."""
     gaps = rng.uniform(*GAPS, size=len(spoken))
-    start = rng.uniform(*FIRST_WORD)
     length = sum(word.seconds for word in spoken) + gaps[:-1].sum()
-    start = max(min(start, LAST_SOUND - length), 0.08)
+    latest = LAST_SOUND - length
+    start = rng.uniform(FIRST_WORD, max(FIRST_WORD, FIRST_WORD + LATENESS * (latest - FIRST_WORD)))
+    start = max(min(start, latest), 0.08)
     waveform = np.zeros(NUM_SAMPLES, np.float32)
     gain = float(rng.uniform(0.85, 1.1))
     words, phonemes = [], []

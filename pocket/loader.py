@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import queue
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, islice
 from multiprocessing.context import SpawnContext
@@ -114,27 +115,32 @@ def write_shards(
     batch = min(per_shard, 16)
     if per_shard % batch:
         raise ValueError(f"per_shard={per_shard} must be below 16 or a multiple of it")
-    batches = stream(batch, first_seed, workers, families, split, speech, mix)
     paths = []
-    for index in range(clips // per_shard):
-        path = Path(folder) / f"{index:05d}"
-        path.mkdir(parents=True, exist_ok=True)
-        frames = np.lib.format.open_memmap(path / "frames.npy", "w+", np.uint8, (per_shard, *FRAMES_SHAPE))
-        waveforms = np.empty((per_shard, NUM_SAMPLES), np.float32)
-        captions: list[str] = []
-        drawn: list[str] = []
-        for part in islice(batches, per_shard // batch):
-            rows = slice(len(captions), len(captions) + batch)
-            frames[rows], waveforms[rows] = part.frames, part.waveforms
-            captions += part.captions
-            drawn += part.families
-        frames.flush()
-        np.save(path / "waveforms.npy", waveforms)
-        text = {"captions": captions, "families": drawn, "first_seed": first_seed + index * per_shard}
-        (path / "clips.json").write_text(json.dumps(text))
-        paths.append(path)
-    batches.close()
+    with closing(stream(batch, first_seed, workers, families, split, speech, mix)) as batches:
+        for index in range(clips // per_shard):
+            path = Path(folder) / f"{index:05d}"
+            _write_shard(path, per_shard, islice(batches, per_shard // batch))
+            paths.append(path)
     return paths
+
+
+def _write_shard(path: Path, clips: int, batches: Iterator[Batch]) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    frames = np.lib.format.open_memmap(path / "frames.npy", "w+", np.uint8, (clips, *FRAMES_SHAPE))
+    waveforms = np.empty((clips, NUM_SAMPLES), np.float32)
+    captions: list[str] = []
+    families: list[str] = []
+    seeds: list[int] = []
+    for batch in batches:
+        rows = slice(len(captions), len(captions) + len(batch.captions))
+        frames[rows], waveforms[rows] = batch.frames, batch.waveforms
+        captions += batch.captions
+        families += batch.families
+        seeds.append(batch.first_seed)
+    frames.flush()
+    np.save(path / "waveforms.npy", waveforms)
+    text = {"captions": captions, "families": families, "first_seed": seeds[0]}
+    (path / "clips.json").write_text(json.dumps(text))
 
 
 def read_shard(path: Path) -> Batch:
@@ -186,7 +192,12 @@ def _work(
 ) -> None:
     frames, waveforms = _as_arrays(frames, waveforms, slots, batch)
     while True:
-        index, slot, row, seed = tasks.get()
+        try:
+            index, slot, row, seed = tasks.get(timeout=PATIENCE)
+        except queue.Empty:
+            if not multiprocessing.parent_process().is_alive():
+                return  # a killed trainer leaves nobody to stop us
+            continue
         family = choose_family(seed, source.families)
         clip = render(seed, family, source.split, source.speech, source.mix)
         frames[slot, row] = clip.frames

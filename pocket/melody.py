@@ -19,7 +19,7 @@ TUNES = {
 }
 TUNE_SHARE = 0.2
 HELD_OUT_SHARE = 10  # one melody in so many
-FIRST_ONSET = (4, 8)  # frames, both included
+FIRST_ONSET = (4, 10)  # frames, both included
 LAST_ONSET = 40
 STEPS = (6, 11)  # frames from one onset to the next
 QUICK, SLOW = 6, 9

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pocket.canvas import Colour, Painter, Point, darker, lighter, mirrored, mix
-from pocket.hair import HAIR_COLOURS, STYLES, paint_back_hair, paint_front_hair
+from pocket.hair import HAIR_COLOURS, STYLES, At, paint_back_hair, paint_front_hair
 
 SKINS: tuple[Colour, ...] = (
     (255, 222, 194),
@@ -27,6 +27,7 @@ CLOTHES: dict[str, Colour] = {
     "white": (246, 244, 240),
 }
 GARMENTS = ("T-shirt", "striped sweater", "hoodie", "shirt with a collar")
+CORD = (250, 246, 238)
 IRISES: tuple[Colour, ...] = ((92, 62, 44), (70, 112, 160), (84, 128, 78), (60, 48, 44))
 HEADS: dict[str, tuple[Point, ...]] = {
     "man": ((0, -1.0), (0.52, -0.88), (0.79, -0.42), (0.79, 0.12), (0.70, 0.56), (0.42, 0.90), (0, 1.02)),
@@ -95,7 +96,7 @@ def paint_body(painter: Painter, person: Person, x: float, y: float) -> None:
             at(mirrored(((0, 0.98), (0.62, 0.96), (0.74, 1.2), (0.36, 1.5), (0, 1.56)))), darker(colour, 0.16)
         )
         for side in (-1, 1):
-            painter.line(at([(side * 0.2, 1.42), (side * 0.22, 1.75)]), WHITE_CORD, 1.6)
+            painter.line(at([(side * 0.2, 1.42), (side * 0.22, 1.75)]), CORD, 1.6)
     painter.blob(at(mirrored(((0, 0.6), (neck, 0.7), (neck, 1.05), (neck * 1.15, 1.2), (0, 1.36)))), shade)
     if person.garment == "shirt with a collar":
         for side in (-1, 1):
@@ -110,9 +111,6 @@ def paint_body(painter: Painter, person: Person, x: float, y: float) -> None:
     elif person.garment != "hoodie":
         arc = [(-neck * 1.15, 1.18), (-neck * 0.7, 1.31), (0, 1.37), (neck * 0.7, 1.31), (neck * 1.15, 1.18)]
         painter.line(at(arc), darker(colour, 0.18), 2)
-
-
-WHITE_CORD = (250, 246, 238)
 
 
 def paint_head(person: Person) -> Painter:
@@ -151,7 +149,7 @@ def paint_head(person: Person) -> Painter:
     return painter
 
 
-def _paint_beard(painter: Painter, person: Person, at: "callable") -> None:
+def _paint_beard(painter: Painter, person: Person, at: At) -> None:
     outer = ((0.80, 0.02), (0.80, 0.25), (0.71, 0.60), (0.43, 0.95), (0, 1.08))
     inner = ((0, 0.30), (0.28, 0.28), (0.50, 0.34), (0.68, 0.12))
     half = [*inner, *outer]
