@@ -52,7 +52,9 @@ def make_ball(rng: np.random.Generator, split: str) -> Scene:
         "height": "high" if height > 60 else "low" if height < 42 else "middle",
     }
     events = Events(impacts=impacts, ball_path=path.astype(np.float32))
-    return Scene(to_frames(frames), impact_sound(rng, material, impacts, radius), events, attributes)
+    layout = {"x": start, "y": float(path[0, 1]), "radius": radius, "ground": ground}
+    sound = impact_sound(rng, material, impacts, radius)
+    return Scene(to_frames(frames), sound, events, attributes, layout)
 
 
 def choose_ball(rng: np.random.Generator, split: str) -> tuple[str, str]:

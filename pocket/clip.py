@@ -5,7 +5,7 @@ Frame i shows the world at the middle of its interval, and the sound of that int
 to it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -69,6 +69,9 @@ class Events:
     key_depth: np.ndarray | None = None  # float32 [F, keys], 0 up .. 1 down
 
 
+Attributes = dict[str, str | int | bool | tuple[str, ...]]
+
+
 @dataclass(frozen=True)
 class Scene:
     """A rendered clip before anyone has described it."""
@@ -76,7 +79,8 @@ class Scene:
     frames: np.ndarray  # uint8 [F, H, W, 3]
     waveform: np.ndarray  # float32 [S]
     events: Events
-    attributes: dict[str, str | int | bool | tuple[str, ...]]
+    attributes: Attributes
+    layout: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -86,4 +90,5 @@ class Clip:
     caption: str
     family: str
     events: Events
-    attributes: dict[str, str | int | bool | tuple[str, ...]] = field(default_factory=dict)
+    attributes: Attributes  # what a caption may speak of
+    layout: dict[str, float]  # pixels in frame 0: where a detector has to look, also in a generated clip

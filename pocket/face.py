@@ -20,7 +20,7 @@ from pocket.clip import (
     Word,
 )
 from pocket.features import draw_eyes, draw_mouth
-from pocket.person import HEAD_BOX, Person, choose_person, paint_body, paint_head
+from pocket.person import HEAD_BOX, MOUTH_HEIGHT, Person, choose_person, paint_body, paint_head
 from pocket.rooms import DECOR, WALLS, light, paint_decor
 from pocket.speech import DEFAULT_FOLDER, PEOPLE, VARIANTS, WORDS, SpokenWord, load_bank
 from pocket.visemes import mouth_shapes
@@ -48,7 +48,10 @@ def make_face(rng: np.random.Generator, split: str, speech: Path = DEFAULT_FOLDE
     person = choose_person(rng, kind)
     wall = list(WALLS)[int(rng.integers(len(WALLS)))]
     shapes = mouth_shapes(phonemes)
-    frames = _render(rng, person, wall, shapes, words)
+    x = float(rng.uniform(84, 140))
+    y = float(rng.uniform(66, 72) if kind == "child" else rng.uniform(62, 66))
+    frames = _render(rng, person, wall, shapes, words, x, y)
+    layout = {"x": x, "y": y, "half_head": person.size, "mouth_y": y + MOUTH_HEIGHT[kind] * person.size}
     events = Events(words=words, phonemes=phonemes, mouth_opening=shapes[:, 0])
     attributes = {
         "person": kind,
@@ -63,7 +66,7 @@ def make_face(rng: np.random.Generator, split: str, speech: Path = DEFAULT_FOLDE
         "glasses": person.glasses,
         "beard": person.beard,
     }
-    return Scene(frames, waveform, events, attributes)
+    return Scene(frames, waveform, events, attributes, layout)
 
 
 def choose_words(rng: np.random.Generator, split: str) -> tuple[str, ...]:
@@ -120,11 +123,15 @@ def _assemble(
 
 
 def _render(
-    rng: np.random.Generator, person: Person, wall: str, shapes: np.ndarray, words: tuple[Word, ...]
+    rng: np.random.Generator,
+    person: Person,
+    wall: str,
+    shapes: np.ndarray,
+    words: tuple[Word, ...],
+    x: float,
+    y: float,
 ) -> np.ndarray:
     s = person.size
-    x = float(rng.uniform(84, 140))
-    y = float(rng.uniform(62, 66)) if person.kind != "child" else float(rng.uniform(66, 72))
     picture = _background(rng, person, wall, x, y)
     sway_x, sway_y = _head_motion(rng, shapes[:, 0])
     head = paint_head(person).sprite()
@@ -143,7 +150,7 @@ def _render(
     eyes = faces[..., rows, columns].copy()
     draw_eyes(eyes, person, gx / s, gy / s, blink, raised, float(rng.uniform(-1, 1)))
     faces[..., rows, columns] = eyes
-    mouth = 0.50 if person.kind != "child" else 0.53
+    mouth = MOUTH_HEIGHT[person.kind]
     rows, columns = _box(x - left, y - top, s, (-0.50, 0.50), (mouth - 0.26, mouth + 0.42), faces.shape[2])
     gx, gy = _offsets(rows, columns, middle_x, middle_y + mouth * s, fine=True)
     lips = faces[..., rows, columns].copy()

@@ -35,6 +35,7 @@ HEADS: dict[str, tuple[Point, ...]] = {
     "child": ((0, -0.96), (0.58, -0.80), (0.88, -0.30), (0.89, 0.18), (0.72, 0.62), (0.38, 0.87), (0, 0.94)),
 }
 EYE_HEIGHT = {"man": -0.06, "woman": -0.04, "child": 0.08}
+MOUTH_HEIGHT = {"man": 0.50, "woman": 0.50, "child": 0.53}
 HEAD_BOX = 1.5  # half the side of the head's own picture, with room for hair
 
 

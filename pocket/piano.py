@@ -27,7 +27,8 @@ BLACK_KEYS = (0, 1, 3, 4, 5)  # to the right of these white keys
 KEY_WIDTH, KEY_LENGTH = 21.0, 34.0
 FRONT = 4.5  # height of a key's front face
 SINK = 3.0  # pixels a pressed key goes down
-BODY_WIDTH = KEY_WIDTH * len(KEYS) + 16
+KEYS_LEFT, KEYS_TOP = 8, 40  # of the body's corner
+BODY_WIDTH = KEY_WIDTH * len(KEYS) + 2 * KEYS_LEFT
 NOTE_RISE = 46.0  # pixels a floating note climbs
 NOTE_FRAMES = 18
 
@@ -38,9 +39,15 @@ def make_piano(rng: np.random.Generator, split: str) -> Scene:
     body, wall = list(BODIES)[int(rng.integers(len(BODIES)))], list(WALLS)[int(rng.integers(len(WALLS)))]
     glowing = "rainbow" if rng.random() < 0.5 else list(BALL_COLOURS)[int(rng.integers(len(BALL_COLOURS)))]
     depth, brightness = _key_motion(notes)
-    left = float(rng.uniform(16, WIDTH - BODY_WIDTH - 16))
-    top = float(rng.uniform(26, 36))
-    frames = _render(rng, notes, body, wall, glowing, depth, brightness, (round(left), round(top)))
+    left = round(float(rng.uniform(16, WIDTH - BODY_WIDTH - 16)))
+    top = round(float(rng.uniform(26, 36)))
+    frames = _render(rng, notes, body, wall, glowing, depth, brightness, (left, top))
+    layout = {
+        "keys_left": left + KEYS_LEFT,
+        "keys_top": top + KEYS_TOP,
+        "key_width": KEY_WIDTH,
+        "key_length": KEY_LENGTH,
+    }
     attributes = {
         "notes": names,
         "tune": tune_name(names),
@@ -49,7 +56,8 @@ def make_piano(rng: np.random.Generator, split: str) -> Scene:
         "body": body,
         "wall": wall,
     }
-    return Scene(frames, piano_sound(rng, notes), Events(notes=notes, key_depth=depth), attributes)
+    events = Events(notes=notes, key_depth=depth)
+    return Scene(frames, piano_sound(rng, notes), events, attributes, layout)
 
 
 def light_colour(glowing: str, key: int) -> Colour:
@@ -82,7 +90,7 @@ def _render(
 ) -> np.ndarray:
     left, top = corner
     picture = _background(rng, body, wall, left, top)
-    keys_left, keys_top = left + 8, top + 40
+    keys_left, keys_top = left + KEYS_LEFT, top + KEYS_TOP
     states = {level: _keyboard(level, None) for level in (0.0, 0.5, 1.0)}
     lit = {level: _keyboard(level, glowing) for level in (0.5, 1.0)}
     states[0.0].place(picture, keys_left, keys_top)

@@ -33,7 +33,7 @@ def render(
         )
     scene = make_scene(seed, family, split, speech)
     caption = write_caption(_rng(seed, family, split, 1), family, scene, mix)
-    return Clip(scene.frames, scene.waveform, caption, family, scene.events, scene.attributes)
+    return Clip(scene.frames, scene.waveform, caption, family, scene.events, scene.attributes, scene.layout)
 
 
 def make_scene(seed: int, family: str, split: str = "train", speech: Path = DEFAULT_FOLDER) -> Scene:

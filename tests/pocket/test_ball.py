@@ -79,6 +79,7 @@ def test_loudest_frequency_of_a_hit_tells_the_four_materials_apart():
 def test_first_frame_shows_the_ball_above_the_floor(scenes):
     for scene in scenes:
         x, y = scene.events.ball_path[0]
+        assert (x, y) == pytest.approx((scene.layout["x"], scene.layout["y"]), abs=1)
         assert 8 < x < 216
         assert y < scene.events.ball_path[:, 1].max() - 20
 

@@ -5,7 +5,7 @@ import pytest
 
 from pocket.clip import FRAME_RATE, SAMPLE_RATE, Scene
 from pocket.melody import KEYS, TUNES, choose_melody, melody_is_held_out
-from pocket.piano import KEY_WIDTH, make_piano
+from pocket.piano import make_piano
 from pocket.sound import FIFTH_OCTAVE
 
 
@@ -37,20 +37,16 @@ def test_sound_rises_at_the_frame_boundary_of_each_onset(scenes):
 
 
 def _key_change(scene: Scene, frame: int) -> np.ndarray:
-    """How much each key's front differs from the first frame; the keyboard is found by its ivory."""
-    frames = scene.frames.astype(int)
-    ivory = (frames[0].min(-1) > 225) & (np.ptp(frames[0], -1) < 24)
-    row = int(np.argmax(ivory[60:110].sum(1))) + 60
-    left = int(np.nonzero(ivory[row])[0].min())
-    change = np.abs(frames[frame, row - 3 : row + 4] - frames[0, row - 3 : row + 4]).sum(-1).mean(0)
-    edges = left + (np.arange(len(KEYS) + 1) * KEY_WIDTH).astype(int)
+    """How much the front half of each key differs from the first frame, [keys]."""
+    at = scene.layout
+    rows = slice(int(at["keys_top"] + 22), int(at["keys_top"] + at["key_length"] - 2))
+    change = np.abs(scene.frames[frame, rows].astype(int) - scene.frames[0, rows]).sum(-1).mean(0)
+    edges = (at["keys_left"] + np.arange(len(KEYS) + 1) * at["key_width"]).astype(int)
     return np.array([change[a + 4 : b - 4].mean() for a, b in pairwise(edges)])
 
 
 def test_the_key_of_each_note_lights_in_its_frame_and_not_before(scenes):
     for scene in scenes:
-        if scene.attributes["body"] == "white" or "white" in scene.attributes["wall"]:
-            continue  # ivory is then not the keyboard alone
         for note in scene.events.notes:
             lit, before = _key_change(scene, note.frame), _key_change(scene, note.frame - 1)
             assert lit.argmax() == note.key
