@@ -99,7 +99,7 @@ BALL_PROGRESSION = (
 )
 START = {
     "dropped": ("drops", "falls straight away", "falls from rest"),
-    "tossed": ("rises a little, then falls", "is tossed up and comes down", "flies up first, then drops"),
+    "tossed": ("rises a little, then falls", "is tossed up, falls back", "flies up first, then drops"),
 }
 DRIFT = {
     "straight down": ("moving straight down and up", "without moving sideways", "keeping to one spot"),
@@ -155,4 +155,4 @@ PIANO_LABELS = (
 )
 TUNE_HINT = (" It is the start of {tune}.", " The melody is {tune}.")
 PACE = {"slow": "a slow", "easy": "an easy", "quick": "a quick"}
-RAINBOW = ("in rainbow colours", "each in its own rainbow colour")
+RAINBOW = ("in rainbow colours", "in the colours of the rainbow")

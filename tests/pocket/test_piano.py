@@ -11,7 +11,7 @@ from pocket.sound import FIFTH_OCTAVE
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return [make_piano(np.random.default_rng(seed), "train") for seed in range(16)]
+    return [make_piano(np.random.default_rng(seed), "train") for seed in range(10)]
 
 
 def test_loudest_pitch_after_each_onset_is_the_named_note(scenes):
