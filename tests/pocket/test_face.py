@@ -11,7 +11,7 @@ from pocket.visemes import CLOSED, GLIDES, SHAPES, mouth_shapes
 
 @pytest.fixture(scope="module")
 def scenes(speech) -> list[Scene]:
-    return [make_face(np.random.default_rng(seed), "train", speech) for seed in range(20)]
+    return [make_face(np.random.default_rng(seed), "train", speech) for seed in range(16)]
 
 
 def _loudness(waveform: np.ndarray) -> np.ndarray:
