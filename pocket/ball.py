@@ -1,0 +1,154 @@
+"""The ball family: a ball of some colour and material falls and bounces, and each hit is heard."""
+
+import numpy as np
+
+from pocket.ball_look import BALL_COLOURS, MATERIALS, draw_ball
+from pocket.canvas import Painter, glow, grid, shadow, to_frames
+from pocket.clip import FRAME_TIMES, HEIGHT, NUM_FRAMES, SECONDS, WIDTH, Events, Impact, Scene, frame_of
+from pocket.rooms import DECOR, FLOORS, WALLS, light, paint_decor, paint_floor
+from pocket.sound import impact_sound
+
+GRAVITY = 760.0  # pixels/s^2
+TOSSES = (110.0, 230.0)  # pixels/s upwards, for half of the balls; the others are dropped
+RESTITUTION = {"rubber": 0.78, "glass": 0.61, "metal": 0.56, "wood": 0.37}
+SPREAD = 0.03  # of the restitution
+SHORTEST_FLIGHT = 0.14  # seconds; below it the ball lies
+QUIET_END = 0.16  # seconds without a hit before the clip ends
+SQUASH = 0.22  # of a rubber ball's height at full speed
+DIRECTIONS = ("straight down", "left", "right")
+HELD_OUT_BALLS = (("green", "glass"), ("blue", "rubber"), ("yellow", "metal"), ("purple", "wood"))
+
+
+def make_ball(rng: np.random.Generator, split: str) -> Scene:
+    colour, material = choose_ball(rng, split)
+    wall, floor = list(WALLS)[int(rng.integers(len(WALLS)))], list(FLOORS)[int(rng.integers(len(FLOORS)))]
+    radius = float(rng.uniform(11.5, 16))
+    ground = float(rng.uniform(106, 116))
+    bounce = RESTITUTION[material] + float(rng.uniform(-SPREAD, SPREAD))
+    toss, height, impacts = _choose_start(rng, bounce, ground - 2 * radius - 4)
+    direction = DIRECTIONS[int(rng.integers(3))]
+    velocity = {"straight down": 0.0, "left": -1.0, "right": 1.0}[direction] * float(rng.uniform(20, 44))
+    travel = velocity * SECONDS
+    margin = radius + 8
+    start = float(rng.uniform(margin + max(-travel, 0), WIDTH - margin - max(travel, 0)))
+    path, squash = _trajectory(impacts, bounce, ground - radius, start, velocity)
+    if material != "rubber":
+        squash[:] = 1
+    else:
+        path[:, 1] += radius * (1 - squash) * (squash < 1)  # a squashed ball still touches the floor
+    angles = float(rng.uniform(0, 6.28)) + (path[:, 0] - start) / radius
+    picture = _background(rng, wall, floor, ground, start)
+    frames = np.broadcast_to(picture[:, None], (3, NUM_FRAMES, HEIGHT, WIDTH)).copy()
+    _draw_shadows(frames, material, colour, radius, path, ground)
+    draw_ball(frames, material, colour, radius, path, squash, angles)
+    attributes = {
+        "colour": colour,
+        "material": material,
+        "direction": direction,
+        "start": "tossed" if toss else "dropped",
+        "bounces": len(impacts),
+        "wall": wall,
+        "floor": floor,
+        "height": "high" if height > 60 else "low" if height < 42 else "middle",
+    }
+    events = Events(impacts=impacts, ball_path=path.astype(np.float32))
+    layout = {"x": start, "y": float(path[0, 1]), "radius": radius, "ground": ground}
+    sound = impact_sound(rng, material, impacts, radius)
+    return Scene(to_frames(frames), sound, events, attributes, layout)
+
+
+def choose_ball(rng: np.random.Generator, split: str) -> tuple[str, str]:
+    """A colour and a material; the held-out pairs are all that "heldout" draws, and "train" never."""
+    if split == "heldout":
+        return HELD_OUT_BALLS[int(rng.integers(len(HELD_OUT_BALLS)))]
+    pairs = [(c, m) for c in BALL_COLOURS for m in MATERIALS if (c, m) not in HELD_OUT_BALLS]
+    return pairs[int(rng.integers(len(pairs)))]
+
+
+def _choose_start(
+    rng: np.random.Generator, bounce: float, highest: float
+) -> tuple[float, float, tuple[Impact, ...]]:
+    """Speed upwards (pixels/s), height (pixels below the ball), and hits of which the last rings out in time.
+
+    A toss makes the time of the first hit hard to guess from the first frame: sound must follow the picture.
+    """
+    while True:
+        toss = float(rng.uniform(*TOSSES)) if rng.random() < 0.5 else 0.0
+        height = float(rng.uniform(24 if toss else 36, highest))
+        impacts = _impacts(toss, height, bounce)
+        in_time = all(i.seconds < SECONDS - QUIET_END or i.seconds > SECONDS + 0.05 for i in impacts)
+        if in_time and height + toss**2 / (2 * GRAVITY) < highest:
+            return toss, height, tuple(impact for impact in impacts if impact.seconds < SECONDS)
+
+
+def _impacts(toss: float, height: float, bounce: float) -> list[Impact]:
+    speed = np.sqrt(toss**2 + 2 * GRAVITY * height)
+    seconds = (toss + speed) / GRAVITY
+    impacts = [Impact(float(seconds), float(speed), frame_of(seconds))]
+    while True:
+        speed *= bounce
+        flight = 2 * speed / GRAVITY
+        seconds += flight
+        if flight < SHORTEST_FLIGHT or seconds > SECONDS + 0.1:
+            return impacts
+        impacts.append(Impact(float(seconds), float(speed), frame_of(seconds)))
+
+
+def _trajectory(
+    impacts: tuple[Impact, ...], bounce: float, lowest: float, start: float, velocity: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centres [F, 2] and heights [F] (1 round). The frame of a hit shows the hit, as an animator draws it."""
+    times = FRAME_TIMES.copy()
+    for impact in impacts:
+        times[impact.frame] = impact.seconds
+    first = impacts[0]
+    before = times - first.seconds  # seconds, negative: the path back from the first hit
+    drop = np.where(before <= 0, -first.speed * before - GRAVITY * before**2 / 2, 0)  # above the floor
+    squash = np.ones(NUM_FRAMES)
+    for impact in impacts:
+        rebound = impact.speed * bounce
+        flight = 2 * rebound / GRAVITY
+        if flight >= SHORTEST_FLIGHT:
+            since = times - impact.seconds
+            inside = (since >= 0) & (since < flight)
+            drop = np.where(inside, rebound * since - GRAVITY * since**2 / 2, drop)
+        squash[impact.frame] = 1 - SQUASH * min(impact.speed / 340, 1)
+        for near in (impact.frame - 1, impact.frame + 1):
+            if 0 < near < NUM_FRAMES and drop[near] > 4:
+                squash[near] = 1 + 0.10 * min(impact.speed / 340, 1)
+    path = np.stack([start + velocity * times, lowest - np.maximum(drop, 0)], 1)
+    return path, squash
+
+
+def _background(rng: np.random.Generator, wall: str, floor: str, ground: float, start: float) -> np.ndarray:
+    """Float32 [3, H, W]; nothing hangs where the ball starts, so that the first frame shows it clearly."""
+    painter = Painter(HEIGHT, WIDTH, WALLS[wall])
+    horizon = ground - float(rng.uniform(15, 22))
+    paint_floor(painter, floor, horizon)
+    names = rng.permutation(len(DECOR))
+    for index, place in enumerate((44, 112, 180)):
+        x = place + float(rng.uniform(-12, 12))
+        if abs(x - start) > 42 and rng.random() < 0.7:
+            paint_decor(painter, rng, DECOR[int(names[index])], x, float(rng.uniform(34, 48)))
+    picture = painter.rgb()
+    light(picture)
+    return picture
+
+
+def _draw_shadows(
+    frames: np.ndarray, material: str, colour: str, radius: float, path: np.ndarray, ground: float
+) -> None:
+    """A soft shadow under the ball, wider and paler the higher it is; glass also throws its colour."""
+    y, x = grid(HEIGHT, WIDTH)
+    top, bottom = int(ground - 8), min(int(ground + 9), HEIGHT)
+    y = y[top:bottom]
+    tint = (0.80, 0.76, 0.70)
+    if material == "glass":
+        tint = tuple(0.75 - 0.6 * value / 255 for value in BALL_COLOURS[colour])
+    for frame, (centre, middle) in enumerate(path):
+        up = max(ground - radius - middle, 0) / 80
+        reach = radius * (1.15 + 0.5 * up)
+        left, right = max(int(centre - reach - 4), 0), min(int(centre + reach + 6), WIDTH)
+        soft = glow(x[:, left:right] - centre - 2, y - ground + 0.5, reach, 6.5 + 2 * up)
+        area = frames[:, frame, top:bottom, left:right]
+        shadow(area, (0.85 - 0.5 * min(up, 1)) * soft, tint)

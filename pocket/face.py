@@ -1,0 +1,227 @@
+"""The face family: a cartoon person who says one to three words, with lips that follow the phonemes."""
+
+import zlib
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from pocket.canvas import Painter, glow, grid, shadow, to_frames
+from pocket.clip import (
+    FRAME_TIMES,
+    HEIGHT,
+    NUM_FRAMES,
+    NUM_SAMPLES,
+    SAMPLE_RATE,
+    WIDTH,
+    Events,
+    Phoneme,
+    Scene,
+    Word,
+)
+from pocket.features import draw_eyes, draw_mouth
+from pocket.person import HEAD_BOX, MOUTH_HEIGHT, Person, choose_person, paint_body, paint_head
+from pocket.rooms import DECOR, WALLS, light, paint_decor
+from pocket.speech import DEFAULT_FOLDER, PEOPLE, VARIANTS, WORDS, SpokenWord, load_bank
+from pocket.visemes import mouth_shapes
+
+FIRST_WORD = 0.17  # seconds, if the words leave room
+LATENESS = 0.6  # of the room left: the first word may start that much later
+GAPS = (0.05, 0.11)  # seconds between words
+LAST_SOUND = 1.94  # seconds
+HELD_OUT_SHARE = 8  # one ordered pair of words in so many
+
+
+def pair_is_held_out(first: str, second: str) -> bool:
+    """Ordered pairs of neighbouring words that training never shows."""
+    return zlib.crc32(f"{first} {second}".encode()) % HELD_OUT_SHARE == 0
+
+
+HELD_OUT_PAIRS = tuple((a, b) for a in WORDS for b in WORDS if a != b and pair_is_held_out(a, b))
+
+
+def make_face(rng: np.random.Generator, split: str, speech: Path = DEFAULT_FOLDER) -> Scene:
+    kind = PEOPLE[int(rng.integers(3))]
+    texts = choose_words(rng, split)
+    spoken, variant = _choose_recordings(rng, texts, kind, speech)
+    waveform, words, phonemes = _assemble(rng, spoken)
+    person = choose_person(rng, kind)
+    wall = list(WALLS)[int(rng.integers(len(WALLS)))]
+    shapes = mouth_shapes(phonemes)
+    x = float(rng.uniform(84, 140))
+    y = float(rng.uniform(66, 72) if kind == "child" else rng.uniform(62, 66))
+    frames = _render(rng, person, wall, shapes, words, x, y)
+    layout = {"x": x, "y": y, "half_head": person.size, "mouth_y": y + MOUTH_HEIGHT[kind] * person.size}
+    events = Events(words=words, phonemes=phonemes, mouth_opening=shapes[:, 0])
+    attributes = {
+        "person": kind,
+        "words": texts,
+        "hair": person.hair,
+        "style": person.style,
+        "clothes": person.clothes,
+        "garment": person.garment,
+        "wall": wall,
+        "pitch": ("low", "middle", "high")[variant // 2],
+        "pace": ("calm", "brisk")[variant % 2],
+        "glasses": person.glasses,
+        "beard": person.beard,
+    }
+    return Scene(frames, waveform, events, attributes, layout)
+
+
+def choose_words(rng: np.random.Generator, split: str) -> tuple[str, ...]:
+    """One to three words; in "heldout" at least one neighbouring pair is held out, in "train" none is."""
+    while True:
+        if split == "heldout":
+            texts = HELD_OUT_PAIRS[int(rng.integers(len(HELD_OUT_PAIRS)))]
+            if rng.random() < 0.4:
+                texts = (*texts, WORDS[int(rng.integers(len(WORDS)))])
+            held_out = False
+        else:
+            count = 1 + int(rng.choice(3, p=(0.25, 0.40, 0.35)))
+            texts = tuple(WORDS[int(index)] for index in rng.integers(len(WORDS), size=count))
+            held_out = any(pair_is_held_out(a, b) for a, b in pairwise(texts))
+        if not held_out and all(a != b for a, b in pairwise(texts)):
+            return texts
+
+
+def _choose_recordings(
+    rng: np.random.Generator, texts: tuple[str, ...], kind: str, speech: Path
+) -> tuple[list[SpokenWord], int]:
+    """All words in one variant: one person, one mood. Three long words are said at the faster pace."""
+    bank = load_bank(speech)
+    variant = int(rng.integers(VARIANTS))
+    spoken = [bank.word(text, kind, variant) for text in texts]
+    if sum(word.seconds for word in spoken) > LAST_SOUND - FIRST_WORD - 2 * GAPS[1] - 0.05:
+        variant |= 1
+        spoken = [bank.word(text, kind, variant) for text in texts]
+    return spoken, variant
+
+
+def _assemble(
+    rng: np.random.Generator, spoken: list[SpokenWord]
+) -> tuple[np.ndarray, tuple[Word, ...], tuple[Phoneme, ...]]:
+    """Lay the words on the clip's time line; start and gaps shrink when the words would not fit otherwise."""
+    gaps = rng.uniform(*GAPS, size=len(spoken))
+    length = sum(word.seconds for word in spoken) + gaps[:-1].sum()
+    latest = LAST_SOUND - length
+    start = rng.uniform(FIRST_WORD, max(FIRST_WORD, FIRST_WORD + LATENESS * (latest - FIRST_WORD)))
+    start = max(min(start, latest), 0.08)
+    waveform = np.zeros(NUM_SAMPLES, np.float32)
+    gain = float(rng.uniform(0.85, 1.1))
+    words, phonemes = [], []
+    position = int(start * SAMPLE_RATE)
+    for word, gap in zip(spoken, gaps, strict=True):
+        end = min(position + len(word.waveform), NUM_SAMPLES)
+        waveform[position:end] += gain * word.waveform[: end - position]
+        words.append(Word(position / SAMPLE_RATE, end / SAMPLE_RATE, word.text))
+        edges = [position + first for first, _ in word.phonemes] + [end]
+        for (_, name), first, last in zip(word.phonemes, edges, edges[1:], strict=False):
+            phonemes.append(Phoneme(first / SAMPLE_RATE, last / SAMPLE_RATE, name))
+        position = end + int(gap * SAMPLE_RATE)
+    return waveform, tuple(words), tuple(phonemes)
+
+
+def _render(
+    rng: np.random.Generator,
+    person: Person,
+    wall: str,
+    shapes: np.ndarray,
+    words: tuple[Word, ...],
+    x: float,
+    y: float,
+) -> np.ndarray:
+    s = person.size
+    picture = _background(rng, person, wall, x, y)
+    sway_x, sway_y = _head_motion(rng, shapes[:, 0])
+    head = paint_head(person).sprite()
+    corner = round(2 * HEAD_BOX * s) / 2
+    top, left = int(y - 1.6 * s), int(x - 1.7 * s)
+    bottom, right = min(int(y + 1.5 * s), HEIGHT), int(x + 1.7 * s)
+    top = max(top, 0)
+    faces = np.repeat(picture[:, None, top:bottom, left:right], NUM_FRAMES, 1)  # [3, F, h, w]
+    for frame, (dx, dy) in enumerate(zip(sway_x, sway_y, strict=True)):
+        head.place(faces[:, frame], x + dx - corner - left, y + dy - corner - top)
+    blink = _blinks(rng)
+    raised = _raised_brows(words)
+    middle_x, middle_y = x + sway_x - left, y + sway_y - top
+    rows, columns = _box(x - left, y - top, s, (-0.62, 0.62), (-0.62, 0.32), faces.shape[2])
+    gx, gy = _offsets(rows, columns, middle_x, middle_y)
+    eyes = faces[..., rows, columns].copy()
+    draw_eyes(eyes, person, gx / s, gy / s, blink, raised, float(rng.uniform(-1, 1)))
+    faces[..., rows, columns] = eyes
+    mouth = MOUTH_HEIGHT[person.kind]
+    rows, columns = _box(x - left, y - top, s, (-0.50, 0.50), (mouth - 0.26, mouth + 0.42), faces.shape[2])
+    gx, gy = _offsets(rows, columns, middle_x, middle_y + mouth * s, fine=True)
+    lips = faces[..., rows, columns].copy()
+    draw_mouth(lips, person, gx, gy, shapes)
+    faces[..., rows, columns] = lips
+    frames = np.repeat(to_frames(picture)[None], NUM_FRAMES, 0)
+    frames[:, top:bottom, left:right] = to_frames(faces)
+    return frames
+
+
+def _background(rng: np.random.Generator, person: Person, wall: str, x: float, y: float) -> np.ndarray:
+    """Wall, decor beside the head, shadow on the wall, body: float32 [3, H, W]."""
+    s = person.size
+    painter = Painter(HEIGHT, WIDTH, WALLS[wall])
+    names = rng.permutation(len(DECOR))
+    for index, side in enumerate((-1, 1)):
+        place = x + side * (s * 1.2 + 30)
+        if 14 < place < WIDTH - 14 and rng.random() < 0.85:
+            paint_decor(painter, rng, DECOR[int(names[index])], place, float(rng.uniform(36, 56)))
+    picture = painter.rgb()
+    gy, gx = grid(HEIGHT, WIDTH)
+    shadow(picture, 0.30 * glow(gx - x - 9, gy - y - 7, 1.55 * s, 1.7 * s))
+    light(picture)
+    body = Painter(HEIGHT, WIDTH)
+    paint_body(body, person, x, y)
+    body.sprite().place(picture, 0, 0)
+    return picture
+
+
+def _head_motion(rng: np.random.Generator, opening: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sway and nods with the voice, in quarters of a pixel, so that head and features move as one."""
+    phase = rng.uniform(0, 6.28, size=2)
+    smooth = np.convolve(opening, np.hanning(11)[1:-1] / 5, "same")
+    x = 1.3 * np.sin(2.2 * FRAME_TIMES + phase[0]) - 1.3 * np.sin(phase[0])
+    y = 0.5 * np.sin(3.1 * FRAME_TIMES + phase[1]) + 2.2 * smooth
+    return np.round(x * 4) / 4, np.round(y * 4) / 4
+
+
+def _blinks(rng: np.random.Generator) -> np.ndarray:
+    """One or two blinks, never on the first frames: float32 [F]."""
+    blink = np.zeros(NUM_FRAMES, np.float32)
+    for frame in (int(rng.integers(8, 22)), int(rng.integers(30, 60))):
+        for offset, amount in enumerate((0.55, 1.0, 1.0, 0.45)):
+            if frame + offset < NUM_FRAMES:
+                blink[frame + offset] = amount
+    return blink
+
+
+def _raised_brows(words: tuple[Word, ...]) -> np.ndarray:
+    """Brows go up on each word, the first one most: float32 [F]."""
+    raised = np.zeros(NUM_FRAMES, np.float32)
+    for index, word in enumerate(words):
+        middle, spread = (word.start + word.end) / 2, (word.end - word.start) / 2
+        raised += (1.0 if index == 0 else 0.6) * np.exp(-(((FRAME_TIMES - middle) / spread) ** 2) * 1.5)
+    return raised.astype(np.float32)
+
+
+def _box(
+    x: float, y: float, s: float, across: tuple[float, float], down: tuple[float, float], height: int
+) -> tuple[slice, slice]:
+    rows = slice(max(int(y + down[0] * s) - 2, 0), min(int(y + down[1] * s) + 4, height))
+    return rows, slice(int(x + across[0] * s) - 2, int(x + across[1] * s) + 3)
+
+
+def _offsets(
+    rows: slice, columns: slice, x: np.ndarray, y: np.ndarray, fine: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels from a moving middle [F]: x [F, 1, w] (or 2w, twice as fine) and y [F, h, 1]."""
+    step = 0.5 if fine else 1.0
+    gx = np.arange(columns.start, columns.stop, step, dtype=np.float32) + step / 2
+    gy = np.arange(rows.start, rows.stop, dtype=np.float32) + 0.5
+    return (gx[None, None, :] - x[:, None, None]).astype(np.float32), (
+        gy[None, :, None] - y[:, None, None]
+    ).astype(np.float32)

@@ -1,0 +1,18 @@
+"""Shared truth for the world's tests: a word bank spoken once a session."""
+
+from pathlib import Path
+
+import pytest
+
+from pocket.espeak import espeak_is_installed
+from pocket.speech import build_bank
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a word bank."""
+    if not espeak_is_installed():
+        pytest.skip("espeak-ng is not installed: no words to speak")
+    folder = tmp_path_factory.mktemp("speech")
+    build_bank(folder)
+    return folder
