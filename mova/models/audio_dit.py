@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from mova.models.attention import grid_rotary
 from mova.models.dit import DiT
+from mova.types import UserError
 
 
 class AudioDiT(DiT):
@@ -27,7 +28,7 @@ class AudioDiT(DiT):
     ) -> None:
         super().__init__()
         if list(patch_size) != [1]:
-            raise ValueError(f"the audio tower takes one latent a token, not patch_size={patch_size}")
+            raise UserError(f"the audio tower takes one latent a token, not patch_size={patch_size}")
         self.patch_embedding = nn.Conv1d(in_dim, dim, kernel_size=1)
         self._build(dim, ffn_dim, out_dim, text_dim, freq_dim, num_heads, num_layers, eps)
 
