@@ -68,10 +68,13 @@ class AdapterMixin(LoraBaseMixin):
         for name in TOWERS:
             model = getattr(self, name)
             if state := adapter.tower(name):
-                dtype = model.head.head.weight.dtype if name != "dual_tower_bridge" else model.dtype
-                state = {key: tensor.to(dtype) for key, tensor in state.items()}
+                state = {key: tensor.to(model.dtype) for key, tensor in state.items()}
                 model.load_lora_adapter(state, prefix=None, adapter_name=adapter_name)
                 model.requires_grad_(False)
+                # peft creates them in the layer's type, which would round them to 8 bits where it is stored so.
+                for key, parameter in model.named_parameters():
+                    if f".{adapter_name}." in key:
+                        parameter.data = state[key.replace(f".{adapter_name}.", ".")].to(parameter.device)
         logger.info("attached %s: %d modules", source, len(adapter.down))
 
 

@@ -7,19 +7,19 @@ read when first used and held only in the page cache until they are placed.
 import inspect
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, ConfigMixin
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5EncoderModel
 
+from mova import hub
 from mova.models.audio_dit import AudioDiT
 from mova.models.audio_vae import AudioVAE
 from mova.models.bridge import Bridge
@@ -30,6 +30,7 @@ from mova.types import UserError
 logger = logging.getLogger(__name__)
 
 ANY = object()
+LFS_POINTER = b"version https://git-lfs"
 _DIT_OPTIONS = {
     "has_image_input": False,
     "has_image_pos_emb": False,
@@ -47,9 +48,8 @@ _DIT_OPTIONS = {
 class Component:
     """One folder of a checkpoint.
 
-    `released` is the (library, class) that the released `model_index.json` names. `options` are config keys
-    that the network does not read, each with the one value under which it may be ignored; ANY where upstream
-    never reads it either.
+    `released` is the (library, class) that the released `model_index.json` names. `options` are config keys with
+    the one value that our code is written for; ANY where upstream never reads the key either.
     """
 
     cls: type
@@ -99,8 +99,12 @@ COMPONENTS = {
             "shift_terminal": None,
         },
     ),
-    "video_vae": Component(AutoencoderKLWan, ("diffusers", "AutoencoderKLWan")),
-    "text_encoder": Component(UMT5EncoderModel, ("transformers", "UMT5EncoderModel")),
+    "video_vae": Component(
+        AutoencoderKLWan,
+        ("diffusers", "AutoencoderKLWan"),
+        {"is_residual": False, "patch_size": None, "scale_factor_spatial": 8, "scale_factor_temporal": 4},
+    ),
+    "text_encoder": Component(UMT5EncoderModel, ("transformers", "UMT5EncoderModel"), {"model_type": "umt5"}),
     "tokenizer": Component(PreTrainedTokenizerFast, ("transformers", "T5TokenizerFast")),
 }
 
@@ -118,18 +122,7 @@ def resolve(model: str | Path, patterns: list[str], **hub_options: object) -> Pa
         UserError: there is no such folder or repo, or the Hub cannot be reached.
     """
     folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=patterns, **hub_options))
-    except HFValidationError:
-        raise UserError(
-            f"{str(model)!r} is neither a folder nor a repo id such as OpenMOSS-Team/MOVA-360p"
-        ) from None
-    except LocalEntryNotFoundError as error:
-        raise UserError(f"{model} is not on this machine and the Hub cannot be reached: {error}") from error
-    except HfHubHTTPError as error:
-        raise UserError(f"{model} cannot be downloaded: {error}") from error
+    return folder if folder.is_dir() else hub.download(str(model), patterns, **hub_options)
 
 
 def load_components(folder: Path, names: Iterable[str], dtype: torch.dtype | None) -> dict[str, Any]:
@@ -140,16 +133,17 @@ def load_components(folder: Path, names: Iterable[str], dtype: torch.dtype | Non
     Raises:
         UserError: a folder, config key, shard or tensor is missing, unknown or broken; the message names it.
     """
-    loaders = {"scheduler": load_scheduler, "tokenizer": load_tokenizer}
     components = {}
     for name in names:
-        if not (folder / name).is_dir():
-            raise UserError(
-                f"{folder} has no folder {name}/; the checkpoint is incomplete, download it again"
+        check_folder(folder, name)
+        if name == "scheduler":
+            components[name] = build(name, folder / name)
+        elif name == "tokenizer":
+            components[name] = load_tokenizer(folder / name)
+        else:
+            components[name] = load_module(
+                name, folder / name, torch.float32 if name == "audio_vae" else dtype
             )
-        load = loaders.get(name)
-        component_dtype = torch.float32 if name == "audio_vae" else dtype
-        components[name] = load(folder / name) if load else load_module(name, folder / name, component_dtype)
     return components
 
 
@@ -162,113 +156,164 @@ def read_boundary_ratio(folder: Path) -> float:
     """The sigma below which `video_dit_2` takes over from `video_dit`."""
     path = folder / "model_index.json"
     ratio = read_json(path).get("boundary_ratio")
-    if not isinstance(ratio, float) or not 0 <= ratio <= 1:
-        raise UserError(f"{path}: boundary_ratio={ratio!r}, expected a number from 0 to 1")
-    return ratio
-
-
-def load_scheduler(folder: Path) -> PairScheduler:
-    return from_released_config("scheduler", folder)
+    if not isinstance(ratio, float | int) or not 0 <= ratio <= 1:
+        raise UserError(
+            f"{path}: boundary_ratio={ratio!r}, expected a number from 0 to 1 (0.9 in the releases)"
+        )
+    return float(ratio)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    path = folder / "tokenizer.json"
+    if path.is_file() and "model" not in read_json(path):
+        raise UserError(f"{path} is no tokenizer; delete it and download it again")
     # A T5 class of transformers 5 would rebuild the pipeline of tokenizer.json by its own rules.
-    loader = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
-    return loader.from_pretrained(folder)
-
-
-def build_module(name: str, folder: Path) -> nn.Module:
-    """The component's network on the meta device, without weights."""
-    cls = COMPONENTS[name].cls
-    with torch.device("meta"):
-        if name == "text_encoder":
-            return cls(cls.config_class.from_pretrained(folder)).eval()
-        if name == "video_vae":
-            return cls.from_config(read_json(folder / "config.json")).eval()
-        return from_released_config(name, folder).eval()
+    loader = PreTrainedTokenizerFast if path.is_file() else AutoTokenizer
+    try:
+        return loader.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{folder} holds no tokenizer that can be read ({first_line(error)}); download the folder again"
+        ) from error
 
 
 def load_module(name: str, folder: Path, dtype: torch.dtype | None = None) -> nn.Module:
-    module = build_module(name, folder)
+    """A network in evaluation mode, without gradients. Raises UserError as `load_components`."""
+    with torch.device("meta"):
+        module = build(name, folder).eval()
     load_weights(module, folder, dtype)
     return module.requires_grad_(False)
 
 
-def from_released_config(name: str, folder: Path) -> ConfigMixin:
-    """The component that a config file describes, checked: no value missing, no option on that it lacks."""
+def build(name: str, folder: Path) -> nn.Module | ConfigMixin:
+    """The component that a folder's config describes, without weights."""
+    cls = COMPONENTS[name].cls
+    config = read_config(name, folder)
+    read = {key: value for key, value in config.items() if key in inspect.signature(cls).parameters}
+    try:
+        if name == "text_encoder":
+            return cls(cls.config_class.from_dict(config))
+        part = cls(**read)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError, IndexError) as error:
+        path = folder / COMPONENTS[name].config_name
+        raise UserError(f"{path} describes nothing that can be built ({first_line(error)})") from error
+    part.register_to_config(**{key: value for key, value in config.items() if key not in read})
+    return part
+
+
+def read_config(name: str, folder: Path) -> dict[str, Any]:
+    """A component's config, checked: no value missing that its network needs, none that our code is not for.
+
+    diffusers' and transformers' own networks may leave values at their defaults.
+    """
     component = COMPONENTS[name]
     path = folder / component.config_name
     config = {key: value for key, value in read_json(path).items() if not key.startswith("_")}
-    needed = inspect.signature(component.cls).parameters.keys()
-    for key in needed - config.keys():
-        raise UserError(
-            f"{path}: {key} is missing; upstream's defaults are not the released values, so none is used"
-        )
-    options = {key: value for key, value in config.items() if key not in needed}
-    for key, value in options.items():
-        if key not in component.options:
-            raise UserError(f"{path}: unknown option {key}={value!r}")
-        allowed = component.options[key]
+    parameters = inspect.signature(component.cls).parameters
+    required = parameters if component.released[0].startswith("mova.") else ()
+    for key in required:
+        if key not in config:
+            raise UserError(f"{path}: {key} is missing; no default is safe, take the file from the release")
+    for key, value in config.items():
+        allowed = component.options.get(key, ANY)
+        if key not in component.options and key not in parameters and name != "text_encoder":
+            raise UserError(f"{path}: unknown option {key}={value!r}; this version cannot run such a model")
         if allowed is not ANY and value != allowed and not (allowed is False and value is None):
             raise UserError(
                 f"{path}: {key}={value!r} is not supported; released checkpoints have {allowed!r}"
             )
-    part = component.cls(**{key: config[key] for key in needed})
-    part.register_to_config(**options)  # kept for `save_pretrained`
-    return part
+    return config
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a component, from its index where it is sharded."""
-    for index in sorted(folder.glob("*.safetensors.index.json")):
-        shards = sorted(set(read_json(index)["weight_map"].values()))
-        missing = [shard for shard in shards if not (folder / shard).is_file()]
-        if missing:
-            raise UserError(
-                f"{folder} lacks {', '.join(missing)} of its {len(shards)} shards; finish the download"
-            )
-        return [folder / shard for shard in shards]
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) != 1:
-        found = f"{len(files)} of them and no index" if files else "none"
-        raise UserError(f"{folder} should hold one .safetensors file or an index; found {found}")
-    return files
+    """The safetensors files of a component, from its index where it is sharded. Raises UserError if one lacks."""
+    held = sorted(path.name for path in folder.glob("*.safetensors"))
+    names = weight_names(folder, held)
+    if missing := [name for name in names if name not in held]:
+        raise UserError(
+            f"{folder} lacks {', '.join(missing)} of its {len(names)} shards; finish the download"
+        )
+    return [folder / name for name in names]
+
+
+def weight_names(folder: Path, held: list[str]) -> list[str]:
+    """The files that make up a component: the shards of the index in `folder`, else the one file in `held`."""
+    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    if len(indexes) > 1:
+        raise UserError(f"{folder} has {len(indexes)} indexes of weights; keep the one that belongs to it")
+    for index in indexes:
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise UserError(f"{index} has no weight_map of file names; delete it and download it again")
+        return sorted(set(shards.values()))
+    if len(held) != 1:
+        found = f"{len(held)} of them and no index" if held else "none"
+        raise UserError(
+            f"{folder} should hold one .safetensors file or an index; found {found}: download it again"
+        )
+    return held
 
 
 def load_weights(module: nn.Module, folder: Path, dtype: torch.dtype | None) -> None:
     """Give every parameter of a meta `module` its tensor from the folder's files; strict in both directions."""
-    state = {}
+    state, source = {}, {}
     for file in weight_files(folder):
-        try:
-            with safe_open(file, framework="pt") as shard:
-                state |= {key: shard.get_tensor(key).to(dtype) for key in shard.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} cannot be read ({error}); delete it and download it again") from error
-    if isinstance(module, UMT5EncoderModel):  # files hold one of two names of the same embedding
-        names = ("shared.weight", "encoder.embed_tokens.weight")
-        for embedding in [state[name] for name in names if name in state][:1]:
-            state |= dict.fromkeys(names, embedding)
+        with opened(file) as shard:
+            for key in shard.keys():  # noqa: SIM118 - no mapping
+                state[key] = shard.get_tensor(key).to(dtype)
+                source[key] = file
+    tied = ("shared.weight", "encoder.embed_tokens.weight")
+    is_tied = isinstance(module, UMT5EncoderModel)
+    if is_tied:  # files hold one of two names of the same embedding
+        for name in [name for name in tied if name in state][:1]:
+            state |= dict.fromkeys(tied, state[name])
+            source |= dict.fromkeys(tied, source[name])
     expected = module.state_dict()
-    problems = [f"{key} is missing" for key in expected.keys() - state.keys()]
-    problems += [f"{key} is unknown" for key in state.keys() - expected.keys()]
+    problems = [f"{folder}: {key} is missing" for key in expected.keys() - state.keys()]
+    problems += [f"{source[key]}: {key} is unknown" for key in state.keys() - expected.keys()]
     problems += [
-        f"{key} is {list(state[key].shape)}, expected {list(tensor.shape)}"
+        f"{source[key]}: {key} is {list(state[key].shape)}, expected {list(tensor.shape)}"
         for key, tensor in expected.items()
         if key in state and state[key].shape != tensor.shape
     ]
     if problems:
-        shown = "; ".join(sorted(problems)[:3])
-        raise UserError(f"{folder} does not fit its config: {shown} ({len(problems)} such tensors)")
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(
+            f"{min(problems)}{more}; the weights do not belong to the config beside them: download both again"
+        )
     module.load_state_dict(state, assign=True)
+    if is_tied:  # one parameter, or placing the module would copy the embedding twice
+        module.encoder.embed_tokens.weight = module.shared.weight
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[safe_open]:
+    """A safetensors file, its header read and its length checked. Raises UserError where that fails."""
+    try:
+        with safe_open(file, framework="pt") as shard:
+            yield shard
+    except (SafetensorError, OSError) as error:
+        if file.is_file() and file.open("rb").read(len(LFS_POINTER)) == LFS_POINTER:
+            raise UserError(
+                f"{file} is a Git LFS pointer, not the file itself; run `git lfs pull`"
+            ) from error
+        raise UserError(f"{file} cannot be read ({error}); delete it and download it again") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); the checkpoint is incomplete") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); delete it and download it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object; delete it and download it again")
+    return content
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def save_components(
@@ -277,7 +322,12 @@ def save_components(
     """Write a checkpoint in the released layout, with the names that upstream's own code expects.
 
     `options` (max_shard_size, ...) go to each network's `save_pretrained`.
+
+    Raises:
+        UserError: a checkpoint is there already. It may be the one whose files the weights are views of.
     """
+    if (folder / "model_index.json").exists():
+        raise UserError(f"{folder} holds a checkpoint already; choose another folder, or remove it")
     index = {"_class_name": "MOVA", "audio_vae_type": "dac", "boundary_ratio": boundary_ratio}
     for name, part in components.items():
         index[name] = COMPONENTS[name].released

@@ -139,6 +139,7 @@ class WeightSwap:
         self.host: list[tuple[Tensor, Tensor]] = []
 
     def load(self, device: torch.device) -> None:
+        device = torch.empty(0, device=device).device  # "cuda" is "cuda:0" once something lies there
         tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in self.modules)
         moving = [(t, t.data) for t in tensors if t.device != device and id(t) not in self.skip]
         self.host += moving

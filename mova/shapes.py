@@ -11,6 +11,7 @@ SPATIAL_STRIDE = 8
 MAX_SIDE = 2048
 MIN_SIDE = 32
 MAX_FRAMES = 961  # 40 s at 24 frames/s, five times the trained length
+FRAME_RATES = (1, 120)
 MAX_PROMPT_TOKENS = 512
 
 
@@ -57,16 +58,18 @@ class ClipShape:
 
 def nearest_side(pixels: int) -> int:
     """The valid height or width nearest to `pixels`."""
-    low, high = MIN_SIDE // SPATIAL_MULTIPLE, MAX_SIDE // SPATIAL_MULTIPLE
-    return min(max(round(pixels / SPATIAL_MULTIPLE), low), high) * SPATIAL_MULTIPLE
+    return round(min(max(pixels, MIN_SIDE), MAX_SIDE) / SPATIAL_MULTIPLE) * SPATIAL_MULTIPLE
 
 
 def frames_for_seconds(seconds: float, frame_rate: float) -> int:
-    """The valid number of frames (4k+1) whose duration is nearest to `seconds`."""
-    check_finite("seconds", seconds, 0.01, MAX_FRAMES)
-    check_finite("frame_rate", frame_rate, 1, 120)
-    k = round((seconds * frame_rate - 1) / TEMPORAL_STRIDE)
-    return min(max(k, 0), (MAX_FRAMES - 1) // TEMPORAL_STRIDE) * TEMPORAL_STRIDE + 1
+    """The valid number of frames (4k+1) whose duration is nearest to `seconds`.
+
+    Raises:
+        UserError: the frame rate is out of range, or the clip would have over MAX_FRAMES.
+    """
+    check_finite("frame_rate", frame_rate, *FRAME_RATES)
+    check_finite("seconds", seconds, 1 / frame_rate, MAX_FRAMES / frame_rate)
+    return round((seconds * frame_rate - 1) / TEMPORAL_STRIDE) * TEMPORAL_STRIDE + 1
 
 
 def check_size(height: int, width: int) -> None:
@@ -96,7 +99,7 @@ def parse_size(text: str) -> tuple[int, int]:
         UserError: the text is no size, or one the towers cannot run at.
     """
     try:
-        width, height = (int(part) for part in text.lower().replace("×", "x").split("x"))
+        width, height = (int(part) for part in text.lower().replace("\u00d7", "x").split("x"))
     except ValueError:
         raise UserError(f"size {text!r} is not WIDTHxHEIGHT; for example 640x352") from None
     check_size(height, width)

@@ -1,9 +1,9 @@
 """What a run is asked for, what it gives back, and how it fails. No torch: the page and the CLI import it."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 MAX_SEED = 2**63 - 1
+MAX_STEPS = 1000
 
 
 class UserError(ValueError):
@@ -98,8 +99,9 @@ class GenerationRequest:
             values["image"] = Path(values["image"])
         for key, value in values.items():
             kind = known[key] if isinstance(known[key], UnionType | type) else tuple
-            if not isinstance(value, kind | int if kind in (float, float | None) else kind):
-                raise UserError(f"the settings hold {key}={value!r}, which is no {kind}")
+            kind = kind | int if kind in (float, float | None) else kind
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise UserError(f"the settings hold {key}={value!r}, which has the wrong type")
         return cls(**values)
 
     def replace(self, **changes: object) -> "GenerationRequest":
@@ -119,7 +121,7 @@ class GenerationResult:
 
 def check_finite(name: str, value: float, low: float, high: float) -> None:
     """Raise UserError unless `low <= value <= high` and value is a number."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, Real) or isinstance(value, bool) or value != value:
         raise UserError(f"{name}={value!r} is not a number; give one from {low:g} to {high:g}")
     if not low <= value <= high:
-        raise UserError(f"{name}={value:g} is out of range; give one from {low:g} to {high:g}")
+        raise UserError(f"{name}={value} is out of range; give one from {low:g} to {high:g}")

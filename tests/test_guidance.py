@@ -28,7 +28,10 @@ def test_scale_one_is_the_prompt_alone_in_one_forward():
 
 def test_bridge_scale_one_is_text_guidance_in_two_forwards_with_the_bridge():
     forwards = branches(5.0, 1.0)
-    assert [(f.use_prompt, f.use_bridge, f.weight) for f in forwards] == [(False, True, -4.0), (True, True, 5.0)]
+    assert [(f.use_prompt, f.use_bridge, f.weight) for f in forwards] == [
+        (False, True, -4.0),
+        (True, True, 5.0),
+    ]
 
 
 def test_equal_scales_need_two_forwards_and_others_three():

@@ -58,9 +58,7 @@ def test_noise_is_drawn_video_first_from_the_generator(pipeline):
 def test_prompt_embeds_stand_for_the_prompt(pipeline):
     embeds, negative = pipeline.encode_prompt(PROMPTS[0]), pipeline.encode_prompt("ugly")
     by_text = pipeline(PROMPTS[0], negative_prompt="ugly", generator=seeded(0), **SMALL)
-    by_embeds = pipeline(
-        prompt_embeds=embeds, negative_prompt_embeds=negative, generator=seeded(0), **SMALL
-    )
+    by_embeds = pipeline(prompt_embeds=embeds, negative_prompt_embeds=negative, generator=seeded(0), **SMALL)
     assert torch.equal(by_text.frames, by_embeds.frames)
 
 
@@ -78,7 +76,9 @@ def test_output_types_agree_and_have_their_documented_shapes(pipeline):
     assert tensor.audio.dtype == torch.float32
     array = pipeline(PROMPTS[0], generator=seeded(0), **small | {"output_type": "np"})
     assert np.allclose(array.frames, tensor.frames.permute(0, 1, 3, 4, 2).numpy())
-    frames, audio = pipeline(PROMPTS[0], generator=seeded(0), return_dict=False, **small | {"output_type": "pil"})
+    frames, audio = pipeline(
+        PROMPTS[0], generator=seeded(0), return_dict=False, **small | {"output_type": "pil"}
+    )
     assert frames[0][0].size == (48, 32)
     assert np.abs(np.asarray(frames[0][4], np.float32) / 255 - array.frames[0, 4]).max() < 1 / 254
     assert torch.equal(audio, tensor.audio)

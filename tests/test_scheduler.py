@@ -41,7 +41,9 @@ def test_the_true_velocity_leads_from_noise_to_the_sample(steps):
     sample, noise = torch.randn(2, 1, 4, 5)
     x, sigmas = noise, SCHEDULER.sigmas(steps)
     for sigma, following in zip(sigmas[:-1, 0], sigmas[1:, 0], strict=True):
-        assert torch.allclose(SCHEDULER.denoised(x, SCHEDULER.target(sample, noise), sigma), sample, atol=1e-5)
+        assert torch.allclose(
+            SCHEDULER.denoised(x, SCHEDULER.target(sample, noise), sigma), sample, atol=1e-5
+        )
         x = SCHEDULER.step(x, SCHEDULER.target(sample, noise), sigma, following)
         assert torch.allclose(x, SCHEDULER.add_noise(sample, noise, following), atol=1e-5)
     assert torch.allclose(x, sample, atol=1e-5)

@@ -35,7 +35,9 @@ def slow_halves(x, positions):
     return out
 
 
-@pytest.mark.parametrize(("grid", "head_dim"), [((2, 3, 4), 12), ((5, 2, 1), 24), ((3, 2, 2), 128), ((7,), 16)])
+@pytest.mark.parametrize(
+    ("grid", "head_dim"), [((2, 3, 4), 12), ((5, 2, 1), 24), ((3, 2, 2), 128), ((7,), 16)]
+)
 def test_tower_rotation_equals_a_slow_plain_one(grid, head_dim):
     x = torch.randn(2, math.prod(grid), 3, head_dim)
     positions = torch.cartesian_prod(*map(torch.arange, grid)).view(-1, len(grid)).tolist()

@@ -20,7 +20,9 @@ def forward(tower, function=None, **arguments):
 
 
 @pytest.mark.parametrize("proportions", PROPORTIONS)
-@pytest.mark.parametrize(("grid", "audio_latents", "frame_rate"), [((3, 4, 6), 17, 24.0), ((2, 8, 4), 9, 12.5)])
+@pytest.mark.parametrize(
+    ("grid", "audio_latents", "frame_rate"), [((3, 4, 6), 17, 24.0), ((2, 8, 4), 9, 12.5)]
+)
 @pytest.mark.parametrize("use_bridge", [True, False])
 def test_joint_forward_equals_the_plain_one(proportions, grid, audio_latents, frame_rate, use_bridge):
     tower = tiny.dual_tower(**proportions)

@@ -1,0 +1,100 @@
+"""The Hub: a repo's files, the headers of its weight files, and its failures as sentences."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    SafetensorsParsingError,
+    XetDownloadError,
+)
+from huggingface_hub.utils import SafetensorsFileMetadata
+
+from mova.outputs import DISK_FULL
+from mova.types import BackendError, UserError
+
+
+def download(repo: str, patterns: list[str], **options: object) -> Path:
+    """The snapshot folder of `repo` with the files that match `patterns`; those in the cache are not fetched again.
+
+    `options` (revision, token, cache_dir, local_files_only, ...) go to `snapshot_download`.
+
+    Raises:
+        UserError: there is no such repo, or it cannot be reached. BackendError: the disk is full.
+    """
+    with explained(repo):
+        return Path(snapshot_download(repo, allow_patterns=patterns, **options))
+
+
+@lru_cache(maxsize=4)
+def list_files(repo: str, revision: str) -> tuple[str, ...]:
+    """Paths of all files of a repo. Raises as `download`."""
+    with explained(repo):
+        return tuple(HfApi().list_repo_files(repo, revision=revision))
+
+
+def read_header(repo: str, file: str, revision: str) -> SafetensorsFileMetadata:
+    """What a safetensors file of a repo holds, from its first bytes alone. Raises as `download`."""
+    with explained(repo):
+        try:
+            return HfApi().parse_safetensors_file_metadata(repo, file, revision=revision)
+        except EntryNotFoundError:
+            raise UserError(f"{repo} lacks {file}; it is no complete MOVA checkpoint") from None
+        except SafetensorsParsingError as error:
+            raise UserError(f"{repo}: {file} is no safetensors file; the repo is broken ({error})") from error
+
+
+@contextmanager
+def explained(repo: str) -> Iterator[None]:
+    """What can go wrong with a repo, in a sentence that says what to do."""
+    try:
+        yield
+    except HFValidationError:
+        raise UserError(
+            f"{repo!r} is neither a folder nor a repo id such as OpenMOSS-Team/MOVA-360p"
+        ) from None
+    except GatedRepoError as error:
+        raise UserError(
+            f"{repo} is gated; ask for access on its page and log in with `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"there is no folder {repo} here, nor a repo of that name on the Hub that you may read; "
+            "check the name, or log in with `hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"{repo} has no such revision; check its name") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.TransportError) as error:
+        raise UserError(
+            f"{repo} is not whole on this machine and the Hub cannot be reached ({reason(error)}); "
+            "check the connection, or give the folder of a checkpoint"
+        ) from error
+    except HfHubHTTPError as error:
+        raise UserError(f"{repo} cannot be read from the Hub ({reason(error)}); try again later") from error
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise BackendError(
+                f"the disk is full, {repo} cannot be stored ({error.strerror}); free some space, or set HF_HOME "
+                "to a folder on another disk"
+            ) from error
+        raise UserError(f"{repo} cannot be stored or read ({reason(error)}); try again") from error
+    except XetDownloadError as error:
+        raise BackendError(f"the download of {repo} broke off ({reason(error)}); run it again") from error
+
+
+def reason(error: Exception) -> str:
+    """The root of an error in one line: its first cause is what a person can act on."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,0 +1,83 @@
+"""The design's rules about who may import whom, and what an import may cost."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# From the ground up: a module may import only from floors below its own.
+FLOORS = [
+    ["mova.types"],
+    ["mova.shapes"],
+    ["mova.outputs", "mova.images", "mova.catalog", "mova.guidance", "mova.prompting"],
+    ["mova.media", "mova.scheduler", "mova.models.attention"],
+    ["mova.models.dit", "mova.models.bridge", "mova.models.audio_vae"],
+    ["mova.models.video_dit", "mova.models.audio_dit"],
+    ["mova.models.dual_tower"],
+    ["mova.loading", "mova.streaming", "mova.inputs"],
+    ["mova.adapters", "mova.offload"],
+    ["mova.pipeline"],
+    ["mova.placement", "mova.preview"],
+    ["mova.inspection", "mova.backends"],
+    ["mova.__main__"],
+]
+HEAVY = {"torch", "diffusers", "transformers", "gradio", "av", "accelerate", "peft"}
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def floor_of(name):
+    for floor, prefixes in enumerate(FLOORS):
+        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes):
+            return floor
+    raise AssertionError(f"{name} has no place in FLOORS")
+
+
+def runtime_imports(path):
+    """Modules of the project that `path` imports outside `if TYPE_CHECKING`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    guarded = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in guarded:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mova":
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if (ROOT / inner.replace(".", "/")).with_suffix(".py").exists() else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("mova"))
+
+
+FILES = [path for path in (ROOT / "mova").rglob("*.py") if module_name(path) not in ("mova", "mova.models")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_a_module_imports_only_from_below(path):
+    name = module_name(path)
+    if name.startswith("mova.prompting"):
+        return
+    for imported in runtime_imports(path):
+        package = imported in ("mova", "mova.models") or name.startswith(f"{imported}.")
+        same = imported.rpartition(".")[0] == name or imported == name
+        assert package or same or floor_of(imported) < floor_of(name), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize(
+    "module", ["mova", "mova.types", "mova.shapes", "mova.catalog", "mova.guidance", "mova.__main__"]
+)
+def test_an_import_loads_nothing_heavy(module):
+    code = f"import sys, {module}; print(*{{m.partition('.')[0] for m in sys.modules}})"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not HEAVY & set(loaded.stdout.split())
