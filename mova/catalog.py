@@ -1,14 +1,14 @@
 """Models by name, quality presets, and what a run costs before it starts. No torch."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mova.shapes import ClipShape, frames_for_seconds
+from mova.shapes import MAX_PROMPT_TOKENS, ClipShape, frames_for_seconds
 from mova.types import UserError
 
 PROMPTS = Path(__file__).parents[1] / "prompts"
-TEXT_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ MODELS = {
     )
 }
 DEFAULT_MODEL = "360p"
+REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 PRESETS = {
     preset.name: preset
@@ -70,9 +71,18 @@ CPU_TFLOPS_PER_CORE = 0.05
 
 
 def find_model(name: str) -> Model:
-    """The catalogue's model of that name; any other name is taken as a folder or repo id of 360p size."""
+    """The catalogue's model of that name, else the folder or repo id, taken to be of 360p size.
+
+    Raises:
+        UserError: it is none of these. Whether the Hub has the repo is not looked up.
+    """
     if name in MODELS:
         return MODELS[name]
+    if not name or not (Path(name).expanduser().is_dir() or REPO_ID.fullmatch(name)):
+        raise UserError(
+            f"there is no model {name!r}; give {', '.join(MODELS)}, the folder of a checkpoint, "
+            f"or a Hub repo id such as {MODELS[DEFAULT_MODEL].source}"
+        )
     base = MODELS["720p" if "720p" in name else "360p"]
     return Model(name, name, base.height, base.width)
 
@@ -99,8 +109,8 @@ def forward_flops(
     total = 0.0
     for config, tokens in ((video, n), (audio, a)):
         dim, ffn = config["dim"], config["ffn_dim"]
-        projections = 2 * dim * dim * (4 * tokens + 2 * tokens + 2 * TEXT_TOKENS)
-        attention = 4 * dim * tokens * (tokens + TEXT_TOKENS)
+        projections = 2 * dim * dim * (4 * tokens + 2 * tokens + 2 * MAX_PROMPT_TOKENS)
+        attention = 4 * dim * tokens * (tokens + MAX_PROMPT_TOKENS)
         total += config["num_layers"] * (projections + attention + 4 * dim * ffn * tokens)
     v, d = bridge["visual_hidden_dim"], bridge["audio_hidden_dim"]
     to_video = 4 * v * v * n + 4 * d * v * a + 4 * v * n * a
@@ -118,3 +128,10 @@ def estimate_seconds(flops: float, steps: int, forwards: int, device_name: str, 
         rates = [tflops for part, tflops in SUSTAINED_TFLOPS.items() if part in device_name]
         rate = rates[0] if rates else UNKNOWN_GPU_TFLOPS
     return flops * steps * forwards / (rate * 1e12)
+
+
+def human_seconds(seconds: float) -> str:
+    """A rough duration for people: "8 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

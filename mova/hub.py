@@ -26,7 +26,7 @@ from mova.types import BackendError, UserError
 
 
 def download(repo: str, patterns: list[str], **options: object) -> Path:
-    """The snapshot folder of `repo` with the files that match `patterns`; those in the cache are not fetched again.
+    """The snapshot folder of `repo` with the files that match `patterns`, fetched unless the cache has them.
 
     `options` (revision, token, cache_dir, local_files_only, ...) go to `snapshot_download`.
 
@@ -85,8 +85,8 @@ def explained(repo: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise BackendError(
-                f"the disk is full, {repo} cannot be stored ({error.strerror}); free some space, or set HF_HOME "
-                "to a folder on another disk"
+                f"the disk is full, {repo} cannot be stored ({error.strerror}); free some space, or set "
+                "HF_HOME to a folder on another disk"
             ) from error
         raise UserError(f"{repo} cannot be stored or read ({reason(error)}); try again") from error
     except XetDownloadError as error:

@@ -1,17 +1,21 @@
 """What a checkpoint holds and where it would go on a machine, from configs and file headers alone."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi, parse_local_safetensors_file_metadata
-from huggingface_hub.errors import HfHubHTTPError, SafetensorsParsingError
+from huggingface_hub import parse_local_safetensors_file_metadata
 from huggingface_hub.utils import SafetensorsFileMetadata
 
-from mova import catalog, loading
-from mova.placement import Machine, Placement, choose, human_bytes, workspace_bytes
+from mova import catalog, hub, layout
+from mova.loading import resolve
+from mova.placement import DTYPES, Machine, Placement, choose, human_bytes, preferred_dtype, workspace_bytes
 from mova.shapes import ClipShape
 from mova.types import UserError
+
+CONFIGS = ["*.json", "*/*.json"]
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,30 @@ class Contents:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint seen from outside: the folder of its configs, and what its weight files hold."""
+    """A checkpoint seen from outside: each component's config, checked, and what its weight files hold."""
 
-    folder: Path
+    configs: dict[str, dict[str, Any]]
     contents: dict[str, Contents]
 
-    def config(self, name: str) -> dict:
-        return loading.read_json(self.folder / name / loading.COMPONENTS[name].config_name)
+    @property
+    def parameters(self) -> dict[str, int]:
+        return {name: part.parameters for name, part in self.contents.items()}
+
+    def clip_shape(self, height: int, width: int, num_frames: int, frame_rate: float) -> ClipShape:
+        """The sizes of a clip in this checkpoint's latents and samples."""
+        audio = self.configs["audio_vae"]
+        hop_length = math.prod(audio["encoder_rates"])
+        return ClipShape(height, width, num_frames, frame_rate, audio["sample_rate"], hop_length)
+
+    def workspace(self, shape: ClipShape, machine: Machine, dtype: str | None) -> int:
+        """Bytes that a run of this shape takes beside the weights."""
+        itemsize = DTYPES[dtype or preferred_dtype(machine)].itemsize
+        return workspace_bytes(shape, self.configs["video_dit"]["dim"], itemsize)
+
+    def forward_flops(self, shape: ClipShape) -> float:
+        return catalog.forward_flops(
+            *(self.configs[name] for name in ("video_dit", "audio_dit", "dual_tower_bridge")), shape
+        )
 
 
 def look(model: str | Path) -> Checkpoint:
@@ -40,39 +61,42 @@ def look(model: str | Path) -> Checkpoint:
     Raises:
         UserError: there is no such checkpoint, or a part of it is missing or broken.
     """
-    if (folder := Path(model).expanduser()).is_dir():
-        for name in loading.MODULES:
-            loading.check_folder(folder, name)
-        files = {name: loading.weight_files(folder / name) for name in loading.MODULES}
-        headers = {name: [read_local_header(path) for path in paths] for name, paths in files.items()}
-    else:
-        folder = loading.resolve(model, patterns=["*.json", "*/*.json"])
-        headers = {name: list(read_hub_headers(str(model), name)) for name in loading.MODULES}
-    return Checkpoint(folder, {name: summarise(parts) for name, parts in headers.items()})
+    folder = resolve(model, CONFIGS)
+    repo = None if folder == Path(model).expanduser() else str(model)
+    layout.read_boundary_ratio(folder)
+    configured = [name for name in layout.COMPONENTS if name != "tokenizer"]
+    for name in configured:
+        layout.check_folder(folder, name)
+    configs = {name: layout.read_config(name, folder / name) for name in configured}
+    return Checkpoint(configs, {name: summarise(headers(folder, name, repo)) for name in layout.MODULES})
+
+
+def headers(folder: Path, name: str, repo: str | None) -> Iterator[SafetensorsFileMetadata]:
+    """What the weight files of a component hold; those of `repo` that are not in its cache are asked for."""
+    if repo is None:
+        yield from map(read_local_header, layout.weight_files(folder / name))
+        return
+    revision = folder.name  # a snapshot's folder is named after its commit
+    held = [path.name for path in (folder / name).glob("*.safetensors")]
+    if not held:
+        files = [Path(file) for file in hub.list_files(repo, revision)]
+        held = [file.name for file in files if file.match(f"{name}/*.safetensors")]
+    for file in layout.weight_names(folder / name, held):
+        path = folder / name / file
+        if path.is_file():
+            yield read_local_header(path)
+        else:
+            yield hub.read_header(repo, f"{name}/{file}", revision)
 
 
 def read_local_header(path: Path) -> SafetensorsFileMetadata:
-    try:
-        return parse_local_safetensors_file_metadata(path)
-    except (OSError, SafetensorsParsingError) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete it and download it again") from error
+    with layout.opened(path):  # checks that the file is whole
+        pass
+    return parse_local_safetensors_file_metadata(path)
 
 
-def read_hub_headers(repo: str, name: str) -> Iterator[SafetensorsFileMetadata]:
-    api = HfApi()
-    try:
-        files = [file for file in api.list_repo_files(repo) if file.startswith(f"{name}/")]
-        weights = [file for file in files if file.endswith(".safetensors")]
-        if not weights:
-            raise UserError(f"{repo} has no weights in {name}/; it is no complete MOVA checkpoint")
-        for file in weights:
-            yield api.parse_safetensors_file_metadata(repo, file)
-    except (HfHubHTTPError, SafetensorsParsingError) as error:
-        raise UserError(f"{repo}/{name} cannot be read from the Hub: {error}") from error
-
-
-def summarise(headers: list[SafetensorsFileMetadata]) -> Contents:
-    tensors = [tensor for header in headers for tensor in header.tensors.values()]
+def summarise(parts: Iterable[SafetensorsFileMetadata]) -> Contents:
+    tensors = [tensor for part in parts for tensor in part.tensors.values()]
     return Contents(
         parameters=sum(tensor.parameter_count for tensor in tensors),
         size=sum(end - start for start, end in (tensor.data_offsets for tensor in tensors)),
@@ -82,35 +106,49 @@ def summarise(headers: list[SafetensorsFileMetadata]) -> Contents:
 
 def report(checkpoint: Checkpoint, machine: Machine, shape: ClipShape, steps: int, **fixed: object) -> str:
     """A table of the components, where each would go, and what a clip of `shape` would take."""
-    parameters = {name: part.parameters for name, part in checkpoint.contents.items()}
-    workspace = workspace_bytes(shape, checkpoint.config("video_dit")["dim"])
+    workspace = checkpoint.workspace(shape, machine, fixed.get("dtype"))
     try:
-        placement, verdict = choose(machine, parameters, workspace, **fixed), ""
+        placement = choose(machine, checkpoint.parameters, workspace, **fixed)
         verdict = placement.why
     except UserError as error:
         placement, verdict = None, str(error)
+    flops = checkpoint.forward_flops(shape)
+    seconds = catalog.estimate_seconds(flops, steps, 2, machine.name, machine.cores)
+    return "\n".join(
+        [
+            *component_table(checkpoint, placement),
+            "",
+            f"machine: {machine.name}, {free_memory(machine)} free",
+            f"placement: {verdict}",
+            f"clip: {shape.width}x{shape.height}, {shape.num_frames} frames, {shape.seconds:.1f} s; "
+            f"{human_bytes(workspace)} of working memory",
+            f"time: {flops / 1e12:,.3g} TFLOP a forward, two forwards a step; "
+            f"{steps} steps take {catalog.human_seconds(seconds)} (estimate)",
+        ]
+    )
+
+
+def component_table(checkpoint: Checkpoint, placement: Placement | None) -> list[str]:
     rows = [("component", "parameters", "in files", "type", "goes to")]
     for name, part in checkpoint.contents.items():
         where = location(name, placement) if placement else "does not fit"
         rows.append((name, f"{part.parameters:,}", human_bytes(part.size), "/".join(part.dtypes), where))
     total = sum(part.size for part in checkpoint.contents.values())
-    rows.append(("all", f"{sum(parameters.values()):,}", human_bytes(total), "", ""))
+    rows.append(("all", f"{sum(checkpoint.parameters.values()):,}", human_bytes(total), "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    return [
+        "  ".join(
+            cell.rjust(width) if column in (1, 2) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
     ]
-    flops = catalog.forward_flops(
-        *(checkpoint.config(n) for n in ("video_dit", "audio_dit", "dual_tower_bridge")), shape
-    )
-    seconds = catalog.estimate_seconds(flops, steps, 2, machine.name, machine.cores)
-    lines += [
-        "",
-        f"machine: {machine.name}, {human_bytes(machine.vram)} device memory and {human_bytes(machine.ram)} host memory free",
-        f"placement: {verdict}",
-        f"clip: {shape.width}x{shape.height}, {shape.num_frames} frames, {steps} steps; {flops / 1e12:,.3g} TFLOP "
-        f"a forward, about {seconds:,.0f} s of denoising, {human_bytes(workspace)} of working memory",
-    ]
-    return "\n".join(lines)
+
+
+def free_memory(machine: Machine) -> str:
+    if machine.device.startswith("cuda"):
+        return f"{human_bytes(machine.vram)} device memory and {human_bytes(machine.ram)} host memory"
+    return f"{human_bytes(machine.ram)} memory"
 
 
 def location(name: str, placement: Placement) -> str:
@@ -124,6 +162,6 @@ def location(name: str, placement: Placement) -> str:
         if name.startswith("video_dit") and not placement.hold_both:
             return f"{device} while it denoises"
         return device
-    if placement.offload == "layers" and name in loading.TOWERS:
+    if placement.offload == "layers" and name in layout.TOWERS:
         return f"{device}, layer by layer"
     return f"{device} while it runs"

@@ -1,11 +1,11 @@
 """Makes clips with the pipeline, in this process."""
 
-import hashlib
 import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +14,82 @@ import torch
 from torch import Tensor
 
 from mova import catalog, placement
-from mova.images import load_first_frame
+from mova.adapters import read_adapter
+from mova.checks import check_request, digest
+from mova.guidance import branches
+from mova.inspection import Checkpoint, look
 from mova.media import write_mp4
-from mova.outputs import check_output
 from mova.pipeline import MOVAPipeline, StepCallback
 from mova.preview import LatentPreview
-from mova.shapes import check_num_frames, check_size
 from mova.types import BackendError, GenerationRequest, GenerationResult, Progress, ProgressCallback
 
 logger = logging.getLogger(__name__)
 
-BYTES_PER_PIXEL = 0.15  # of an mp4, generously: moving noise at this quality takes 0.1
+
+@dataclass(frozen=True)
+class Plan:
+    """How a request would run here: where the weights go, and about how many seconds denoising takes."""
+
+    placement: placement.Placement
+    seconds: float
 
 
 class LocalBackend:
     """A pipeline that is loaded for the first clip and stays.
 
-    `fixed` are fields of `mova.placement.Placement` decided by hand; the rest is chosen for the machine and for
-    the size of the first clip. `want_preview` puts a small picture of the running clip into the progress reports.
+    `fixed` are fields of `mova.placement.Placement` decided by hand; the rest is chosen for the machine and
+    for the size of the first clip. `want_preview` puts a small picture of the running clip into the progress
+    reports.
     """
 
     def __init__(self, model: str, want_preview: bool = False, **fixed: object) -> None:
         self.model = model
+        self.source = catalog.find_model(model).source
         self.want_preview = want_preview
         self.fixed = fixed
         self.placement: placement.Placement | None = None
+        self._machine: placement.Machine | None = None
+        self._checkpoint: Checkpoint | None = None
         self._pipeline: MOVAPipeline | None = None
         self._preview: LatentPreview | None = None
+
+    def plan(self, request: GenerationRequest) -> Plan:
+        """Where the weights would go for this request, and the time, from configs and file headers alone.
+
+        Raises:
+            UserError: the checkpoint is broken, or does not fit this machine.
+        """
+        self._machine = self._machine or placement.Machine.probe(self.fixed.get("device"))
+        self._checkpoint = self._checkpoint or look(self.source)
+        machine, checkpoint = self._machine, self._checkpoint
+        shape = checkpoint.clip_shape(request.height, request.width, request.num_frames, request.frame_rate)
+        workspace = checkpoint.workspace(shape, machine, self.fixed.get("dtype"))
+        forwards = len(branches(request.guidance_scale, request.bridge_guidance_scale))
+        return Plan(
+            self.placement or placement.choose(machine, checkpoint.parameters, workspace, **self.fixed),
+            catalog.estimate_seconds(
+                checkpoint.forward_flops(shape),
+                request.num_inference_steps,
+                forwards,
+                machine.name,
+                machine.cores,
+            ),
+        )
+
+    def load(self, request: GenerationRequest) -> MOVAPipeline:
+        """The pipeline, placed for clips of the request's size; loaded once.
+
+        Raises:
+            UserError: as `plan`.
+        """
+        if self._pipeline is None:
+            chosen = self.plan(request).placement
+            pipeline = MOVAPipeline.from_pretrained(self.source, torch_dtype=chosen.torch_dtype)
+            placement.place(pipeline, chosen)
+            pipeline.set_progress_bar_config(disable=True)
+            self._preview = LatentPreview.fit(pipeline) if self.want_preview else None
+            self.placement, self._pipeline = chosen, pipeline
+        return self._pipeline
 
     def generate(
         self,
@@ -52,8 +101,14 @@ class LocalBackend:
     ) -> GenerationResult:
         """As `mova.backends.Backend.generate`."""
         image = check_request(request, out, overwrite)
+        for source, _ in request.adapters:
+            read_adapter(Path(source))
         if request.seed is None:
             request = request.replace(seed=secrets.randbelow(2**31))
+        settings = request.to_settings() | {
+            "model": self.model,
+            "image_sha256": digest(request.image) if request.image else None,
+        }
         report = progress or (lambda _: None)
         seconds: dict[str, float] = {}
         with translated_memory_errors():
@@ -61,91 +116,70 @@ class LocalBackend:
                 report(Progress("load"))
                 pipeline = self.load(request)
             with timed(seconds, "generate"), attached(pipeline, request.adapters):
-                report(Progress("encode"))
-                output = pipeline(
-                    prompt=request.prompt,
-                    image=image,
-                    negative_prompt=request.negative_prompt,
-                    height=request.height,
-                    width=request.width,
-                    num_frames=request.num_frames,
-                    frame_rate=request.frame_rate,
-                    num_inference_steps=request.num_inference_steps,
-                    guidance_scale=request.guidance_scale,
-                    bridge_guidance_scale=request.bridge_guidance_scale,
-                    video_shift=request.video_shift,
-                    audio_shift=request.audio_shift,
-                    generator=torch.Generator().manual_seed(request.seed),
-                    output_type="pt",
-                    callback_on_step_end=self._on_step(report, request.num_inference_steps),
-                    callback_on_step_end_tensor_inputs=("denoised_latents",),
-                    should_stop=should_stop,
-                )
-                frames = (output.frames[0] * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+                frames, sound = self._run(pipeline, request, image, report, should_stop)
         with timed(seconds, "write"):
             report(Progress("write", request.num_inference_steps, request.num_inference_steps))
+            settings |= {"dtype": self.placement.dtype, "fp8": self.placement.fp8}
             sample_rate = pipeline.audio_vae.config.sample_rate
-            settings = request.to_settings() | {"model": self.model, "image_sha256": digest(request.image)}
-            write_mp4(
-                out, frames, output.audio[0].numpy(), request.frame_rate, sample_rate, settings, overwrite
-            )
-        cut = pipeline.truncated_text(request.prompt)
-        warnings = (
-            (f"the end of the prompt was cut, it is over the model's 512 tokens: {cut!r}",) if cut else ()
+            write_mp4(out, frames, sound, request.frame_rate, sample_rate, settings, overwrite)
+        return GenerationResult(out, request, self.model, seconds, warnings(pipeline, request))
+
+    def _run(
+        self,
+        pipeline: MOVAPipeline,
+        request: GenerationRequest,
+        image: np.ndarray | None,
+        report: ProgressCallback,
+        should_stop: Callable[[], bool] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Frames uint8 [F, H, W, 3] and sound float32 [1, S]."""
+        report(Progress("encode", 0, request.num_inference_steps))
+        output = pipeline(
+            prompt=request.prompt,
+            image=image,
+            negative_prompt=request.negative_prompt,
+            height=request.height,
+            width=request.width,
+            num_frames=request.num_frames,
+            frame_rate=request.frame_rate,
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
+            bridge_guidance_scale=request.bridge_guidance_scale,
+            video_shift=request.video_shift,
+            audio_shift=request.audio_shift,
+            generator=torch.Generator().manual_seed(request.seed),
+            output_type="pt",
+            callback_on_step_end=self._on_step(report, request.num_inference_steps),
+            callback_on_step_end_tensor_inputs=("denoised_latents",),
+            should_stop=should_stop,
         )
-        return GenerationResult(out, request, self.model, seconds, warnings)
-
-    def load(self, request: GenerationRequest) -> MOVAPipeline:
-        """The pipeline, placed for clips of the request's size; loaded once.
-
-        Raises:
-            UserError: the checkpoint is broken, or does not fit this machine.
-        """
-        if self._pipeline is None:
-            machine = placement.Machine.probe(self.fixed.get("device"))
-            dtype = placement.DTYPES[self.fixed.get("dtype") or placement.preferred_dtype(machine)]
-            pipeline = MOVAPipeline.from_pretrained(catalog.find_model(self.model).source, torch_dtype=dtype)
-            shape = pipeline.clip_shape(request.height, request.width, request.num_frames, request.frame_rate)
-            workspace = placement.workspace_bytes(shape, pipeline.video_dit.config.dim, dtype.itemsize)
-            parameters = placement.count_parameters(pipeline)
-            self.placement = placement.choose(machine, parameters, workspace, **self.fixed)
-            placement.place(pipeline, self.placement)
-            pipeline.set_progress_bar_config(disable=True)
-            self._pipeline = pipeline
-        return self._pipeline
+        frames = (output.frames[0] * 255).round().byte().permute(0, 2, 3, 1)  # [F, H, W, 3]
+        return frames.cpu().numpy(), output.audio[0].numpy()
 
     def _on_step(self, report: ProgressCallback, steps: int) -> StepCallback:
         began = time.perf_counter()
+        finished: list[float] = []
 
         def on_step(
             pipeline: MOVAPipeline, step: int, timestep: Tensor, tensors: dict[str, Any]
         ) -> dict[str, Any]:
-            del timestep  # the step count says enough
-            preview = None
-            if self.want_preview:
-                self._preview = self._preview or LatentPreview.fit(pipeline)
-                preview = self._preview(tensors["denoised_latents"])
-            elapsed = time.perf_counter() - began
-            left = elapsed / (step + 1) * (steps - step - 1)
-            report(Progress("denoise", step + 1, steps, elapsed, left, preview))
+            del pipeline, timestep  # the step count says enough
+            finished.append(time.perf_counter())
+            elapsed = finished[-1] - began
+            # The first step comes after the encoders; from the second on it is left out of the rate.
+            rate = (finished[-1] - finished[0]) / step if step else elapsed
+            preview = self._preview(tensors["denoised_latents"]) if self._preview else None
+            report(Progress("denoise", step + 1, steps, elapsed, rate * (steps - step - 1), preview))
+            if step + 1 == steps:
+                report(Progress("decode", steps, steps, elapsed))
             return {}
 
         return on_step
 
 
-def check_request(request: GenerationRequest, out: Path, overwrite: bool) -> np.ndarray | None:
-    """The first frame, after all that can be checked before a model is loaded.
-
-    Raises:
-        UserError, BackendError: as the checks it is made of.
-    """
-    check_size(request.height, request.width)
-    check_num_frames(request.num_frames)
-    pixels = request.height * request.width * request.num_frames
-    check_output(out, overwrite, needed_bytes=int(pixels * BYTES_PER_PIXEL))
-    if request.image is None:
-        return None
-    return load_first_frame(request.image, request.height, request.width, request.fit)
+def warnings(pipeline: MOVAPipeline, request: GenerationRequest) -> tuple[str, ...]:
+    cut = pipeline.truncated_text(request.prompt)
+    return (f"the end of the prompt was cut, it is over the model's 512 tokens: {cut!r}",) if cut else ()
 
 
 @contextmanager
@@ -173,6 +207,12 @@ def translated_memory_errors() -> Iterator[None]:
             "the GPU ran out of memory; choose fewer frames or a smaller size, --offload layers or --fp8, "
             f"or close what else uses it ({str(error).splitlines()[0]})"
         ) from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        raise BackendError(
+            "the machine ran out of memory; choose fewer frames or a smaller size, or close other programs"
+        ) from error
 
 
 @contextmanager
@@ -181,7 +221,3 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     yield
     seconds[stage] = round(time.perf_counter() - began, 3)
     logger.info("%s: %.1f s", stage, seconds[stage])
-
-
-def digest(path: Path | None) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path else None

@@ -1,0 +1,89 @@
+"""What can be told about a request before a model is loaded, so that a mistake costs no wait. No torch."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from mova.guidance import branches
+from mova.images import load_first_frame
+from mova.outputs import check_output, explained, name_taken, writable_parent
+from mova.prompting.cleaning import clean_prompt
+from mova.shapes import FRAME_RATES, MAX_PROMPT_TOKENS, check_num_frames, check_size
+from mova.types import MAX_SEED, MAX_STEPS, GenerationRequest, UserError, check_finite
+
+BYTES_PER_PIXEL = 0.15  # of an mp4, generously: moving noise at this quality takes 0.1
+MAX_PROMPT_CHARACTERS = 20_000  # many times what the model reads, and the settings still fit into a clip
+SHIFTS = (0.01, 100)
+STRENGTHS = (-10, 10)
+
+
+def check_request(request: GenerationRequest, out: Path, overwrite: bool = False) -> np.ndarray | None:
+    """The first frame, fitted (uint8 [H, W, 3]), or None for text alone, when all else is in order too.
+
+    Raises:
+        UserError: something cannot be done as asked. BackendError: the disk has no room for the clip.
+    """
+    check_text("the prompt", request.prompt)
+    check_text("the negative prompt", request.negative_prompt)
+    if not clean_prompt(request.prompt):
+        raise UserError("the prompt is empty; say what is seen and what is heard")
+    check_size(request.height, request.width)
+    check_num_frames(request.num_frames)
+    check_finite("frame_rate", request.frame_rate, *FRAME_RATES)
+    check_finite("num_inference_steps", request.num_inference_steps, 1, MAX_STEPS)
+    branches(request.guidance_scale, request.bridge_guidance_scale)
+    for name, shift in (("video_shift", request.video_shift), ("audio_shift", request.audio_shift)):
+        if shift is not None:
+            check_finite(name, shift, *SHIFTS)
+    if request.seed is not None:
+        check_finite("seed", request.seed, 0, MAX_SEED)
+    for source, strength in request.adapters:
+        check_finite(f"the strength of {source}", strength, *STRENGTHS)
+        if not Path(source).exists():
+            raise UserError(f"there is no adapter {source}; give a .safetensors file")
+    pixels = request.height * request.width * request.num_frames
+    check_output(out, overwrite, needed_bytes=int(pixels * BYTES_PER_PIXEL))
+    if request.image is None:
+        return None
+    return load_first_frame(request.image, request.height, request.width, request.fit)
+
+
+def check_text(name: str, text: str) -> None:
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        raise UserError(
+            f"{name} has {len(text)} characters; the model reads {MAX_PROMPT_TOKENS} tokens, and up to "
+            f"{MAX_PROMPT_CHARACTERS} characters are accepted: shorten it"
+        )
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"{name} holds bytes that are no text; save or type it as UTF-8")
+
+
+def check_frames_folder(folder: Path, overwrite: bool = False) -> None:
+    """Raise UserError unless `mova.media.write_png_sequence` can put its frames there."""
+    with explained(folder):
+        held = [file.name for file in folder.iterdir()] if folder.exists() else []
+    if held and not overwrite:
+        raise name_taken(folder)
+    for name in held:
+        if not Path(name).match("frame_*.png"):
+            raise UserError(f"{folder} holds {name}, which is not ours to replace; choose another folder")
+    writable_parent(folder)
+
+
+def check_source_image(image: Path, sha256: str | None) -> None:
+    """Raise UserError unless `image`, from a clip's settings, is there and is what the clip was made from."""
+    if not image.is_file():
+        raise UserError(
+            f"the clip was made from {image}, which is not here; give its first frame with --image"
+        )
+    if sha256 is not None and digest(image) != sha256:
+        raise UserError(
+            f"{image} has changed since the clip was made from it; give the first frame with --image"
+        )
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

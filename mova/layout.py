@@ -1,0 +1,199 @@
+"""The released checkpoint's layout: folders, configs and weight files, each checked when it is read."""
+
+import inspect
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKLWan
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
+
+from mova.models.audio_dit import AudioDiT
+from mova.models.audio_vae import AudioVAE
+from mova.models.bridge import Bridge
+from mova.models.video_dit import VideoDiT
+from mova.scheduler import PairScheduler
+from mova.types import UserError
+
+ANY = object()
+LFS_POINTER = b"version https://git-lfs"
+_DIT_OPTIONS = {
+    "has_image_input": False,
+    "has_image_pos_emb": False,
+    "has_ref_conv": False,
+    "add_control_adapter": False,
+    "in_dim_control_adapter": ANY,
+    "seperated_timestep": False,  # [sic]
+    "fuse_vae_embedding_in_latents": False,
+    "require_clip_embedding": ANY,
+    "require_vae_embedding": ANY,
+}
+
+
+@dataclass(frozen=True)
+class Component:
+    """One folder of a checkpoint.
+
+    `released` is the (library, class) that the released `model_index.json` names. `options` are config keys
+    with the one value that our code is written for; ANY where upstream never reads the key either.
+    """
+
+    cls: type
+    released: tuple[str, str]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config_name(self) -> str:
+        return "scheduler_config.json" if self.cls is PairScheduler else "config.json"
+
+
+COMPONENTS = {
+    "video_dit": Component(VideoDiT, ("mova.diffusion.models.wan_video_dit", "WanModel"), _DIT_OPTIONS),
+    "video_dit_2": Component(VideoDiT, ("mova.diffusion.models.wan_video_dit", "WanModel"), _DIT_OPTIONS),
+    "audio_dit": Component(
+        AudioDiT, ("mova.diffusion.models.wan_audio_dit", "WanAudioModel"), _DIT_OPTIONS | {"vae_type": "dac"}
+    ),
+    "dual_tower_bridge": Component(
+        Bridge,
+        ("mova.diffusion.models.interactionv2", "DualTowerConditionalBridge"),
+        {
+            "interaction_strategy": "full",
+            "apply_cross_rope": True,
+            "apply_first_frame_bias_in_rope": False,
+            "trainable_condition_scale": False,
+            "pooled_adaln": False,
+        },
+    ),
+    "audio_vae": Component(
+        AudioVAE,
+        ("mova.diffusion.models.dac_vae", "DAC"),
+        {"continuous": True, "use_weight_norm": False}
+        | dict.fromkeys(("n_codebooks", "codebook_size", "codebook_dim", "quantizer_dropout"), ANY),
+    ),
+    "scheduler": Component(
+        PairScheduler,
+        ("mova.diffusion.schedulers.flow_match_pair", "FlowMatchPairScheduler"),
+        {
+            "extra_one_step": True,
+            "sigma_min": 0.0,
+            "sigma_max": 1.0,
+            "num_inference_steps": ANY,
+            "exponential_shift": False,
+            "exponential_shift_mu": None,
+            "inverse_timesteps": False,
+            "reverse_sigmas": False,
+            "shift_terminal": None,
+        },
+    ),
+    "video_vae": Component(
+        AutoencoderKLWan,
+        ("diffusers", "AutoencoderKLWan"),
+        {"is_residual": False, "patch_size": None, "scale_factor_spatial": 8, "scale_factor_temporal": 4},
+    ),
+    "text_encoder": Component(UMT5EncoderModel, ("transformers", "UMT5EncoderModel"), {"model_type": "umt5"}),
+    "tokenizer": Component(PreTrainedTokenizerFast, ("transformers", "T5TokenizerFast")),
+}
+
+MODULES = tuple(name for name in COMPONENTS if name not in ("scheduler", "tokenizer"))
+TOWERS = ("video_dit", "video_dit_2", "audio_dit", "dual_tower_bridge")
+
+
+def check_folder(folder: Path, name: str) -> None:
+    if not (folder / name).is_dir():
+        raise UserError(f"{folder} has no folder {name}/; it is no MOVA checkpoint, or not all of one")
+
+
+def read_boundary_ratio(folder: Path) -> float:
+    """The sigma below which `video_dit_2` takes over from `video_dit`."""
+    path = folder / "model_index.json"
+    ratio = read_json(path).get("boundary_ratio")
+    if not isinstance(ratio, float | int) or not 0 <= ratio <= 1:
+        raise UserError(
+            f"{path}: boundary_ratio={ratio!r}, expected a number from 0 to 1 (0.9 in the releases)"
+        )
+    return float(ratio)
+
+
+def read_config(name: str, folder: Path) -> dict[str, Any]:
+    """A component's config, checked: no value missing that its network needs, none that our code is not for.
+
+    diffusers' and transformers' own networks may leave values at their defaults.
+    """
+    component = COMPONENTS[name]
+    path = folder / component.config_name
+    config = {key: value for key, value in read_json(path).items() if not key.startswith("_")}
+    parameters = inspect.signature(component.cls).parameters
+    required = parameters if component.released[0].startswith("mova.") else ()
+    for key in required:
+        if key not in config:
+            raise UserError(f"{path}: {key} is missing; no default is safe, take the file from the release")
+    for key, value in config.items():
+        allowed = component.options.get(key, ANY)
+        if key not in component.options and key not in parameters and name != "text_encoder":
+            raise UserError(f"{path}: unknown option {key}={value!r}; this version cannot run such a model")
+        if allowed is not ANY and value != allowed and not (allowed is False and value is None):
+            raise UserError(
+                f"{path}: {key}={value!r} is not supported; released checkpoints have {allowed!r}"
+            )
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a component. Raises UserError if one is missing."""
+    held = sorted(path.name for path in folder.glob("*.safetensors"))
+    names = weight_names(folder, held)
+    if missing := [name for name in names if name not in held]:
+        raise UserError(
+            f"{folder} lacks {', '.join(missing)} of its {len(names)} shards; finish the download"
+        )
+    return [folder / name for name in names]
+
+
+def weight_names(folder: Path, held: list[str]) -> list[str]:
+    """The files that make up a component: the shards of the folder's index, else the one file in `held`."""
+    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    if len(indexes) > 1:
+        raise UserError(f"{folder} has {len(indexes)} indexes of weights; keep the one that belongs to it")
+    for index in indexes:
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise UserError(f"{index} has no weight_map of file names; delete it and download it again")
+        return sorted(set(shards.values()))
+    if len(held) != 1:
+        found = f"{len(held)} of them and no index" if held else "none"
+        raise UserError(
+            f"{folder} should hold one .safetensors file or an index; found {found}: download it again"
+        )
+    return held
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[safe_open]:
+    """A safetensors file, its header read and its length checked. Raises UserError where that fails."""
+    try:
+        with safe_open(file, framework="pt") as shard:
+            yield shard
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} cannot be read ({error}); {advice(file)}") from error
+
+
+def advice(file: Path) -> str:
+    if file.is_file() and file.stat().st_size < 1000 and file.read_bytes().startswith(LFS_POINTER):
+        return "it is a pointer of Git LFS: run `git lfs pull`"
+    return "delete it and download it again"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); the checkpoint is incomplete") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}); delete it and download it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object; delete it and download it again")
+    return content
