@@ -3,9 +3,9 @@
     python -m benchmarks.joint_forward --frames 193 97 49 --json results.json
 
 Needs a GPU with 48 GiB and 80 GB of host memory. Every row is the median of `--repeats` forwards after two
-warm-up forwards, timed with CUDA events; peak memory is what the allocator handed out, weights included. "plain"
-is `benchmarks.plain`: the textbook form with float64 rotary embeddings, the yardstick of the same run. The
-kernels that take most of the time are timed alone first, as their rates differ from one GPU to the next.
+warm-up forwards, timed with CUDA events; peak memory is what the allocator handed out, weights included.
+"plain" is `benchmarks.plain`: the textbook form with float64 rotary embeddings, a yardstick of the same run.
+The kernels that take most of the time are timed alone first, as their rates differ from one GPU to the next.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.attention import sdpa_kernel
 
 from benchmarks import plain, released
 from mova.models.dual_tower import ATTENTION_ORDER, DualTower
@@ -79,7 +80,7 @@ def run(
         arguments = inputs(shape)
 
         def forward(arguments: dict = arguments) -> tuple[Tensor, Tensor]:
-            with torch.no_grad():
+            with torch.no_grad(), sdpa_kernel(ATTENTION_ORDER, set_priority=True):
                 return tower(**arguments)
 
         output = forward()
@@ -101,7 +102,7 @@ def kernels() -> dict[str, float]:
     q = torch.randn(1, heads, tokens, dim // heads, device="cuda", dtype=torch.bfloat16)
     x = torch.randn(1, tokens, dim, device="cuda", dtype=torch.bfloat16)
     layer = torch.nn.Linear(dim, ffn, device="cuda", dtype=torch.bfloat16)
-    with torch.no_grad(), torch.nn.attention.sdpa_kernel(ATTENTION_ORDER, set_priority=True):
+    with torch.no_grad(), sdpa_kernel(ATTENTION_ORDER, set_priority=True):
         attention = measure(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q), 5)["seconds"]
         product = measure(lambda: layer(x), 5)["seconds"]
     return {

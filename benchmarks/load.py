@@ -3,8 +3,8 @@
     python -m benchmarks.load --folder /tmp/released --write --device cuda
 
 `--write` first fills the folder with random weights, component by component in the order of `--components`,
-while the disk has room. Without a GPU the weights are read through once in place of moving them. "Private" memory
-(RssAnon) is what the process really holds; "mapped" pages belong to the page cache and can be dropped.
+while the disk has room. Without a GPU the weights are read through once in place of moving them. "Private"
+memory (RssAnon) is what the process really holds; mapped pages belong to the page cache and can be dropped.
 """
 
 import argparse
@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 from diffusers import ConfigMixin
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor
 
 from benchmarks import released
 from mova import loading
@@ -34,6 +35,7 @@ SPECS: dict[str, tuple[type[ConfigMixin], dict]] = {
 }
 GB = 1e9
 HEADROOM = 4 * GB
+SHARD = 9 * GB
 
 
 class HostMemory(threading.Thread):
@@ -59,16 +61,28 @@ def write(folder: Path, name: str) -> bool:
     cls, config = SPECS[name]
     with torch.device("meta"):
         module = cls(**config).to(torch.bfloat16)
-    size = sum(p.nbytes for p in module.parameters())
-    if shutil.disk_usage(folder.parent).free < size + HEADROOM:
+    if shutil.disk_usage(folder).free < sum(p.nbytes for p in module.parameters()) + HEADROOM:
         return False
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    for parameter_name, parameter in list(module.named_parameters()):
-        owner, _, leaf = parameter_name.rpartition(".")
-        values = torch.empty(parameter.shape, dtype=torch.bfloat16, device=device).normal_(std=0.02)
-        setattr(module.get_submodule(owner), leaf, nn.Parameter(values, requires_grad=False))
-    module.save_pretrained(folder / name, max_shard_size="10GB")
+    module.save_config(folder / name)
+    pattern = torch.empty(2**24, dtype=torch.bfloat16).normal_(std=0.02)
+    shards: list[dict[str, Tensor]] = [{}]
+    for key, parameter in module.named_parameters():
+        if sum(tensor.nbytes for tensor in shards[-1].values()) > SHARD:
+            flush(folder / name, shards)
+            shards.append({})
+        whole, rest = divmod(parameter.numel(), len(pattern))
+        shards[-1][key] = torch.cat([pattern] * whole + [pattern[:rest]]).view(parameter.shape)
+    flush(folder / name, shards)
+    places = {key: f"{number}.safetensors" for number, keys in enumerate(shards) for key in keys}
+    index = folder / name / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
     return True
+
+
+def flush(folder: Path, shards: list[dict[str, Tensor]]) -> None:
+    """Write the last shard and let its tensors go; its keys stay."""
+    save_file(shards[-1], folder / f"{len(shards) - 1}.safetensors")
+    shards[-1] = dict.fromkeys(shards[-1], torch.empty(0))
 
 
 def load(folder: Path, name: str, device: str) -> dict[str, float | str]:

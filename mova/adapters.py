@@ -17,7 +17,7 @@ from diffusers.loaders.lora_base import LoraBaseMixin
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mova.loading import TOWERS
+from mova.layout import TOWERS
 from mova.types import UserError
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class AdapterMixin(LoraBaseMixin):
                 state = {key: tensor.to(model.dtype) for key, tensor in state.items()}
                 model.load_lora_adapter(state, prefix=None, adapter_name=adapter_name)
                 model.requires_grad_(False)
-                # peft creates them in the layer's type, which would round them to 8 bits where it is stored so.
+                # peft creates them in the layer's type; where that is 8 bits it would round them.
                 for key, parameter in model.named_parameters():
                     if f".{adapter_name}." in key:
                         parameter.data = state[key.replace(f".{adapter_name}.", ".")].to(parameter.device)

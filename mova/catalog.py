@@ -131,7 +131,7 @@ def estimate_seconds(flops: float, steps: int, forwards: int, device_name: str, 
 
 
 def human_seconds(seconds: float) -> str:
-    """A rough duration for people: "8 s", "12 min", "3.5 h"."""
+    """A rough duration for people: "8 s", "12 min", "3.5 h"; at least a second."""
     if seconds < 100:
-        return f"{seconds:.0f} s"
+        return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

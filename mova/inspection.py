@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import parse_local_safetensors_file_metadata
 from huggingface_hub.utils import SafetensorsFileMetadata
 
 from mova import catalog, hub, layout
@@ -74,7 +73,7 @@ def look(model: str | Path) -> Checkpoint:
 def headers(folder: Path, name: str, repo: str | None) -> Iterator[SafetensorsFileMetadata]:
     """What the weight files of a component hold; those of `repo` that are not in its cache are asked for."""
     if repo is None:
-        yield from map(read_local_header, layout.weight_files(folder / name))
+        yield from map(layout.read_header, layout.weight_files(folder / name))
         return
     revision = folder.name  # a snapshot's folder is named after its commit
     held = [path.name for path in (folder / name).glob("*.safetensors")]
@@ -84,15 +83,9 @@ def headers(folder: Path, name: str, repo: str | None) -> Iterator[SafetensorsFi
     for file in layout.weight_names(folder / name, held):
         path = folder / name / file
         if path.is_file():
-            yield read_local_header(path)
+            yield layout.read_header(path)
         else:
             yield hub.read_header(repo, f"{name}/{file}", revision)
-
-
-def read_local_header(path: Path) -> SafetensorsFileMetadata:
-    with layout.opened(path):  # checks that the file is whole
-        pass
-    return parse_local_safetensors_file_metadata(path)
 
 
 def summarise(parts: Iterable[SafetensorsFileMetadata]) -> Contents:
@@ -122,8 +115,8 @@ def report(checkpoint: Checkpoint, machine: Machine, shape: ClipShape, steps: in
             f"placement: {verdict}",
             f"clip: {shape.width}x{shape.height}, {shape.num_frames} frames, {shape.seconds:.1f} s; "
             f"{human_bytes(workspace)} of working memory",
-            f"time: {flops / 1e12:,.3g} TFLOP a forward, two forwards a step; "
-            f"{steps} steps take {catalog.human_seconds(seconds)} (estimate)",
+            f"time: {flops / 1e12:,.{0 if flops > 1e13 else 2}f} TFLOP a forward, two forwards a step; "
+            f"{steps} steps take about {catalog.human_seconds(seconds)}",
         ]
     )
 

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKLWan
+from huggingface_hub import parse_local_safetensors_file_metadata
+from huggingface_hub.errors import SafetensorsParsingError
+from huggingface_hub.utils import SafetensorsFileMetadata
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
@@ -173,12 +176,31 @@ def weight_names(folder: Path, held: list[str]) -> list[str]:
 
 @contextmanager
 def opened(file: Path) -> Iterator[safe_open]:
-    """A safetensors file, its header read and its length checked. Raises UserError where that fails."""
+    """A safetensors file, mapped, its length checked. Raises UserError where that fails."""
     try:
-        with safe_open(file, framework="pt") as shard:
-            yield shard
+        shard = safe_open(file, framework="pt")
+    except RuntimeError as error:
+        raise UserError(
+            f"{file} cannot be mapped ({error}); on a machine this small save it in shards (max_shard_size)"
+        ) from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} cannot be read ({error}); {advice(file)}") from error
+    with shard:
+        yield shard
+
+
+def read_header(file: Path) -> SafetensorsFileMetadata:
+    """What a safetensors file holds, without mapping it. Raises UserError unless it is one, and whole."""
+    try:
+        header = parse_local_safetensors_file_metadata(file)
+        with file.open("rb") as head:
+            length = int.from_bytes(head.read(8), "little")
+        end = 8 + length + max((tensor.data_offsets[1] for tensor in header.tensors.values()), default=0)
+        if file.stat().st_size != end:
+            raise SafetensorsParsingError(f"{file.stat().st_size} bytes, its header speaks of {end}")
+    except (SafetensorsParsingError, OSError, AttributeError, TypeError) as error:
+        raise UserError(f"{file} cannot be read ({error}); {advice(file)}") from error
+    return header
 
 
 def advice(file: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import ConfigMixin
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5EncoderModel
 
@@ -25,9 +26,10 @@ from mova.layout import (
     read_json,
     weight_files,
 )
-from mova.layout import TOWERS as TOWERS  # adapters.py and pipeline.py read these from here
-from mova.layout import read_boundary_ratio as read_boundary_ratio
 from mova.types import UserError
+
+UNBUILDABLE = (TypeError, ValueError, RuntimeError, ZeroDivisionError, IndexError)  # by torch's layers
+LOCAL_KEYS = ("backend", "is_local", "local_files_only")  # in a tokenizer's config
 
 
 def resolve(model: str | Path, patterns: list[str], **hub_options: object) -> Path:
@@ -96,9 +98,9 @@ def build(name: str, folder: Path) -> nn.Module | ConfigMixin:
         if name == "text_encoder":
             return cls(cls.config_class.from_dict(config))
         part = cls(**read)
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError, IndexError) as error:
-        path = folder / COMPONENTS[name].config_name
-        raise UserError(f"{path} describes nothing that can be built ({first_line(error)})") from error
+    except (*UNBUILDABLE, StrictDataclassError) as error:
+        path, cause = folder / COMPONENTS[name].config_name, error.__cause__ or error
+        raise UserError(f"{path} describes nothing that can be built ({first_line(cause)})") from error
     part.register_to_config(**{key: value for key, value in config.items() if key not in read})
     return part
 
@@ -153,11 +155,26 @@ def save_components(
         raise UserError(f"{folder} holds a checkpoint already; choose another folder, or remove it")
     index = {"_class_name": "MOVA", "audio_vae_type": "dac", "boundary_ratio": boundary_ratio}
     for name, part in components.items():
-        index[name] = COMPONENTS[name].released
+        index[name] = released = COMPONENTS[name].released
+        if name == "tokenizer":
+            save_tokenizer(part, folder / name, released[1])
+            continue
         part.save_pretrained(folder / name, **(options if name in MODULES else {}))
-        config = folder / name / COMPONENTS[name].config_name
-        if name not in ("text_encoder", "tokenizer"):
-            config.write_text(
-                json.dumps(read_json(config) | {"_class_name": index[name][1]}, indent=2) + "\n"
-            )
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        if name != "text_encoder":
+            config = folder / name / COMPONENTS[name].config_name
+            write_json(config, read_json(config) | {"_class_name": released[1]})
+    write_json(folder / "model_index.json", index)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, class_name: str) -> None:
+    """As it was loaded: transformers 5 names a class that 4 lacks, and leaves traces of calls and machine."""
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = {key: value for key, value in read_json(path).items() if key not in LOCAL_KEYS}
+    write_json(path, config | {"tokenizer_class": class_name})
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,5 @@
 """MOVAPipeline: a first frame and a text in, a video and its sound out."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
-from mova import loading
+from mova import layout, loading
 from mova.adapters import AdapterMixin
+from mova.codec import CodecMixin
 from mova.guidance import Branch, branches
 from mova.inputs import FirstFrame, Generators, draw_noise, spread, to_pixels
 from mova.models.audio_dit import AudioDiT
@@ -25,19 +25,9 @@ from mova.models.bridge import Bridge
 from mova.models.dual_tower import DualTower
 from mova.models.video_dit import VideoDiT
 from mova.offload import Residency
-from mova.prompting.cleaning import clean_prompt
 from mova.scheduler import PairScheduler
-from mova.shapes import (
-    MAX_PROMPT_TOKENS,
-    SPATIAL_STRIDE,
-    TEMPORAL_STRIDE,
-    ClipShape,
-    check_num_frames,
-    check_size,
-)
+from mova.shapes import SPATIAL_STRIDE, ClipShape, check_num_frames, check_size
 from mova.types import Cancelled, UserError, check_finite
-
-logger = logging.getLogger(__name__)
 
 ENCODED_FRAMES = (
     121  # past these the causal encoder has forgotten the first frame; its latents repeat exactly
@@ -56,7 +46,7 @@ class MOVAPipelineOutput(BaseOutput):
     audio: Tensor
 
 
-class MOVAPipeline(DiffusionPipeline, AdapterMixin):
+class MOVAPipeline(DiffusionPipeline, CodecMixin, AdapterMixin):
     """Video with synchronised sound from a first frame and a text (MOVA, arXiv 2602.08794).
 
     `video_dit` is the expert for high noise, `video_dit_2` the one for timesteps below
@@ -110,11 +100,11 @@ class MOVAPipeline(DiffusionPipeline, AdapterMixin):
         Raises:
             UserError: what is missing or broken, and what to do.
         """
-        given = {name: options.pop(name) for name in loading.COMPONENTS if name in options}
-        wanted = [name for name in loading.COMPONENTS if name not in given]
+        given = {name: options.pop(name) for name in layout.COMPONENTS if name in options}
+        wanted = [name for name in layout.COMPONENTS if name not in given]
         folder = loading.resolve(model, ["model_index.json", *(f"{name}/*" for name in wanted)], **options)
         parts = loading.load_components(folder, wanted, torch_dtype) | given
-        return cls(**parts, boundary_ratio=loading.read_boundary_ratio(folder))
+        return cls(**parts, boundary_ratio=layout.read_boundary_ratio(folder))
 
     def save_pretrained(self, save_directory: str | Path, **options: object) -> None:
         """Write the checkpoint in the released layout; `options` such as max_shard_size go to the networks."""
@@ -125,14 +115,21 @@ class MOVAPipeline(DiffusionPipeline, AdapterMixin):
     def interrupt(self) -> bool:
         return self._interrupt
 
+    def enable_group_offload(self, *_: object, **__: object) -> None:
+        """Refused, like the library's other offloads: its hooks sit on forwards that are not called here.
+
+        Raises:
+            NotImplementedError: names what to use.
+        """
+        raise NotImplementedError(
+            'use mova.placement.place(pipe, Placement("cuda", offload="layers" or "component"))'
+        )
+
+    enable_model_cpu_offload = enable_sequential_cpu_offload = enable_group_offload
+
     @property
     def _execution_device(self) -> torch.device:
         return self.residency.device
-
-    def clip_shape(self, height: int, width: int, num_frames: int, frame_rate: float) -> ClipShape:
-        """The sizes of a clip in this checkpoint's latents and samples."""
-        audio = self.audio_vae
-        return ClipShape(height, width, num_frames, frame_rate, audio.config.sample_rate, audio.hop_length)
 
     @torch.no_grad()
     def __call__(
@@ -214,7 +211,15 @@ class MOVAPipeline(DiffusionPipeline, AdapterMixin):
             return tensors | callback_on_step_end(self, step, timestep, asked)
 
         latents, audio_latents = self.denoise(
-            latents, audio_latents, condition, text, negative, sigmas, forwards, frame_rate, on_step, stopped
+            latents,
+            audio_latents,
+            condition,
+            (text, negative),
+            sigmas,
+            forwards,
+            frame_rate,
+            on_step,
+            stopped,
         )
         if output_type == "latent":
             frames, audio = latents, audio_latents
@@ -229,20 +234,22 @@ class MOVAPipeline(DiffusionPipeline, AdapterMixin):
         latents: Tensor,
         audio_latents: Tensor,
         condition: Tensor,
-        text: Tensor,
-        negative_text: Tensor,
+        texts: tuple[Tensor, Tensor],
         sigmas: Tensor,
         forwards: list[Branch],
         frame_rate: float,
         on_step: Callable[[int, Tensor, dict[str, Tensor]], dict[str, Tensor]],
         stopped: Callable[[], bool],
     ) -> tuple[Tensor, Tensor]:
-        """Clean latents from noise, float32: for each step its forwards, their weighted sum, the Euler step."""
-        batch, steps = len(latents), len(sigmas) - 1
+        """Clean latents from noise, float32: for each step its forwards, their weighted sum, the Euler step.
+
+        `texts` are the embeddings of the prompts and of the negative prompts.
+        """
+        scheduler, steps = self.scheduler, len(sigmas) - 1
         device = self._execution_device
         latents, audio_latents, condition = (each.to(device) for each in (latents, audio_latents, condition))
-        timesteps = self.scheduler.timesteps(sigmas)
-        boundary = self.config.boundary_ratio * self.scheduler.config.num_train_timesteps
+        timesteps = scheduler.timesteps(sigmas)
+        boundary = self.config.boundary_ratio * scheduler.config.num_train_timesteps
         with self.residency.use_towers(), self.progress_bar(total=steps) as progress:
             for step in range(steps):
                 self.residency.activate("video_dit" if timesteps[step, 0] >= boundary else "video_dit_2")
@@ -253,9 +260,8 @@ class MOVAPipeline(DiffusionPipeline, AdapterMixin):
                     video_part, audio_part = self.dual_tower(
                         torch.cat((latents, condition), dim=1),
                         audio_latents,
-                        timesteps[step, 0].expand(batch),
-                        timesteps[step, 1].expand(batch),
-                        text if branch.use_prompt else negative_text,
+                        *timesteps[step, :, None].expand(-1, len(latents)),
+                        texts[0] if branch.use_prompt else texts[1],
                         frame_rate,
                         branch.use_bridge,
                     )
@@ -263,92 +269,17 @@ class MOVAPipeline(DiffusionPipeline, AdapterMixin):
                     audio_velocity += branch.weight * audio_part
                 (sigma, audio_sigma), (next_sigma, next_audio_sigma) = sigmas[step], sigmas[step + 1]
                 tensors = {
-                    "latents": self.scheduler.step(latents, velocity, sigma, next_sigma),
-                    "audio_latents": self.scheduler.step(
+                    "latents": scheduler.step(latents, velocity, sigma, next_sigma),
+                    "audio_latents": scheduler.step(
                         audio_latents, audio_velocity, audio_sigma, next_audio_sigma
                     ),
-                    "denoised_latents": self.scheduler.denoised(latents, velocity, sigma),
-                    "denoised_audio_latents": self.scheduler.denoised(
-                        audio_latents, audio_velocity, audio_sigma
-                    ),
+                    "denoised_latents": scheduler.denoised(latents, velocity, sigma),
+                    "denoised_audio_latents": scheduler.denoised(audio_latents, audio_velocity, audio_sigma),
                 }
                 tensors = on_step(step, timesteps[step], tensors)
                 latents, audio_latents = tensors["latents"], tensors["audio_latents"]
                 progress.update()
         return latents, audio_latents
-
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str | list[str]) -> Tensor:
-        """Text embeddings [B, 512, D] of the cleaned prompts, zero behind each prompt's end."""
-        prompts = [clean_prompt(text) for text in ([prompt] if isinstance(prompt, str) else prompt)]
-        for text in prompts:
-            if cut := self.truncated_text(text):
-                logger.warning("the prompt has over %d tokens; its end is cut: %r", MAX_PROMPT_TOKENS, cut)
-        tokens = self.tokenizer(
-            prompts, padding="max_length", max_length=MAX_PROMPT_TOKENS, truncation=True, return_tensors="pt"
-        )
-        with self.residency.use("text_encoder"):
-            mask = tokens.attention_mask.to(self.text_encoder.device)
-            embeds = self.text_encoder(
-                tokens.input_ids.to(mask.device), attention_mask=mask
-            ).last_hidden_state
-            return (embeds * mask[..., None]).to(self._execution_device)
-
-    def truncated_text(self, prompt: str) -> str:
-        """The end of `prompt` that the text encoder will not see; empty where all of it fits."""
-        text = clean_prompt(prompt)
-        kept = self.tokenizer(
-            text, max_length=MAX_PROMPT_TOKENS, truncation=True, return_offsets_mapping=True, verbose=False
-        )
-        whole = self.tokenizer(text, verbose=False)
-        if len(whole.input_ids) <= MAX_PROMPT_TOKENS:
-            return ""
-        return text[max(end for _, end in kept.offset_mapping) :]
-
-    @torch.no_grad()
-    def encode_first_frame(self, image: Tensor, num_frames: int) -> Tensor:
-        """Condition [B, 20, T, h, w] of `image` [B, 3, H, W] in [-1, 1]: 4 mask channels, 16 latent channels.
-
-        The clip that is encoded is the image and then mid grey.
-        """
-        frames = min(num_frames, ENCODED_FRAMES)
-        with self.residency.use("video_vae"):
-            clip = torch.zeros(*image.shape[:2], frames, *image.shape[2:], device=self._execution_device)
-            clip[:, :, 0] = image
-            encoded = self.video_vae.encode(clip.to(self.video_vae.dtype)).latent_dist.mode().float()
-        encoded = self.normalise_latents(encoded)
-        missing = (num_frames - frames) // TEMPORAL_STRIDE
-        encoded = torch.cat((encoded, encoded[:, :, -1:].expand(-1, -1, missing, -1, -1)), dim=2)
-        mask = torch.zeros_like(encoded[:, :4])
-        mask[:, :, 0] = 1
-        return torch.cat((mask, encoded), dim=1)
-
-    @torch.no_grad()
-    def decode_video(self, latents: Tensor) -> Tensor:
-        """Frames [B, 3, F, H, W] in about [-1, 1] of normalised latents [B, 16, T, h, w]."""
-        with self.residency.use("video_vae"):
-            mean, std = self._latent_statistics(latents)
-            return self.video_vae.decode((latents * std + mean).to(self.video_vae.dtype), return_dict=False)[
-                0
-            ]
-
-    @torch.no_grad()
-    def decode_audio(self, latents: Tensor) -> Tensor:
-        """Waveform [B, 1, L * hop_length] in [-1, 1], float32, on the CPU."""
-        with self.residency.use("audio_vae"):
-            return self.audio_vae.decode(latents.to(self.audio_vae.dtype)).float().cpu()
-
-    def normalise_latents(self, latents: Tensor) -> Tensor:
-        mean, std = self._latent_statistics(latents)
-        return (latents - mean) / std
-
-    def _latent_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        config = self.video_vae.config
-        mean, std = (
-            latents.new_tensor(values).view(1, -1, 1, 1, 1)
-            for values in (config.latents_mean, config.latents_std)
-        )
-        return mean, std
 
     def _text(self, name: str, texts: str | list[str] | None, embeds: Tensor | None) -> Tensor:
         if embeds is not None:

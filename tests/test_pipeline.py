@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mova.pipeline import ENCODED_FRAMES
+from mova.codec import ENCODED_FRAMES
 from mova.types import Cancelled, UserError
 from tests.tiny import relative_error
 
@@ -169,6 +169,12 @@ def test_a_long_prompt_is_cut_with_a_warning_that_names_what_is_lost(pipeline, c
     assert "the audio shows thunder" in caplog.text
     assert pipeline.truncated_text(prompt).endswith("the audio shows thunder")
     assert pipeline.truncated_text("short") == ""
+
+
+@pytest.mark.parametrize("how", ["group_offload", "model_cpu_offload", "sequential_cpu_offload"])
+def test_offload_hooks_of_the_library_are_refused_with_what_to_use(pipeline, how):
+    with pytest.raises(NotImplementedError, match=r"mova\.placement"):
+        getattr(pipeline, f"enable_{how}")()
 
 
 BAD = [

@@ -37,14 +37,17 @@ class Plan:
 class LocalBackend:
     """A pipeline that is loaded for the first clip and stays.
 
-    `fixed` are fields of `mova.placement.Placement` decided by hand; the rest is chosen for the machine and
-    for the size of the first clip. `want_preview` puts a small picture of the running clip into the progress
-    reports.
+    `device` is the machine's best if None. `fixed` are fields of `mova.placement.Placement` decided by hand;
+    the rest is chosen for the machine and for the size of the first clip. `want_preview` puts a small picture
+    of the running clip into the progress reports.
     """
 
-    def __init__(self, model: str, want_preview: bool = False, **fixed: object) -> None:
+    def __init__(
+        self, model: str, device: str | None = None, want_preview: bool = False, **fixed: object
+    ) -> None:
         self.model = model
         self.source = catalog.find_model(model).source
+        self.device = device
         self.want_preview = want_preview
         self.fixed = fixed
         self.placement: placement.Placement | None = None
@@ -59,7 +62,7 @@ class LocalBackend:
         Raises:
             UserError: the checkpoint is broken, or does not fit this machine.
         """
-        self._machine = self._machine or placement.Machine.probe(self.fixed.get("device"))
+        self._machine = self._machine or placement.Machine.probe(self.device)
         self._checkpoint = self._checkpoint or look(self.source)
         machine, checkpoint = self._machine, self._checkpoint
         shape = checkpoint.clip_shape(request.height, request.width, request.num_frames, request.frame_rate)

@@ -30,7 +30,9 @@ class VideoDiT(DiT):
     ) -> None:
         super().__init__()
         if (dim // num_heads // 3) % 2:
-            raise UserError(f"heads of {dim // num_heads} channels cannot be split among time, height and width")
+            raise UserError(
+                f"heads of {dim // num_heads} channels cannot be split among time, height and width"
+            )
         self.patch_embedding = nn.Conv3d(in_dim, dim, kernel_size=tuple(patch_size), stride=tuple(patch_size))
         patch_dim = out_dim * math.prod(patch_size)
         self._build(dim, ffn_dim, patch_dim, text_dim, freq_dim, num_heads, num_layers, eps)

@@ -1,0 +1,120 @@
+"""The command line's arguments: names, defaults and help. What they mean is in `mova.__main__`."""
+
+import argparse
+from pathlib import Path
+
+from mova import catalog
+
+DESCRIPTION = "Video with synchronised sound from a first frame and a text."
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 the machine or a server failed; 2 the request cannot be met as it is; 130 stopped."
+)
+DTYPES = ("bfloat16", "float32")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mova", description=DESCRIPTION, epilog=EXIT_CODES)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="generate | inspect")
+    texts = {
+        "generate": "make a clip",
+        "inspect": "what a checkpoint holds, and where it would go on this machine; loads no weights",
+    }
+    for name, add in (("generate", add_generate), ("inspect", add_inspect)):
+        description = f"{texts[name].capitalize()}."
+        add(
+            commands.add_parser(
+                name, help=texts[name], description=description, epilog=EXIT_CODES, allow_abbrev=False
+            )
+        )
+    return parser
+
+
+def add_generate(parser: argparse.ArgumentParser) -> None:
+    presets = ", ".join(
+        f"{p.name} ({p.num_inference_steps} steps, {p.note})" for p in catalog.PRESETS.values()
+    )
+    clip = parser.add_argument_group("the clip")
+    clip.add_argument("--prompt", help="what is seen and heard; put spoken words in double quotes")
+    clip.add_argument(
+        "--image",
+        type=Path,
+        help="first frame; without one the clip starts from a white frame, by text alone",
+    )
+    clip.add_argument("--negative-prompt", help="what to steer away from; default: prompts/negative.zh.txt")
+    clip.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="CLIP",
+        help="make this clip again; what else is given replaces its settings",
+    )
+    clip.add_argument("--size", metavar="WIDTHxHEIGHT", help="multiples of 16; default: the model's own")
+    length = clip.add_mutually_exclusive_group()
+    length.add_argument("--frames", type=int, help="4k+1; default: the preset's")
+    length.add_argument("--seconds", type=float, help="length, rounded to a valid number of frames")
+    clip.add_argument("--frame-rate", type=float, help="frames a second, default 24, as trained")
+    clip.add_argument("--fit", choices=("crop", "pad"), help="how the image fills the clip, default crop")
+    clip.add_argument("--seed", type=int, help="the same seed makes the same clip; default: random, reported")
+
+    quality = parser.add_argument_group("quality and cost")
+    quality.add_argument(
+        "--model", help=f"360p, 720p, a folder or a Hub repo id; default {catalog.DEFAULT_MODEL}"
+    )
+    quality.add_argument(
+        "--preset", choices=catalog.PRESETS, help=f"{presets}; default {catalog.DEFAULT_PRESET}"
+    )
+    quality.add_argument("--steps", type=int, help="denoising steps, default: the preset's")
+    quality.add_argument("--guidance-scale", type=float, help="hold to the prompt; default 5, 1 is off")
+    quality.add_argument(
+        "--bridge-guidance-scale", type=float, help="hold to synchrony; default 1 (off), try 3"
+    )
+    quality.add_argument("--video-shift", type=float, help="of the noise schedule; default: the checkpoint's")
+    quality.add_argument("--audio-shift", type=float, help="of the noise schedule; default: the checkpoint's")
+    quality.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="adapter: .safetensors, or upstream's folder; strength 1 if not given; may be repeated",
+    )
+    add_machine(parser)
+
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=Path, help="an .mp4; default outputs/clip-SEED.mp4")
+    output.add_argument("--wav", type=Path, help="also write the clip's sound here")
+    output.add_argument("--png", type=Path, metavar="FOLDER", help="also write the clip's frames here")
+    output.add_argument("--overwrite", action="store_true", help="replace existing files")
+
+
+def add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="360p, 720p, a folder or a Hub repo id")
+    parser.add_argument(
+        "--size", metavar="WIDTHxHEIGHT", help="of the clip to plan for; default: the model's own"
+    )
+    parser.add_argument("--frames", type=int, help="of the clip to plan for; default 193")
+    add_machine(parser)
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", help="cuda, cuda:1, mps, cpu; default: the best there is")
+    machine.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 where it is fast")
+    machine.add_argument(
+        "--offload",
+        choices=("auto", "none", "component", "layers"),
+        default="auto",
+        help="weights on the device: all, those in use, or a few layers; default auto",
+    )
+    machine.add_argument(
+        "--experts",
+        choices=("auto", "both", "one"),
+        default="auto",
+        help="video experts held in memory at once; default auto",
+    )
+    machine.add_argument(
+        "--fp8",
+        action=argparse.BooleanOptionalAction,
+        help="store the towers in 8 bits: half the memory, not exact; default off",
+    )
+    machine.add_argument("--compile", action="store_true", help="a minute of compiling, then faster steps")
+    machine.add_argument("--verbose", action="store_true", help="log each stage")

@@ -1,0 +1,107 @@
+"""Between media and what the towers see: text and first frame to embeddings, latents to picture and sound."""
+
+import logging
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
+
+from mova.models.audio_vae import AudioVAE
+from mova.offload import Residency
+from mova.prompting.cleaning import clean_prompt
+from mova.shapes import MAX_PROMPT_TOKENS, TEMPORAL_STRIDE, ClipShape
+
+logger = logging.getLogger(__name__)
+
+ENCODED_FRAMES = (
+    121  # past these the causal encoder has forgotten the first frame; its latents repeat exactly
+)
+
+
+class CodecMixin:
+    """The encoders and decoders of a pipeline; generation and training share them."""
+
+    text_encoder: UMT5EncoderModel | None
+    tokenizer: PreTrainedTokenizerFast | None
+    video_vae: AutoencoderKLWan
+    audio_vae: AudioVAE
+    residency: Residency
+
+    def clip_shape(self, height: int, width: int, num_frames: int, frame_rate: float) -> ClipShape:
+        """The sizes of a clip in this checkpoint's latents and samples."""
+        audio = self.audio_vae
+        return ClipShape(height, width, num_frames, frame_rate, audio.config.sample_rate, audio.hop_length)
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: str | list[str]) -> Tensor:
+        """Text embeddings [B, 512, D] of the cleaned prompts, zero behind each prompt's end."""
+        prompts = [clean_prompt(text) for text in ([prompt] if isinstance(prompt, str) else prompt)]
+        for text in prompts:
+            if cut := self.truncated_text(text):
+                logger.warning("the prompt has over %d tokens; its end is cut: %r", MAX_PROMPT_TOKENS, cut)
+        tokens = self.tokenizer(
+            prompts, padding="max_length", max_length=MAX_PROMPT_TOKENS, truncation=True, return_tensors="pt"
+        )
+        with self.residency.use("text_encoder"):
+            mask = tokens.attention_mask.to(self.text_encoder.device)
+            embeds = self.text_encoder(
+                tokens.input_ids.to(mask.device), attention_mask=mask
+            ).last_hidden_state
+            return (embeds * mask[..., None]).to(self.residency.device)
+
+    def truncated_text(self, prompt: str) -> str:
+        """The end of `prompt` that the text encoder will not see; empty where all of it fits."""
+        text = clean_prompt(prompt)
+        kept = self.tokenizer(
+            text, max_length=MAX_PROMPT_TOKENS, truncation=True, return_offsets_mapping=True, verbose=False
+        )
+        whole = self.tokenizer(text, verbose=False)
+        if len(whole.input_ids) <= MAX_PROMPT_TOKENS:
+            return ""
+        return text[max(end for _, end in kept.offset_mapping) :]
+
+    @torch.no_grad()
+    def encode_first_frame(self, image: Tensor, num_frames: int) -> Tensor:
+        """Condition [B, 20, T, h, w] of `image` [B, 3, H, W] in [-1, 1]: 4 mask channels, 16 latent channels.
+
+        The clip that is encoded is the image and then mid grey.
+        """
+        frames = min(num_frames, ENCODED_FRAMES)
+        with self.residency.use("video_vae"):
+            clip = torch.zeros(*image.shape[:2], frames, *image.shape[2:], device=self.residency.device)
+            clip[:, :, 0] = image
+            encoded = self.video_vae.encode(clip.to(self.video_vae.dtype)).latent_dist.mode().float()
+        encoded = self.normalise_latents(encoded)
+        missing = (num_frames - frames) // TEMPORAL_STRIDE
+        encoded = torch.cat((encoded, encoded[:, :, -1:].expand(-1, -1, missing, -1, -1)), dim=2)
+        mask = torch.zeros_like(encoded[:, :4])
+        mask[:, :, 0] = 1
+        return torch.cat((mask, encoded), dim=1)
+
+    @torch.no_grad()
+    def decode_video(self, latents: Tensor) -> Tensor:
+        """Frames [B, 3, F, H, W] in about [-1, 1] of normalised latents [B, 16, T, h, w]."""
+        with self.residency.use("video_vae"):
+            mean, std = self._latent_statistics(latents)
+            return self.video_vae.decode((latents * std + mean).to(self.video_vae.dtype), return_dict=False)[
+                0
+            ]
+
+    @torch.no_grad()
+    def decode_audio(self, latents: Tensor) -> Tensor:
+        """Waveform [B, 1, L * hop_length] in [-1, 1], float32, on the CPU."""
+        with self.residency.use("audio_vae"):
+            return self.audio_vae.decode(latents.to(self.audio_vae.dtype)).float().cpu()
+
+    def normalise_latents(self, latents: Tensor) -> Tensor:
+        mean, std = self._latent_statistics(latents)
+        return (latents - mean) / std
+
+    def _latent_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        config = self.video_vae.config
+        mean, std = (
+            latents.new_tensor(values).view(1, -1, 1, 1, 1)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return mean, std

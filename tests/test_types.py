@@ -1,0 +1,94 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mova.types import GenerationRequest, UserError, check_finite
+
+FULL = GenerationRequest(
+    prompt='a man says "hello"',
+    image=Path("frames/first.png"),
+    negative_prompt="静态",
+    height=720,
+    width=1280,
+    num_frames=97,
+    frame_rate=25.0,
+    num_inference_steps=25,
+    guidance_scale=4.5,
+    bridge_guidance_scale=3.5,
+    video_shift=5.0,
+    audio_shift=1.0,
+    seed=2**40,
+    fit="pad",
+    adapters=(("a.safetensors", 0.5), ("b.safetensors", -1.0)),
+)
+
+
+@pytest.mark.parametrize("request_", [FULL, GenerationRequest("rain")])
+def test_settings_give_the_request_back_through_json(request_):
+    settings = json.loads(json.dumps(request_.to_settings()))
+    assert GenerationRequest.from_settings(settings) == request_
+    assert settings.keys() == {field.name for field in dataclasses.fields(GenerationRequest)}
+
+
+def test_settings_of_the_run_are_no_part_of_the_request():
+    settings = FULL.to_settings() | {"model": "360p", "image_sha256": "00", "dtype": "float32"}
+    assert GenerationRequest.from_settings(settings) == FULL
+
+
+def test_whole_numbers_stand_for_numbers_and_the_rest_has_defaults():
+    request = GenerationRequest.from_settings({"prompt": "rain", "guidance_scale": 3, "video_shift": 5})
+    assert request == GenerationRequest("rain", guidance_scale=3, video_shift=5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": None},
+        {"prompt": 5},
+        {"height": "352"},
+        {"height": 352.0},
+        {"width": True},
+        {"num_frames": None},
+        {"frame_rate": "24"},
+        {"guidance_scale": [5]},
+        {"video_shift": False},
+        {"seed": 1.5},
+        {"image": 5},
+        {"negative_prompt": None},
+        {"fit": None},
+        {"adapters": None},
+        {"adapters": "ab"},
+        {"adapters": [["a.safetensors"]]},
+        {"adapters": [["a.safetensors", "strong"]]},
+        {"adapters": {"a": 1}},
+    ],
+)
+def test_malformed_settings_are_refused_by_name(change):
+    with pytest.raises(UserError, match=f"the settings hold .*{next(iter(change))}"):
+        GenerationRequest.from_settings(FULL.to_settings() | change)
+
+
+@pytest.mark.parametrize("settings", [{}, {"model": "360p"}])
+def test_settings_of_something_else_are_told_apart(settings):
+    with pytest.raises(UserError, match="were not written by this toolkit"):
+        GenerationRequest.from_settings(settings)
+
+
+@pytest.mark.parametrize("value", [0, 1, 0.5, np.float32(0.5), np.int64(1)])
+def test_numbers_in_range_pass(value):
+    check_finite("x", value, 0, 1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), "1", None, True, [0.5], np.float32("nan")])
+def test_what_is_no_number_is_refused(value):
+    with pytest.raises(UserError, match=r"x=.* is not a number; give one from 0 to 1"):
+        check_finite("x", value, 0, 1)
+
+
+@pytest.mark.parametrize("value", [-0.001, 1.001, float("inf"), -float("inf"), 10**400])
+def test_numbers_out_of_range_are_refused_with_the_range(value):
+    with pytest.raises(UserError, match=r"x=.* is out of range; give one from 0 to 1"):
+        check_finite("x", value, 0, 1)
