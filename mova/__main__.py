@@ -12,8 +12,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mova import catalog, shapes
 from mova.arguments import DTYPES, build_parser
-from mova.checks import check_frames_folder, check_request, check_source_image
-from mova.outputs import check_output
+from mova.checks import check_request, check_source_image
+from mova.outputs import check_frames_folder, check_output
 from mova.types import BackendError, GenerationRequest, Progress, UserError
 
 

@@ -6,6 +6,7 @@ files (`lora_weights.pt`, `lora_config.pt`) is read too, from the local disk onl
 """
 
 import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,9 @@ class AdapterMixin(LoraBaseMixin):
             model = getattr(self, name)
             if state := adapter.tower(name):
                 state = {key: tensor.to(model.dtype) for key, tensor in state.items()}
-                model.load_lora_adapter(state, prefix=None, adapter_name=adapter_name)
+                with warnings.catch_warnings():  # peft wonders at a second adapter, which is meant
+                    warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+                    model.load_lora_adapter(state, prefix=None, adapter_name=adapter_name)
                 model.requires_grad_(False)
                 # peft creates them in the layer's type; where that is 8 bits it would round them.
                 for key, parameter in model.named_parameters():

@@ -7,14 +7,13 @@ import numpy as np
 
 from mova.guidance import branches
 from mova.images import load_first_frame
-from mova.outputs import check_output, explained, name_taken, writable_parent
+from mova.outputs import check_output
 from mova.prompting.cleaning import clean_prompt
 from mova.shapes import FRAME_RATES, MAX_PROMPT_TOKENS, check_num_frames, check_size
-from mova.types import MAX_SEED, MAX_STEPS, GenerationRequest, UserError, check_finite
+from mova.types import MAX_SEED, MAX_STEPS, SHIFTS, GenerationRequest, UserError, check_finite
 
 BYTES_PER_PIXEL = 0.15  # of an mp4, generously: moving noise at this quality takes 0.1
 MAX_PROMPT_CHARACTERS = 20_000  # many times what the model reads, and the settings still fit into a clip
-SHIFTS = (0.01, 100)
 STRENGTHS = (-10, 10)
 
 
@@ -57,18 +56,6 @@ def check_text(name: str, text: str) -> None:
         )
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise UserError(f"{name} holds bytes that are no text; save or type it as UTF-8")
-
-
-def check_frames_folder(folder: Path, overwrite: bool = False) -> None:
-    """Raise UserError unless `mova.media.write_png_sequence` can put its frames there."""
-    with explained(folder):
-        held = [file.name for file in folder.iterdir()] if folder.exists() else []
-    if held and not overwrite:
-        raise name_taken(folder)
-    for name in held:
-        if not Path(name).match("frame_*.png"):
-            raise UserError(f"{folder} holds {name}, which is not ours to replace; choose another folder")
-    writable_parent(folder)
 
 
 def check_source_image(image: Path, sha256: str | None) -> None:

@@ -21,7 +21,7 @@ from av.filter import Graph
 from av.video.reformatter import ColorRange, Interpolation
 from PIL import Image
 
-from mova.outputs import explained, name_taken, new_output, temporary_beside, writable_parent
+from mova.outputs import check_frames_folder, new_output, temporary_beside
 from mova.shapes import MAX_FRAMES, MAX_SIDE
 from mova.types import BackendError, UserError, check_finite
 
@@ -165,21 +165,14 @@ def write_png_sequence(folder: Path, frames: Frames, overwrite: bool = False) ->
         UserError: the folder holds something else, or cannot be written.
         BackendError: the disk is full.
     """
-    with explained(folder):
-        held = list(folder.iterdir()) if folder.exists() else []
-        if held and not overwrite:
-            raise name_taken(folder)
-        foreign = next((file.name for file in held if not file.match("frame_*.png")), None)
-        if foreign:
-            raise UserError(f"{folder} holds {foreign}, which is not ours to replace; choose another folder")
-        writable_parent(folder)
+    check_frames_folder(folder, overwrite)
     with temporary_beside(folder) as temporary:
         temporary.mkdir()
         for index, image in enumerate(_each_image(frames)):
             Image.fromarray(image).save(temporary / f"frame_{index:05d}.png")
-        for file in held:
-            file.unlink()
         if folder.exists():
+            for file in folder.glob("frame_*.png"):
+                file.unlink()
             folder.rmdir()  # refuses if something came in meanwhile
         temporary.rename(folder)
 

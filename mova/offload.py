@@ -131,7 +131,7 @@ class LayerResidency(ComponentResidency):
 
 
 class WeightSwap:
-    """Moves the tensors of modules to a device, and back by reassigning their data; `skip` holds ids left out."""
+    """Moves tensors of modules to a device, and back by reassigning their data; `skip` holds ids left out."""
 
     def __init__(self, modules: list[nn.Module], skip: Iterable[int] = ()) -> None:
         self.modules = modules

@@ -37,6 +37,18 @@ def check_output(path: Path, overwrite: bool = False, needed_bytes: int = 0) -> 
         )
 
 
+def check_frames_folder(folder: Path, overwrite: bool = False) -> None:
+    """Raise UserError unless `mova.media.write_png_sequence` can put its frames there."""
+    with explained(folder):
+        held = [file.name for file in folder.iterdir()] if folder.exists() else []
+    if held and not overwrite:
+        raise name_taken(folder)
+    for name in held:
+        if not Path(name).match("frame_*.png"):
+            raise UserError(f"{folder} holds {name}, which is not ours to replace; choose another folder")
+    writable_parent(folder)
+
+
 @contextmanager
 def new_output(path: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path` for the block to write; it becomes `path` if the block ends well.

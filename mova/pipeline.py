@@ -25,6 +25,7 @@ from mova.models.bridge import Bridge
 from mova.models.dual_tower import DualTower
 from mova.models.video_dit import VideoDiT
 from mova.offload import Residency
+from mova.prompting.cleaning import clean_prompt
 from mova.scheduler import PairScheduler
 from mova.shapes import SPATIAL_STRIDE, ClipShape, check_num_frames, check_size
 from mova.types import Cancelled, UserError, check_finite
@@ -92,8 +93,8 @@ class MOVAPipeline(DiffusionPipeline, CodecMixin, AdapterMixin):
     ) -> "MOVAPipeline":
         """The pipeline of a Hub repo id or a local folder in the released layout, on the CPU.
 
-        Weights stay memory-mapped until they are moved (`.to("cuda")` or `mova.placement.place`), so 77 GB need
-        no 77 GB of host memory. Any component may be given by keyword in place of the stored one;
+        Weights stay memory-mapped until they are moved (`.to("cuda")` or `mova.placement.place`), so 77 GB
+        need no 77 GB of host memory. Any component may be given by keyword in place of the stored one;
         `text_encoder=None, tokenizer=None` leaves them out (then calls need `prompt_embeds`). Other options
         (revision, token, cache_dir, local_files_only) go to the Hub.
 
@@ -107,7 +108,7 @@ class MOVAPipeline(DiffusionPipeline, CodecMixin, AdapterMixin):
         return cls(**parts, boundary_ratio=layout.read_boundary_ratio(folder))
 
     def save_pretrained(self, save_directory: str | Path, **options: object) -> None:
-        """Write the checkpoint in the released layout; `options` such as max_shard_size go to the networks."""
+        """Write the checkpoint in the released layout; `options` (max_shard_size, ...) go to the networks."""
         parts = {name: part for name, part in self.components.items() if part is not None}
         loading.save_components(parts, self.config.boundary_ratio, Path(save_directory), **options)
 
@@ -162,15 +163,15 @@ class MOVAPipeline(DiffusionPipeline, CodecMixin, AdapterMixin):
 
         Args:
             prompt: one text, or a list of B texts.
-            image: first frames, one for all or one for each prompt: PIL, uint8 [H, W, 3] or float [3, H, W] in
-                [-1, 1]. Cropped to the clip's aspect. None starts from a white frame: text to video and audio,
-                which the released models do with weaker lip-sync.
+            image: first frames, one for all or one for each prompt: PIL, uint8 [H, W, 3] or float [3, H, W]
+                in [-1, 1]. Cropped to the clip's aspect. None starts from a white frame: text to video and
+                audio, which the released models do with weaker lip-sync.
             height, width: pixels, multiples of 16. num_frames: 4k+1.
             guidance_scale: text guidance; 1 is off and needs half the time.
             bridge_guidance_scale: steers towards synchrony (paper equation 6; it evaluates 2 to 4); 1 is off.
             video_shift, audio_shift: of the schedules; None is the checkpoint's.
-            generator: one for all clips, or one for each. Noise is drawn on the generator's device, video first,
-                then audio, so a CPU generator gives the same clip on every machine.
+            generator: one for all clips, or one for each. Noise is drawn on the generator's device, video
+                first, then audio, so a CPU generator gives the same noise on every machine.
             latents, audio_latents: starting noise [B, 16, T, H, W] and [B, C, L] in place of the generator's.
             prompt_embeds, negative_prompt_embeds: [B, 512, D] from `encode_prompt` in place of texts.
             output_type: "pil", "np" [B, F, H, W, 3] or "pt" [B, F, 3, H, W] in 0..1, or "latent".
@@ -285,7 +286,7 @@ class MOVAPipeline(DiffusionPipeline, CodecMixin, AdapterMixin):
         if embeds is not None:
             return embeds.to(self._execution_device)
         texts = [texts] if isinstance(texts, str) or texts is None else texts
-        if name == "prompt" and not all(isinstance(text, str) and text.strip() for text in texts):
+        if name == "prompt" and not all(isinstance(text, str) and clean_prompt(text) for text in texts):
             raise UserError("the prompt is empty; say what is seen and what is heard")
         if self.text_encoder is None:
             raise UserError(f"this pipeline has no text encoder; give {name}_embeds")

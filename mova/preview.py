@@ -1,8 +1,8 @@
 """A picture of running latents for the price of a small matrix product.
 
-The projection is fitted to the checkpoint's own video VAE, so it holds for any: plain colour fields are encoded
-and their colours regressed on the latents by least squares. It shows colour and layout, not detail; one pixel
-stands for 8x8 of the clip.
+The projection is fitted to the checkpoint's own video VAE, so it holds for any: plain colour fields are
+encoded and their colours regressed on the latents by least squares. It shows colour and layout, not detail;
+one pixel stands for 8x8 of the clip.
 """
 
 import itertools

@@ -11,9 +11,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from mova.types import UserError, check_finite
-
-MAX_STEPS = 1000
+from mova.types import MAX_STEPS, SHIFTS, UserError, check_finite
 
 
 class PairScheduler(SchedulerMixin, ConfigMixin):
@@ -37,7 +35,7 @@ class PairScheduler(SchedulerMixin, ConfigMixin):
             raise UserError(f"num_inference_steps={num_inference_steps} must be from 1 to {MAX_STEPS}")
         shifts = [self.config.shift if shift is None else shift for shift in (video_shift, audio_shift)]
         for name, shift in zip(("video_shift", "audio_shift"), shifts, strict=True):
-            check_finite(name, shift, 0.01, 100)
+            check_finite(name, shift, *SHIFTS)
         base = torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64)
         return torch.stack([shift * base / (1 + (shift - 1) * base) for shift in shifts], dim=1).float()
 

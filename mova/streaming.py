@@ -25,8 +25,8 @@ ALIGNMENT = 256  # bytes
 class PackedLayer:
     """The parameters of some modules as views of one flat host buffer.
 
-    `keep` remembers the tensors they had, so that `unpack` can give them back and free the buffer for its next
-    owner; worth it where those tensors are views of a file.
+    `keep` remembers the tensors they had, so that `unpack` can give them back and free the buffer for its
+    next owner; worth it where those tensors are views of a file.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ import numpy as np
 
 MAX_SEED = 2**63 - 1
 MAX_STEPS = 1000
+SHIFTS = (0.01, 100)  # of a noise schedule
 
 
 class UserError(ValueError):

@@ -5,13 +5,14 @@ import torch
 
 from benchmarks.released import random_weights
 from mova.backends.local import translated_memory_errors
+from mova.inspection import look
 from mova.models.audio_dit import AudioDiT
 from mova.models.bridge import Bridge
 from mova.models.dual_tower import DualTower
 from mova.models.video_dit import VideoDiT
 from mova.offload import WeightSwap
 from mova.pipeline import MOVAPipeline
-from mova.placement import Machine, Placement, choose, compile_blocks, count_parameters, place
+from mova.placement import Machine, Placement, choose, compile_blocks, place
 from mova.streaming import LayerStreamer
 from mova.types import BackendError
 from tests.tiny import relative_error
@@ -151,11 +152,11 @@ def test_8_bit_storage_runs_and_stays_near(load):
         assert relative_error(small[0], plain[0]) < 0.25
 
 
-def test_the_machine_is_seen_and_the_golden_model_stays_on_it(load):
+def test_the_machine_is_seen_and_the_golden_model_stays_on_it(golden):
     machine = Machine.probe()
     assert machine.device == "cuda"
     assert machine.vram > 2**30
-    assert choose(machine, count_parameters(load()), 2**20).offload == "none"
+    assert choose(machine, look(golden / "checkpoint").parameters, 2**20).offload == "none"
 
 
 def test_a_gpu_out_of_memory_is_a_sentence_with_what_to_change():

@@ -41,7 +41,7 @@ def test_equal_scales_need_two_forwards_and_others_three():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0, 31.0])
 def test_impossible_scales_are_refused_by_name(bad):
-    with pytest.raises(UserError, match="^guidance_scale"):
+    with pytest.raises(UserError, match=r"^guidance_scale"):
         branches(bad)
     with pytest.raises(UserError, match="bridge_guidance_scale"):
         branches(5.0, bad)

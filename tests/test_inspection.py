@@ -150,7 +150,7 @@ def test_a_choice_by_hand_is_in_the_report(released_checkpoint):
 def test_what_does_not_fit_is_said_with_what_to_change(released_checkpoint):
     text = report(released_checkpoint, machine(4, ram=8), CLIP, 50)
     assert text.count("does not fit") == len(layout.MODULES) + 1
-    assert "choose fewer frames, a smaller size" in text
+    assert "choose fewer frames or a smaller size" in text
 
 
 def test_working_memory_follows_the_type_of_the_weights(released_checkpoint):

@@ -187,6 +187,7 @@ BAD = [
     ({"frame_rate": 0}, "frame_rate"),
     ({"output_type": "gif"}, "output_type"),
     ({"prompt": "  "}, "prompt is empty"),
+    ({"prompt": "&nbsp;"}, "prompt is empty"),
     ({"prompt": ["a", ""]}, "prompt is empty"),
     ({"prompt": None}, "prompt is empty"),
     ({"prompt": ["a", "b"], "negative_prompt": ["x", "y", "z"]}, "3 negative prompts for 2"),

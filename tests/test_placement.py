@@ -74,7 +74,7 @@ def test_a_small_gpu_encodes_text_on_the_host():
 
 @pytest.mark.parametrize("vram", [2, 6])
 def test_what_cannot_fit_is_refused_with_what_to_change(vram):
-    with pytest.raises(UserError, match=r"does not fit .* fewer frames, a smaller size"):
+    with pytest.raises(UserError, match=r"does not fit .* fewer frames or a smaller size"):
         choose(gpu(vram), RELEASED, WORKSPACE)
 
 
@@ -96,6 +96,11 @@ def test_8_bit_towers_need_half_the_memory():
     exact = need(Placement("cuda", offload="layers"), RELEASED, 0)
     small = need(Placement("cuda", offload="layers", fp8=True), RELEASED, 0)
     assert small.host == exact.host / 2
+
+
+def test_short_host_memory_is_named_as_such():
+    with pytest.raises(UserError, match=r"34\.2 GiB of host memory are needed and 18\.6 GiB are free"):
+        choose(gpu(16, ram=20), RELEASED, WORKSPACE)
 
 
 def test_a_device_that_is_not_there_gets_a_sentence():

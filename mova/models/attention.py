@@ -32,7 +32,7 @@ class Attention(nn.Module):
         self.norm_k = nn.RMSNorm(dim, eps=eps)
 
     def project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [B, L, H, D], keys and values [B, S, H, D] of `x` [B, L, dim] and `context` [B, S, context_dim]."""
+        """Queries [B, L, H, D] of `x` [B, L, dim], keys and values [B, S, H, D] of `context` [B, S, ...]."""
         heads = (self.num_heads, -1)
         q = self.norm_q(self.q(x)).unflatten(-1, heads)
         k = self.norm_k(self.k(context)).unflatten(-1, heads)
@@ -114,7 +114,7 @@ def grid_rotary(grid: tuple[int, ...], head_dim: int, device: torch.device) -> T
 
 @lru_cache(maxsize=8)
 def time_rotary(positions: tuple[float, ...], repeats: int, head_dim: int, device: torch.device) -> Tensor:
-    """Rotary table [L, head_dim, 2] of the bridge, float32: each position is held by `repeats` tokens in turn."""
+    """Rotary table [L, head_dim, 2] of the bridge, float32; each position is that of `repeats` tokens."""
     time = torch.tensor(positions, dtype=torch.float64).repeat_interleave(repeats)
     angles = time[:, None] * frequencies(head_dim)
     return cos_sin(torch.cat((angles, angles), dim=-1)).to(device)

@@ -112,7 +112,7 @@ class AudioVAE(ModelMixin, ConfigMixin):
         latent_dim: int,
         decoder_dim: int,
         decoder_rates: list[int],
-        sample_rate: int,
+        sample_rate: int,  # noqa: ARG002 - kept in the config
     ) -> None:
         super().__init__()
         self.encoder = Encoder(encoder_dim, encoder_rates, latent_dim)

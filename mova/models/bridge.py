@@ -35,7 +35,7 @@ class Bridge(ModelMixin, ConfigMixin, PeftAdapterMixin):
         audio_layers: int,
         visual_hidden_dim: int,
         audio_hidden_dim: int,
-        audio_fps: float,
+        audio_fps: float,  # noqa: ARG002 - read from the config
         head_dim: int,
     ) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Bridge(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def forward(
         self, layer: int, video: Tensor, audio: Tensor, rotary: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Both token streams after they have read each other; each reads the other's state before the layer."""
+        """Both token streams after each has read the other's state from before the layer."""
         video_rotary, audio_rotary = rotary
         return (
             self.audio_to_video_conditioners[layer](video, audio, video_rotary, audio_rotary),

@@ -12,7 +12,7 @@ from mova.models.audio_dit import AudioDiT
 from mova.models.bridge import Bridge
 from mova.models.video_dit import VideoDiT
 
-# The default order varies with the torch version; a flash-2 kernel takes 1.34x as long per forward on an H200.
+# The default order varies with the torch version; with a flash-2 kernel a forward takes 1.34x as long (H200).
 ATTENTION_ORDER = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
