@@ -26,6 +26,7 @@ BEFORE_OPENING = re.compile(r"[\s(\[{<—–:,，：、。-]")
 # A straight single mark is mostly an apostrophe: it opens a quote only where speech is announced.
 BEFORE_SINGLE = re.compile(r"(?:[:,，：]|\b(?:says?|said|asks?|shouts?|whispers?|answers?|replies|yells?))\s*$", re.I)
 PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
+MAX_QUOTE = 4000  # characters; what is longer is no speech of a clip, and searching on would take long
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,8 @@ FILLER = "\ue000"
 
 def _quote_at(text: str, start: int) -> Quote | None:
     mark = text[start]
-    stop = PARAGRAPH_BREAK.search(text, start)
-    limit = stop.start() if stop else len(text)
+    stop = PARAGRAPH_BREAK.search(text, start, start + MAX_QUOTE)
+    limit = stop.start() if stop else min(len(text), start + MAX_QUOTE)
     if mark == '"':
         return _straight(text, start, limit)
     if mark == "'":
@@ -206,5 +207,7 @@ def _single(text: str, start: int, limit: int) -> Quote | None:
 def _unclosed(text: str, start: int, limit: int, closing: str) -> Quote | None:
     line_end = text.find("\n", start, limit)
     end = limit if line_end < 0 else line_end
+    if end == start + MAX_QUOTE:
+        return None
     words = text[start + 1 : end].rstrip()
     return Quote(words, text[start], closing, start, start + 1 + len(words), closed=False) if words else None
