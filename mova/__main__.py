@@ -1,4 +1,4 @@
-"""The command line: `python -m mova generate` and `python -m mova inspect`.
+"""The command line: `python -m mova generate`, `enhance` and `inspect`.
 
 Exit codes: 0 done; 1 the machine or a server failed; 2 the request cannot be met as it is; 130 stopped.
 """
@@ -11,6 +11,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mova import catalog, shapes
+from mova.prompting.command import DESCRIPTION as ENHANCE
+from mova.prompting.command import add_enhance
 from mova.types import BackendError, GenerationRequest, Progress, UserError, check_finite
 
 DESCRIPTION = "Video with synchronised sound from a first frame and a text."
@@ -35,8 +37,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mova", description=DESCRIPTION)
-    commands = parser.add_subparsers(required=True, metavar="generate | inspect")
+    commands = parser.add_subparsers(required=True, metavar="generate | enhance | inspect")
     add_generate(commands.add_parser("generate", help="make a clip", description=DESCRIPTION))
+    add_enhance(commands.add_parser("enhance", help="turn an idea into a prompt", description=ENHANCE))
     add_inspect(
         commands.add_parser("inspect", help="what a checkpoint holds, and where it would go on this machine")
     )

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 Resolve = Callable[[str, int], list[str]]
 
 HOST_NAME = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
-PRIVATE_NAMES = (".local", ".internal", ".localhost", ".localdomain", ".lan", ".home.arpa", ".intranet", ".corp")
+PRIVATE_NAMES = (
+    ".local",
+    ".internal",
+    ".localhost",
+    ".localdomain",
+    ".lan",
+    ".home.arpa",
+    ".intranet",
+    ".corp",
+)
 MAX_BYTES = 4_000_000
 # What `is_global` lets through and is still no public server: relays to IPv4, and protocol assignments.
 REFUSED_NETWORKS = tuple(
@@ -73,16 +82,22 @@ def check_public(url: str, resolve: Resolve = resolve_host) -> PublicAddress:
         raise UserError(f"{name} was given with ? or # in it; give the address up to /v1")
     host = parsed.raw_host.decode("ascii").lower().removesuffix(".")
     if not HOST_NAME.fullmatch(host) or host.endswith(PRIVATE_NAMES):
-        raise UserError(f"{name} has no public host name; on a public page give one such as https://api.example.com/v1")
+        raise UserError(
+            f"{name} has no public host name; on a public page give one such as https://api.example.com/v1"
+        )
     port = parsed.port or 443
     if port != 443 and port < 1024:
         raise UserError(f"port {port} is not one of a model server; use 443 or one from 1024")
     try:
         found = resolve(host, port)
     except (OSError, UnicodeError) as error:
-        raise UserError(f"{host} is not known to the name service; check the spelling of the address") from error
+        raise UserError(
+            f"{host} is not known to the name service; check the spelling of the address"
+        ) from error
     if not found or not all(is_public(ip) for ip in found):
-        raise UserError(f"{host} leads to an address that is not public; on a public page give a public server")
+        raise UserError(
+            f"{host} leads to an address that is not public; on a public page give a public server"
+        )
     return PublicAddress(url.strip().rstrip("/"), host, port, found[0])
 
 
@@ -121,7 +136,9 @@ def own_client(timeout: float) -> "httpx.Client":
     """A client for an address that the machine's owner chose: proxies of the environment, no redirects."""
     import httpx
 
-    return httpx.Client(timeout=timeout, follow_redirects=False, event_hooks={"request": [keep_plain_headers]})
+    return httpx.Client(
+        timeout=timeout, follow_redirects=False, event_hooks={"request": [keep_plain_headers]}
+    )
 
 
 def keep_plain_headers(request: "httpx.Request") -> None:
@@ -140,7 +157,9 @@ def _parse(url: str) -> "httpx.URL":
     try:
         return httpx.URL(url.strip())
     except httpx.InvalidURL as error:
-        raise UserError(f"{shown_url(url)} is no address; give one such as https://api.example.com/v1") from error
+        raise UserError(
+            f"{shown_url(url)} is no address; give one such as https://api.example.com/v1"
+        ) from error
 
 
 @lru_cache(maxsize=1)

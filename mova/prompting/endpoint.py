@@ -28,7 +28,13 @@ MAX_ATTEMPTS = 7
 # Field of the request, and what a server that objects to it writes.
 OPTIONAL = {
     "max_completion_tokens": ("max_completion_tokens",),
-    "chat_template_kwargs": ("chat_template_kwargs", "enable_thinking", "extra_body", "extra fields", "unrecognized"),
+    "chat_template_kwargs": (
+        "chat_template_kwargs",
+        "enable_thinking",
+        "extra_body",
+        "extra fields",
+        "unrecognized",
+    ),
     "seed": ("seed",),
     "temperature": ("temperature",),
     "stream": ("stream",),
@@ -77,7 +83,9 @@ class EndpointWriter:
     ) -> Answer:
         """Answer `ask`, streaming. Raises BackendError with a sentence for every failure, and Cancelled."""
         started = time.monotonic()
-        answer = self._run(lambda client, report: self._answer(client, ask, report), on_text, cancelled, bool(ask.image))
+        answer = self._run(
+            lambda client, report: self._answer(client, ask, report), on_text, cancelled, bool(ask.image)
+        )
         log.info("%s answered in %.1f s", self.endpoint.shown, time.monotonic() - started)
         return answer
 
@@ -91,7 +99,11 @@ class EndpointWriter:
         return self.write(ask)
 
     def _run(
-        self, work: Callable[["OpenAI", OnText], Any], on_text: OnText, cancelled: IsCancelled, had_image: bool
+        self,
+        work: Callable[["OpenAI", OnText], Any],
+        on_text: OnText,
+        cancelled: IsCancelled,
+        had_image: bool,
     ) -> Any:  # noqa: ANN401 - whatever the work gives
         import httpx
         import openai
@@ -101,7 +113,14 @@ class EndpointWriter:
             return run_until(
                 lambda report: work(client, report), on_text, cancelled, self.endpoint.timeout, client.close
             )
-        except (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError, TypeError, AttributeError) as error:
+        except (
+            openai.OpenAIError,
+            httpx.HTTPError,
+            TimeoutError,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ) as error:
             raise explain(error, self.endpoint, self.endpoint.model, had_image) from None
         finally:
             client.close()
@@ -116,7 +135,11 @@ class EndpointWriter:
             left_out = self._left_out
             try:
                 answer = self._call(client, model, ask, left_out, on_text)
-            except (openai.BadRequestError, openai.UnprocessableEntityError, openai.InternalServerError) as error:
+            except (
+                openai.BadRequestError,
+                openai.UnprocessableEntityError,
+                openai.InternalServerError,
+            ) as error:
                 objection = objected(error, left_out, ask)
                 if objection is None:
                     raise
@@ -128,14 +151,18 @@ class EndpointWriter:
             return answer
         raise BackendError(f"{self.endpoint.shown} objects to every form of the request; try another server")
 
-    def _call(self, client: "OpenAI", model: str, ask: Ask, left_out: frozenset[str], on_text: OnText) -> Answer:
+    def _call(
+        self, client: "OpenAI", model: str, ask: Ask, left_out: frozenset[str], on_text: OnText
+    ) -> Answer:
         fields = request_fields(model, ask, left_out)
         notes = (WITHOUT_IMAGE,) if ask.image and "image" in left_out else ()
         if not fields["stream"]:
             reply = Reply.model_validate(client.chat.completions.create(**fields), from_attributes=True)
             choice = reply.choices[0] if reply.choices else Choice()
             text = (choice.message or Delta()).content or ""
-            return Answer(text[:MAX_CHARACTERS], reply.model or model, choice.finish_reason != "length", notes)
+            return Answer(
+                text[:MAX_CHARACTERS], reply.model or model, choice.finish_reason != "length", notes
+            )
         text, reason, name = "", None, model
         with client.chat.completions.create(**fields) as stream:
             for piece in stream:

@@ -31,9 +31,7 @@ MAX_ANSWER = 20_000
 MAX_COMPARISONS = 2_000_000
 IMAGE_SIDE = 1024
 ATTACHED = "You see it attached."
-TRUNCATED = (
-    "the answer was cut off at {limit} tokens; allow it more tokens, or choose a model that thinks less before it writes"
-)
+TRUNCATED = "the answer was cut off at {limit} tokens; allow it more tokens, or choose a model that thinks less before it writes"
 
 
 @dataclass(frozen=True)
@@ -247,7 +245,9 @@ def added_spans(idea: str, text: str) -> tuple[tuple[int, int], ...]:
     """The spans of `text` whose words the idea does not have in this order."""
     words = list(WORD.finditer(text))
     own = [match[0].lower() for match in WORD.finditer(idea)]
-    if len(own) * len(words) > MAX_COMPARISONS:  # the comparison takes seconds; long ideas are the person's own text
+    if (
+        len(own) * len(words) > MAX_COMPARISONS
+    ):  # the comparison takes seconds; long ideas are the person's own text
         known = set(own)
         return tuple(match.span() for match in words if match[0].lower() not in known)
     matcher = SequenceMatcher(None, own, [match[0].lower() for match in words], autojunk=False)

@@ -34,7 +34,9 @@ def explain_status(error: Exception, place: str, model: str, had_image: bool, de
         return f"{place} redirects elsewhere, which is not followed; give the address it leads to"
     if status in (401, 403):
         return f"{place} refused the key; check that it is right and may use {model or 'the model'}"
-    if status == 404 or (status in (400, 422) and re.search(r"model\b.*(?:not|unknown|pinned|exist)", detail, re.I)):
+    if status == 404 or (
+        status in (400, 422) and re.search(r"model\b.*(?:not|unknown|pinned|exist)", detail, re.I)
+    ):
         return f"{place} does not serve {model!r} (or nothing under this address){detail}; check model and address"
     if status == 429:
         wait = error.response.headers.get("retry-after", "")

@@ -98,7 +98,12 @@ class PromptPlan:
     no_subtitles: bool = True
 
     def __post_init__(self) -> None:
-        parts = (self.first_frame, self.progression, tuple(line.render() for line in self.dialogue), self.audio)
+        parts = (
+            self.first_frame,
+            self.progression,
+            tuple(line.render() for line in self.dialogue),
+            self.audio,
+        )
         first_frame, progression, lines, audio, no_subtitles = _split(self.render())
         read = (first_frame, progression, tuple("".join(_spelled(line)) for line in lines), audio)
         if (*read, no_subtitles) != (*parts, self.no_subtitles):

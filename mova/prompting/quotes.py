@@ -24,7 +24,9 @@ OPENING_MARKS = frozenset(PAIRS) | {'"', "'"}
 QUOTE_MARKS = OPENING_MARKS | frozenset("".join(PAIRS.values()))
 BEFORE_OPENING = re.compile(r"[\s(\[{<—–:,，：、。-]")
 # A straight single mark is mostly an apostrophe: it opens a quote only where speech is announced.
-BEFORE_SINGLE = re.compile(r"(?:[:,，：]|\b(?:says?|said|asks?|shouts?|whispers?|answers?|replies|yells?))\s*$", re.I)
+BEFORE_SINGLE = re.compile(
+    r"(?:[:,，：]|\b(?:says?|said|asks?|shouts?|whispers?|answers?|replies|yells?))\s*$", re.I
+)
 PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 MAX_QUOTE = 4000  # characters; what is longer is no speech of a clip, and searching on would take long
 

@@ -50,7 +50,9 @@ def reasoning(text: str, brief: Brief) -> Iterator[Violation]:
         fix = text[: match.start()] + text[match.end() :]
         yield Violation("reasoning", "error", "holds the model's reasoning", match.span(), fix.strip())
     elif OPEN_REASONING.match(text) and not OPEN_REASONING.match(brief.idea):
-        message = "holds nothing but unfinished reasoning; give the model more tokens or turn its thinking off"
+        message = (
+            "holds nothing but unfinished reasoning; give the model more tokens or turn its thinking off"
+        )
         yield Violation("reasoning", "error", message, (0, len(text)))
 
 
@@ -71,7 +73,9 @@ def plain(text: str, brief: Brief) -> Iterator[Violation]:
 def marks(text: str, brief: Brief) -> Iterator[Violation]:
     """Lists, headings, fences, emphasis, labels. All of them go at once."""
     masked = blank(text)
-    found = [m for m in MARKS.finditer(masked) if m[0].strip() and (brief.own_words or m[0] not in brief.idea)]
+    found = [
+        m for m in MARKS.finditer(masked) if m[0].strip() and (brief.own_words or m[0] not in brief.idea)
+    ]
     labels = [m for m in AUDIO_LABEL.finditer(masked) if not AUDIO_OPENING.match(masked, m.end())]
     labels += [m for m in AUDIO_LABEL.finditer(masked) if AUDIO_OPENING.match(masked, m.end())]
     if not found and not labels:
@@ -106,7 +110,9 @@ def residue(text: str, brief: Brief) -> Iterator[Violation]:
     whole = find_quotes(text.strip())
     if len(whole) == 1 and whole[0].end - whole[0].start == len(text.strip()) and count_words(text) > 30:
         if whole[0].raw not in {quote.raw for quote in brief.quotes}:
-            yield Violation("residue", "error", "stands in quote marks as a whole", (0, 1), whole[0].text.strip())
+            yield Violation(
+                "residue", "error", "stands in quote marks as a whole", (0, 1), whole[0].text.strip()
+            )
 
 
 def empty(text: str, brief: Brief) -> Iterator[Violation]:  # noqa: ARG001 - rules share one signature

@@ -50,7 +50,9 @@ def sounds(text: str, brief: Brief) -> Iterator[Violation]:
         if any(_has(word, brief.prose) for word in words):
             continue
         match = next((found for word in words if (found := _search(word, prose))), None)
-        if match is None or re.search(r"\b(?:no|without|free of|any)\s+(?:\w+\s+){0,3}$", prose[: match.start()]):
+        if match is None or re.search(
+            r"\b(?:no|without|free of|any)\s+(?:\w+\s+){0,3}$", prose[: match.start()]
+        ):
             continue
         start, end = sentence_at(prose, match.start())
         fix = cut(text, start, end)

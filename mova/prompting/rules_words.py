@@ -12,7 +12,7 @@ from mova.prompting.quotes import FILLER, Quote, blank, find_quotes, locate
 from mova.prompting.templates import load_words
 from mova.prompting.words import content_words, count_words, language_of, sentences
 
-DOUBLE_MARKS = re.compile("[\"“”„«»‹›「」『』＂]")
+DOUBLE_MARKS = re.compile('["“”„«»‹›「」『』＂]')
 CAMERA = r"camera|lens|shot|view|frame|framing|镜头"
 CAMERA_CLAUSE = re.compile(
     rf",?\s*(?:\b(?:as|while|and|with)\s+)?\b(?:the|a)\s+(?:\w+\s+)?(?:camera|shot|view|lens)\s[^,.;!?\n{FILLER}]*"
@@ -78,7 +78,11 @@ def invented_dialogue(text: str, brief: Brief) -> Iterator[Violation]:
     for match in DOUBLE_MARKS.finditer(masked):
         if match[0] not in brief.taken.text:
             yield Violation(
-                "invented_dialogue", "error", "a quote mark without a pair", match.span(), cut(text, *match.span())
+                "invented_dialogue",
+                "error",
+                "a quote mark without a pair",
+                match.span(),
+                cut(text, *match.span()),
             )
             return
 
@@ -97,7 +101,9 @@ def _without(text: str, masked: str, invented: list[Quote], quote: Quote) -> str
 def unrelated(text: str, brief: Brief) -> Iterator[Violation]:
     asked = content_words(brief.taken.text)
     if len(asked) >= 3 and language_of(brief.taken.text) == "English" and not asked & content_words(text):
-        yield Violation("unrelated", "error", "has nothing in common with the idea; describe the idea's own scene")
+        yield Violation(
+            "unrelated", "error", "has nothing in common with the idea; describe the idea's own scene"
+        )
 
 
 def stillness(text: str, brief: Brief) -> Iterator[Violation]:
@@ -120,12 +126,17 @@ def stillness(text: str, brief: Brief) -> Iterator[Violation]:
 def _article(text: str) -> str:
     """The article right at the start put right for the word that now follows it."""
     return re.sub(
-        r"^(\W*)([Aa])n?( +)(\w)", lambda m: f"{m[1]}{m[2]}{'n' * (m[4].lower() in 'aeiou')}{m[3]}{m[4]}", text
+        r"^(\W*)([Aa])n?( +)(\w)",
+        lambda m: f"{m[1]}{m[2]}{'n' * (m[4].lower() in 'aeiou')}{m[3]}{m[4]}",
+        text,
     )
 
 
 def camera(text: str, brief: Brief) -> Iterator[Violation]:
-    if re.search(r"\b(?:camera|zoom|dolly|tracking|handheld|pan|pans|tilt|drone|slow.motion|time.?lapse)|镜头|运镜|跟拍|推近|拉远", brief.prose):
+    if re.search(
+        r"\b(?:camera|zoom|dolly|tracking|handheld|pan|pans|tilt|drone|slow.motion|time.?lapse)|镜头|运镜|跟拍|推近|拉远",
+        brief.prose,
+    ):
         return
     prose = prose_of(text)
     for entry in load_words("camera"):
@@ -137,7 +148,9 @@ def camera(text: str, brief: Brief) -> Iterator[Violation]:
             if not entry.endswith("*") and not near:
                 continue
             fix = None
-            if FILLER not in prose[start:end] and re.match(r"\s*(?:the |a )?(?:slow |smooth )?(?:camera|shot|lens|view)\b", prose[start:end]):
+            if FILLER not in prose[start:end] and re.match(
+                r"\s*(?:the |a )?(?:slow |smooth )?(?:camera|shot|lens|view)\b", prose[start:end]
+            ):
                 fix = cut(text, start, end)
             elif clause:
                 fix = cut(text, *clause.span())

@@ -9,13 +9,13 @@ from mova.prompting.quotes import FILLER
 from mova.prompting.rules_sound import default_audio
 from mova.prompting.words import CJK, count_words, sentences
 
-MOVEMENT = (
-    "The movement goes on naturally from this moment in one continuous shot, with real weight, light and materials."
-)
+MOVEMENT = "The movement goes on naturally from this moment in one continuous shot, with real weight, light and materials."
 SPEAKING = "The lips shape every word, with small natural movements of the face, and close again at the end."
 OPENING = "The shot opens on {speaker}, lips closed, about to speak."
 LEADING_ARTICLE = re.compile(r"(?:a|an|the|his|her|my|one|two|some|this)\b", re.IGNORECASE)
-PRONOUN = re.compile(r"(?:i|he|she|it|we|they|you|他|她|它|我|你|他们|她们|我们|你们|and\b.*|then\b.*)$", re.IGNORECASE)
+PRONOUN = re.compile(
+    r"(?:i|he|she|it|we|they|you|他|她|它|我|你|他们|她们|我们|你们|and\b.*|then\b.*)$", re.IGNORECASE
+)
 MAX_SPEAKER_WORDS = 8
 
 

@@ -57,7 +57,9 @@ def load_template(name: str) -> PromptTemplate:
     try:
         match = HEADER.fullmatch(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path.name} cannot be read ({error.strerror}); restore the folder prompts/") from error
+        raise UserError(
+            f"{path.name} cannot be read ({error.strerror}); restore the folder prompts/"
+        ) from error
     if match is None:
         raise UserError(
             f"prompts/{path.name} is malformed; it needs a head with version and variables between --- lines, "

@@ -5,7 +5,9 @@ import unicodedata
 
 CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-SENTENCE = re.compile(r".*?(?:[.!?…](?=[\"”’»)」』]*(?:\s|$))|[。！？](?=[”」』]?))[\"”’»)」』]*\s*|.+$", re.DOTALL)
+SENTENCE = re.compile(
+    r".*?(?:[.!?…](?=[\"”’»)」』]*(?:\s|$))|[。！？](?=[”」』]?))[\"”’»)」』]*\s*|.+$", re.DOTALL
+)
 SCRIPTS = {
     "Chinese": re.compile(r"[\u4e00-\u9fff\u3400-\u4dbf]"),
     "Japanese": re.compile(r"[\u3040-\u30ff]"),
@@ -29,7 +31,9 @@ FUNCTION_WORDS = {
 # Seconds to say a word or a character, with what clips of eight seconds hold comfortably, and at the very most.
 COMFORTABLE_WORDS_PER_SECOND, FASTEST_WORDS_PER_SECOND = 2.75, 3.5
 COMFORTABLE_CHARACTERS_PER_SECOND, FASTEST_CHARACTERS_PER_SECOND = 4.5, 6.0
-CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2060-\u2069\ufeff\ufffe\uffff\ud800-\udfff\ue000]")
+CONTROL = re.compile(
+    r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2060-\u2069\ufeff\ufffe\uffff\ud800-\udfff\ue000]"
+)
 
 
 def plain_text(text: str) -> str:
@@ -81,5 +85,20 @@ def content_words(text: str) -> set[str]:
 
 
 COMMON = frozenset(" ".join(FUNCTION_WORDS.values()).split()) | frozenset(
-    ["that", "this", "then", "there", "they", "them", "their", "into", "some", "very", "have", "will", "says", "said"]
+    [
+        "that",
+        "this",
+        "then",
+        "there",
+        "they",
+        "them",
+        "their",
+        "into",
+        "some",
+        "very",
+        "have",
+        "will",
+        "says",
+        "said",
+    ]
 )

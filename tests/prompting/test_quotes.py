@@ -6,7 +6,21 @@ from mova.prompting.cleaning import clean_prompt
 from mova.prompting.quotes import find_quotes, locate, put_back, take_out
 
 PIECES = st.sampled_from(
-    [*"\"'“”„«»「」『』‘’<>[]", "<Q1>", "Q1", "says ", "word", " ", "\n", "\n\n", "你好", "🎈", "5", "&lt;", "it's"]
+    [
+        *"\"'“”„«»「」『』‘’<>[]",
+        "<Q1>",
+        "Q1",
+        "says ",
+        "word",
+        " ",
+        "\n",
+        "\n\n",
+        "你好",
+        "🎈",
+        "5",
+        "&lt;",
+        "it's",
+    ]
 )
 TEXTS = st.one_of(st.text(max_size=50), st.lists(PIECES, max_size=16).map("".join))
 
