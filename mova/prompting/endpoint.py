@@ -145,10 +145,12 @@ class EndpointWriter:
                     raise
                 self._left_out = left_out | objection
                 continue
-            if not answer.text and answer.is_complete and "stream" not in left_out:
-                self._left_out = left_out | {"stream"}  # a server that answers whole although asked to stream
-                continue
-            return answer
+            if answer.text or not answer.is_complete or "stream" in left_out:
+                return answer
+            whole = self._call(client, model, ask, left_out | {"stream"}, on_text)
+            if whole.text:  # a server that answers whole although asked to stream
+                self._left_out = left_out | {"stream"}
+            return whole
         raise BackendError(f"{self.endpoint.shown} objects to every form of the request; try another server")
 
     def _call(

@@ -137,13 +137,19 @@ def locate(text: str, quotes: tuple[Quote, ...]) -> list[int | None]:
     return places
 
 
-def blank(text: str, quotes: list[Quote] | None = None) -> str:
-    """`text` with the inside of its quotes overwritten by as many fillers: only the prose is left to read."""
+def blank(text: str, quotes: list[Quote] | None = None, keep_stops: bool = False) -> str:
+    """`text` with its quotes overwritten by as many fillers: only the prose is left to read.
+
+    With `keep_stops` the full stop and the mark at the end of a quote stay, as they may end a sentence around it.
+    """
     for quote in find_quotes(text) if quotes is None else quotes:
-        text = f"{text[: quote.start]}{FILLER * (quote.end - quote.start)}{text[quote.end :]}"
+        kept = len(quote.closing) + (quote.text[-1] in STOPS) if keep_stops and quote.closed else 0
+        end = quote.end - kept
+        text = f"{text[: quote.start]}{FILLER * (end - quote.start)}{text[end:]}"
     return text
 
 
+STOPS = ".!?…。！？"
 FILLER = "\ue000"
 
 

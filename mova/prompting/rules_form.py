@@ -11,7 +11,7 @@ from mova.prompting.words import count_words, language_of, plain_text, sentences
 
 REASONING = re.compile(r".*</(?:think|thinking|reasoning)>|<\|[^|<>\n]{1,40}\|>", re.DOTALL | re.IGNORECASE)
 OPEN_REASONING = re.compile(r"\s*<(?:think|thinking|reasoning)>", re.IGNORECASE)
-TAG = re.compile(r"</?[a-z][^<>\n]{0,200}>|<!--.*?-->|<!doctype[^>]*>", re.IGNORECASE)
+TAG = re.compile(r"</?[a-z][^<>\n]{0,200}>|<!--.*?-->|<!doctype[^>]*>|\{\{|\}\}", re.IGNORECASE)
 LABEL = (
     r"(?:(?:the )?first frame|opening(?: frame| picture)?|progression|what happens|action|scene|video|dialogue|speech|"
     r"spoken words|camera|style|setting)"
@@ -37,6 +37,7 @@ TRAILING = re.compile(
     r"explanation|changes made)\b[^\n]*\s*$",
     re.IGNORECASE,
 )
+MIN_LETTERS = 24  # of the opening and what happens, about eight words or a Chinese sentence or two
 REFUSAL = re.compile(
     r"\s*(?:(?:i'?m|i am|we are|we're) (?:sorry|unable|not able)|sorry[,.]|i can(?:no|')?t\b|i won't|as an ai\b|"
     r"i apologi[sz]e|抱歉|对不起|我无法|我不能)",
@@ -46,7 +47,7 @@ REFUSAL = re.compile(
 
 def reasoning(text: str, brief: Brief) -> Iterator[Violation]:
     match = REASONING.search(text)
-    if match and match[0] not in brief.idea:
+    if match and match[0] not in brief.idea and not REASONING.search(brief.idea):
         fix = text[: match.start()] + text[match.end() :]
         yield Violation("reasoning", "error", "holds the model's reasoning", match.span(), fix.strip())
     elif OPEN_REASONING.match(text) and not OPEN_REASONING.match(brief.idea):
@@ -126,11 +127,14 @@ def refusal(text: str, brief: Brief) -> Iterator[Violation]:
 
 
 def language(text: str, brief: Brief) -> Iterator[Violation]:  # noqa: ARG001 - rules share one signature
-    prose = blank(text).replace(FILLER, "")
-    spoken = language_of(prose)
-    if spoken != "English":
-        message = f"the prose is {spoken}; MOVA was trained on English prose with speech in its own language"
-        yield Violation("language", "error", message, (0, len(text)))
+    plan = PromptPlan.parse(text)
+    for block in (plan.first_frame, *plan.progression.splitlines(), plan.audio):
+        spoken = language_of(blank(block).replace(FILLER, ""))
+        if spoken != "English":
+            message = f"the prose is {spoken}; MOVA was trained on English prose with speech in its own language"
+            start = max(0, text.find(block))
+            yield Violation("language", "error", message, (start, start + len(block)))
+            return
 
 
 def subtitles(text: str, brief: Brief) -> Iterator[Violation]:
@@ -152,5 +156,5 @@ def structure(text: str, brief: Brief) -> Iterator[Violation]:  # noqa: ARG001 -
         yield Violation("structure", "error", "lacks the opening picture; begin with what is seen first")
     elif not plan.progression and len(sentences(narrative)) < 2:
         yield Violation("structure", "error", "lacks what happens; go on from the opening picture")
-    elif count_words(narrative) < 8:
+    elif sum(character.isalpha() for character in narrative) < MIN_LETTERS:
         yield Violation("structure", "error", "says too little to make a scene; describe it")

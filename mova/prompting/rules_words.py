@@ -88,7 +88,7 @@ def invented_dialogue(text: str, brief: Brief) -> Iterator[Violation]:
 
 
 def _without(text: str, masked: str, invented: list[Quote], quote: Quote) -> str:
-    blanked = blank(masked, invented)
+    blanked = blank(masked, invented, keep_stops=True)
     start, end = sentence_at(blanked, quote.start)
     around = masked[start : quote.start] + masked[quote.end : end]
     speaks = SPEECH_VERB.search(around) or not around.strip(" .,")
@@ -100,7 +100,8 @@ def _without(text: str, masked: str, invented: list[Quote], quote: Quote) -> str
 
 def unrelated(text: str, brief: Brief) -> Iterator[Violation]:
     asked = content_words(brief.taken.text)
-    if len(asked) >= 3 and language_of(brief.taken.text) == "English" and not asked & content_words(text):
+    plan = PromptPlan.parse(text)
+    if len(asked) >= 3 and language_of(brief.taken.text) == "English" and not asked & content_words(f"{plan.first_frame} {plan.progression}"):
         yield Violation(
             "unrelated", "error", "has nothing in common with the idea; describe the idea's own scene"
         )

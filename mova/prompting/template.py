@@ -3,9 +3,9 @@
 import re
 
 from mova.prompting.brief import Brief
-from mova.prompting.edits import assemble, capitalised
+from mova.prompting.edits import assemble
 from mova.prompting.plan import AUDIO_OPENING, PromptPlan
-from mova.prompting.quotes import FILLER
+from mova.prompting.quotes import FILLER, STOPS
 from mova.prompting.rules_sound import default_audio
 from mova.prompting.words import CJK, count_words, sentences
 
@@ -22,8 +22,9 @@ MAX_SPEAKER_WORDS = 8
 def write_template(brief: Brief) -> str:
     """The text of a plan made of the idea of `brief`.
 
-    What the idea has is never changed or moved; what a plan needs and the idea lacks is added in words that bring
-    no new people, things, events or sounds. An idea that is a full prompt stays as it is.
+    What the idea has is never changed, and moved only where a sentence about the sound goes last; what a plan needs
+    and the idea lacks is added in words that bring no new people, things, events or sounds. An idea that is a full
+    prompt stays as it is.
     """
     plan = PromptPlan.parse(_in_sentences(brief))
     first_frame, progression = plan.first_frame, plan.progression
@@ -53,7 +54,7 @@ def _in_sentences(brief: Brief) -> str:
     for quote in brief.quotes:
         before = brief.idea[position : quote.start]
         # The mark that ends the quoted words stays readable, as it may end the sentence around them too.
-        stop = quote.text[-1] if quote.text[-1] in ".!?…。！？" else FILLER
+        stop = quote.text[-1] if quote.text[-1] in STOPS else FILLER
         text += before + quote.raw
         masked += before + quote.opening + FILLER * (len(quote.raw) - 3) + stop + quote.closing
         position = quote.end
@@ -63,11 +64,15 @@ def _in_sentences(brief: Brief) -> str:
         return text
     if found[-1][-1].isalnum():
         found[-1] += "。" if CJK.match(found[-1][-1]) else "."
-    found[0] = capitalised(found[0])
-    tail = len(found)
-    while tail and (PromptPlan.parse(found[tail - 1]).dialogue or AUDIO_OPENING.match(found[tail - 1])):
+    spoken = {quote.raw for quote in brief.quotes}
+    heard = [text for text in found if AUDIO_OPENING.match(text) and not any(raw in text for raw in spoken)]
+    if len(heard) == len(found):
+        heard = []
+    told = [text for text in found if text not in heard]
+    tail = len(told)
+    while tail and PromptPlan.parse(told[tail - 1]).dialogue:
         tail -= 1
-    return "\n\n".join([found[0] if tail else "", " ".join(found[1:tail]), *found[tail:]])
+    return "\n\n".join([*told[:1][:tail], " ".join(told[1:tail]), *told[tail:], " ".join(heard)])
 
 
 def _is_full(idea: str) -> bool:

@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = int(self.headers.get("content-length", 0))
         self.body = json.loads(self.rfile.read(length) or b"{}")
-        self.server.requests.append((self.path, dict(self.headers.items()), self.body))
+        self.server.requests.append((self.path, self.sent_headers(), self.body))
         step = self.server.steps.popleft() if self.server.steps else self.server.always
         if step:
             step(self)
@@ -51,8 +51,11 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(self.server.text)
 
     def do_GET(self) -> None:
-        self.server.requests.append((self.path, dict(self.headers.items()), {}))
+        self.server.requests.append((self.path, self.sent_headers(), {}))
         self.json(200, {"object": "list", "data": [{"id": name} for name in self.server.models]})
+
+    def sent_headers(self) -> dict[str, str]:
+        return {name.lower(): value for name, value in self.headers.items()}
 
     def answer(self, text: str, finish: str = "stop") -> None:
         if self.body.get("stream"):
