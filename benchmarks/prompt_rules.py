@@ -2,8 +2,8 @@
 
     python -m benchmarks.prompt_rules [--base-url URL [--model NAME] [--api-key-env NAME]] [--local MODEL]
 
-Always measured: the idea as typed, the template, and the pocket enhancer where it is installed. A cell is the share
-of prompts that keep the rule; the last rows are the quoted words kept, prompts without an error, and seconds.
+Always measured: the idea as typed, the template, and the pocket enhancer where it is installed. A cell is the
+share of prompts that keep the rule; the last rows: words kept, prompts without an error, seconds.
 """
 
 import argparse
@@ -25,7 +25,9 @@ CASES = Path(__file__).parents[1] / "tests" / "prompting" / "cases.json"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prompt_rules", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.prompt_rules", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--base-url", metavar="URL")
     parser.add_argument("--model", default="")
     parser.add_argument("--api-key-env", metavar="NAME", default="MOVA_LLM_API_KEY")

@@ -1,13 +1,14 @@
 """Which server addresses may be called, and calling exactly the machine that was checked.
 
-On a public page a visitor's address could point into the network of the page itself. So there it must be https, a
-plain host name, and every address that the name resolves to must be public; the connection then goes to one of the
-checked addresses, whatever the name resolves to a moment later.
+On a public page a visitor's address could point into the network of the page itself. So there it must be
+https, a plain host name, and every address that the name resolves to must be public; the connection then
+goes to one of the checked addresses, whatever the name resolves to a moment later.
 """
 
 import ipaddress
 import re
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -122,7 +123,9 @@ def shown_url(url: str) -> str:
 
 
 def public_client(address: PublicAddress, timeout: float, max_bytes: int = MAX_BYTES) -> "httpx.Client":
-    """A client that talks to `address` and to nothing else: pinned, no redirects, no proxies, a cap on size."""
+    """A client that talks to `address` and to nothing else: pinned, no redirects, no proxies, a cap
+    on size.
+    """
     import httpx
 
     transport = _pinned_transport_class()(address, max_bytes)
@@ -163,6 +166,14 @@ def _parse(url: str) -> "httpx.URL":
 
 
 @lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """The trusted certificates, read once: it takes longer than many an answer."""
+    import httpx
+
+    return httpx.create_ssl_context()
+
+
+@lru_cache(maxsize=1)
 def _pinned_transport_class() -> type:
     """Made at the first use, as httpx is not imported before it is needed."""
     import httpx
@@ -190,7 +201,7 @@ def _pinned_transport_class() -> type:
         """Connects to the checked IP; the name stays in the Host header and in the certificate check."""
 
         def __init__(self, address: PublicAddress, max_bytes: int) -> None:
-            super().__init__(trust_env=False)
+            super().__init__(trust_env=False, verify=_tls())
             self.address = address
             self.max_bytes = max_bytes
 

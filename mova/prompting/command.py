@@ -1,6 +1,7 @@
 """`python -m mova enhance`: from an idea to a prompt on the command line.
 
-The prompt goes to stdout, everything else to stderr. Keys are read from the environment, never from arguments.
+The prompt goes to stdout, everything else to stderr. Keys are read from the environment, never from
+arguments.
 """
 
 import argparse

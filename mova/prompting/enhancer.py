@@ -1,7 +1,7 @@
 """From an idea to a prompt: ask, check, mend, ask again, and never come back with empty hands.
 
-The ladder: the model's answer; the answer mended by code; one more question that names what is wrong; the template,
-which needs no model; the person's own text.
+The ladder: the model's answer; the answer mended by code; one more question that names what is wrong; the
+template, which needs no model; the person's own text.
 """
 
 import secrets
@@ -31,7 +31,10 @@ MAX_ANSWER = 20_000
 MAX_COMPARISONS = 2_000_000
 IMAGE_SIDE = 1024
 ATTACHED = "You see it attached."
-TRUNCATED = "the answer was cut off at {limit} tokens; allow it more tokens, or choose a model that thinks less before it writes"
+TRUNCATED = (
+    "the answer was cut off at {limit} tokens; allow it more tokens, or choose a model that thinks less "
+    "before it writes"
+)
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,9 @@ class EnhanceRequest:
 class EnhanceResult:
     """A prompt, how it was come by, and what is to be known about it.
 
-    `added` are the spans of `text` that are not the idea's own words. `repairs` were made; `violations` remain.
-    `failure` says why a model's answer was not used, empty if it was. `notes` say what was done without.
+    `added` are the spans of `text` that are not the idea's own words. `repairs` were made; `violations`
+    remain. `failure` says why a model's answer was not used, empty if it was. `notes` say what was done
+    without.
     """
 
     text: str
@@ -81,8 +85,8 @@ class EnhanceResult:
 class Enhancer:
     """Turns ideas into prompts with `writer`, or by the template alone if there is none.
 
-    `describer` is a model that sees, for first frames where `writer` does not. With a `meter` prompts are held to
-    the text encoder's tokens.
+    `describer` is a model that sees, for first frames where `writer` does not. With a `meter` prompts are
+    held to the text encoder's tokens.
     """
 
     writer: Writer | None = None
@@ -167,7 +171,9 @@ class Enhancer:
     def _written(
         self, request: EnhanceRequest, brief: Brief, on_text: OnText, cancelled: IsCancelled
     ) -> tuple[tuple[ROUTE, str, Repaired] | None, str, tuple[str, ...], str]:
-        """What the model's one or two answers come to: a usable prompt or none, why none, notes, the model."""
+        """What the model's one or two answers come to: a usable prompt or none, why none, notes,
+        the model.
+        """
 
         def draft(text: str) -> None:
             on_text(put_back(text, brief.taken))
@@ -192,7 +198,9 @@ class Enhancer:
         return None, f"the model's answer could not be used: {reason}", answer.notes, answer.model
 
     def ask(self, request: EnhanceRequest, brief: Brief, cancelled: IsCancelled = never_cancelled) -> Ask:
-        """The first question for `request`: instructions, the idea with its quotes taken out, the first frame."""
+        """The first question for `request`: instructions, the idea with its quotes taken out, the
+        first frame.
+        """
         image = read_image(request.image) if request.image else None
         shown = request.first_frame
         if image and not shown and not self.writer.sees and self.describer is not None:
@@ -231,7 +239,9 @@ def ask_again(ask: Ask, answer: Answer, faults: list[str]) -> Ask:
 
 
 def fall_back(brief: Brief) -> tuple[ROUTE, str, Repaired]:
-    """The template's prompt, or the person's own text where the template would break rules that it does not."""
+    """The template's prompt, or the person's own text where the template would break rules that it
+    does not.
+    """
     own = brief.as_own_words()
     made = repair(write_template(own), own)
     faults = {violation.rule for violation in made.violations if violation.severity == "error"}

@@ -24,7 +24,10 @@ def explain(error: Exception, endpoint: Endpoint, model: str, had_image: bool) -
     elif isinstance(error, openai.APIError):  # an error event in the middle of a stream
         text = f"{place} broke off while answering{detail}; try again"
     else:
-        text = f"{place} sent what is no answer of an OpenAI-compatible server; check that its address ends in /v1"
+        text = (
+            f"{place} sent what is no answer of an OpenAI-compatible server; check that its address ends "
+            "in /v1"
+        )
     return BackendError(text)
 
 
@@ -37,15 +40,24 @@ def explain_status(error: Exception, place: str, model: str, had_image: bool, de
     if status == 404 or (
         status in (400, 422) and re.search(r"model\b.*(?:not|unknown|pinned|exist)", detail, re.I)
     ):
-        return f"{place} does not serve {model!r} (or nothing under this address){detail}; check model and address"
+        return (
+            f"{place} does not serve {model!r} (or nothing under this address){detail}; check model and "
+            "address"
+        )
     if status == 429:
         wait = error.response.headers.get("retry-after", "")
         when = f"in {wait} s" if wait.isdigit() else "later"
         return f"{place} accepts no more requests for now (rate limit or spent credit); try again {when}"
     if status in (400, 413, 422) and re.search(r"context|too long|too large|maximum.*token", detail, re.I):
-        return f"{place} cannot take a question this long{detail}; shorten the idea or allow the model more context"
+        return (
+            f"{place} cannot take a question this long{detail}; shorten the idea or allow the model more "
+            "context"
+        )
     if had_image and status in (400, 413, 415, 422, 500, 501):
-        return f"{place} could not take the first frame{detail}; choose a model that sees, or go without the image"
+        return (
+            f"{place} could not take the first frame{detail}; choose a model that sees, or go without "
+            "the image"
+        )
     if status >= 500:
         return f"{place} failed ({status}){detail}; try again, and look into the server's log"
     return f"{place} did not accept the request ({status}){detail}"

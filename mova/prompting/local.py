@@ -1,7 +1,9 @@
-"""Writing by a model in this process: a folder or a Hub repo id, through transformers, loaded at the first use.
+"""Writing by a model in this process: a folder or a Hub repo id, through transformers, loaded at the first
+use.
 
-The pocket enhancer is one of these: a very small causal model in assets/pocket/enhancer/, whose chat template takes
-the idea alone (quotes as <Q1>) and whose answer is the whole prompt (the marks in their places).
+The pocket enhancer is one of these: a very small causal model in assets/pocket/enhancer/, whose chat
+template takes the idea alone (quotes as <Q1>) and whose answer is the whole prompt (the marks in their
+places).
 """
 
 import logging
@@ -66,8 +68,9 @@ def answer_locally(
 ) -> Answer:
     """The answer of the model `source` to `ask`, on the GPU if there is one.
 
-    A module-level function whose arguments and result can be pickled (leave the callbacks out), so that it can be
-    given to ZeroGPU as it is: `LocalWriter(source, answer=lambda s, a, *_: spaces.GPU(answer_locally)(s, a))`.
+    A module-level function whose arguments and result can be pickled (leave the callbacks out), so that it
+    can be given to ZeroGPU as it is: `LocalWriter(source, answer=lambda s, a, *_:
+    spaces.GPU(answer_locally)(s, a))`.
 
     Raises:
         UserError: there is no such model.

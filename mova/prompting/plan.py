@@ -17,18 +17,22 @@ AUDIO_OPENING = re.compile(
     r"(?:the (?:audio|sound|soundtrack|soundscape)\b|audio:|sound:|in the background,)", re.IGNORECASE
 )
 SPEECH_VERB = re.compile(
-    r"\b(?:says?|said|saying|asks?|asked|asking|shouts?|shouting|whispers?|whispering|repl(?:y|ies|ied)|answers?|"
-    r"calls?|speaks?|speaking|sings?|singing|cries|exclaims?|mutters?|yells?|tells?|announces?|adds?|continues?|"
+    r"\b(?:says?|said|saying|asks?|asked|asking|shouts?|shouting|whispers?|whispering|repl(?:y|ies|"
+    r"ied)|answers?|"
+    r"calls?|speaks?|speaking|sings?|singing|cries|exclaims?|mutters?|yells?|tells?|announces?|adds?|"
+    r"continues?|"
     r"responds?|declares?|murmurs?|sighs?|laughs?|greets?|screams?|reads? aloud)\b|[说道喊问叫答唱]",
     re.IGNORECASE,
 )
 SHOWN_TEXT = re.compile(
-    r"\b(?:sign|signs|label|labelled|labeled|reads|reading|written|banner|poster|titled?|caption|text|logo|letters|"
+    r"\b(?:sign|signs|label|labelled|labeled|reads|reading|written|banner|poster|titled?|caption|"
+    r"text|logo|letters|"
     r"words|printed|marked|named)\b|写着|标着|招牌",
     re.IGNORECASE,
 )
 IN_LANGUAGE = re.compile(
-    r"\bin (English|Chinese|Mandarin|Cantonese|Japanese|Korean|French|German|Spanish|Italian|Portuguese|Russian|"
+    r"\bin (English|Chinese|Mandarin|Cantonese|Japanese|Korean|French|German|Spanish|Italian|"
+    r"Portuguese|Russian|"
     r"Arabic|Hebrew|Hindi)\b",
     re.IGNORECASE,
 )
@@ -50,7 +54,8 @@ class Line:
     def __post_init__(self) -> None:
         if _split_lines(self.render()) != [(self.lead, self.text, self.marks, self.after)]:
             raise UserError(
-                f"{self.render()!r} does not read as one spoken line; write who speaks and a verb of speaking, "
+                f"{self.render()!r} does not read as one spoken line; write who speaks and a verb of "
+                "speaking, "
                 'then the words in quotes: The man says, "Hello."'
             )
 
@@ -59,7 +64,8 @@ class Line:
         """The line of `speaker`, naming the language if one is given.
 
         Raises:
-            UserError: it would not read back as one line, for instance as the words hold a straight quote mark.
+            UserError: it would not read back as one line, for instance as the words hold a straight quote
+            mark.
         """
         manner = f"says in {language}, " if language else "says, "
         marks = "“”" if '"' in text else '""'

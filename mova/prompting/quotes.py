@@ -1,7 +1,8 @@
 """Quoted words: found, taken out before a model writes, and put back after it.
 
-A model that never sees the words cannot change them. Between leaving and coming back a quote is a placeholder,
-`<Q1>`, and placeholders that come back bent (`"<Q1>."`, `&lt;q1&gt;`, `[Q1]`) are still understood.
+A model that never sees the words cannot change them. Between leaving and coming back a quote is a
+placeholder, `<Q1>`, and placeholders that come back bent (`"<Q1>."`, `&lt;q1&gt;`, `[Q1]`) are still
+understood.
 """
 
 import re
@@ -63,7 +64,10 @@ class Taken:
     def __post_init__(self) -> None:
         marks = re.escape("".join(sorted(QUOTE_MARKS)))
         tagged = rf"{self.tag}\s?(\d{{1,4}})"
-        body = rf"(?:<\s*{tagged}\s*/?>|&lt;\s*{tagged}\s*&gt;|\[\s*{tagged}\s*\]|\{{+\s*{tagged}\s*\}}+|\({tagged}\))"
+        body = (
+            rf"(?:<\s*{tagged}\s*/?>|&lt;\s*{tagged}\s*&gt;|\[\s*{tagged}\s*\]|\{{+\s*{tagged}\s*\}}+|"
+            rf"\({tagged}\))"
+        )
         pattern = rf"(?:[{marks}]\s*)?{body}(?:\s*[.,!?。，！？]?\s?[{marks}])?"
         object.__setattr__(self, "pattern", re.compile(pattern, re.IGNORECASE))
 
@@ -102,8 +106,8 @@ def take_out(text: str) -> Taken:
 def put_back(answer: str, taken: Taken) -> str:
     """`answer` with the quotes in the places of their placeholders.
 
-    A placeholder's second mention, and one that stands for no quote, is dropped; what is missing stays missing,
-    for `validators` to see.
+    A placeholder's second mention, and one that stands for no quote, is dropped; what is missing stays
+    missing, for `validators` to see.
     """
     used: set[int] = set()
 
@@ -140,7 +144,8 @@ def locate(text: str, quotes: tuple[Quote, ...]) -> list[int | None]:
 def blank(text: str, quotes: list[Quote] | None = None, keep_stops: bool = False) -> str:
     """`text` with its quotes overwritten by as many fillers: only the prose is left to read.
 
-    With `keep_stops` the full stop and the mark at the end of a quote stay, as they may end a sentence around it.
+    With `keep_stops` the full stop and the mark at the end of a quote stay, as they may end a sentence
+    around it.
     """
     for quote in find_quotes(text) if quotes is None else quotes:
         kept = len(quote.closing) + (quote.text[-1] in STOPS) if keep_stops and quote.closed else 0

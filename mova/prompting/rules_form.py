@@ -13,7 +13,8 @@ REASONING = re.compile(r".*</(?:think|thinking|reasoning)>|<\|[^|<>\n]{1,40}\|>"
 OPEN_REASONING = re.compile(r"\s*<(?:think|thinking|reasoning)>", re.IGNORECASE)
 TAG = re.compile(r"</?[a-z][^<>\n]{0,200}>|<!--.*?-->|<!doctype[^>]*>|\{\{|\}\}", re.IGNORECASE)
 LABEL = (
-    r"(?:(?:the )?first frame|opening(?: frame| picture)?|progression|what happens|action|scene|video|dialogue|speech|"
+    r"(?:(?:the )?first frame|opening(?: frame| picture)?|progression|what happens|action|scene|"
+    r"video|dialogue|speech|"
     r"spoken words|camera|style|setting)"
 )
 MARKS = re.compile(
@@ -27,19 +28,23 @@ MARKS = re.compile(
 AUDIO_LABEL = re.compile(r"^[ \t]*[*_]*(?:audio|sound)s?[*_]*[ \t]*[:：][*_]*[ \t]*(?=(\S?))", re.I | re.M)
 LEADING = re.compile(
     r"\s*(?:(?:sure|certainly|of course|okay|ok|absolutely|great|understood|done)[ \t]*[,!.:][ \t]*)?"
-    r"(?:here(?:'|’)?(?:s| is| are)\b[^\n:]{0,60}\b(?:prompt|version|rewrite|text|description|caption|answer|result)s?"
-    r"\b[^\n:]{0,80}[:\n]\s*)?(?:(?:final |rewritten |video |revised )*(?:prompt|output|answer|caption)[ \t]*[:：]\s*)?"
+    r"(?:here(?:'|’)?(?:s| is| are)\b[^\n:]{0,60}\b(?:prompt|version|rewrite|text|description|"
+    r"caption|answer|result)s?"
+    r"\b[^\n:]{0,80}[:\n]\s*)?(?:(?:final |rewritten |video |revised )*(?:prompt|output|answer|"
+    r"caption)[ \t]*[:：]\s*)?"
     r"(?:i (?:have|'ve) (?:rewritten|revised)[^\n]*\n\s*)?",
     re.IGNORECASE,
 )
 TRAILING = re.compile(
-    r"\n\s*\(?(?:note|notes|please note|let me know|i hope|feel free|would you like|word count|\d+ words|total words|"
+    r"\n\s*\(?(?:note|notes|please note|let me know|i hope|feel free|would you like|word count|\d+ "
+    r"words|total words|"
     r"explanation|changes made)\b[^\n]*\s*$",
     re.IGNORECASE,
 )
 MIN_LETTERS = 24  # of the opening and what happens, about eight words or a Chinese sentence or two
 REFUSAL = re.compile(
-    r"\s*(?:(?:i'?m|i am|we are|we're) (?:sorry|unable|not able)|sorry[,.]|i can(?:no|')?t\b|i won't|as an ai\b|"
+    r"\s*(?:(?:i'?m|i am|we are|we're) (?:sorry|unable|not able)|sorry[,.]|i can(?:no|')?t\b|i won't|"
+    r"as an ai\b|"
     r"i apologi[sz]e|抱歉|对不起|我无法|我不能)",
     re.IGNORECASE,
 )
@@ -108,12 +113,11 @@ def residue(text: str, brief: Brief) -> Iterator[Violation]:
         fix = text[: tail.start()].rstrip()
         yield Violation("residue", "error", "ends with words about the answer", tail.span(), fix)
         return
-    whole = find_quotes(text.strip())
-    if len(whole) == 1 and whole[0].end - whole[0].start == len(text.strip()) and count_words(text) > 30:
-        if whole[0].raw not in {quote.raw for quote in brief.quotes}:
-            yield Violation(
-                "residue", "error", "stands in quote marks as a whole", (0, 1), whole[0].text.strip()
-            )
+    found = find_quotes(text.strip())
+    whole = len(found) == 1 and found[0].end - found[0].start == len(text.strip()) and count_words(text) > 30
+    if whole and found[0].raw not in {quote.raw for quote in brief.quotes}:
+        inner = found[0].text.strip()
+        yield Violation("residue", "error", "stands in quote marks as a whole", (0, 1), inner)
 
 
 def empty(text: str, brief: Brief) -> Iterator[Violation]:  # noqa: ARG001 - rules share one signature
@@ -131,7 +135,9 @@ def language(text: str, brief: Brief) -> Iterator[Violation]:  # noqa: ARG001 - 
     for block in (plan.first_frame, *plan.progression.splitlines(), plan.audio):
         spoken = language_of(blank(block).replace(FILLER, ""))
         if spoken != "English":
-            message = f"the prose is {spoken}; MOVA was trained on English prose with speech in its own language"
+            message = (
+                f"the prose is {spoken}; MOVA was trained on English prose with speech in its own language"
+            )
             start = max(0, text.find(block))
             yield Violation("language", "error", message, (start, start + len(block)))
             return
@@ -144,7 +150,8 @@ def subtitles(text: str, brief: Brief) -> Iterator[Violation]:
         return
     fix = tidy(text.replace(NO_SUBTITLES, ""))
     if brief.no_subtitles:
-        fix = f"{fix}{' ' if AUDIO_OPENING.match(fix.splitlines()[-1] if fix else '') else chr(10) * 2}{NO_SUBTITLES}"
+        is_audio = AUDIO_OPENING.match(fix.splitlines()[-1] if fix else "")
+        fix = f"{fix}{' ' if is_audio else chr(10) * 2}{NO_SUBTITLES}"
     wish = "must end with" if brief.no_subtitles else "must be without"
     yield Violation("subtitles", "error", f'{wish} the sentence "{NO_SUBTITLES}"', None, fix.strip())
 

@@ -1,4 +1,6 @@
-"""Rules on what is heard: the sound comes last, nobody hears what nobody asked for, and speech fits the clip."""
+"""Rules on what is heard: the sound comes last, nobody hears what nobody asked for, and speech fits the
+clip.
+"""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +13,8 @@ from mova.prompting.templates import load_words
 from mova.prompting.words import speech_seconds
 
 SPEECH_AUDIO = (
-    "The audio shows the spoken words, close and clear and in step with the lips, over the quiet natural sound of "
+    "The audio shows the spoken words, close and clear and in step with the lips, over the quiet "
+    "natural sound of "
     "the place."
 )
 PLAIN_AUDIO = "The audio shows the natural sounds of what is seen, each in step with its movement."
@@ -34,7 +37,10 @@ def audio_last(text: str, brief: Brief) -> Iterator[Violation]:
         last = rest.pop() if rest and AUDIO_OPENING.match(rest[-1]) else ""
         sound = " ".join([*early, last]).strip()
         start = text.find(early[0])
-        message = "the sound stands before other blocks; the encoder cuts the end, so the sound goes last, in one block"
+        message = (
+            "the sound stands before other blocks; the encoder cuts the end, so the sound goes last, in "
+            "one block"
+        )
         fix = "\n\n".join([*rest, sound]) + ending
         yield Violation("audio_last", "error", message, (start, start + len(early[0])), fix)
         return

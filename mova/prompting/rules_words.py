@@ -15,7 +15,8 @@ from mova.prompting.words import content_words, count_words, language_of, senten
 DOUBLE_MARKS = re.compile('["“”„«»‹›「」『』＂]')
 CAMERA = r"camera|lens|shot|view|frame|framing|镜头"
 CAMERA_CLAUSE = re.compile(
-    rf",?\s*(?:\b(?:as|while|and|with)\s+)?\b(?:the|a)\s+(?:\w+\s+)?(?:camera|shot|view|lens)\s[^,.;!?\n{FILLER}]*"
+    rf",?\s*(?:\b(?:as|while|and|with)\s+)?\b(?:the|a)\s+(?:\w+\s+)?(?:camera|shot|view|"
+    rf"lens)\s[^,.;!?\n{FILLER}]*"
 )
 
 
@@ -69,7 +70,10 @@ def invented_dialogue(text: str, brief: Brief) -> Iterator[Violation]:
     for quote in invented:
         read = brief.has_image and not SPEECH_VERB.search(masked[max(0, quote.start - 60) : quote.start])
         if not read:
-            message = f"the words {quote.raw[:60].replace(FILLER, '…')} are nobody's; say nothing that was not given"
+            message = (
+                f"the words {quote.raw[:60].replace(FILLER, '…')} are nobody's; say nothing that was not "
+                "given"
+            )
             fix = _without(text, masked, invented, quote)
             yield Violation("invented_dialogue", "error", message, (quote.start, quote.end), fix)
             return
@@ -101,7 +105,11 @@ def _without(text: str, masked: str, invented: list[Quote], quote: Quote) -> str
 def unrelated(text: str, brief: Brief) -> Iterator[Violation]:
     asked = content_words(brief.taken.text)
     plan = PromptPlan.parse(text)
-    if len(asked) >= 3 and language_of(brief.taken.text) == "English" and not asked & content_words(f"{plan.first_frame} {plan.progression}"):
+    if (
+        len(asked) >= 3
+        and language_of(brief.taken.text) == "English"
+        and not asked & content_words(f"{plan.first_frame} {plan.progression}")
+    ):
         yield Violation(
             "unrelated", "error", "has nothing in common with the idea; describe the idea's own scene"
         )
@@ -135,7 +143,8 @@ def _article(text: str) -> str:
 
 def camera(text: str, brief: Brief) -> Iterator[Violation]:
     if re.search(
-        r"\b(?:camera|zoom|dolly|tracking|handheld|pan|pans|tilt|drone|slow.motion|time.?lapse)|镜头|运镜|跟拍|推近|拉远",
+        r"\b(?:camera|zoom|dolly|tracking|handheld|pan|pans|tilt|drone|slow.motion|time.?lapse)|镜头|"
+        r"运镜|跟拍|推近|拉远",
         brief.prose,
     ):
         return

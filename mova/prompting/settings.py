@@ -59,9 +59,9 @@ def visitor_endpoint(
 ) -> Endpoint:
     """The server a person asks for in the page or on the command line.
 
-    An empty `base_url`, or the configured one, is the configured server with its own key, unless another key is
-    given. Any other address gets the given key and never the configured one; on a public page it must come with a
-    key and be public.
+    An empty `base_url`, or the configured one, is the configured server with its own key, unless another
+    key is given. Any other address gets the given key and never the configured one; on a public page it
+    must come with a key and be public.
 
     Raises:
         UserError: no server is configured or given, or the given one may not be called.

@@ -1,4 +1,6 @@
-"""A prompt in MOVA's structure without any model: the person's own words, in their order, in the right places."""
+"""A prompt in MOVA's structure without any model: the person's own words, in their order, in the right
+places.
+"""
 
 import re
 
@@ -9,7 +11,10 @@ from mova.prompting.quotes import FILLER, STOPS
 from mova.prompting.rules_sound import default_audio
 from mova.prompting.words import CJK, count_words, sentences
 
-MOVEMENT = "The movement goes on naturally from this moment in one continuous shot, with real weight, light and materials."
+MOVEMENT = (
+    "The movement goes on naturally from this moment in one continuous shot, with real weight, light and "
+    "materials."
+)
 SPEAKING = "The lips shape every word, with small natural movements of the face, and close again at the end."
 OPENING = "The shot opens on {speaker}, lips closed, about to speak."
 LEADING_ARTICLE = re.compile(r"(?:a|an|the|his|her|my|one|two|some|this)\b", re.IGNORECASE)
@@ -22,9 +27,9 @@ MAX_SPEAKER_WORDS = 8
 def write_template(brief: Brief) -> str:
     """The text of a plan made of the idea of `brief`.
 
-    What the idea has is never changed, and moved only where a sentence about the sound goes last; what a plan needs
-    and the idea lacks is added in words that bring no new people, things, events or sounds. An idea that is a full
-    prompt stays as it is.
+    What the idea has is never changed, and moved only where a sentence about the sound goes last; what a
+    plan needs and the idea lacks is added in words that bring no new people, things, events or sounds. An
+    idea that is a full prompt stays as it is.
     """
     plan = PromptPlan.parse(_in_sentences(brief))
     first_frame, progression = plan.first_frame, plan.progression

@@ -62,7 +62,8 @@ def load_template(name: str) -> PromptTemplate:
         ) from error
     if match is None:
         raise UserError(
-            f"prompts/{path.name} is malformed; it needs a head with version and variables between --- lines, "
+            f"prompts/{path.name} is malformed; it needs a head with version and variables between "
+            "--- lines, "
             "then what the model is told, a line === user ===, and what it is asked"
         )
     named = frozenset(word.strip() for word in match[2].split(",") if word.strip())

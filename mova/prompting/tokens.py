@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenMeter:
-    """Counts with the tokenizer.json in `folder`: a checkpoint's `tokenizer` folder, or the checkpoint itself."""
+    """Counts with the tokenizer.json in `folder`: a checkpoint's `tokenizer` folder, or the
+    checkpoint itself.
+    """
 
     folder: Path
     max_tokens: int = TEXT_TOKENS

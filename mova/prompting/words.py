@@ -28,7 +28,7 @@ FUNCTION_WORDS = {
     "Italian": "il gli una e con della di che nel è sul mentre si lo",
     "Portuguese": "o os as uma com do da em que é no na enquanto se para",
 }
-# Seconds to say a word or a character, with what clips of eight seconds hold comfortably, and at the very most.
+# Rates of speech: what clips of eight seconds hold comfortably, and the very most they hold.
 COMFORTABLE_WORDS_PER_SECOND, FASTEST_WORDS_PER_SECOND = 2.75, 3.5
 COMFORTABLE_CHARACTERS_PER_SECOND, FASTEST_CHARACTERS_PER_SECOND = 4.5, 6.0
 CONTROL = re.compile(

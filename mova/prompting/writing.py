@@ -12,7 +12,8 @@ IsCancelled = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Ask:
-    """One question. `messages` are (role, text); `idea` is the idea alone, for writers that need no instructions.
+    """One question. `messages` are (role, text); `idea` is the idea alone, for writers that need no
+    instructions.
 
     `image` is the first frame as JPEG, shown with the first user message.
     """

@@ -1,6 +1,7 @@
 """Servers for these tests: a scripted one for faults, and `transformers serve` with models made here.
 
-With MOVA_TEST_LLM_BASE_URL (and _MODEL, _API_KEY) the tests of a real server run against that address instead.
+With MOVA_TEST_LLM_BASE_URL (and _MODEL, _API_KEY) the tests of a real server run
+against that address instead.
 """
 
 import json
@@ -115,7 +116,9 @@ class ScriptedServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/v1"
 
     def endpoint(self, **fields: object) -> Endpoint:
-        return Endpoint(**{"base_url": self.url, "model": "scripted", "api_key": KEY, "timeout": 5.0} | fields)
+        return Endpoint(
+            **{"base_url": self.url, "model": "scripted", "api_key": KEY, "timeout": 5.0} | fields
+        )
 
     def writer(self, **fields: object) -> EndpointWriter:
         return EndpointWriter(self.endpoint(**fields))
@@ -165,7 +168,9 @@ def seeing_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+def real_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealServer]:
     if url := os.environ.get("MOVA_TEST_LLM_BASE_URL"):
         model = os.environ.get("MOVA_TEST_LLM_MODEL", "")
         yield RealServer(url, model, model, os.environ.get("MOVA_TEST_LLM_API_KEY", ""), is_ours=False)

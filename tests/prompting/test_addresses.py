@@ -15,7 +15,7 @@ ASK = Ask((("user", "a boat"),), max_tokens=16)
 
 def to(*ips: str):
     """A name service that knows one answer."""
-    return lambda host, port: list(ips)  # noqa: ARG005
+    return lambda _host, _port: list(ips)
 
 
 HOSTILE_URLS = [
@@ -108,7 +108,7 @@ def test_public_addresses_are_allowed():
 
 
 def test_unknown_hosts_are_refused():
-    def fails(host: str, port: int) -> list[str]:
+    def fails(_host: str, _port: int) -> list[str]:
         raise OSError
 
     with pytest.raises(UserError, match="not known to the name service"):
@@ -121,20 +121,21 @@ def test_at_home_any_server_may_be_called(scripted):
     for url in ("http://localhost:8000/v1", "http://192.168.1.4:11434/v1/", "https://[::1]:8000/v1"):
         assert check_url(url) == url.rstrip("/")
         assert visitor_endpoint(url, "m", "", None, is_public_page=False).pinned is None
-    assert EndpointWriter(
-        visitor_endpoint(scripted.url, "m", "", None, is_public_page=False)
-    ).write(ASK).text == GOOD_ANSWER
+    assert (
+        EndpointWriter(visitor_endpoint(scripted.url, "m", "", None, is_public_page=False)).write(ASK).text
+        == GOOD_ANSWER
+    )
     for url in ("localhost:8000", "ftp://a/v1", "http://", "nonsense"):
-        with pytest.raises(UserError, match="no server address|no address"):
+        with pytest.raises(UserError, match=r"no server address|no address"):
             check_url(url)
 
 
 def test_the_checked_address_is_called_whatever_the_name_says_later(scripted):
-    """The name is asked once; the connection goes to the address it gave, with the name in the Host header."""
+    """The name is asked once; the connection goes to the address it gave then."""
     answers = [[PUBLIC_IP], ["127.0.0.1"]]
     asked: list[str] = []
 
-    def changing(host: str, port: int) -> list[str]:  # noqa: ARG001
+    def changing(host: str, _port: int) -> list[str]:
         asked.append(host)
         return answers.pop(0)
 
@@ -149,7 +150,9 @@ def test_the_checked_address_is_called_whatever_the_name_says_later(scripted):
 
 def pinned_writer(scripted) -> EndpointWriter:
     address = PublicAddress("", "api.example.com", scripted.server_port, "127.0.0.1")
-    return EndpointWriter(Endpoint(f"http://api.example.com:{scripted.server_port}/v1", "m", "key", pinned=address))
+    return EndpointWriter(
+        Endpoint(f"http://api.example.com:{scripted.server_port}/v1", "m", "key", pinned=address)
+    )
 
 
 def test_redirects_are_not_followed(scripted):
@@ -170,7 +173,10 @@ def test_answers_without_end_are_cut(scripted):
     scripted.text = "word " * 2_000_000
     with pytest.raises(BackendError, match="more than an answer may have"):
         pinned_writer(scripted)._run(
-            lambda client, _: client.chat.completions.create(model="m", messages=[]), print, lambda: False, False
+            lambda client, _: client.chat.completions.create(model="m", messages=[]),
+            print,
+            lambda: False,
+            False,
         )
 
 

@@ -13,7 +13,13 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MOVA_", "OPENAI_"))}
     command = [sys.executable, "-m", "mova", "enhance", *arguments]
     return subprocess.run(
-        command, env=clean | environment, capture_output=True, text=True, check=False, timeout=60, input="from stdin"
+        command,
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        input="from stdin",
     )
 
 
@@ -31,7 +37,17 @@ def test_a_server_writes_candidates_as_json(scripted, tmp_path):
     Image.new("RGB", (64, 36), (200, 30, 30)).save(image)
     answers = [GOOD_ANSWER, GOOD_ANSWER.replace("grey", "pale")]
     scripted.steps.extend([lambda h, t=text: h.answer(t) for text in answers])
-    options = ("--base-url", scripted.url, "--model", "m", "--api-key-env", "MY_KEY", "--candidates", "2", "--json")
+    options = (
+        "--base-url",
+        scripted.url,
+        "--model",
+        "m",
+        "--api-key-env",
+        "MY_KEY",
+        "--candidates",
+        "2",
+        "--json",
+    )
     done = run(IDEA, *options, "--image", str(image), "--seed", "4", MY_KEY=KEY)
     assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines()]

@@ -51,7 +51,9 @@ def test_a_helpful_server_keeps_every_quote(scripted, case):
     brief = Enhancer().brief(EnhanceRequest(case["idea"]))
     marks = [brief.taken.placeholder(index) for index in range(len(brief.quotes))]
     lines = "\n".join(f"The speaker says, {mark}" for mark in marks)
-    prose = " ".join(sorted(word for word in brief.taken.text.split() if word.isalpha() and word.isascii())[:12])
+    prose = " ".join(
+        sorted(word for word in brief.taken.text.split() if word.isalpha() and word.isascii())[:12]
+    )
     scripted.text = GOOD_ANSWER.replace("The fisherman says, <Q1>", lines).replace("grey", prose or "grey")
     result = Enhancer(scripted.writer()).enhance(EnhanceRequest(case["idea"], seed=1))
     places = locate(result.text, brief.quotes)
@@ -116,7 +118,7 @@ PIECES = st.sampled_from(
 ANSWERS = st.one_of(st.text(max_size=300), st.lists(PIECES, max_size=25).map("".join))
 IDEAS = st.sampled_from(
     [
-        "A man says \"Where's the dog?\" and a woman on the hill answers “In the garden—look!”",
+        'A man says "Where\'s the dog?" and a woman on the hill answers “In the garden—look!”',
         "男人说：「你好，世界！」女人说：“再见。”",
         'on a hill he says "a "b" c" near the sign "<i>X</i>"',
         "a man and a woman on a hill",
@@ -160,14 +162,16 @@ def test_a_second_question_names_the_faults(scripted):
     assert result.route == "asked again"
     again = scripted.requests[1][2]["messages"]
     assert [message["role"] for message in again] == ["system", "user", "assistant", "user"]
-    assert "says too little to make a scene" in again[-1]["content"]
+    assert "nothing in common with the idea" in again[-1]["content"]
 
 
 def test_an_answer_about_something_else_is_not_used(scripted):
     scripted.text = "0:0:0:0:0:0:0. 0{{"
     result = Enhancer(scripted.writer()).enhance(EnhanceRequest(IDEA, seed=1))
     assert result.route == "template"
-    scripted.text = GOOD_ANSWER.replace("fisherman", "dancer").replace("boat", "stage").replace("rain", "applause")
+    scripted.text = (
+        GOOD_ANSWER.replace("fisherman", "dancer").replace("boat", "stage").replace("rain", "applause")
+    )
     assert "nothing in common" in Enhancer(scripted.writer()).enhance(EnhanceRequest(IDEA, seed=1)).failure
 
 
@@ -178,7 +182,9 @@ def test_the_persons_words_never_reach_the_model(scripted):
 
 
 def test_mended_answers_say_what_was_mended(scripted):
-    scripted.text = "Here is the prompt:\n\n" + GOOD_ANSWER.replace("Drops dot", "The camera pans left. Drops dot")
+    scripted.text = "Here is the prompt:\n\n" + GOOD_ANSWER.replace(
+        "Drops dot", "The camera pans left. Drops dot"
+    )
     result = Enhancer(scripted.writer()).enhance(EnhanceRequest(IDEA, seed=1))
     assert result.route == "repaired"
     assert [repair.rule for repair in result.repairs] == ["residue", "camera"]

@@ -58,10 +58,16 @@ FAULTS = {
     "rate limit": (error(429, "slow down", retry_after="0", x_should_retry="false"), "rate limit"),
     "too long": (error(400, "This model's maximum context length is 4096 tokens"), "cannot take a question"),
     "server error": (error(500, "boom"), r"failed \(500\): boom"),
-    "bad gateway": (lambda h: h.raw(502, "<html>bad gateway</html>", "text/html"), r"failed \(502\); try again"),
+    "bad gateway": (
+        lambda h: h.raw(502, "<html>bad gateway</html>", "text/html"),
+        r"failed \(502\); try again",
+    ),
     "redirect": (lambda h: h.json(302, {}, location="http://127.0.0.1:1/"), "redirects elsewhere"),
     "permanent redirect": (lambda h: h.json(308, {}, location="http://127.0.0.1:1/"), "redirects elsewhere"),
-    "a web page": (lambda h: h.raw(200, "<html>hello</html>", "text/html"), "no answer of an OpenAI-compatible"),
+    "a web page": (
+        lambda h: h.raw(200, "<html>hello</html>", "text/html"),
+        "no answer of an OpenAI-compatible",
+    ),
     "no JSON": (lambda h: h.raw(200, "data: {nonsense\n\n", "text/event-stream"), "no answer of an OpenAI"),
     "JSON of another kind": (lambda h: h.events([["a"], 3]), "no answer of an OpenAI"),
     "choices of another kind": (lambda h: h.events([{"choices": "many"}]), "no answer of an OpenAI"),
@@ -93,13 +99,13 @@ def test_a_fault_is_a_sentence_and_a_template(scripted, fault):
 
 def test_nobody_listening():
     writer = EndpointWriter(Endpoint("http://127.0.0.1:9/v1", "x"))
-    with pytest.raises(BackendError, match="nothing answers at http://127.0.0.1:9/v1"):
+    with pytest.raises(BackendError, match=r"nothing answers at http://127.0.0.1:9/v1"):
         writer.write(ASK)
 
 
 def test_a_host_that_does_not_exist():
     writer = EndpointWriter(Endpoint("http://no-such-host.invalid/v1", "x"))
-    with pytest.raises(BackendError, match="not known to the name service|nothing answers"):
+    with pytest.raises(BackendError, match=r"not known to the name service|nothing answers"):
         writer.write(ASK)
 
 
@@ -138,7 +144,9 @@ def test_optional_fields_are_left_out_once_refused(scripted, message, gone):
 
 
 def test_the_limit_is_called_as_the_server_wants_it(scripted):
-    scripted.steps.append(error(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."))
+    scripted.steps.append(
+        error(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+    )
     scripted.writer().write(ASK)
     assert scripted.requests[-1][2]["max_completion_tokens"] == 64
     assert "max_tokens" not in scripted.requests[-1][2]
@@ -177,7 +185,9 @@ def picture(tmp_path):
 
 
 def test_a_text_model_given_an_image_works_from_the_words_and_says_so(scripted, picture):
-    scripted.steps.append(error(400, "image input is not supported - hint: you may need to provide the mmproj"))
+    scripted.steps.append(
+        error(400, "image input is not supported - hint: you may need to provide the mmproj")
+    )
     request = EnhanceRequest(IDEA, image=picture, seed=1)
     result = Enhancer(scripted.writer()).enhance(request)
     assert result.route == "answer"

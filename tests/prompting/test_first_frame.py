@@ -36,7 +36,9 @@ def test_the_nearest_shape_is_asked_for(height, width, size):
 
 
 def test_fields_a_server_does_not_know_are_left_out(scripted):
-    scripted.steps.extend([error(400, "Unknown parameter: response_format"), error(400, "size: invalid"), paint])
+    scripted.steps.extend(
+        [error(400, "Unknown parameter: response_format"), error(400, "size: invalid"), paint]
+    )
     paint_first_frame(scripted.endpoint(), "a wall", 352, 640)
     bodies = [body for _, _, body in scripted.requests]
     assert "response_format" not in bodies[1]

@@ -62,7 +62,9 @@ def test_a_model_that_sees_sees(seeing_model):
     for colour in ((200, 20, 20), (20, 20, 200)):
         buffer = BytesIO()
         Image.new("RGB", (64, 64), colour).save(buffer, "JPEG")
-        ask = Ask((("user", "Describe this picture."),), image=buffer.getvalue(), max_tokens=16, temperature=0.0)
+        ask = Ask(
+            (("user", "Describe this picture."),), image=buffer.getvalue(), max_tokens=16, temperature=0.0
+        )
         texts.add(LocalWriter(str(seeing_model)).write(ask).text)
     assert len(texts) == 2
     assert can_see(str(seeing_model))
@@ -71,7 +73,9 @@ def test_a_model_that_sees_sees(seeing_model):
 
 def test_seeds_repeat_and_differ(seeing_model):
     def text(seed: int) -> str:
-        return answer_locally(str(seeing_model), Ask((("user", "go"),), max_tokens=16, temperature=1.5, seed=seed)).text
+        return answer_locally(
+            str(seeing_model), Ask((("user", "go"),), max_tokens=16, temperature=1.5, seed=seed)
+        ).text
 
     assert text(1) == text(1)
     assert len({text(seed) for seed in range(4)}) > 1

@@ -1,4 +1,4 @@
-"""Against a real OpenAI-compatible server: `transformers serve` with tiny models, or MOVA_TEST_LLM_BASE_URL."""
+"""Against a real server: `transformers serve` with tiny models, or MOVA_TEST_LLM_BASE_URL."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_cancelling_stops_it(real_server: RealServer):
 
 def test_a_model_that_is_not_there_is_named(real_server: RealServer):
     writer = EndpointWriter(real_server.endpoint(model="/no/such/model"))
-    with pytest.raises(BackendError, match="127.0.0.1|failed|does not serve|did not accept"):
+    with pytest.raises(BackendError, match=r"failed|does not serve|did not accept"):
         writer.write(Ask((("user", "hello"),), max_tokens=8))
 
 
@@ -103,7 +103,18 @@ def test_the_command_line_speaks_to_it(real_server: RealServer):
         "MOVA_LLM_MODEL": real_server.text_model,
         "MOVA_LLM_API_KEY": real_server.api_key,
     }
-    command = [sys.executable, "-m", "mova", "enhance", IDEA, "--json", "--candidates", "2", "--temperature", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "mova",
+        "enhance",
+        IDEA,
+        "--json",
+        "--candidates",
+        "2",
+        "--temperature",
+        "0",
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines()]

@@ -22,7 +22,13 @@ def test_prompt_files_are_whole_and_short(name):
 
 
 def test_all_of_the_files_are_there():
-    wanted = {"rewrite_with_image", "rewrite_without_image", "describe_first_frame", "first_frame", "ask_again"}
+    wanted = {
+        "rewrite_with_image",
+        "rewrite_without_image",
+        "describe_first_frame",
+        "first_frame",
+        "ask_again",
+    }
     assert set(NAMES) == wanted
 
 
@@ -73,4 +79,6 @@ def test_bad_files_are_named(folder, text, sentence):
 def test_word_lists_hold_words():
     assert "static ->" in load_words("stillness")
     assert "pan" in load_words("camera")
-    assert all(re.search(r"\w", line) for name in ("stillness", "camera", "sounds") for line in load_words(name))
+    assert all(
+        re.search(r"\w", line) for name in ("stillness", "camera", "sounds") for line in load_words(name)
+    )

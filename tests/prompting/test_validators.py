@@ -47,7 +47,12 @@ REPAIRED = [  # rule, broken text, what must be gone, what must be there
     ("marks", text(first=f"- {FIRST}", then=f"* {THEN}"), "- A", THEN),
     ("marks", text(then=THEN.replace("sleeves", "*sleeves*")), "*", THEN),
     ("marks", text(audio=f"Audio: {AUDIO} {NO_SUBTITLES}"), "Audio:", AUDIO),
-    ("marks", text(audio=f"**Audio:** Rain on the deck. {NO_SUBTITLES}"), "Audio:", "The audio shows rain on"),
+    (
+        "marks",
+        text(audio=f"**Audio:** Rain on the deck. {NO_SUBTITLES}"),
+        "Audio:",
+        "The audio shows rain on",
+    ),
     ("residue", text(before="Here is the rewritten prompt:\n\n"), "Here is", FIRST),
     ("residue", text(before="Sure! Here's your video prompt:\n"), "Sure", FIRST),
     ("residue", text(before="Prompt: "), "Prompt:", FIRST),
@@ -55,7 +60,12 @@ REPAIRED = [  # rule, broken text, what must be gone, what must be there
     ("residue", text(after="\n(83 words)"), "83", FIRST),
     ("quotes", text(says=""), "A voice", 'says "Here it comes."'),
     ("invented_dialogue", text(says=f'{SAYS}\n\nThe captain shouts, "All hands!"'), "All hands", SAYS),
-    ("invented_dialogue", text(then=THEN + ' He whispers, "Oh no. Not again." He nods.'), "Oh no", "He nods."),
+    (
+        "invented_dialogue",
+        text(then=THEN + ' He whispers, "Oh no. Not again." He nods.'),
+        "Oh no",
+        "He nods.",
+    ),
     ("invented_dialogue", text(first=FIRST + " The hull is named “Maria”."), "“", "named Maria."),
     ("invented_dialogue", text(then=THEN + ' "'), '. "', THEN),
     ("camera", text(then=THEN + " The camera slowly pans to the sea."), "camera", THEN),
@@ -96,7 +106,11 @@ SEEN = [  # rule, broken text, severity; only a person or another answer puts th
     ),
     ("structure", f"{AUDIO} {NO_SUBTITLES}", "error"),
     ("structure", text(then="", says=SAYS), "error"),
-    ("unrelated", text(first="Two astronauts wave.", then="They dance.", says="", audio="The audio shows air."), "error"),
+    (
+        "unrelated",
+        text(first="Two astronauts wave.", then="They dance.", says="", audio="The audio shows air."),
+        "error",
+    ),
     ("stillness", text(then=THEN + " The rain is still falling."), "warning"),
     ("sounds", text(audio=f"{AUDIO} Soft guitar music plays. {NO_SUBTITLES}"), "warning"),
     ("sounds", text(audio=f"{AUDIO} A narrator sums it up. {NO_SUBTITLES}"), "warning"),
@@ -139,9 +153,18 @@ def test_text_that_is_read_in_the_picture_may_be_quoted():
 @pytest.mark.parametrize(
     ("idea", "prompt"),
     [
-        ("a static shot of a motionless lake in rain", text(first="A static shot shows a motionless lake.", says="")),
-        ("rain, the camera pans over a lake", text(then="Rain falls. The camera pans over the lake.", says="")),
-        ("a lake in rain with soft guitar music", text(audio=f"{AUDIO} Guitar music. {NO_SUBTITLES}", says="")),
+        (
+            "a static shot of a motionless lake in rain",
+            text(first="A static shot shows a motionless lake.", says=""),
+        ),
+        (
+            "rain, the camera pans over a lake",
+            text(then="Rain falls. The camera pans over the lake.", says=""),
+        ),
+        (
+            "a lake in rain with soft guitar music",
+            text(audio=f"{AUDIO} Guitar music. {NO_SUBTITLES}", says=""),
+        ),
         ("a lake in rain, no music", text(audio=f"{AUDIO} There is no music. {NO_SUBTITLES}", says="")),
     ],
 )
