@@ -123,9 +123,7 @@ def shown_url(url: str) -> str:
 
 
 def public_client(address: PublicAddress, timeout: float, max_bytes: int = MAX_BYTES) -> "httpx.Client":
-    """A client that talks to `address` and to nothing else: pinned, no redirects, no proxies, a cap
-    on size.
-    """
+    """A client that talks to `address` alone: pinned, no redirects, no proxies, a cap on size."""
     import httpx
 
     transport = _pinned_transport_class()(address, max_bytes)
@@ -139,9 +137,8 @@ def own_client(timeout: float) -> "httpx.Client":
     """A client for an address that the machine's owner chose: proxies of the environment, no redirects."""
     import httpx
 
-    return httpx.Client(
-        timeout=timeout, follow_redirects=False, event_hooks={"request": [keep_plain_headers]}
-    )
+    hooks = {"request": [keep_plain_headers]}
+    return httpx.Client(timeout=timeout, follow_redirects=False, event_hooks=hooks, verify=_tls())
 
 
 def keep_plain_headers(request: "httpx.Request") -> None:

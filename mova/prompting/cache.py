@@ -15,11 +15,10 @@ MAX_ENTRIES = 256
 
 
 def cache_key(identity: str, ask: Ask) -> str:
-    """A fingerprint of the writer and of all that it is asked; prompt files are in it as their
-    filled-in text.
-    """
+    """A fingerprint of the writer and of all that it is asked."""
     image = hashlib.sha256(ask.image).hexdigest() if ask.image else None
-    parts = [VERSION, identity, ask.messages, ask.idea, image, ask.max_tokens, ask.temperature, ask.seed]
+    what = (ask.template, ask.messages, ask.idea, image)
+    parts = [VERSION, identity, *what, ask.max_tokens, ask.temperature, ask.seed]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

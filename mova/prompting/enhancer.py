@@ -171,9 +171,7 @@ class Enhancer:
     def _written(
         self, request: EnhanceRequest, brief: Brief, on_text: OnText, cancelled: IsCancelled
     ) -> tuple[tuple[ROUTE, str, Repaired] | None, str, tuple[str, ...], str]:
-        """What the model's one or two answers come to: a usable prompt or none, why none, notes,
-        the model.
-        """
+        """A usable prompt or None, why there is none, notes, and the model, after one or two questions."""
 
         def draft(text: str) -> None:
             on_text(put_back(text, brief.taken))
@@ -198,9 +196,7 @@ class Enhancer:
         return None, f"the model's answer could not be used: {reason}", answer.notes, answer.model
 
     def ask(self, request: EnhanceRequest, brief: Brief, cancelled: IsCancelled = never_cancelled) -> Ask:
-        """The first question for `request`: instructions, the idea with its quotes taken out, the
-        first frame.
-        """
+        """The first question for `request`: instructions, the idea without its quotes, the first frame."""
         image = read_image(request.image) if request.image else None
         shown = request.first_frame
         if image and not shown and not self.writer.sees and self.describer is not None:
@@ -213,13 +209,14 @@ class Enhancer:
         is_shown = image is not None and self.writer.sees
         if shown or is_shown:
             seen = f"It shows: {' '.join(shown.split())}" if shown else ATTACHED
-            system, user = load_template("rewrite_with_image").fill(**values, first_frame=seen)
-        else:
-            system, user = load_template("rewrite_without_image").fill(**values)
+            values["first_frame"] = seen
+        template = load_template("rewrite_with_image" if "first_frame" in values else "rewrite_without_image")
+        system, user = template.fill(**values)
         return Ask(
             (("system", system), ("user", user)),
             brief.taken.text,
             image if is_shown else None,
+            template.digest,
             request.max_tokens,
             request.temperature,
             request.seed or 0,
@@ -239,9 +236,7 @@ def ask_again(ask: Ask, answer: Answer, faults: list[str]) -> Ask:
 
 
 def fall_back(brief: Brief) -> tuple[ROUTE, str, Repaired]:
-    """The template's prompt, or the person's own text where the template would break rules that it
-    does not.
-    """
+    """The template's prompt, or the own text where the template breaks rules that the text keeps."""
     own = brief.as_own_words()
     made = repair(write_template(own), own)
     faults = {violation.rule for violation in made.violations if violation.severity == "error"}

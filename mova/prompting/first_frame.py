@@ -69,8 +69,7 @@ def write_first_frame_prompt(
 def paint_first_frame(
     endpoint: Endpoint, prompt: str, height: int, width: int, cancelled: IsCancelled = never_cancelled
 ) -> "Image":
-    """A picture of `prompt` in RGB, in the shape nearest to height and width; the clip's own crop comes
-    later.
+    """A picture of `prompt` in RGB, in the server's shape nearest to height and width.
 
     Raises:
         BackendError: the server failed or sent no picture. The message says what to do.

@@ -1,5 +1,4 @@
-"""Writing by a model in this process: a folder or a Hub repo id, through transformers, loaded at the first
-use.
+"""Writing by a model in this process: a folder or a Hub repo id, loaded by transformers at the first use.
 
 The pocket enhancer is one of these: a very small causal model in assets/pocket/enhancer/, whose chat
 template takes the idea alone (quotes as <Q1>) and whose answer is the whole prompt (the marks in their
@@ -137,7 +136,7 @@ class LocalWriter:
     ) -> Answer:
         """Answer `ask`. Raises as `answer_locally`."""
         if not self.follows_instructions:
-            ask = Ask((("user", ask.idea),), ask.idea, None, POCKET_TOKENS, 0.0, ask.seed)
+            ask = Ask((("user", ask.idea),), ask.idea, None, "", POCKET_TOKENS, 0.0, ask.seed)
         started = time.monotonic()
         answer = self._answer(self.source, ask, on_text, cancelled)
         log.info("%s answered in %.1f s", self.source, time.monotonic() - started)

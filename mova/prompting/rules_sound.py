@@ -1,6 +1,4 @@
-"""Rules on what is heard: the sound comes last, nobody hears what nobody asked for, and speech fits the
-clip.
-"""
+"""Rules on what is heard: sound comes last, nothing unasked is heard, and speech fits the clip."""
 
 import re
 from collections.abc import Iterator

@@ -1,6 +1,4 @@
-"""A prompt in MOVA's structure without any model: the person's own words, in their order, in the right
-places.
-"""
+"""A prompt in MOVA's structure without any model: the person's own words in the right places."""
 
 import re
 

@@ -15,12 +15,14 @@ class Ask:
     """One question. `messages` are (role, text); `idea` is the idea alone, for writers that need no
     instructions.
 
-    `image` is the first frame as JPEG, shown with the first user message.
+    `image` is the first frame as JPEG, shown with the first user message; `template` is the digest of the
+    prompt file that the messages were made from.
     """
 
     messages: tuple[tuple[str, str], ...]
     idea: str = ""
     image: bytes | None = field(default=None, repr=False)
+    template: str = ""
     max_tokens: int = 1024
     temperature: float = 0.6
     seed: int = 0

@@ -8,6 +8,8 @@ import sys
 from conftest import GOOD_ANSWER, IDEA, KEY, error
 from PIL import Image
 
+from mova.__main__ import main
+
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MOVA_", "OPENAI_"))}
@@ -73,7 +75,7 @@ def test_a_server_that_fails_is_told_and_a_prompt_comes_all_the_same(scripted):
     assert KEY not in done.stdout + done.stderr
 
 
-def test_mistakes_are_sentences(tmp_path):
+def test_mistakes_are_sentences(tmp_path, capsys):
     for arguments, sentence in (
         (("", "--template"), "the idea is empty"),
         ((IDEA, "--candidates", "99"), "give 1 to 16"),
@@ -82,7 +84,5 @@ def test_mistakes_are_sentences(tmp_path):
         ((IDEA, "--local", str(tmp_path)), "no model that can be loaded"),
         ((IDEA, "--template", "--tokenizer", str(tmp_path)), "holds no tokenizer.json"),
     ):
-        done = run(*arguments)
-        assert done.returncode == 2, done.stderr
-        assert sentence in done.stderr
-        assert "Traceback" not in done.stderr
+        assert main(["enhance", *arguments]) == 2
+        assert sentence in capsys.readouterr().err

@@ -73,7 +73,8 @@ def make_text_model(folder: Path, answer: str) -> Path:
 SEEING_TEMPLATE = (
     "{% for message in messages %}<|turn|>{% if message['content'] is string %}{{ message['content'][:40] }}"
     "{% else %}{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>"
-    "{% elif part['type'] == 'text' %}{{ part['text'][:40] }}{% endif %}{% endfor %}{% endif %}{% endfor %}<|turn|>"
+    "{% elif part['type'] == 'text' %}{{ part['text'][:40] }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
+    "<|turn|>"
 )
 
 
