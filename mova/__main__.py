@@ -1,4 +1,4 @@
-"""The command line: `python -m mova generate` and `python -m mova inspect`."""
+"""The command line: `python -m mova generate`, `enhance` and `inspect`."""
 
 import argparse
 import itertools
@@ -14,6 +14,7 @@ from mova import catalog, shapes
 from mova.arguments import DTYPES, build_parser
 from mova.checks import check_request, check_source_image
 from mova.outputs import check_frames_folder, check_output
+from mova.prompting.command import enhance
 from mova.types import BackendError, GenerationRequest, Progress, UserError
 
 
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("mova").setLevel(logging.INFO if options.verbose else logging.WARNING)
     try:
         with logging_redirect_tqdm():
-            return {"generate": generate, "inspect": inspect}[options.command](options)
+            return {"generate": generate, "enhance": enhance, "inspect": inspect}[options.command](options)
     except UserError as error:
         say(f"error: {error}")
         return 2

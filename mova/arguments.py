@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from mova import catalog
+from mova.prompting.command import add_enhance
 
 DESCRIPTION = "Video with synchronised sound from a first frame and a text."
 EXIT_CODES = (
@@ -14,12 +15,13 @@ DTYPES = ("bfloat16", "float32")
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mova", description=DESCRIPTION, epilog=EXIT_CODES)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="generate | inspect")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="generate | enhance | inspect")
     texts = {
         "generate": "make a clip",
+        "enhance": "turn an idea into a prompt that MOVA understands, keeping every quoted word",
         "inspect": "what a checkpoint holds, and where it would go on this machine; loads no weights",
     }
-    for name, add in (("generate", add_generate), ("inspect", add_inspect)):
+    for name, add in (("generate", add_generate), ("enhance", add_enhance), ("inspect", add_inspect)):
         description = f"{texts[name].capitalize()}."
         add(
             commands.add_parser(

@@ -1,1 +1,1 @@
-"""Prompts: how they are cleaned, and (later) written."""
+"""Prompts: how they are cleaned, planned, written, checked and mended. No torch at import."""

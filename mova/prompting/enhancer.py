@@ -1,0 +1,285 @@
+"""From an idea to a prompt: ask, check, mend, ask again, and never come back with empty hands.
+
+The ladder: the model's answer; the answer mended by code; one more question that names what is wrong; the
+template, which needs no model; the person's own text.
+"""
+
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from difflib import SequenceMatcher
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+from mova.prompting.brief import CLIP_SECONDS, MAX_WORDS, Brief, Violation
+from mova.prompting.cache import AnswerCache
+from mova.prompting.plan import PromptPlan
+from mova.prompting.quotes import put_back
+from mova.prompting.template import write_template
+from mova.prompting.templates import load_template
+from mova.prompting.tokens import TokenMeter
+from mova.prompting.validators import Repaired, check, repair
+from mova.prompting.words import WORD, plain_text
+from mova.prompting.writing import Answer, Ask, IsCancelled, OnText, Writer, ignore_text, never_cancelled
+from mova.types import BackendError, UserError
+
+ROUTE = Literal["answer", "repaired", "asked again", "template", "own text"]
+MAX_IDEA = 60_000
+MAX_ANSWER = 20_000
+MAX_COMPARISONS = 2_000_000
+IMAGE_SIDE = 1024
+ATTACHED = "You see it attached."
+TRUNCATED = (
+    "the answer was cut off at {limit} tokens; allow it more tokens, or choose a model that thinks less "
+    "before it writes"
+)
+
+
+@dataclass(frozen=True)
+class EnhanceRequest:
+    """An idea and what its prompt must live up to.
+
+    `image` is the first frame; `first_frame` says in words what it shows, for models that see nothing.
+    A `seed` of None is replaced by a random one, reported in the result.
+    """
+
+    idea: str
+    image: Path | None = None
+    first_frame: str = ""
+    seconds: float = CLIP_SECONDS
+    no_subtitles: bool = True
+    max_words: int = MAX_WORDS
+    max_tokens: int = 1024
+    temperature: float = 0.6
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class EnhanceResult:
+    """A prompt, how it was come by, and what is to be known about it.
+
+    `added` are the spans of `text` that are not the idea's own words. `repairs` were made; `violations`
+    remain. `failure` says why a model's answer was not used, empty if it was. `notes` say what was done
+    without.
+    """
+
+    text: str
+    plan: PromptPlan
+    route: ROUTE
+    added: tuple[tuple[int, int], ...] = ()
+    violations: tuple[Violation, ...] = ()
+    repairs: tuple[Violation, ...] = ()
+    failure: str = ""
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    model: str = ""
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Enhancer:
+    """Turns ideas into prompts with `writer`, or by the template alone if there is none.
+
+    `describer` is a model that sees, for first frames where `writer` does not. With a `meter` prompts are
+    held to the text encoder's tokens.
+    """
+
+    writer: Writer | None = None
+    describer: Writer | None = None
+    meter: TokenMeter | None = None
+    cache: AnswerCache = field(default_factory=AnswerCache)
+
+    def enhance(
+        self,
+        request: EnhanceRequest,
+        on_text: OnText = ignore_text,
+        cancelled: IsCancelled = never_cancelled,
+    ) -> EnhanceResult:
+        """The prompt for `request`. `on_text` gets drafts as they are written.
+
+        A server that fails leads to the template and a `failure` in the result, not to an exception.
+
+        Raises:
+            UserError: the idea is empty (and there is no image) or too long, or the image cannot be read.
+            Cancelled: `cancelled` became true.
+        """
+        started = time.monotonic()
+        brief = self.brief(request)
+        seed = secrets.randbelow(2**31) if request.seed is None else request.seed
+        request = replace(request, seed=seed)
+        failure, notes, model = "", (), ""
+        if self.writer is not None:
+            try:
+                result, failure, notes, model = self._written(request, brief, on_text, cancelled)
+            except BackendError as error:
+                result, failure = None, str(error)
+        else:
+            result = None
+        route, text, repaired = result or fall_back(brief)
+        return EnhanceResult(
+            text=text,
+            plan=PromptPlan.parse(text),
+            route=route,
+            added=added_spans(brief.idea, text),
+            violations=repaired.violations,
+            repairs=repaired.repairs,
+            failure=failure,
+            notes=notes,
+            seconds=round(time.monotonic() - started, 3),
+            model=model,
+            seed=seed,
+        )
+
+    def candidates(
+        self, request: EnhanceRequest, count: int, cancelled: IsCancelled = never_cancelled
+    ) -> Iterator[EnhanceResult]:
+        """Up to `count` different prompts, each as soon as it is there, from consecutive seeds.
+
+        Ends early where more would be the same: without a model, and once a model's answer could not be used.
+        """
+        seed = secrets.randbelow(2**31) if request.seed is None else request.seed
+        seen: set[str] = set()
+        for offset in range(count):
+            result = self.enhance(replace(request, seed=seed + offset), cancelled=cancelled)
+            if result.text not in seen:
+                seen.add(result.text)
+                yield result
+            if self.writer is None or result.failure or not self.writer.follows_instructions:
+                return
+
+    def brief(self, request: EnhanceRequest) -> Brief:
+        """What the prompt for `request` is checked against."""
+        idea = plain_text(request.idea).strip()
+        if not idea and request.image is None:
+            raise UserError("the idea is empty; say in a few words what is seen and heard")
+        if len(idea) > MAX_IDEA:
+            raise UserError(f"the idea has {len(idea)} characters; give up to {MAX_IDEA}")
+        return Brief(
+            idea,
+            seconds=request.seconds,
+            has_image=request.image is not None or bool(request.first_frame),
+            no_subtitles=request.no_subtitles,
+            max_words=request.max_words,
+            meter=self.meter,
+        )
+
+    def _written(
+        self, request: EnhanceRequest, brief: Brief, on_text: OnText, cancelled: IsCancelled
+    ) -> tuple[tuple[ROUTE, str, Repaired] | None, str, tuple[str, ...], str]:
+        """A usable prompt or None, why there is none, notes, and the model, after one or two questions."""
+
+        def draft(text: str) -> None:
+            on_text(put_back(text, brief.taken))
+
+        ask = self.ask(request, brief, cancelled)
+        answer = self.cache.write(self.writer, ask, draft, cancelled)
+        first = judge(answer, brief)
+        if first.is_good and answer.is_complete:
+            route = "repaired" if first.repairs else "answer"
+            return (route, first.text, first), "", answer.notes, answer.model
+        faults = [violation.message for violation in first.violations if violation.severity == "error"]
+        if not answer.is_complete:
+            faults.append("it was cut off before its end; be shorter")
+        if self.writer.follows_instructions:
+            again = ask_again(ask, answer, faults)
+            answer = self.cache.write(self.writer, again, draft, cancelled)
+            second = judge(answer, brief)
+            if second.is_good and answer.is_complete:
+                return ("asked again", second.text, second), "", answer.notes, answer.model
+            faults = [violation.message for violation in second.violations if violation.severity == "error"]
+        reason = "; ".join(faults[:3]) if answer.is_complete else TRUNCATED.format(limit=ask.max_tokens)
+        return None, f"the model's answer could not be used: {reason}", answer.notes, answer.model
+
+    def ask(self, request: EnhanceRequest, brief: Brief, cancelled: IsCancelled = never_cancelled) -> Ask:
+        """The first question for `request`: instructions, the idea without its quotes, the first frame."""
+        image = read_image(request.image) if request.image else None
+        shown = request.first_frame
+        if image and not shown and not self.writer.sees and self.describer is not None:
+            shown = describe_first_frame(self.describer, image, self.cache, cancelled)
+        values = {
+            "idea": brief.taken.text or "Continue the picture in the most natural way.",
+            "seconds": f"{request.seconds:.0f}",
+            "max_words": request.max_words,
+        }
+        is_shown = image is not None and self.writer.sees
+        if shown or is_shown:
+            seen = f"It shows: {' '.join(shown.split())}" if shown else ATTACHED
+            values["first_frame"] = seen
+        template = load_template("rewrite_with_image" if "first_frame" in values else "rewrite_without_image")
+        system, user = template.fill(**values)
+        return Ask(
+            (("system", system), ("user", user)),
+            brief.taken.text,
+            image if is_shown else None,
+            template.digest,
+            request.max_tokens,
+            request.temperature,
+            request.seed or 0,
+        )
+
+
+def judge(answer: Answer, brief: Brief) -> Repaired:
+    """The answer with the quotes put back, mended and checked."""
+    text = put_back(plain_text(answer.text[:MAX_ANSWER]), brief.taken)
+    return repair(text.strip(), brief)
+
+
+def ask_again(ask: Ask, answer: Answer, faults: list[str]) -> Ask:
+    listed = "\n".join(f"- {fault}" for fault in faults)
+    _, user = load_template("ask_again").fill(faults=listed)
+    return replace(ask, messages=(*ask.messages, ("assistant", answer.text[:MAX_ANSWER]), ("user", user)))
+
+
+def fall_back(brief: Brief) -> tuple[ROUTE, str, Repaired]:
+    """The template's prompt, or the own text where the template breaks rules that the text keeps."""
+    own = brief.as_own_words()
+    made = repair(write_template(own), own)
+    faults = {violation.rule for violation in made.violations if violation.severity == "error"}
+    plain = check(brief.idea, own)
+    if not brief.idea or faults <= {violation.rule for violation in plain if violation.severity == "error"}:
+        return "template", made.text, made
+    return "own text", brief.idea, Repaired(brief.idea, (), tuple(plain))
+
+
+def added_spans(idea: str, text: str) -> tuple[tuple[int, int], ...]:
+    """The spans of `text` whose words the idea does not have in this order."""
+    words = list(WORD.finditer(text))
+    own = [match[0].lower() for match in WORD.finditer(idea)]
+    if (
+        len(own) * len(words) > MAX_COMPARISONS
+    ):  # the comparison takes seconds; long ideas are the person's own text
+        known = set(own)
+        return tuple(match.span() for match in words if match[0].lower() not in known)
+    matcher = SequenceMatcher(None, own, [match[0].lower() for match in words], autojunk=False)
+    return tuple(
+        (words[start].start(), words[end - 1].end())
+        for kind, _, _, start, end in matcher.get_opcodes()
+        if kind in ("insert", "replace") and end > start
+    )
+
+
+def read_image(path: Path) -> bytes:
+    """The image as a JPEG that servers take: at most IMAGE_SIDE pixels in a side."""
+    from PIL import Image
+
+    from mova.images import open_image
+
+    image = open_image(path)
+    image.thumbnail((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.LANCZOS)
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def describe_first_frame(
+    describer: Writer, image: bytes, cache: AnswerCache, cancelled: IsCancelled = never_cancelled
+) -> str:
+    """What `image` (JPEG) shows, in the words of a model that sees. Raises BackendError, Cancelled."""
+    system, user = load_template("describe_first_frame").fill()
+    ask = Ask((("system", system), ("user", user)), image=image, max_tokens=400, temperature=0.2)
+    return plain_text(cache.write(describer, ask, ignore_text, cancelled).text[:4000]).strip()

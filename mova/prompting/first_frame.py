@@ -1,0 +1,142 @@
+"""A first frame from words: a model writes what the picture shows, an image server paints it.
+
+The server speaks OpenAI's `/v1/images/generations`. Who has none starts from the white frame.
+"""
+
+import base64
+from binascii import Error as Base64Error
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from mova.prompting.background import run_until
+from mova.prompting.brief import Brief
+from mova.prompting.cache import AnswerCache
+from mova.prompting.edits import tidy
+from mova.prompting.endpoint import connect
+from mova.prompting.faults import explain
+from mova.prompting.quotes import put_back
+from mova.prompting.rules_form import MARKS, REASONING
+from mova.prompting.settings import Endpoint
+from mova.prompting.templates import load_template
+from mova.prompting.words import plain_text
+from mova.prompting.writing import Ask, IsCancelled, Writer, ignore_text, never_cancelled
+from mova.types import BackendError
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+    from PIL.Image import Image
+
+MAX_WORDS = 130
+MAX_CHARACTERS = 800  # more is cut by image servers
+MAX_PIXELS = 40_000_000
+LANDSCAPE, PORTRAIT, SQUARE = "1280x720", "720x1280", "1024x1024"
+
+
+class Picture(BaseModel):
+    b64_json: str | None = None
+
+
+class Pictures(BaseModel):
+    data: list[Picture] | None = None
+
+
+def write_first_frame_prompt(
+    writer: Writer,
+    idea: str,
+    cache: AnswerCache | None = None,
+    seed: int = 0,
+    cancelled: IsCancelled = never_cancelled,
+) -> str:
+    """What the first frame of `idea` shows, as a prompt for an image model of at most MAX_CHARACTERS.
+
+    Raises:
+        BackendError: the writer failed or wrote nothing.
+        Cancelled: `cancelled` became true.
+    """
+    brief = Brief(plain_text(idea).strip())
+    system, user = load_template("first_frame").fill(idea=brief.taken.text, max_words=MAX_WORDS)
+    ask = Ask((("system", system), ("user", user)), brief.taken.text, max_tokens=400, seed=seed)
+    answer = (cache or AnswerCache()).write(writer, ask, ignore_text, cancelled)
+    text = MARKS.sub("", REASONING.sub("", plain_text(answer.text)))
+    text = tidy(put_back(" ".join(text.split()), brief.taken))
+    if not text:
+        raise BackendError(f"{answer.model} wrote no picture; try again or describe the first frame yourself")
+    return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS].rsplit(" ", 1)[0]
+
+
+def paint_first_frame(
+    endpoint: Endpoint, prompt: str, height: int, width: int, cancelled: IsCancelled = never_cancelled
+) -> "Image":
+    """A picture of `prompt` in RGB, in the server's shape nearest to height and width.
+
+    Raises:
+        BackendError: the server failed or sent no picture. The message says what to do.
+        Cancelled: `cancelled` became true.
+    """
+    import httpx
+    import openai
+
+    client = connect(endpoint)
+    try:
+        data = run_until(
+            lambda _: _paint(client, endpoint, prompt, size_for(height, width)),
+            ignore_text,
+            cancelled,
+            endpoint.timeout,
+            client.close,
+        )
+    except (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError) as error:
+        raise explain(error, endpoint, endpoint.model, had_image=False) from None
+    finally:
+        client.close()
+    return _opened(data, endpoint)
+
+
+def size_for(height: int, width: int) -> str:
+    """The size, as image servers know them, whose shape is nearest."""
+    if width > 1.2 * height:
+        return LANDSCAPE
+    return PORTRAIT if height > 1.2 * width else SQUARE
+
+
+def _paint(client: "OpenAI", endpoint: Endpoint, prompt: str, size: str) -> str:
+    import openai
+
+    fields = {"prompt": prompt, "n": 1, "size": size, "response_format": "b64_json"}
+    if endpoint.model:
+        fields["model"] = endpoint.model
+    while True:
+        try:
+            reply = Pictures.model_validate(client.images.generate(**fields), from_attributes=True)
+            break
+        except (openai.BadRequestError, openai.UnprocessableEntityError):
+            # Newer OpenAI models know no response_format, others know few sizes.
+            if "response_format" in fields:
+                del fields["response_format"]
+            elif fields["size"] != SQUARE:
+                fields["size"] = SQUARE
+            else:
+                raise
+    pictures = [picture.b64_json for picture in reply.data or [] if picture.b64_json]
+    if not pictures:
+        raise BackendError(
+            f"{endpoint.shown} sent no picture in its answer (b64_json); use another image server"
+        )
+    return pictures[0]
+
+
+def _opened(data: str, endpoint: Endpoint) -> "Image":
+    from PIL import Image
+
+    from mova.images import DAMAGE, IMAGE_FORMATS
+
+    message = f"{endpoint.shown} sent what is no picture; use another image server"
+    try:
+        with Image.open(BytesIO(base64.b64decode(data, validate=True)), formats=IMAGE_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BackendError(message)
+            return image.convert("RGB")
+    except (Base64Error, Image.DecompressionBombError, *DAMAGE) as error:
+        raise BackendError(message) from error

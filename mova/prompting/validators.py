@@ -1,0 +1,69 @@
+"""Whether a prompt keeps the rules, and how it can be mended without asking anyone.
+
+A rule yields violations, each with its place and, where code can put it right, the whole text put right.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mova.prompting import rules_form, rules_sound, rules_words
+from mova.prompting.brief import Brief, Violation
+
+Rule = Callable[[str, Brief], Iterator[Violation]]
+RULES: dict[str, Rule] = {
+    # What hides the text itself comes first: the later rules then read the prompt alone.
+    "reasoning": rules_form.reasoning,
+    "plain_text": rules_form.plain,
+    "marks": rules_form.marks,
+    "residue": rules_form.residue,
+    "empty": rules_form.empty,
+    "refusal": rules_form.refusal,
+    "language": rules_form.language,
+    "quotes": rules_words.quotes,
+    "invented_dialogue": rules_words.invented_dialogue,
+    "unrelated": rules_words.unrelated,
+    "camera": rules_words.camera,
+    "stillness": rules_words.stillness,
+    "audio_last": rules_sound.audio_last,
+    "subtitles": rules_form.subtitles,
+    "structure": rules_form.structure,
+    "sounds": rules_sound.sounds,
+    "speech": rules_sound.speech,
+    "length": rules_words.length,
+    "tokens": rules_words.tokens,
+}
+MAX_REPAIRS = 40
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A text after its repairs: what was wrong and put right, and what is still wrong."""
+
+    text: str
+    repairs: tuple[Violation, ...]
+    violations: tuple[Violation, ...]
+
+    @property
+    def is_good(self) -> bool:
+        return not any(violation.severity == "error" for violation in self.violations)
+
+
+def check(text: str, brief: Brief) -> list[Violation]:
+    """All violations of `text`, by the order of RULES."""
+    return [violation for rule in RULES.values() for violation in rule(text, brief)]
+
+
+def repair(text: str, brief: Brief) -> Repaired:
+    """`text` with every error put right that code can put right. Warnings are left to the person."""
+    repairs: list[Violation] = []
+    seen = {text}
+    violations = check(text, brief)
+    while len(repairs) < MAX_REPAIRS:
+        mend = next((v for v in violations if v.severity == "error" and v.fix not in (None, *seen)), None)
+        if mend is None:
+            break
+        repairs.append(mend)
+        text = mend.fix
+        seen.add(text)
+        violations = check(text, brief)
+    return Repaired(text, tuple(repairs), tuple(violations))

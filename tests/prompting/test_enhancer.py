@@ -1,0 +1,223 @@
+"""Whatever a server answers, the prompt keeps the words, is plain text, within limits and never empty."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import GOOD_ANSWER, IDEA
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from mova.prompting.cleaning import clean_prompt
+from mova.prompting.enhancer import MAX_IDEA, Enhancer, EnhanceRequest, added_spans
+from mova.prompting.plan import NO_SUBTITLES, PromptPlan
+from mova.prompting.quotes import locate, take_out
+from mova.prompting.words import count_words, plain_text
+from mova.types import Cancelled, UserError
+
+CASES = json.loads((Path(__file__).parent / "cases.json").read_text(encoding="utf-8"))
+WRITTEN = [case for case in CASES if not case.get("refused")]
+LONG = "He walks on and looks about. " * 60
+
+
+def names(cases: list[dict]) -> list[str]:
+    return [case["name"] for case in cases]
+
+
+def test_there_are_enough_cases():
+    assert len({case["name"] for case in CASES}) == len(CASES) >= 60
+
+
+@pytest.mark.parametrize("case", WRITTEN, ids=names(WRITTEN))
+def test_the_template_keeps_every_word(case):
+    result = Enhancer().enhance(EnhanceRequest(case["idea"]))
+    cleaned = clean_prompt(result.text)
+    assert all(clean_prompt(word) in cleaned for word in case["words"])
+    places = locate(result.text, take_out(plain_text(case["idea"])).quotes)
+    assert None not in places
+    assert places == sorted(places)
+    assert PromptPlan.parse(result.text) == result.plan
+    assert result.text == plain_text(result.text)
+    allowed = {"length", "language"} if case.get("long") else {"language"}
+    assert {v.rule for v in result.violations if v.severity == "error"} <= allowed
+    assert result.route == "template"
+
+
+@pytest.mark.parametrize("case", [c for c in WRITTEN if not c.get("long")], ids=lambda case: case["name"])
+def test_a_helpful_server_keeps_every_quote(scripted, case):
+    """The server tells the idea's own scene and uses its marks, as a good model does."""
+    brief = Enhancer().brief(EnhanceRequest(case["idea"]))
+    marks = [brief.taken.placeholder(index) for index in range(len(brief.quotes))]
+    lines = "\n".join(f"The speaker says, {mark}" for mark in marks)
+    prose = " ".join(
+        sorted(word for word in brief.taken.text.split() if word.isalpha() and word.isascii())[:12]
+    )
+    scripted.text = GOOD_ANSWER.replace("The fisherman says, <Q1>", lines).replace("grey", prose or "grey")
+    result = Enhancer(scripted.writer()).enhance(EnhanceRequest(case["idea"], seed=1))
+    places = locate(result.text, brief.quotes)
+    assert None not in places
+    assert places == sorted(places)
+    assert result.plan.audio
+
+
+@pytest.mark.parametrize("idea", ["", "  \n\t ", "\x00\x07"])
+def test_an_empty_idea_is_refused_with_a_sentence(idea):
+    with pytest.raises(UserError, match="say in a few words"):
+        Enhancer().enhance(EnhanceRequest(idea))
+
+
+def test_an_endless_idea_is_refused_with_a_sentence():
+    with pytest.raises(UserError, match=f"give up to {MAX_IDEA}"):
+        Enhancer().enhance(EnhanceRequest("x" * (MAX_IDEA + 1)))
+
+
+PIECES = st.sampled_from(
+    [
+        "<Q1>",
+        "<Q2>",
+        '"<Q1>."',
+        "<Q9>",
+        "&lt;Q2&gt;",
+        "A man and a woman stand on a hill in the evening sun. ",
+        "They look at each other and the wind moves their coats. ",
+        "The man says, ",
+        'She shouts, "Help!" ',
+        "“oh”",
+        "\n\n",
+        "\n",
+        "The audio shows wind and low voices. ",
+        "The camera zooms in. ",
+        "a static, motionless scene",
+        "```json\n",
+        "## Prompt\n",
+        "- ",
+        "**bold**",
+        "<think>",
+        "</think>",
+        "<b>",
+        "</b><script>alert(1)</script>",
+        "Here is the prompt:\n",
+        "I'm sorry, I cannot",
+        NO_SUBTITLES,
+        LONG,
+        '"',
+        "”",
+        "「",
+        "'",
+        "\x00",
+        "\u202e",
+        "你好，世界。",
+        "{{idea}}",
+        "\\n",
+        "🎈",
+        " ",
+    ]
+)
+ANSWERS = st.one_of(st.text(max_size=300), st.lists(PIECES, max_size=25).map("".join))
+IDEAS = st.sampled_from(
+    [
+        'A man says "Where\'s the dog?" and a woman on the hill answers “In the garden—look!”',
+        "男人说：「你好，世界！」女人说：“再见。”",
+        'on a hill he says "a "b" c" near the sign "<i>X</i>"',
+        "a man and a woman on a hill",
+    ]
+)
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=150,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking asks the server for minutes
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(ANSWERS, IDEAS)
+def test_whatever_the_server_answers(scripted, answer, idea):
+    scripted.reset()
+    scripted.text = answer
+    result = Enhancer(scripted.writer()).enhance(EnhanceRequest(idea, seed=1))
+    quotes = take_out(idea).quotes
+    places = locate(result.text, quotes)
+    assert None not in places
+    assert places == sorted(places)
+    assert count_words(result.text) <= 250
+    assert len(result.text) <= 3600
+    assert result.text.strip()
+    assert result.text == plain_text(result.text)
+    text = result.text
+    for quote in quotes:
+        text = text.replace(quote.raw, "")
+    assert not any(mark in text for mark in ("<b>", "<script", "<think>", "```", "**", "{{", "<Q"))
+    assert result.plan.audio
+    assert result.text.endswith(NO_SUBTITLES)
+    assert PromptPlan.parse(result.text) == result.plan
+    assert len(scripted.requests) <= 4  # an empty stream is asked for once more, as a whole
+
+
+def test_a_second_question_names_the_faults(scripted):
+    scripted.steps.append(lambda h: h.answer("Nein. Das geht hier leider nicht so."))
+    result = Enhancer(scripted.writer()).enhance(EnhanceRequest(IDEA, seed=1))
+    assert result.route == "asked again"
+    again = scripted.requests[1][2]["messages"]
+    assert [message["role"] for message in again] == ["system", "user", "assistant", "user"]
+    assert "nothing in common with the idea" in again[-1]["content"]
+
+
+def test_an_answer_about_something_else_is_not_used(scripted):
+    scripted.text = "0:0:0:0:0:0:0. 0{{"
+    result = Enhancer(scripted.writer()).enhance(EnhanceRequest(IDEA, seed=1))
+    assert result.route == "template"
+    scripted.text = (
+        GOOD_ANSWER.replace("fisherman", "dancer").replace("boat", "stage").replace("rain", "applause")
+    )
+    assert "nothing in common" in Enhancer(scripted.writer()).enhance(EnhanceRequest(IDEA, seed=1)).failure
+
+
+def test_the_persons_words_never_reach_the_model(scripted):
+    Enhancer(scripted.writer()).enhance(EnhanceRequest(IDEA, seed=1))
+    assert "Here it comes" not in str(scripted.requests[0][2])
+    assert "<Q1>" in scripted.requests[0][2]["messages"][1]["content"]
+
+
+def test_mended_answers_say_what_was_mended(scripted):
+    scripted.text = "Here is the prompt:\n\n" + GOOD_ANSWER.replace(
+        "Drops dot", "The camera pans left. Drops dot"
+    )
+    result = Enhancer(scripted.writer()).enhance(EnhanceRequest(IDEA, seed=1))
+    assert result.route == "repaired"
+    assert [repair.rule for repair in result.repairs] == ["residue", "camera"]
+    assert result.violations == ()
+
+
+def test_what_was_added_is_marked():
+    idea = "a red ball falls"
+    text = "In one room a red rubber ball falls down."
+    assert [text[slice(*span)] for span in added_spans(idea, text)] == ["In one room", "rubber", "down"]
+
+
+def test_drafts_show_the_words(scripted):
+    drafts: list[str] = []
+    Enhancer(scripted.writer()).enhance(EnhanceRequest(IDEA, seed=1), drafts.append)
+    assert '"Here it comes."' in drafts[-1]
+
+
+def test_a_seed_is_always_reported(scripted):
+    assert Enhancer().enhance(EnhanceRequest(IDEA)).seed != Enhancer().enhance(EnhanceRequest(IDEA)).seed
+    assert Enhancer(scripted.writer()).enhance(EnhanceRequest(IDEA, seed=7)).seed == 7
+
+
+def test_cancelling_is_passed_on(scripted):
+    with pytest.raises(Cancelled):
+        Enhancer(scripted.writer()).enhance(EnhanceRequest(IDEA), cancelled=lambda: True)
+
+
+def test_nothing_heavy_is_imported_with_the_package():
+    code = (
+        "import sys, mova.prompting.enhancer, mova.prompting.command, mova.prompting.first_frame;"
+        "heavy = {'torch', 'transformers', 'openai', 'httpx', 'diffusers', 'gradio', 'tokenizers', 'PIL'};"
+        "print(*sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
