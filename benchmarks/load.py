@@ -106,7 +106,7 @@ def load(folder: Path, name: str, device: str) -> dict[str, float | str]:
         "gb": round(sum(p.nbytes for p in module.parameters()) / GB, 2),
         "map_seconds": round(mapped - began, 2),
         "place_seconds": round(ended - mapped, 2),
-        "peak_private_gb": round((sampler.peak - before) / GB, 2),
+        "peak_private_mb": round((sampler.peak - before) / 1e6, 1),
     }
 
 
