@@ -42,6 +42,13 @@ def cut(text: str, start: int, end: int, by: str = "") -> str:
     return tidy(f"{text[:start]}{by}{text[end:]}")
 
 
+def cut_all(text: str, spans: list[tuple[int, int]]) -> str:
+    """`text` without these spans, which are in order and apart."""
+    ends = [0, *(end for _, end in spans)]
+    starts = [*(start for start, _ in spans), len(text)]
+    return tidy("".join(text[end:start] for end, start in zip(ends, starts, strict=True)))
+
+
 def tidy(text: str) -> str:
     """`text` without double spaces, spaces before full stops, and runs of empty lines."""
     text = re.sub(r"[ \t]+(?=[.,;!?](?:\s|$))", "", re.sub(r"[ \t]{2,}", " ", text))

@@ -27,7 +27,7 @@ from mova.types import BackendError, UserError
 
 ROUTE = Literal["answer", "repaired", "asked again", "template", "own text"]
 MAX_IDEA = 60_000
-MAX_ANSWER = 20_000
+MAX_ANSWER = 8_000
 MAX_COMPARISONS = 2_000_000
 IMAGE_SIDE = 1024
 ATTACHED = "You see it attached."
@@ -225,7 +225,8 @@ class Enhancer:
 
 def judge(answer: Answer, brief: Brief) -> Repaired:
     """The answer with the quotes put back, mended and checked."""
-    text = put_back(plain_text(answer.text[:MAX_ANSWER]), brief.taken)
+    reasoning, end, prompt = answer.text.rpartition("</think>")
+    text = put_back(plain_text(reasoning[-MAX_ANSWER:] + end + prompt[:MAX_ANSWER]), brief.taken)
     return repair(text.strip(), brief)
 
 

@@ -6,6 +6,7 @@ the sentence that there are no subtitles. `PromptPlan.parse` reads any text and 
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mova.prompting.quotes import Quote, find_quotes
@@ -173,7 +174,7 @@ def _split_lines(block: str) -> list[RawLine] | None:
     return lines if _stands_alone(lines, quotes) else None
 
 
-def _stands_alone(lines: list[RawLine], quotes: list[Quote]) -> bool:
+def _stands_alone(lines: list[RawLine], quotes: Sequence[Quote]) -> bool:
     """Whether each line is found again when it stands by itself, as it will in a plan."""
     for line, quote in zip(lines, quotes, strict=True):
         found = find_quotes("".join(_spelled(line)))

@@ -6,7 +6,10 @@ understood.
 """
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
 
 from mova.prompting.cleaning import clean_prompt
 
@@ -29,6 +32,7 @@ BEFORE_SINGLE = re.compile(
     r"(?:[:,，：]|\b(?:says?|said|asks?|shouts?|whispers?|answers?|replies|yells?))\s*$", re.I
 )
 PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
+MAX_MARKS = 64  # of a kind, looked at for the end of one quote
 MAX_QUOTE = 4000  # characters; what is longer is no speech of a clip, and searching on would take long
 
 
@@ -76,7 +80,8 @@ class Taken:
         return f"<{self.tag}{index + 1}>"
 
 
-def find_quotes(text: str) -> list[Quote]:
+@lru_cache(maxsize=128)  # a check looks at the same text some forty times
+def find_quotes(text: str) -> tuple[Quote, ...]:
     """Every outermost quote of `text` in order: straight, curly, guillemets and CJK marks.
 
     Quotes inside a quote belong to it. Apostrophes and inch marks are no quotes.
@@ -88,7 +93,7 @@ def find_quotes(text: str) -> list[Quote]:
             position = quote.end
         else:
             position += 1
-    return found
+    return tuple(found)
 
 
 def take_out(text: str) -> Taken:
@@ -129,19 +134,21 @@ def locate(text: str, quotes: tuple[Quote, ...]) -> list[int | None]:
     """
     places: list[int | None] = []
     position = 0
+    cleaned: dict[str, int] | None = None
     for quote in quotes:
         place = text.find(quote.raw, position)
         if place < 0:
             place = text.find(quote.raw)
         if place < 0:
-            wanted = clean_prompt(quote.text)
-            place = next((q.start for q in find_quotes(text) if clean_prompt(q.text) == wanted), -1)
+            if cleaned is None:
+                cleaned = {clean_prompt(found.text): found.start for found in reversed(find_quotes(text))}
+            place = cleaned.get(clean_prompt(quote.text), -1)
         places.append(place if place >= 0 else None)
         position = place + len(quote.raw) if place >= 0 else position
     return places
 
 
-def blank(text: str, quotes: list[Quote] | None = None, keep_stops: bool = False) -> str:
+def blank(text: str, quotes: Sequence[Quote] | None = None, keep_stops: bool = False) -> str:
     """`text` with its quotes overwritten by as many fillers: only the prose is left to read.
 
     With `keep_stops` the full stop and the mark at the end of a quote stay, as they may end a sentence
@@ -176,7 +183,7 @@ def _quote_at(text: str, start: int) -> Quote | None:
 
 def _matching(text: str, start: int, limit: int, mark: str, closing: str) -> int | None:
     depth = 1
-    for position in range(start + 1, limit):
+    for position in _marks(text, start, limit, mark + closing):
         character = text[position]
         if character in closing and not (character == "’" and text[position + 1 : position + 2].isalnum()):
             depth -= 1
@@ -187,11 +194,17 @@ def _matching(text: str, start: int, limit: int, mark: str, closing: str) -> int
     return None
 
 
+def _marks(text: str, start: int, limit: int, marks: str) -> Iterator[int]:
+    """Where any of `marks` stand behind `start`: the next MAX_MARKS of them."""
+    found = re.compile(f"[{re.escape(marks)}]").finditer(text, start + 1, limit)
+    return (match.start() for match in islice(found, MAX_MARKS))
+
+
 def _straight(text: str, start: int, limit: int) -> Quote | None:
     before, after = text[start - 1 : start], text[start + 1 : start + 2]
     if not after or after.isspace() or before.isdigit():  # a stray mark, or inches
         return None
-    marks = [position for position in range(start + 1, limit) if text[position] == '"']
+    marks = list(_marks(text, start, limit, '"'))
     depth, end = 1, None
     for position in marks:
         opens = BEFORE_OPENING.match(text[position - 1]) and not text[position + 1 : position + 2].isspace()
@@ -210,9 +223,9 @@ def _single(text: str, start: int, limit: int) -> Quote | None:
     after = text[start + 1 : start + 2]
     if not after.isalnum() or not BEFORE_SINGLE.search(text[max(0, start - 20) : start]):
         return None
-    for position in range(start + 1, limit):
+    for position in _marks(text, start, limit, "'"):
         before, after = text[position - 1], text[position + 1 : position + 2]
-        if text[position] == "'" and not before.isspace() and not after.isalnum():
+        if not before.isspace() and not after.isalnum():
             return Quote(text[start + 1 : position], "'", "'", start, position + 1)
     return None
 

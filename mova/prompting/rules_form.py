@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from mova.prompting.brief import Brief, Violation
-from mova.prompting.edits import capitalised, cut, tidy
+from mova.prompting.edits import capitalised, cut_all, tidy
 from mova.prompting.plan import AUDIO_OPENING, NO_SUBTITLES, PromptPlan
 from mova.prompting.quotes import FILLER, blank, find_quotes
 from mova.prompting.words import count_words, language_of, plain_text, sentences
@@ -69,11 +69,11 @@ def plain(text: str, brief: Brief) -> Iterator[Violation]:
     masked = blank(text)
     known = brief.taken.pattern
     for pattern, what in ((TAG, "markup"), (known, "a mark that stands for no words")):
-        for match in pattern.finditer(masked):
-            if match[0] not in brief.idea and FILLER not in match[0]:
-                message = f"holds {what}: {match[0][:30]}"
-                yield Violation("plain_text", "error", message, match.span(), cut(text, *match.span()))
-                return
+        found = [m for m in pattern.finditer(masked) if m[0] not in brief.idea and FILLER not in m[0]]
+        if found:
+            fix = cut_all(text, [match.span() for match in found])
+            yield Violation("plain_text", "error", f"holds {what}: {found[0][0][:30]}", found[0].span(), fix)
+            return
 
 
 def marks(text: str, brief: Brief) -> Iterator[Violation]:

@@ -6,13 +6,14 @@ from functools import lru_cache
 
 from mova.prompting.brief import Brief, Violation
 from mova.prompting.cleaning import clean_prompt
-from mova.prompting.edits import assemble, capitalised, cut, hide_quotes, prose_of, sentence_at, tidy
+from mova.prompting.edits import assemble, capitalised, cut, cut_all, hide_quotes, prose_of, sentence_at, tidy
 from mova.prompting.plan import SHOWN_TEXT, SPEECH_VERB, Line, PromptPlan
 from mova.prompting.quotes import FILLER, Quote, blank, find_quotes, locate
 from mova.prompting.templates import load_words
 from mova.prompting.words import content_words, count_words, language_of, sentences
 
 DOUBLE_MARKS = re.compile('["“”„«»‹›「」『』＂]')
+MAX_INVENTED = 8  # a text with more is not worth mending
 CAMERA = r"camera|lens|shot|view|frame|framing|镜头"
 CAMERA_CLAUSE = re.compile(
     rf",?\s*(?:\b(?:as|while|and|with)\s+)?\b(?:the|a)\s+(?:\w+\s+)?(?:camera|shot|view|"
@@ -66,7 +67,7 @@ def spoken_line(brief: Brief, index: int) -> Line:
 def invented_dialogue(text: str, brief: Brief) -> Iterator[Violation]:
     """Quotes that are not the person's. Text that is read in a given picture may be quoted."""
     masked = hide_quotes(text, brief.quotes)
-    invented = find_quotes(masked)
+    invented = tuple(quote for quote in find_quotes(masked) if quote.closed)
     for quote in invented:
         read = brief.has_image and not SPEECH_VERB.search(masked[max(0, quote.start - 60) : quote.start])
         if not read:
@@ -74,31 +75,26 @@ def invented_dialogue(text: str, brief: Brief) -> Iterator[Violation]:
                 f"the words {quote.raw[:60].replace(FILLER, '…')} are nobody's; say nothing that was not "
                 "given"
             )
-            fix = _without(text, masked, invented, quote)
+            fix = _without(text, masked, invented, quote) if len(invented) <= MAX_INVENTED else None
             yield Violation("invented_dialogue", "error", message, (quote.start, quote.end), fix)
             return
     if invented:
         return
-    for match in DOUBLE_MARKS.finditer(masked):
-        if match[0] not in brief.taken.text:
-            yield Violation(
-                "invented_dialogue",
-                "error",
-                "a quote mark without a pair",
-                match.span(),
-                cut(text, *match.span()),
-            )
-            return
+    stray = [match.span() for match in DOUBLE_MARKS.finditer(masked) if match[0] not in brief.taken.text]
+    if stray:
+        yield Violation(
+            "invented_dialogue", "error", "a quote mark without a pair", stray[0], cut_all(text, stray)
+        )
 
 
-def _without(text: str, masked: str, invented: list[Quote], quote: Quote) -> str:
+def _without(text: str, masked: str, invented: tuple[Quote, ...], quote: Quote) -> str:
     blanked = blank(masked, invented, keep_stops=True)
     start, end = sentence_at(blanked, quote.start)
     around = masked[start : quote.start] + masked[quote.end : end]
     speaks = SPEECH_VERB.search(around) or not around.strip(" .,")
     if speaks and not SHOWN_TEXT.search(around) and FILLER not in masked[start:end]:
         return cut(text, start, end)
-    inner = text[quote.start + len(quote.opening) : quote.end - (len(quote.closing) if quote.closed else 0)]
+    inner = text[quote.start + len(quote.opening) : quote.end - len(quote.closing)]
     return tidy(text[: quote.start] + inner + text[quote.end :])
 
 

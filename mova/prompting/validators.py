@@ -57,13 +57,13 @@ def repair(text: str, brief: Brief) -> Repaired:
     """`text` with every error put right that code can put right. Warnings are left to the person."""
     repairs: list[Violation] = []
     seen = {text}
-    violations = check(text, brief)
-    while len(repairs) < MAX_REPAIRS:
-        mend = next((v for v in violations if v.severity == "error" and v.fix not in (None, *seen)), None)
-        if mend is None:
-            break
+    while len(repairs) < MAX_REPAIRS and (mend := _first_repairable(text, brief, seen)):
         repairs.append(mend)
         text = mend.fix
         seen.add(text)
-        violations = check(text, brief)
-    return Repaired(text, tuple(repairs), tuple(violations))
+    return Repaired(text, tuple(repairs), tuple(check(text, brief)))
+
+
+def _first_repairable(text: str, brief: Brief, seen: set[str]) -> Violation | None:
+    found = (violation for rule in RULES.values() for violation in rule(text, brief))
+    return next((v for v in found if v.severity == "error" and v.fix is not None and v.fix not in seen), None)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,12 @@ def test_nothing_heavy_is_imported_with_the_package():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("piece", ['"a ', "“a ", "「", "<think>", "<", "says '", "* ", "\n"])
+def test_text_made_to_be_slow_is_not(scripted, piece):
+    scripted.text = piece * (8000 // len(piece))
+    started = time.monotonic()
+    result = Enhancer(scripted.writer(timeout=30.0)).enhance(EnhanceRequest(IDEA, seed=1))
+    assert '"Here it comes."' in result.text
+    assert time.monotonic() - started < 20
