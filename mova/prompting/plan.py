@@ -180,7 +180,9 @@ def _stands_alone(lines: list[RawLine], quotes: Sequence[Quote]) -> bool:
         found = find_quotes("".join(_spelled(line)))
         if len(found) != 1 or found[0].text != quote.text or not found[0].closed:
             return False
-        if line[1] != " ".join(line[1].split()) or re.search(re.escape(NO_SUBTITLES) + "$", "".join(line)):
+        if AUDIO_OPENING.match(line[0]) or re.search(re.escape(NO_SUBTITLES) + "$", "".join(line)):
+            return False
+        if line[1] != " ".join(line[1].split()):
             return False
     return True
 

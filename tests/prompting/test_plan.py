@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from mova.prompting.plan import NO_SUBTITLES, Line, PromptPlan
@@ -50,6 +50,7 @@ LINES = st.lists(
 
 @settings(max_examples=400, deadline=None)
 @given(TEXTS)
+@example('"0"THE AUDIO:SAY"0"')
 def test_reading_a_text_loses_nothing_but_whitespace(text):
     plan = PromptPlan.parse(text)
     assert "".join(plan.render().split()) == "".join(text.split())
