@@ -26,8 +26,7 @@ PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 def build_video_vae() -> AutoencoderKLWan:
     return AutoencoderKLWan(
-        base_dim=12,
-        decoder_base_dim=16,
+        base_dim=16,
         dim_mult=[1, 2, 4, 4],
         num_res_blocks=1,
         latents_mean=[0.0] * 16,
@@ -50,7 +49,7 @@ def build_video_dit() -> VideoDiT:
     return VideoDiT(
         dim=VIDEO_DIM,
         in_dim=36,
-        ffn_dim=640,
+        ffn_dim=576,
         out_dim=16,
         text_dim=TEXT_DIM,
         freq_dim=256,
@@ -65,7 +64,7 @@ def build_audio_dit() -> AudioDiT:
     return AudioDiT(
         dim=AUDIO_DIM,
         in_dim=AUDIO_CHANNELS,
-        ffn_dim=704,
+        ffn_dim=640,
         out_dim=AUDIO_CHANNELS,
         text_dim=TEXT_DIM,
         freq_dim=256,
@@ -92,7 +91,7 @@ def build_text_encoder() -> UMT5EncoderModel:
         vocab_size=VOCABULARY,
         d_model=TEXT_DIM,
         d_kv=32,
-        d_ff=384,
+        d_ff=320,
         num_layers=3,
         num_heads=6,
         dropout_rate=0.0,

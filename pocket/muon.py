@@ -79,7 +79,7 @@ def _is_matrix_of_a_layer(name: str, tensor: Tensor) -> bool:
 def orthogonalised(matrices: Tensor) -> Tensor:
     """The nearest orthogonal matrices to `matrices` [N, R, C], roughly: singular values near 1."""
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16()
+    x = matrices.bfloat16() if matrices.is_cuda else matrices  # slow where a processor has to emulate it
     wide = x.shape[-2] > x.shape[-1]
     x = x.mT if wide else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mova.models.audio_vae import AudioVAE
 from pocket.clip import FAMILIES, SAMPLE_RATE
 from pocket.loader import stream
-from pocket.models import AUDIO_CHANNELS, build_audio_vae
+from pocket.models import build_audio_vae
 from pocket.training import Average, Budget, Log, Ranks, save_state
 
 logger = logging.getLogger("pocket")
@@ -59,6 +59,17 @@ def train_audio_vae(
     sounds = sounds.to(device)
     truth = render_sounds(64, 1_000_000, ranks.workers(workers), out).to(device)
     losses = Losses(device)
+
+    def save() -> None:
+        save_state(
+            path,
+            weights=vae.state_dict(),
+            average=average.weights,
+            optimizer=optimizer.state_dict(),
+            step=step,
+            decoder_only=decoder_only,
+        )
+
     budget = Budget(minutes, decay, ranks)
     log.write(sounds=len(sounds))
     for scale in budget.steps():
@@ -68,7 +79,7 @@ def train_audio_vae(
             group["lr"] = learning_rate * scale
         posterior = vae.encode(waveform)
         decoded = vae.decode(posterior.sample())[..., : waveform.shape[-1]]
-        kl = posterior.kl().mean() / (AUDIO_CHANNELS * posterior.mean.shape[-1])
+        kl = (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean() / 2
         spectral = losses(decoded, waveform)
         loss = spectral + WAVEFORM_WEIGHT * (decoded - waveform).abs().mean() + KL_WEIGHT * kl
         loss.backward()
@@ -78,6 +89,8 @@ def train_audio_vae(
         optimizer.zero_grad(set_to_none=True)
         average.update(vae.state_dict())
         step += 1
+        if ranks.is_first and budget.is_save_due():
+            save()
         if step % 200 == 0:
             log.write(
                 step=step,
@@ -89,14 +102,7 @@ def train_audio_vae(
             )
     if ranks.is_first:
         log.write(step=step, **validate(vae, average, truth))
-        save_state(
-            path,
-            weights=vae.state_dict(),
-            average=average.weights,
-            optimizer=optimizer.state_dict(),
-            step=step,
-            decoder_only=decoder_only,
-        )
+        save()
     ranks.leave()
 
 

@@ -206,6 +206,12 @@ def train_towers(
         compile_layers(model)
     log = Log(out / "towers.jsonl", ranks)
     log.write(clips=len(clips.video), ranks=ranks.size)
+
+    def save() -> None:
+        save_state(
+            path, weights=masters, average=average.weights, optimizer=optimizer.state_dict(), step=step
+        )
+
     budget = Budget(minutes, decay, ranks)
     for scale in budget.steps():
         offset = choices.random()
@@ -224,6 +230,8 @@ def train_towers(
         model.zero_grad(set_to_none=True)
         average.update(masters)
         step += 1
+        if ranks.is_first and budget.is_save_due():
+            save()
         if step % 100 == 0:
             log.write(
                 step=step,
@@ -234,9 +242,7 @@ def train_towers(
                 steps_a_second=budget.steps_a_second,
             )
     if ranks.is_first:
-        save_state(
-            path, weights=masters, average=average.weights, optimizer=optimizer.state_dict(), step=step
-        )
+        save()
     ranks.leave()
 
 

@@ -1,6 +1,7 @@
 """Train the video VAE at full length: trained on shorter clips the causal network drifts after them."""
 
 import logging
+import math
 from contextlib import closing
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def train_video_vae(
     ranks = Ranks.join()
     device = ranks.device
     torch.manual_seed(ranks.rank)
+    torch.backends.cudnn.benchmark = True
     vae = build_video_vae().to(device)
     path = out / "video_vae.pt"
     held = torch.load(path, map_location=device, weights_only=True) if path.exists() else {}
@@ -81,6 +83,17 @@ def train_video_vae(
     truth = validation_clips(16 if device.type == "cuda" else 1, out).to(device)
     first_seed = (1 + ranks.rank) * 200_000_000 + step * batch
     batches = prefetch(stream(batch, first_seed, ranks.workers(workers), speech=out), device)
+
+    def save() -> None:
+        save_state(
+            path,
+            weights=vae.state_dict(),
+            average=average.weights,
+            optimizer=optimizer.state_dict(),
+            step=step,
+            decoder_only=decoder_only,
+        )
+
     budget = Budget(minutes, decay, ranks)
     for scale in budget.steps():
         video = to_video(next(batches)[0]).contiguous(memory_format=torch.channels_last_3d)
@@ -96,24 +109,19 @@ def train_video_vae(
         optimizer.zero_grad(set_to_none=True)
         average.update(vae.state_dict())
         step += 1
+        if ranks.is_first and budget.is_save_due():
+            save()
         if step % 100 == 0:
             log.write(
                 step=step,
-                psnr=float(10 * torch.log10(4 / square)),
+                psnr=10 * math.log10(4 / square.item()),
                 loss=loss.item(),
                 kl=kl.item(),
                 norm=norm.item(),
                 steps_a_second=budget.steps_a_second,
             )
     if ranks.is_first:
-        save_state(
-            path,
-            weights=vae.state_dict(),
-            average=average.weights,
-            optimizer=optimizer.state_dict(),
-            step=step,
-            decoder_only=decoder_only,
-        )
+        save()
         vae.load_state_dict(average.weights)
         scores = validate(vae, truth)
         log.write(step=step, held_out_psnr=scores.mean().item(), worst=scores.min().item())

@@ -88,7 +88,7 @@ class Budget:
         self.minutes, self.decay, self.ranks = minutes, decay, ranks
         self.step = -1
         self.fraction = 0.0
-        self._began = 0.0
+        self._began = self._saved = time.monotonic()
 
     def steps(self) -> Iterator[float]:
         """For each step until time is up, the factor of the learning rate."""
@@ -100,6 +100,13 @@ class Budget:
                 self.fraction = self.ranks.share((time.monotonic() - self._began) / (60 * self.minutes))
             ending = (1 - self.fraction) / self.decay if self.decay else 1.0
             yield min(1.0, (self.step + 1) / self.WARMUP, max(ending, 0.0))
+
+    def is_save_due(self) -> bool:
+        """True every two minutes: a run that is killed loses no more."""
+        due = time.monotonic() - self._saved > 120
+        if due:
+            self._saved = time.monotonic()
+        return due
 
     @property
     def steps_a_second(self) -> float:
