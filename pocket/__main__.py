@@ -70,7 +70,7 @@ def _add_training(commands: argparse._SubParsersAction) -> None:
         stage.set_defaults(run=run)
     for name, batch, rate in (
         ("train-vae", 8, 1e-3),
-        ("train-audio-vae", 32, 1e-3),
+        ("train-audio-vae", 48, 3e-4),
         ("train", 96, 2e-3),
     ):
         stage = stages[name]
@@ -82,6 +82,7 @@ def _add_training(commands: argparse._SubParsersAction) -> None:
         stages[name].add_argument("--decoder-only", action="store_true", help="leave the latents as they are")
     for name in ("train-vae", "encode", "train"):
         stages[name].add_argument("--compile", action="store_true")
+    stages["train-vae"].add_argument("--crop", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
     stages["train-audio-vae"].add_argument("--clips", type=int, default=20_000)
     stages["encode"].add_argument("--clips", type=int, default=65_536)
     stages["encode"].add_argument("--per-shard", type=int, default=1024)

@@ -136,7 +136,7 @@ def measure(
     batches = stream(size, MEASURED_SEED, workers, speech=speech)
     video, audio = [], []
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        for _ in range(8):
+        for _ in range(6):
             batch = next(batches)
             frames = torch.from_numpy(batch.frames).to(device).permute(0, 4, 1, 2, 3)
             latents = encode_whole(video_vae.to(device), to_video(frames)).chunk(2, dim=1)[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from mova.models.audio_dit import AudioDiT
@@ -35,7 +36,7 @@ def build_video_vae() -> AutoencoderKLWan:
 
 
 def build_audio_vae() -> AudioVAE:
-    return AudioVAE(
+    vae = AudioVAE(
         encoder_dim=12,
         encoder_rates=AUDIO_RATES,
         latent_dim=AUDIO_CHANNELS,
@@ -43,6 +44,11 @@ def build_audio_vae() -> AudioVAE:
         decoder_rates=AUDIO_RATES[::-1],
         sample_rate=SAMPLE_RATE,
     )
+    for part in vae.modules():
+        if isinstance(part, nn.Conv1d | nn.ConvTranspose1d):
+            nn.init.trunc_normal_(part.weight, std=0.02)  # the codec's own; PyTorch's wider start diverges
+            nn.init.zeros_(part.bias)
+    return vae
 
 
 def build_video_dit() -> VideoDiT:

@@ -17,6 +17,7 @@ logger = logging.getLogger("pocket")
 WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples
 KL_WEIGHT = 1e-3
 WAVEFORM_WEIGHT = 2.0
+SEGMENT = 12800  # samples a step sees of each sound
 DITHER = 1e-4  # digital silence has no spectrum to learn
 
 
@@ -47,12 +48,12 @@ def train_audio_vae(
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     parameters = [p for p in vae.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, learning_rate, (0.8, 0.99), weight_decay=1e-3, fused=True)
+    optimizer = torch.optim.AdamW(parameters, learning_rate, (0.9, 0.99), weight_decay=1e-3, fused=True)
     average = Average(vae.state_dict())
     step = held.get("step", 0)
     if held:
         average.resume(held["average"], step)
-        if held["decoder_only"] == decoder_only:
+        if "optimizer" in held and held["decoder_only"] == decoder_only:
             optimizer.load_state_dict(held["optimizer"])
     log = Log(out / "audio_vae.jsonl", ranks)
     sounds = render_sounds(clips, 7_000_000 + ranks.rank * clips + step, ranks.workers(workers), out)
@@ -73,8 +74,9 @@ def train_audio_vae(
     budget = Budget(minutes, decay, ranks)
     log.write(sounds=len(sounds))
     for scale in budget.steps():
-        picked = sounds[torch.randint(len(sounds), (batch,), device=device)]
-        waveform = augmented(picked)
+        start = int(torch.randint(0, sounds.shape[-1] - SEGMENT, (1,)))
+        rows = torch.randint(len(sounds), (batch,), device=device)
+        waveform = augmented(sounds[rows, :, start : start + SEGMENT])
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * scale
         posterior = vae.encode(waveform)
@@ -120,12 +122,11 @@ def render_sounds(clips: int, first_seed: int, workers: int, speech: Path) -> Te
 
 
 def augmented(waveform: Tensor) -> Tensor:
-    """Louder, softer, upside down, shifted in time, and dithered."""
+    """Louder, softer, upside down, and dithered."""
     batch, device = len(waveform), waveform.device
     gain = torch.empty(batch, 1, 1, device=device).uniform_(0.5, 1.1)
     sign = torch.randint(0, 2, (batch, 1, 1), device=device) * 2 - 1
-    moved = torch.roll(waveform, int(torch.randint(0, 320, (1,))), dims=-1)
-    return (moved * gain * sign + DITHER * torch.randn_like(waveform)).clamp(-1, 1)
+    return (waveform * gain * sign + DITHER * torch.randn_like(waveform)).clamp(-1, 1)
 
 
 class Losses:

@@ -18,7 +18,7 @@ logger = logging.getLogger("pocket")
 VALIDATION_SEED = 1_000_000
 KL_WEIGHT = 3e-5
 EDGE_WEIGHT = 0.5
-SQUARE_WEIGHT = 4.0
+SQUARE_WEIGHT = 8.0
 
 
 class Autoencoder(nn.Module):
@@ -49,11 +49,13 @@ def train_video_vae(
     decay: float,
     decoder_only: bool,
     compiled: bool,
+    crop: tuple[int, int] | None,
     workers: int | None,
 ) -> None:
     """Train for so many minutes, from `out/video_vae.pt` if it is there.
 
-    `decoder_only` leaves the latents as they are: the towers that were trained on them stay valid.
+    `decoder_only` leaves the latents as they are: the towers that were trained on them stay valid. `crop`
+    trades context for more steps a second; the length is never cut.
     """
     ranks = Ranks.join()
     device = ranks.device
@@ -75,7 +77,7 @@ def train_video_vae(
     step = held.get("step", 0)
     if held:
         average.resume(held["average"], step)
-        if held["decoder_only"] == decoder_only:
+        if "optimizer" in held and held["decoder_only"] == decoder_only:
             optimizer.load_state_dict(held["optimizer"])
     model = Autoencoder(vae)
     run = torch.compile(model, dynamic=False) if compiled else model
@@ -96,7 +98,7 @@ def train_video_vae(
 
     budget = Budget(minutes, decay, ranks)
     for scale in budget.steps():
-        video = to_video(next(batches)[0]).contiguous(memory_format=torch.channels_last_3d)
+        video = to_video(cropped(next(batches)[0], crop)).contiguous(memory_format=torch.channels_last_3d)
         noise = torch.randn(latent_size(video), device=device)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * scale
@@ -126,6 +128,17 @@ def train_video_vae(
         scores = validate(vae, truth)
         log.write(step=step, held_out_psnr=scores.mean().item(), worst=scores.min().item())
     ranks.leave()
+
+
+def cropped(frames: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """A window of `size` (height, width) of each frame, at one random place for the whole batch."""
+    if size is None:
+        return frames
+    top, left = (
+        int(torch.randint(0, whole - part + 1, (1,)))
+        for whole, part in zip(frames.shape[3:], size, strict=True)
+    )
+    return frames[..., top : top + size[0], left : left + size[1]]
 
 
 def latent_size(video: Tensor) -> tuple[int, ...]:
