@@ -94,7 +94,17 @@ def _train_vae(arguments: argparse.Namespace) -> None:
     from pocket.train_video_vae import train_video_vae
 
     a = arguments
-    train_video_vae(a.out, a.minutes, a.batch, a.learning_rate, a.decay, a.decoder_only, a.compile, a.workers)
+    train_video_vae(
+        a.out,
+        a.minutes,
+        a.batch,
+        a.learning_rate,
+        a.decay,
+        a.decoder_only,
+        a.compile,
+        a.crop and tuple(a.crop),
+        a.workers,
+    )
 
 
 def _train_audio_vae(arguments: argparse.Namespace) -> None:

@@ -48,6 +48,9 @@ def build_audio_vae() -> AudioVAE:
         if isinstance(part, nn.Conv1d | nn.ConvTranspose1d):
             nn.init.trunc_normal_(part.weight, std=0.02)  # the codec's own; PyTorch's wider start diverges
             nn.init.zeros_(part.bias)
+    nn.init.constant_(
+        vae.quant_conv.bias[AUDIO_CHANNELS:], -6.0
+    )  # else noise hides the first latents for good
     return vae
 
 

@@ -15,7 +15,7 @@ from pocket.training import Average, Budget, Log, Ranks, save_state
 
 logger = logging.getLogger("pocket")
 WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples
-KL_WEIGHT = 1e-3
+KL_WEIGHT = 1e-4
 WAVEFORM_WEIGHT = 2.0
 SEGMENT = 12800  # samples a step sees of each sound
 DITHER = 1e-4  # digital silence has no spectrum to learn
