@@ -23,6 +23,7 @@ FLOORS = [
     ["mova.pipeline"],
     ["mova.placement", "mova.preview"],
     ["mova.inspection"],
+    ["mova.remux", "mova.backends.timing"],
     ["mova.backends"],
     ["mova.__main__"],
 ]
