@@ -236,7 +236,7 @@ class StepBar:
         self.stage = ""
         self.bar = tqdm(
             total=steps,
-            desc="load",
+            desc="load" if steps else "",
             dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else 30,
             bar_format=bar,

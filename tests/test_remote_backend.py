@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from video_server import KEY, content, dies_after, page, redirect, running_engine, slow, status
 
+from mova.backends.connection import Patience
 from mova.backends.remote import WAITING, RemoteBackend
-from mova.backends.server import Patience
 from mova.backends.settings import Remote
 from mova.images import load_first_frame
 from mova.media import read_clip, read_settings, write_mp4
@@ -72,9 +72,7 @@ def out(tmp_path):
     return tmp_path / "clip.mp4"
 
 
-def test_a_clip_made_elsewhere_is_the_servers_and_carries_what_made_it(
-    backend, engine, golden, out, tmp_path
-):
+def test_a_clip_is_the_servers_and_carries_what_made_it(backend, engine, golden, out, tmp_path):
     request = REQUEST.replace(image=golden / "image.png", seed=None)
     result = backend.generate(request, out)
     (tmp_path / "sent.mp4").write_bytes(engine.clip)
@@ -142,9 +140,7 @@ def test_progress_tells_stages_and_time_but_no_step(backend, engine, out):
 
 
 @pytest.mark.parametrize("where", ["waiting", "a silent look", "the download"])
-def test_a_stop_takes_effect_at_once_deletes_the_job_and_leaves_nothing(
-    backend, engine, tmp_path, out, where
-):
+def test_a_stop_is_quick_deletes_the_job_and_leaves_nothing(backend, engine, tmp_path, out, where):
     engine.looks_until_done = 10**9 if where != "the download" else 2
     if where == "a silent look":
         engine.always(LOOK, slow(0.35))
@@ -173,6 +169,16 @@ def test_a_stop_before_the_order_is_answered_still_deletes_the_job(backend, engi
     assert engine.deleted == ["video-1"]
 
 
+def test_a_server_that_cannot_delete_does_not_hold_up_a_stop(backend, engine, out, caplog):
+    engine.always("DELETE /v1/videos/ID", status(405))
+    engine.looks_until_done = 10**9
+    with pytest.raises(Cancelled):
+        backend.generate(
+            REQUEST, out, should_stop=lambda: bool(engine.paths("GET").count("/v1/videos/video-1"))
+        )
+    assert "could not be told to drop job video-1 (Refused)" in caplog.text
+
+
 def test_ctrl_c_deletes_the_job_and_leaves_nothing(backend, engine, tmp_path, out):
     def press(report):
         if report.stage == WAITING:
@@ -199,6 +205,13 @@ def test_the_key_goes_to_the_server_with_every_request_and_nowhere_else(backend,
 def test_without_a_key_none_is_sent(engine, out):
     RemoteBackend("360p", Remote(engine.url), PATIENCE).generate(REQUEST, out)
     assert {key for _, _, key in engine.requests} == {""}
+
+
+def test_a_store_elsewhere_that_refuses_is_not_said_to_want_the_key(backend, engine, out):
+    engine.end |= {"url": f"{engine.url.replace('127.0.0.1', 'localhost')}/elsewhere/clip.mp4"}
+    engine.always("GET /elsewhere/clip.mp4", status(403))
+    with pytest.raises(BackendError, match=r"elsewhere/clip.mp4 does not give out the clip \(403\)"):
+        backend.generate(REQUEST, out)
 
 
 def test_a_key_that_is_needed_is_asked_for(engine, out):
@@ -377,8 +390,11 @@ def test_a_clip_without_sound_or_with_too_little_is_refused(backend, engine, tmp
         ),
         ({"status": "failed", "error": None}, r"could not make the clip; look into its log"),
         ({"status": "paused"}, r"reports job video-1 as 'paused', which is no state this toolkit knows"),
-        ({"status": "completed", "url": "ftp://example.com/clip.mp4"}, r"nothing answers at"),
-        ({"status": "completed", "url": "http://[broken"}, r"keeps its clip at an address that is none"),
+        ({"status": "completed", "url": "ftp://a.b/c.mp4"}, r"its clip is at ftp://a\.b/c\.mp4, which is no"),
+        (
+            {"status": "completed", "url": "http://localhost:1/c.mp4?key=1"},
+            r"nothing answers at http://localhost:1/c\.mp4;",
+        ),
     ],
 )
 def test_a_job_that_ends_otherwise_is_told(backend, engine, tmp_path, out, end, sentence):
@@ -403,13 +419,13 @@ def test_nothing_at_the_address_is_told_at_once(out):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     began = time.monotonic()
-    with pytest.raises(BackendError, match="nothing answers at .*; check the address, and that the server"):
+    with pytest.raises(BackendError, match=r"nothing answers at .*; check the address, and that the server"):
         RemoteBackend("360p", Remote(f"http://127.0.0.1:{port}")).generate(REQUEST, out)
     assert time.monotonic() - began < 1
 
 
 def test_an_engine_that_drops_settings_gets_no_order(backend, engine, out):
-    properties = dict.fromkeys(["prompt", "input_reference", "size", "fps", "num_frames"], {})
+    properties = {name: {} for name in ("prompt", "input_reference", "size", "fps", "num_frames")}
     form = {"multipart/form-data": {"schema": {"properties": properties}}}
     schema = {"paths": {"/v1/videos": {"post": {"requestBody": {"content": form}}}}}
     engine.always(SCHEMA, content(json.dumps(schema).encode(), "application/json"))

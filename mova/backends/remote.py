@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from mova import catalog
-from mova.backends.server import Job, Patience, VideoServer
+from mova.backends.connection import Patience
+from mova.backends.server import Job, VideoServer
 from mova.backends.settings import Remote
 from mova.backends.timing import timed
 from mova.checks import check_request, digest
@@ -128,11 +129,11 @@ class RemoteBackend:
                     f"{catalog.human_seconds(self.patience.job)}; look into the server's log, or fetch it "
                     f"later from {server.place}/v1/videos/{job.id}/content"
                 )
-            server.pause(self.patience.poll)
+            server.line.pause(self.patience.poll)
             job = server.poll(job.id)
         if job.status == "failed":
             raise BackendError(
-                f"{server.place} could not make the clip{server.detail(job.error)}; look into its log"
+                f"{server.place} could not make the clip{server.line.detail(job.error)}; look into its log"
             )
         if job.status != "completed":
             raise BackendError(
