@@ -198,7 +198,7 @@ def refusal_text(refused: Refused, detail: str, had_key: bool) -> str:
 
 
 def successful(response: httpx.Response) -> bytes:
-    """The body, or as much of it as an answer may have. Raises Refused unless the status is one of success."""
+    """The body, or as much of it as an answer may have. Raises Refused unless it is one of success."""
     body = b""
     for chunk in response.iter_raw():
         body += chunk
