@@ -1,6 +1,7 @@
 import os
 import resource
 from contextlib import contextmanager
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -49,13 +50,12 @@ def packets(path):
     return found
 
 
-@pytest.fixture(params=["ours at 48 kHz", "ours at 8 kHz", "foreign"])
+@pytest.fixture(params=[48000, 44100, "foreign"])
 def clip(request, tmp_path):
     path = tmp_path / "theirs.mp4"
     if request.param == "foreign":
         return write_foreign(path)
-    rate = 48000 if "48" in request.param else 8000
-    write_mp4(path, moving(9), noise(rate), 24, rate, {"prompt": "old"})
+    write_mp4(path, moving(9), noise(request.param), 24, request.param, {"prompt": "old"})
     return path
 
 
@@ -71,6 +71,15 @@ def test_a_copy_plays_the_same_and_carries_the_new_settings(clip, tmp_path):
     assert read_settings(copy) == {"prompt": 'a "bell" \u94c3', "seed": 7}
     data = copy.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
+
+
+def test_a_copy_of_our_own_clip_has_its_length_to_the_sample(tmp_path):
+    write_mp4(tmp_path / "ours.mp4", moving(9), noise(44100), 24, 44100, {})
+    copy_with_settings(tmp_path / "ours.mp4", tmp_path / "copy.mp4", {})
+    for name in ("ours.mp4", "copy.mp4"):
+        with av.open(str(tmp_path / name)) as container:
+            (sound,) = container.streams.audio
+            assert sound.duration * sound.time_base == Fraction(44100 * 9 // 24, 44100)
 
 
 def test_a_clip_is_measured_to_its_end(clip):

@@ -32,6 +32,7 @@ class Engine:
         self.model = "OpenMOSS-Team/MOVA-360p"
         self.key = ""
         self.looks_until_done = 2
+        self.order_seconds = 0.0
         self.end: dict[str, Any] = {"status": "completed", "progress": 100}
         self.answer: dict[str, Any] = {}  # fields of the VideoResponse to an order
         self.faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
@@ -153,6 +154,7 @@ def make_app(engine: Engine) -> FastAPI:
                 "unread": sorted(set(await request.form()) - set(create.__annotations__)),
             }
         )
+        await asyncio.sleep(engine.order_seconds)
         name = f"video-{len(engine.orders)}"
         job = {
             "id": name,

@@ -99,11 +99,11 @@ class RemoteBackend:
         server.check_health()
         served = server.served_model()
         known = {PurePosixPath(model.source).name: name for name, model in catalog.MODELS.items()}
-        theirs = known.get(PurePosixPath(served or "").name)
-        if theirs and self.model in catalog.MODELS and theirs != self.model:
-            raise UserError(f"{server.place} serves {theirs}, not {self.model}; give --model {theirs}")
+        ours, theirs = (known.get(PurePosixPath(source or "").name) for source in (self.source, served))
+        if ours and theirs and ours != theirs:
+            raise UserError(f"{server.place} serves {theirs}, not {ours}; give --model {theirs}")
         read = server.form_fields()
-        ignored = sorted(FORM - read) if read is not None else []
+        ignored = sorted(NEEDED - read) if read is not None else []
         if ignored:
             raise BackendError(
                 f"{server.place} does not read {', '.join(ignored)} and would make another clip than the one "
@@ -181,7 +181,8 @@ def form_of(request: GenerationRequest) -> dict[str, str]:
     }
 
 
-FORM = frozenset(form_of(GenerationRequest(""))) | {"input_reference"}
+# What decides the clip; where the noise is drawn may be the engine's to choose.
+NEEDED = frozenset(form_of(GenerationRequest(""))) - {"generator_device"} | {"input_reference"}
 
 
 def png_of(image: np.ndarray | None, request: GenerationRequest) -> bytes:
