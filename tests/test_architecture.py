@@ -23,7 +23,7 @@ FLOORS = [
     ["mova.pipeline"],
     ["mova.placement", "mova.preview"],
     ["mova.inspection"],
-    ["mova.remux", "mova.backends.timing"],
+    ["mova.remux"],
     ["mova.backends"],
     ["mova.__main__"],
 ]
