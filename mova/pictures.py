@@ -22,7 +22,8 @@ RAMPS = {
 def draw_waveform(waveform: np.ndarray, size: tuple[int, int], dark: bool = False) -> np.ndarray:
     """uint8 [H, W, 3] of (height, width) `size`: from -1 to 1, time to the right.
 
-    `waveform` is [S] or [channels, S]. Each column spans what the sound reaches in its time; columns that reach full scale are red.
+    `waveform` is [S] or [channels, S]. Each column spans what the sound reaches in its time; columns
+    that reach full scale are red.
     """
     waveform = _mono(waveform)
     height, width = size
@@ -65,7 +66,7 @@ def mel_levels(waveform: np.ndarray, sample_rate: int, bands: int, columns: int)
     # The loudest bin of a band, not the mean: a tone is as bright in a wide band as in a narrow one.
     bins = [np.flatnonzero(band) for band in filters.T]
     peaks = np.stack([power[:, place[0] : place[-1] + 1].max(1) for place in bins])
-    return 10 * np.log10(peaks + 1e-10)
+    return 10 * np.log10(peaks + 1e-14)
 
 
 def frame_strip(frames: np.ndarray, count: int) -> np.ndarray:

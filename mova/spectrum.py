@@ -12,7 +12,7 @@ def power_columns(waveform: np.ndarray, starts: np.ndarray, window: int) -> np.n
     starts = np.clip(starts, 0, len(waveform) - window)
     hann = np.hanning(window).astype(np.float32) * np.float32(4 / window)
     blocks = np.lib.stride_tricks.sliding_window_view(waveform, window)[starts] * hann
-    return np.abs(np.fft.rfft(blocks, 1 << (window - 1).bit_length())) ** 2
+    return np.abs(np.fft.rfft(blocks, max(1 << (window - 1).bit_length(), 2))) ** 2
 
 
 def mel_filters(size: int, sample_rate: int, count: int, lowest: float, highest: float) -> np.ndarray:

@@ -13,7 +13,7 @@ CLIPPED_RUN = 3  # so many such samples in a row are cut off, one may be a peak
 SILENCE_SECONDS = 0.05
 SILENCE_DB = -50.0  # RMS of such a piece, against full scale
 BANDWIDTH_DB = -60.0  # under the loudest frequency
-BANDWIDTH_WINDOW_SECONDS = 0.04
+BANDWIDTH_WINDOW_SECONDS = 0.08
 FROZEN_LEVELS = 0.5  # largest change of any cell of the thumbnail; codecs stay below it in a still
 PLAIN_LEVELS = 4.0  # standard deviation over a frame, in the liveliest colour channel
 

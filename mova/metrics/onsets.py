@@ -17,6 +17,8 @@ BANDS = 32
 LOWEST_HZ, HIGHEST_HZ = 120.0, 8000.0
 FLOOR_DB = -66.0  # under the clip's loudest band; what lies deeper is not heard beside it
 AUDIBLE_DB = 45.0  # under the loudest moment; what is softer does not tell what kind of sound it is
+LOUD_DB = 25.0
+SHORTEST_WORD = 0.1  # seconds within LOUD_DB; what never lasts so long is dry knocks and clicks
 STEADY_DB = 0.5  # change in 10 ms
 STRUCK_SKEWNESS, STRUCK_RISING = 3.0, 0.38  # between struck and spoken clips of the procedural world
 SILENCE = 1e-9  # power: -90 dB
@@ -52,7 +54,7 @@ def find_onsets(waveform: np.ndarray, sample_rate: int) -> Onsets:
 
 
 def is_struck(waveform: np.ndarray, sample_rate: int) -> bool:
-    """Whether `waveform` [S] sounds by strokes that ring: loud at once, then long in fading.
+    """Whether `waveform` [S] sounds by strokes: short, or loud at once and then long in fading.
 
     Speech and steady noise swell as often as they fade, and their loudness changes are evenly distributed.
     """
@@ -61,6 +63,9 @@ def is_struck(waveform: np.ndarray, sample_rate: int) -> bool:
     if len(blocks) < 5 or not blocks.any():
         return False
     decibels = np.convolve(10 * np.log10((blocks**2).mean(1) + 1e-12), np.full(3, 1 / 3), "valid")
+    quiet = np.flatnonzero(np.pad(decibels < decibels.max() - LOUD_DB, 1, constant_values=True))
+    if (np.diff(quiet).max() - 1) * 2 * HOP_SECONDS < SHORTEST_WORD:
+        return True
     changes = np.diff(np.maximum(decibels, decibels.max() - AUDIBLE_DB))
     skewness = (changes**3).mean() / ((changes**2).mean() ** 1.5 + 1e-9)
     moving = np.abs(changes) > STEADY_DB

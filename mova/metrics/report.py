@@ -35,7 +35,7 @@ class ClipHealth:
         return _sync_problems(self.sync) + _audio_problems(self.audio) + _video_problems(self.video)
 
     def sentences(self) -> tuple[str, ...]:
-        """The clip in plain words: what is wrong or that nothing is, then how sound and picture lie in time."""
+        """The clip in plain words: what is wrong or that nothing is, then how sound and picture match."""
         problems = self.problems()
         timing = (_timing(self.sync),)
         return problems + timing if problems else ("Picture and sound show no technical fault.", *timing)

@@ -24,7 +24,7 @@ ONSET_CEILING_DB = 20.0
 SHORTEST_GAP = 0.1  # seconds between two onsets of chance
 SURROUNDINGS_SECONDS = 0.38
 PIECE_SECONDS = 0.25  # of the loudness that is shuffled
-NEARLY_AS_GOOD = 0.9
+NEARLY_AS_GOOD = 0.85
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def loudness_curves(waveform: np.ndarray, steps: int, sample_rate: int, frame_ra
 
 
 def _fit(evidence: str, seen: np.ndarray, heard: np.ndarray, frame_rate: float, sound_events: int) -> Sync:
-    """The best shift of the first of `heard` [N, steps] on any of `seen` [C, steps]; the others are chance."""
+    """The best shift of the first of `heard` [N, steps] on any of `seen` [C, steps]; others are chance."""
     longest = min(round(LONGEST_OFFSET * frame_rate * SUBFRAMES), seen.shape[1] - 1)
     fits = _correlate(heard, seen, longest)  # [N, C, shifts]
     best = fits.max((1, 2))

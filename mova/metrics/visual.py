@@ -1,7 +1,8 @@
 """When something happens in the picture, without weights: curves over the frames of a clip.
 
 What is first seen in frame i belongs to the middle of that frame's interval, (i + 0.5) / frame_rate: half a
-frame is the finest that a picture can tell.
+frame is the finest that a picture can tell. A light that goes off a few frames after it went on, as suddenly,
+is seen as one event in their middle.
 """
 
 import numpy as np
@@ -65,7 +66,7 @@ def liveliest_openness(luma: np.ndarray) -> np.ndarray:
 
 
 def _flow(luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Motion from each frame to the next, across and down, [F - 1, h, w]: Lucas and Kanade, coarse to fine."""
+    """Motion from each frame to the next, across and down, [F - 1, h, w]: Lucas-Kanade, coarse to fine."""
     pyramid = [luma]
     while len(pyramid) < PYRAMID_LEVELS and min(pyramid[-1].shape[1:]) >= 8:
         pyramid.append(_halve(pyramid[-1]))
