@@ -20,8 +20,8 @@ def test_loudness_has_the_values_of_the_standard(sample_rate):
     assert abs(loudness(sine(1000, -33, sample_rate, channels=2), sample_rate) + 33) < 0.1  # case 2
 
 
-def test_loudness_gates_quiet_passages_as_ebu_tech_3341_case_3():
-    parts = [sine(1000, level, 48000, seconds, 2) for level, seconds in ((-36, 10), (-23, 60), (-36, 10))]
+def test_loudness_leaves_quiet_passages_out():
+    parts = [sine(1000, level, 48000, seconds, 2) for level, seconds in ((-36, 5), (-23, 20), (-36, 5))]
     assert abs(loudness(np.concatenate(parts, axis=1), 48000) + 23) < 0.1
 
 
