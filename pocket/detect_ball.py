@@ -10,12 +10,15 @@ from functools import lru_cache
 import numpy as np
 
 from pocket.ball_look import BALL_COLOURS, MATERIALS, draw_ball
-from pocket.clip import NUM_FRAMES, SAMPLE_RATE, Impact
+from pocket.clip import SAMPLE_RATE, Impact
 from pocket.hearing import band_levels, onsets
 from pocket.sound import impact_sound
 
 REACH_UP, REACH_ACROSS = 24, 5  # pixels a ball may move in a frame
-FAINT, STRONG = 10.0, 60.0  # of 255: a pixel that differs so much from the empty room is a bit, is surely, ball
+FAINT, STRONG = (
+    10.0,
+    60.0,
+)  # of 255: a pixel that differs so much from the empty room is a bit, is surely, ball
 NEAR_FLOOR = 7.0  # pixels above the lowest place that still count as touching
 FALL = 0.9  # pixels in the frame before: a ball that fell has hit, one that lies has not
 QUIET_HIT = 0.07  # a late bounce's rise in the sound beside the strongest one's
@@ -93,8 +96,10 @@ def _disc_matches(presence: np.ndarray, radius: float) -> np.ndarray:
 
 def _colour(pictures: np.ndarray, path: np.ndarray, radius: float) -> str:
     """The colour that most frames after the first look like; the first one was given, not made."""
-    votes = [_name_colour(_inside(picture, *place, radius)) for picture, place in
-             zip(pictures[4::3], path[4::3], strict=True)]
+    votes = [
+        _name_colour(_inside(picture, *place, radius))
+        for picture, place in zip(pictures[4::3], path[4::3], strict=True)
+    ]
     return max(BALL_COLOURS, key=votes.count)
 
 

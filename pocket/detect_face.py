@@ -38,7 +38,9 @@ def _colour_counts(pixels: np.ndarray) -> np.ndarray:
 def loudness(waveform: np.ndarray, num_frames: int) -> np.ndarray:
     """Root mean square of each frame's samples, float [F], softened as the lips are."""
     edges = np.arange(num_frames + 1) * SAMPLE_RATE // FRAME_RATE
-    power = np.add.reduceat(np.pad(np.square(waveform, dtype=np.float64), (0, 1)), np.minimum(edges, len(waveform)))
+    power = np.add.reduceat(
+        np.pad(np.square(waveform, dtype=np.float64), (0, 1)), np.minimum(edges, len(waveform))
+    )
     return np.convolve(np.sqrt(power[:-1] / np.diff(edges)), SOFTEN, "same")
 
 
@@ -47,7 +49,9 @@ def lag_correlations(opening: np.ndarray, loud: np.ndarray) -> np.ndarray:
 
     Zero where either does not change. A positive best lag means that the sound is late.
     """
-    return np.array([_shifted_correlation(opening, loud, lag) for lag in range(-LARGEST_LAG, LARGEST_LAG + 1)])
+    return np.array(
+        [_shifted_correlation(opening, loud, lag) for lag in range(-LARGEST_LAG, LARGEST_LAG + 1)]
+    )
 
 
 def _shifted_correlation(opening: np.ndarray, loud: np.ndarray, lag: int) -> float:

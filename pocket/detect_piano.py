@@ -4,17 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pocket.clip import SAMPLE_RATE
+from pocket.clip import FRAME_RATE, SAMPLE_RATE
 from pocket.hearing import onsets
 from pocket.melody import KEYS
 from pocket.sound import FIFTH_OCTAVE
 
 FACE_TOP, FACE_BOTTOM = 20.0, 34.0  # rows of a key's face below the black keys, from its top
 FACE_MARGIN = 4.0  # pixels left out at each side of a key
-LIT = 18.0  # of 255: a key that changed its colour so much is lit
+SHORTEST_NOTE = 4  # frames
 LEAST_LIGHT, STEP_SHARE = 14.0, 0.35  # a strike's brightening: of 255, and of the clip's brightest key
 QUIET_NOTE = 0.25  # a note's rise in the sound beside the strongest one's
-SETTLE, LISTEN = 0.012, 0.11  # seconds after an onset: when listening for its pitch begins, and how long it lasts
+SETTLE, LISTEN = 0.012, 0.11  # seconds from an onset to listening for its pitch, and how long that takes
 LOWEST, HIGHEST = 480.0, 1080.0  # Hz
 
 
@@ -31,30 +31,28 @@ class Heard(Struck):
     cents: np.ndarray  # float [N], off the key's pitch
 
 
-def see_keys(frames: np.ndarray, layout: dict[str, float]) -> tuple[Struck, np.ndarray]:
-    """Keys that light, each at the start of the frame that shows it, and the frames themselves int [N].
+def see_keys(frames: np.ndarray, layout: dict[str, float]) -> Struck:
+    """Keys that light, each at the start of the frame that shows it.
 
     Frames uint8 [F, H, W, 3]; layout as in `pocket.clip.Clip`. A key is lit as far as it has left the colour
     it had in the first frame.
     """
     light = key_light(frames, layout)
-    step = np.diff(light, axis=0, prepend=light[:1])
-    rise = step.copy()
-    rise[1:] = np.maximum(step[1:], light[1:] - np.roll(light, 2, 0)[1:])  # a strike blurred over two frames
-    rise[:2] = step[:2]
+    before = np.pad(light, ((2, 0), (0, 0)), mode="edge")
+    step = light - before[1:-1]
+    rise = light - np.minimum(before[1:-1], before[:-2])  # a strike may be blurred over two frames
     least = max(LEAST_LIGHT, STEP_SHARE * light.max())
     events = []
     for key in range(len(KEYS)):
-        last = -9
+        last = -SHORTEST_NOTE
         for frame in np.flatnonzero(rise[:, key] > least):
-            around = step[max(frame - 2, 0) : frame + 3]
-            if frame - last > 3 and step[frame, key] >= 0.5 * around[:, key].max():
-                events.append((frame, key))
+            around = step[max(frame - 2, 0) : frame + 3, key]
+            if frame - last >= SHORTEST_NOTE and step[frame, key] >= 0.5 * around.max():
+                events.append((int(frame), key))
                 last = frame
     events.sort()
-    frames_lit = np.array([frame for frame, _ in events], int)
-    keys = np.array([key for _, key in events], int)
-    return Struck(frames_lit / 24, keys), frames_lit
+    seconds = np.array([frame / FRAME_RATE for frame, _ in events])
+    return Struck(seconds, np.array([key for _, key in events], int))
 
 
 def key_light(frames: np.ndarray, layout: dict[str, float]) -> np.ndarray:

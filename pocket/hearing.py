@@ -17,11 +17,9 @@ LEAST_GAP = 0.09  # seconds between onsets
 LATE = 0.003  # seconds by which the steepest rise follows the onset, measured on true clips
 
 
-def band_levels(
-    waveform: np.ndarray, window: int = WINDOW, hop: int = HOP, bands: int = BANDS
-) -> np.ndarray:
+def band_levels(waveform: np.ndarray, window: int = WINDOW, hop: int = HOP, bands: int = BANDS) -> np.ndarray:
     """Decibels [columns, bands] in bands evenly spaced in pitch; column c is centred on sample c * hop."""
-    padded = np.pad(np.asarray(waveform, np.float32), window // 2, mode="reflect")  # an end is no onset
+    padded = np.pad(np.asarray(waveform, np.float32), window // 2)
     blocks = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
     power = np.abs(np.fft.rfft(blocks * np.hanning(window).astype(np.float32), 2 * window)) ** 2
     return 10 * np.log10(power @ _bank(window, bands) + 1e-10)
@@ -55,13 +53,15 @@ def audible(levels: np.ndarray, depth: float = DEPTH_DB) -> np.ndarray:
 def onsets(waveform: np.ndarray, share: float = 0.2) -> np.ndarray:
     """Seconds at which something begins to sound, float [N]: a rise in many bands within 16 ms.
 
-    `share` is how weak a rise may be beside the clip's strongest. A new hit is heard in the ring of the last one, for its upper bands have died away by then.
+    `share` is how weak a rise may be beside the clip's strongest. A new hit is heard in the ring of the last
+    one, for its upper bands have died away by then.
     """
     if np.sqrt(np.mean(np.square(waveform))) < SILENCE:
         return np.empty(0)
     heard = audible(band_levels(waveform))
     before = np.pad(heard, ((RISE_HOPS, 0), (0, 0)))[: len(heard)]
     rise = np.clip(heard - before, 0, None).mean(1)
+    rise[(len(waveform) - WINDOW) // HOP :] = 0  # a tone that is cut off there clicks
     least = max(LEAST_RISE_DB, share * rise.max())
     chosen: list[int] = []
     for column in np.argsort(-rise):

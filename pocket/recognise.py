@@ -132,7 +132,8 @@ def errors(asked: tuple[str, ...] | list[str], heard: list[str]) -> int:
     for index, word in enumerate(asked, 1):
         previous, row[0] = row[0], index
         for place, other in enumerate(heard, 1):
-            previous, row[place] = row[place], min(
-                row[place] + 1, row[place - 1] + 1, previous + (word != other)
+            previous, row[place] = (
+                row[place],
+                min(row[place] + 1, row[place - 1] + 1, previous + (word != other)),
             )
     return row[-1]

@@ -1,12 +1,9 @@
-"""Looking at clips: mp4 files with sound, and contact sheets of frames above waveform and spectrogram."""
+"""Contact sheets: frames above waveform and spectrogram, to look at a clip and its sound at a glance."""
 
-from pathlib import Path
-
-import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pocket.clip import FRAME_RATE, NUM_FRAMES, SAMPLE_RATE, Clip
+from pocket.clip import NUM_FRAMES, Clip
 
 SHEET_FRAMES = 8
 WAVE_HEIGHT, SPECTROGRAM_HEIGHT = 56, 160
@@ -15,23 +12,6 @@ FLOOR_DB, CEILING_DB = -75.0, 5.0
 COLOURS = np.array(
     ((4, 4, 18), (60, 15, 110), (150, 40, 120), (230, 80, 80), (252, 170, 90), (252, 252, 200)), np.float32
 )
-CRF = "14"
-
-
-def write_mp4(path: Path, clip: Clip) -> None:
-    """H.264 and AAC in one file."""
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=FRAME_RATE, options={"crf": CRF})
-        video.height, video.width = clip.frames.shape[1:3]
-        video.pix_fmt = "yuv420p"
-        audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
-        for picture in clip.frames:
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(video.encode())
-        sound = av.AudioFrame.from_ndarray(clip.waveform[None], format="fltp", layout="mono")
-        sound.sample_rate = SAMPLE_RATE
-        container.mux(audio.encode(sound))
-        container.mux(audio.encode())
 
 
 def contact_sheet(clip: Clip) -> Image.Image:
