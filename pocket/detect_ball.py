@@ -1,4 +1,4 @@
-"""What a ball clip shows and sounds like: where the ball is, when it hits, of which colour, of which material.
+"""What a ball clip shows and sounds like: where the ball is, when it hits, its colour and its material.
 
 Only the first frame's layout is known; everything else is looked for, so that generated clips are judged by
 what they show.

@@ -11,7 +11,7 @@ LARGEST_LAG = 6  # frames
 
 
 def mouth_opening(frames: np.ndarray, layout: dict[str, float]) -> np.ndarray:
-    """Pixels of teeth, tongue and dark inside: those in colours that the closed mouth had fewer of. float [F].
+    """Pixels of teeth, tongue and dark inside: those in colours that were fewer when closed. float [F].
 
     Frames uint8 [F, H, W, 3]; layout as in `pocket.clip.Clip`. Counting colours, wherever they are, does not
     mind that the head moves.

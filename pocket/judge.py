@@ -1,4 +1,4 @@
-"""One clip, true or generated, turned into raw figures: what is seen and heard in it beside what was asked."""
+"""One clip, true or generated, turned into raw figures: what is seen and heard beside what was asked."""
 
 from dataclasses import dataclass
 from pathlib import Path
