@@ -16,7 +16,7 @@ from mova.pipeline import MOVAPipeline
 from mova.placement import Machine, Placement, place, preferred_dtype
 from mova.shapes import ClipShape
 from mova.types import UserError
-from pocket.clip import FRAME_RATE, HEIGHT, NUM_FRAMES, SAMPLE_RATE, WIDTH, Clip
+from pocket.clip import FRAME_RATE, NUM_FRAMES, SAMPLE_RATE, Clip
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Settings:
     bridge_guidance_scale: float = 1.0
     use_bridge: bool = True
     negative_prompt: str = ""
+    num_frames: int = NUM_FRAMES
 
     def forwards(self) -> list[Branch]:
         every = branches(self.guidance_scale, self.bridge_guidance_scale)
@@ -38,7 +39,7 @@ class Settings:
 class Request:
     seed: int  # of the noise
     prompt: str
-    image: np.ndarray  # uint8 [H, W, 3]
+    image: np.ndarray  # uint8 [H, W, 3]; its size is the clip's, and all of a run have one size
 
     @classmethod
     def of(cls, seed: int, clip: Clip) -> "Request":
@@ -96,7 +97,8 @@ def generate(
             with watch.stage("decode video"):
                 frames = to_frames(pipeline.decode_video(latents))
             with watch.stage("decode audio"):
-                sound = pipeline.decode_audio(audio_latents)[:, 0, : _shape(pipeline).num_samples].numpy()
+                samples = _shape(pipeline, part, settings).num_samples
+                sound = pipeline.decode_audio(audio_latents)[:, 0, :samples].numpy()
         yield from zip(frames, sound, strict=True)
 
 
@@ -108,9 +110,9 @@ def denoised(
         text = pipeline.encode_prompt([request.prompt for request in requests])
         negative = pipeline.encode_prompt(settings.negative_prompt).expand_as(text)
     with watch.stage("first frame"):
-        images = torch.stack([to_pixels(request.image, HEIGHT, WIDTH) for request in requests])
-        condition = pipeline.encode_first_frame(images, NUM_FRAMES)
-    shape = _shape(pipeline)
+        images = torch.stack([to_pixels(each.image, *each.image.shape[:2]) for each in requests])
+        condition = pipeline.encode_first_frame(images, settings.num_frames)
+    shape = _shape(pipeline, requests, settings)
     sizes = (
         (pipeline.video_vae.config.z_dim, shape.latent_frames, shape.latent_height, shape.latent_width),
         (pipeline.audio_dit.config.in_dim, shape.audio_latents),
@@ -136,8 +138,9 @@ def to_frames(video: Tensor) -> np.ndarray:
     return (shares * 255).round().byte().permute(0, 2, 3, 4, 1).cpu().numpy()
 
 
-def _shape(pipeline: MOVAPipeline) -> ClipShape:
-    return pipeline.clip_shape(HEIGHT, WIDTH, NUM_FRAMES, float(FRAME_RATE))
+def _shape(pipeline: MOVAPipeline, requests: Sequence[Request], settings: Settings) -> ClipShape:
+    height, width = requests[0].image.shape[:2]
+    return pipeline.clip_shape(height, width, settings.num_frames, float(FRAME_RATE))
 
 
 def _wait_for_device() -> None:
