@@ -1,5 +1,5 @@
-"""`python -m pocket speech | render | shards | evaluate`: make the word bank, look at the world, store clips
-for training, judge a model.
+"""`python -m pocket speech | render | shards | evaluate`: make the word bank, look at the world, store
+clips for training, judge a model.
 
 Torch is imported by the training stages only, where they run: loader workers import this module when they
 start.
@@ -16,6 +16,7 @@ from pocket.clip import FAMILIES, SPLITS
 from pocket.speech import DEFAULT_FOLDER
 
 DEFAULT_MODEL = "assets/pocket"
+GPU_BATCH = 32  # clips made at once
 
 logger = logging.getLogger("pocket")
 
@@ -62,7 +63,12 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--coded", type=int, default=8, help="of the latter, through the autoencoders")
     evaluate.add_argument("--json", action="store_true", help="all raw figures in place of the table")
     evaluate.add_argument("--device", default=None)
-    evaluate.add_argument("--batch", type=int, default=None, help="clips at once: 1 on a CPU, 32 on a GPU")
+    evaluate.add_argument(
+        "--batch",
+        type=int,
+        default=None,
+        help=f"clips made at once: by default 1 on a CPU, {GPU_BATCH} elsewhere",
+    )
     evaluate.add_argument("--workers", type=int, default=None, help="processes that judge")
     evaluate.add_argument("--speech", type=Path, default=DEFAULT_FOLDER, help="folder of the word bank")
     evaluate.add_argument("--captions", choices=("full", "sentence", "label"), default="full")
@@ -72,7 +78,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--guidance-scale", type=float, default=None)
     evaluate.add_argument("--bridge-guidance-scale", type=float, default=None)
     evaluate.add_argument("--sheets", type=Path, default=None, help="folder for contact sheets")
-    evaluate.add_argument("--no-cost", action="store_true", help="do not time a single clip")
+    evaluate.add_argument("--no-cost", action="store_true", help="on a CPU: do not time a single clip")
     evaluate.set_defaults(run=_evaluate)
 
 
@@ -123,13 +129,15 @@ def _shards(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from mova.types import UserError
     from pocket import costs
-    from pocket.evaluate import DEFAULT_RUN, Plan, default_batch, evaluate, planned_runs
+    from pocket.evaluate import DEFAULT_RUN, Plan, evaluate, planned_runs, runs_on_cpu
     from pocket.table import report_text
 
     runs = planned_runs(
         arguments.guidance_scale, arguments.bridge_guidance_scale, arguments.steps, arguments.ablations
     )
+    on_cpu = runs_on_cpu(arguments.device)
     plan = Plan(
         None if arguments.detectors_only else arguments.model,
         arguments.speech,
@@ -137,15 +145,18 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         arguments.clips,
         arguments.held_out,
         arguments.coded,
-        arguments.batch or default_batch(arguments.device),
+        arguments.batch or (1 if on_cpu else GPU_BATCH),
         arguments.workers,
         arguments.captions,
         arguments.worn,
         runs,
         arguments.sheets,
     )
-    report = evaluate(plan)
-    if plan.model and not arguments.no_cost:
+    try:
+        report = evaluate(plan)
+    except (UserError, FileNotFoundError) as error:
+        sys.exit(str(error))
+    if plan.model and on_cpu and not arguments.no_cost:
         settings = runs[DEFAULT_RUN]
         report["cost"] = costs.measure(
             plan.model, settings.steps, settings.guidance_scale, settings.bridge_guidance_scale

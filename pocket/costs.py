@@ -1,4 +1,4 @@
-"""What one clip costs on this machine, stage by stage, measured in a process of its own.
+"""What one clip costs on this machine's processor, stage by stage, measured in a process of its own.
 
 `python -m pocket.costs MODEL` prints JSON. Peak memory is the whole process's, Python and libraries included.
 """
@@ -34,21 +34,23 @@ def main() -> None:
     arguments = parser.parse_args()
     began = time.perf_counter()
     from mova.media import write_mp4
+    from mova.placement import Machine
+    from pocket.captions import CaptionMix
     from pocket.clip import FRAME_RATE, SAMPLE_RATE
-    from pocket.generate import Machine, Request, Settings, Stopwatch, generate, load_pipeline
+    from pocket.generate import Request, Settings, Stopwatch, generate, load_pipeline
     from pocket.world import render
 
     imported = time.perf_counter() - began
     watch = Stopwatch()
     with watch.stage("load"):
-        pipeline = load_pipeline(arguments.model)
+        pipeline = load_pipeline(arguments.model, "cpu")
     settings = Settings(arguments.steps, arguments.guidance, arguments.bridge_guidance)
-    clip = render(2_000_000, "ball")
-    request = Request(0, clip.caption or "A ball bounces.", clip.frames[0])
+    clip = render(2_000_000, "ball", mix=CaptionMix(1, 0, 0, 0))
+    request = Request(0, clip.caption, clip.frames[0])
     [(frames, waveform)] = generate(pipeline, [request], settings, 1, watch)
     with watch.stage("write"), tempfile.TemporaryDirectory() as folder:
         write_mp4(Path(folder) / "clip.mp4", frames, waveform[None], FRAME_RATE, SAMPLE_RATE, {}, False)
-    machine = Machine.probe()
+    machine = Machine.probe("cpu")
     report = {
         "seconds": {"import": imported, **watch.seconds},
         "load_seconds": watch.seconds["load"],

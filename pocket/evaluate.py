@@ -19,6 +19,7 @@ import torch
 
 from mova import placement
 from mova.pipeline import MOVAPipeline
+from mova.types import UserError
 from pocket.captions import CaptionMix
 from pocket.clip import FAMILIES, SPLITS, Clip, Events
 from pocket.coded import round_trips
@@ -26,6 +27,7 @@ from pocket.generate import Request, Settings, Stopwatch, generate, load_pipelin
 from pocket.judge import Asked, Figures, Task, judge, judge_true
 from pocket.scores import score
 from pocket.sheet import contact_sheet
+from pocket.speech import load_bank
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,19 @@ class Prepared:
 
 
 def evaluate(plan: Plan) -> Report:
-    """Scores by kind of clip and family, seconds by stage, and every clip's raw figures."""
+    """Scores by kind of clip and family, seconds by stage, and every clip's raw figures.
+
+    Raises:
+        UserError: the model cannot be loaded, or there are too few clips.
+        FileNotFoundError: there is no word bank.
+    """
+    if plan.clips < 2 or plan.held_out == 1:
+        raise UserError(f"clips={plan.clips}, held_out={plan.held_out}: shuffling needs at least 2 of each")
+    load_bank(plan.speech)
+    watch = Stopwatch()
+    with watch.stage("load"):
+        pipeline = load_pipeline(plan.model, plan.device) if plan.model else None
+    logger.info("load: %.1f s", watch.seconds["load"])
     tasks = [
         Task(FIRST_SEED + index, family, split, plan.speech, CAPTIONS[plan.captions])
         for split, count in zip(SPLITS, (plan.clips, plan.held_out), strict=True)
@@ -83,12 +97,8 @@ def evaluate(plan: Plan) -> Report:
         began = time.perf_counter()
         prepared = _judge_true_clips(pool, tasks, plan.worn, report)
         logger.info("%d true clips: %.1f s", len(tasks), time.perf_counter() - began)
-        if plan.model is None:
+        if pipeline is None:
             return report
-        watch = Stopwatch()
-        with watch.stage("load"):
-            pipeline = load_pipeline(plan.model, plan.device)
-        logger.info("load: %.1f s", watch.seconds["load"])
         if min(plan.coded, plan.held_out):
             began = time.perf_counter()
             held = [each for family in FAMILIES for each in _pick(prepared, family, "heldout")[: plan.coded]]
@@ -122,8 +132,9 @@ def planned_runs(
     return runs
 
 
-def default_batch(device: str | None) -> int:
-    return 1 if torch.device(device or placement.default_device()).type == "cpu" else 32
+def runs_on_cpu(device: str | None) -> bool:
+    """Where clips are made: on `device`, by default on the machine's best."""
+    return torch.device(device or placement.default_device()).type == "cpu"
 
 
 @contextmanager

@@ -9,10 +9,10 @@ BANDS = 24
 LOWEST, HIGHEST = 90.0, 7600.0  # Hz
 DEPTH_DB = 58.0  # below the loudest band; what is fainter is not heard
 USUAL = 8  # percentile of a band in time that is its noise: clips begin and end, or pause, in silence
-ABOVE_NOISE_DB = 8.0  # over its noise a band is heard
+ABOVE_NOISE_DB = 5.0  # over its noise a band is heard
 SILENCE = 1e-4  # root mean square; a clip below it is silent
 RISE_HOPS = 4  # an onset's rise is measured over 16 ms
-LEAST_RISE_DB = 2.2  # mean over bands
+LEAST_RISE_DB = 2.0  # mean over bands
 LEAST_GAP = 0.09  # seconds between onsets
 LATE = 0.003  # seconds by which the steepest rise follows the onset, measured on true clips
 

@@ -52,19 +52,13 @@ def claims_table(report: Report) -> str:
     return _align(rows)
 
 
-def missed(report: Report, kind: str) -> list[str]:
-    """The claims whose bar this kind of clip does not reach."""
-    return [bar.claim.strip() for bar in BARS if "missed" in _claim_cell(report, bar, kind, judged=True)]
-
-
-def _claim_cell(report: Report, bar: Bar, kind: str, judged: bool | None = None) -> str:
+def _claim_cell(report: Report, bar: Bar, kind: str) -> str:
     scores = report["scores"][kind].get(bar.family)
     if scores is None:
         return "-"
     value = scores[bar.key]
     text = _number(value, bar.unit)
-    is_judged = kind.startswith(DEFAULT_RUN) if judged is None else judged
-    if is_judged and bar.reached is not None:
+    if kind.startswith(DEFAULT_RUN) and bar.reached is not None:
         true = report["scores"]["true"][bar.family][bar.key]
         text += "" if bar.reached(value, true) else "  missed"
     return text
