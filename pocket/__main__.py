@@ -1,17 +1,22 @@
-"""`python -m pocket speech | render | shards`: make the word bank, look at the world, store clips for
-training.
+"""`python -m pocket speech | render | shards | evaluate`: make the word bank, look at the world, store
+clips for training, judge a model.
 
 Torch is imported by the training stages only, where they run: loader workers import this module when they
 start.
 """
 
 import argparse
+import json
 import logging
+import sys
 import time
 from pathlib import Path
 
 from pocket.clip import FAMILIES, SPLITS
 from pocket.speech import DEFAULT_FOLDER
+
+DEFAULT_MODEL = "assets/pocket"
+GPU_BATCH = 32  # clips made at once
 
 logger = logging.getLogger("pocket")
 
@@ -45,7 +50,40 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--family", choices=FAMILIES, default=None)
         command.add_argument("--split", choices=SPLITS, default="train")
         command.set_defaults(run=run)
+    _add_evaluate(commands)
     return parser
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    evaluate = commands.add_parser("evaluate", help="score a model's clips, and the detectors on true ones")
+    evaluate.add_argument("--model", default=DEFAULT_MODEL, help="a checkpoint's folder")
+    evaluate.add_argument("--detectors-only", action="store_true", help="true clips alone, no model")
+    evaluate.add_argument("--clips", type=int, default=64, help="of each family")
+    evaluate.add_argument("--held-out", type=int, default=16, help="more of each, of unseen combinations")
+    evaluate.add_argument("--coded", type=int, default=8, help="of the latter, through the autoencoders")
+    evaluate.add_argument("--json", action="store_true", help="all raw figures in place of the table")
+    evaluate.add_argument("--device", default=None)
+    evaluate.add_argument(
+        "--batch",
+        type=int,
+        default=None,
+        help=f"clips made at once: by default 1 on a CPU, {GPU_BATCH} elsewhere",
+    )
+    evaluate.add_argument("--workers", type=int, default=None, help="processes that judge")
+    evaluate.add_argument("--speech", type=Path, default=DEFAULT_FOLDER, help="folder of the word bank")
+    evaluate.add_argument("--captions", choices=("full", "sentence", "label"), default="full")
+    evaluate.add_argument("--worn", action="store_true", help="also true clips softened as by an autoencoder")
+    evaluate.add_argument("--steps", type=_numbers, default=(), help="also with these, such as 4,8,12,20")
+    evaluate.add_argument("--ablations", action="store_true", help="also without bridge, and dual guidance")
+    evaluate.add_argument("--guidance-scale", type=float, default=None)
+    evaluate.add_argument("--bridge-guidance-scale", type=float, default=None)
+    evaluate.add_argument("--sheets", type=Path, default=None, help="folder for contact sheets")
+    evaluate.add_argument("--no-cost", action="store_true", help="on a CPU: do not time a single clip")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _speech(arguments: argparse.Namespace) -> None:
@@ -56,7 +94,8 @@ def _speech(arguments: argparse.Namespace) -> None:
 
 
 def _render(arguments: argparse.Namespace) -> None:
-    from pocket.sheet import captioned_sheet, write_mp4
+    from pocket.film import write_mp4
+    from pocket.sheet import captioned_sheet
     from pocket.world import render
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -87,6 +126,43 @@ def _shards(arguments: argparse.Namespace) -> None:
         speech=arguments.speech,
     )
     logger.info("%d clips in %d shards in %.1f s", arguments.count, len(paths), time.monotonic() - start)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from mova.types import UserError
+    from pocket import costs
+    from pocket.evaluate import DEFAULT_RUN, Plan, evaluate, planned_runs, runs_on_cpu
+    from pocket.table import report_text
+
+    runs = planned_runs(
+        arguments.guidance_scale, arguments.bridge_guidance_scale, arguments.steps, arguments.ablations
+    )
+    on_cpu = runs_on_cpu(arguments.device)
+    plan = Plan(
+        None if arguments.detectors_only else arguments.model,
+        arguments.speech,
+        arguments.device,
+        arguments.clips,
+        arguments.held_out,
+        arguments.coded,
+        arguments.batch or (1 if on_cpu else GPU_BATCH),
+        arguments.workers,
+        arguments.captions,
+        arguments.worn,
+        runs,
+        arguments.sheets,
+    )
+    try:
+        report = evaluate(plan)
+    except (UserError, FileNotFoundError) as error:
+        sys.exit(str(error))
+    if plan.model and on_cpu and not arguments.no_cost:
+        settings = runs[DEFAULT_RUN]
+        report["cost"] = costs.measure(
+            plan.model, settings.steps, settings.guidance_scale, settings.bridge_guidance_scale
+        )
+    text = json.dumps(report) if arguments.json else report_text(report)
+    sys.stdout.write(f"{text}\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@ import av
 import numpy as np
 
 from pocket.clip import NUM_FRAMES, SAMPLE_RATE
-from pocket.sheet import captioned_sheet, write_mp4
+from pocket.film import write_mp4
+from pocket.sheet import captioned_sheet
 from pocket.world import render
 
 
