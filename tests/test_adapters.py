@@ -96,7 +96,7 @@ DAMAGED = [
         "not a matrix of floats",
     ),
     ({f"{MODULE}.lora_A.weight": torch.zeros(2, 48)}, "only one of its two matrices"),
-    (with_changes(**{f"{MODULE}.lora_B.weight": torch.zeros(48, 3)}), "is for a layer"),
+    (with_changes(**{f"{MODULE}.lora_B.weight": torch.zeros(48, 3)}), "ranks 2 and 3, no pair"),
     (matrices(rank=300), "rank 300"),
     ({"weight": torch.zeros(2, 2)}, "is no LoRA key"),
 ]
