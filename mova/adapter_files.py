@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from mova.outputs import new_output
@@ -101,7 +101,7 @@ def check_adapter(adapter: Adapter, source: object) -> None:
         raise UserError(f"{source} holds no LoRA matrices; the training that wrote it saved nothing")
     for module, lora in adapter.layers.items():
         for tensor in (lora.down, lora.up):
-            if tensor.ndim != 2 or not tensor.is_floating_point():
+            if tensor.ndim != 2 or tensor.layout != torch.strided or not tensor.is_floating_point():
                 raise UserError(
                     f"{source}: {module} has {tensor.dtype} {list(tensor.shape)}, not a matrix of floats"
                 )
@@ -126,8 +126,8 @@ def write_adapter(path: Path, adapter: Adapter, overwrite: bool = False) -> None
     check_adapter(adapter, path)
     tensors = {}
     for module, lora in adapter.layers.items():
-        tensors[f"{module}.lora_A.weight"] = lora.down.contiguous()
-        tensors[f"{module}.lora_B.weight"] = lora.up.contiguous()
+        tensors[f"{module}.lora_A.weight"] = lora.down
+        tensors[f"{module}.lora_B.weight"] = lora.up
     card = {
         "version": VERSION,
         "base_model": adapter.card.base_model,
@@ -147,11 +147,10 @@ def write_tensors(
 ) -> None:
     if path.suffix != ".safetensors":
         raise UserError(f"{path} must end in .safetensors")
+    # Cloned: layers of both experts may be the same tensor, which the format has no word for.
+    tensors = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
     with new_output(path, overwrite) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=header)
-        except SafetensorError as error:  # its only fault with checked tensors is the disk's
-            raise OSError(str(error)) from error
+        temporary.write_bytes(save(tensors, metadata=header))  # save_file hides which fault a disk had
 
 
 def peft_metadata(adapter: Adapter) -> dict[str, Any]:

@@ -252,8 +252,8 @@ def export_tensors(adapter: Adapter, style: str) -> dict[str, tuple[dict[str, Te
                 stem, down, up = f"lora_unet_{path.replace('.', '_')}", "lora_down", "lora_up"
             else:
                 stem, down, up = f"diffusion_model.{path}", "lora_A", "lora_B"
-            tensors[f"{stem}.{down}.weight"] = lora.down.contiguous()
-            tensors[f"{stem}.{up}.weight"] = lora.up.contiguous()
+            tensors[f"{stem}.{down}.weight"] = lora.down
+            tensors[f"{stem}.{up}.weight"] = lora.up
             tensors[f"{stem}.alpha"] = torch.tensor(lora.scale * lora.rank)
         if tensors:
             ranks: Iterable[int] = (lora.rank for lora in adapter.tower(tower).values())

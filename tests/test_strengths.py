@@ -50,19 +50,24 @@ def test_every_tower_has_its_own_name_among_the_parts():
     assert all(PARTS[tower] == (tower,) for tower in TOWERS)
 
 
-@pytest.mark.parametrize("strength", [11, float("nan"), "1", {"audio": 11}, {"audio": float("nan")}, {"x": 1}])
+@pytest.mark.parametrize(
+    "strength", [11, float("nan"), "1", {"audio": 11}, {"audio": float("nan")}, {"x": 1}]
+)
 def test_strengths_out_of_reason_are_refused(strength):
     with pytest.raises(UserError, match=r"the strength of style|no part of the model"):
         by_tower(strength, "style")
 
 
-@pytest.mark.parametrize("source", ["org/name", "org/name/a.safetensors", "o-r.g/n_a.me/deep/er/a.safetensors"])
+@pytest.mark.parametrize(
+    "source", ["org/name", "org/name/a.safetensors", "o-r.g/n_a.me/deep/er/a.safetensors"]
+)
 def test_repo_ids_and_their_files_are_known(source):
     assert is_repo(source)
 
 
 @pytest.mark.parametrize(
-    "source", ["name", "folder/a.safetensors", "folder/lora_weights.pt", "/org/name", "../name", "a/b/c", "a b/c"]
+    "source",
+    ["name", "folder/a.safetensors", "folder/lora_weights.pt", "/org/name", "../name", "a/b/c", "a b/c"],
 )
 def test_paths_are_no_repos(source):
     assert not is_repo(source)
