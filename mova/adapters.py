@@ -149,10 +149,10 @@ class AdapterMixin(LoraBaseMixin):
 
 def attach(model: nn.Module, layers: Mapping[str, Lora], adapter_name: str) -> None:
     """Put the layers into a tower through peft, in the tower's type; their scale goes into `up`."""
-    state = {}
+    state, dtype = {}, model.dtype  # asking walks through all parameters
     for path, lora in layers.items():
-        state[f"{path}.lora_A.weight"] = lora.down.to(model.dtype)
-        state[f"{path}.lora_B.weight"] = (lora.up.float() * lora.scale).to(model.dtype)
+        state[f"{path}.lora_A.weight"] = lora.down.to(dtype)
+        state[f"{path}.lora_B.weight"] = (lora.up.float() * lora.scale).to(dtype)
     ranks = {path: lora.rank for path, lora in layers.items()}
     ((usual, _),) = Counter(ranks.values()).most_common(1)
     others = {path: rank for path, rank in ranks.items() if rank != usual}

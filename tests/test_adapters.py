@@ -153,13 +153,16 @@ def test_ranks_and_alphas_may_differ_from_layer_to_layer(pipeline, attach):
         assert torch.allclose(layer.get_delta_weight("default"), delta, atol=1e-4)
 
 
-def test_two_adapters_add_up(pipeline, tmp_path, attach):
-    attach(write(tmp_path / "a.safetensors", matrices()), "first")
-    attach(write(tmp_path / "b.safetensors", matrices()), "second")
-    pipeline.set_adapters(["first", "second"], [0.5, 0.5])
+def test_two_adapters_of_the_same_layers_add_up(pipeline, golden, attach):
+    for name in ("first", "second"):
+        attach(golden / "lora_upstream_accelerate", name)
+    pipeline.set_adapters(
+        ["first", "second"], [{"audio": 0.5, "bridge": 0.5}, {"video": 0, "audio": 0.5, "bridge": 0.5}]
+    )
     both = run(pipeline)
-    pipeline.set_adapters(["first"], [1.0])
-    assert relative_error(run(pipeline)[0], both[0]) < 1e-5
+    pipeline.set_adapters(["first"])
+    for ours, theirs in zip(run(pipeline), both, strict=True):
+        assert relative_error(ours, theirs) < 1e-5
 
 
 def test_adapters_of_different_towers_act_together(pipeline, tmp_path, attach, base):
