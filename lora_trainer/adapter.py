@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mova.strengths import PARTS, parse_adapter
+from mova.strengths import PARTS, TOWERS, parse_adapter
 from mova.types import UserError
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def write(options: argparse.Namespace, adapter: "Adapter") -> int:
 def describe(adapter: "Adapter") -> dict:
     """What an adapter holds, as JSON-ready values. `norm` is the Frobenius norm of all a tower gains."""
     towers = {}
-    for tower in PARTS:
+    for tower in TOWERS:
         layers = adapter.tower(tower)
         if layers:
             pairs = [tensor for lora in layers.values() for tensor in (lora.down, lora.up)]

@@ -52,7 +52,7 @@ def merge(adapters: list[tuple[Adapter, Strength]], rank: int | None = None) -> 
     that rank (truncated SVD, optimal in the squared error).
 
     Raises:
-        UserError: a rank would be over 256, or layers have different sizes.
+        UserError: a rank would be over 256, layers have different sizes, or nothing is left.
     """
     parts: dict[str, list[tuple[Lora, float]]] = {}
     for adapter, strength in adapters:
@@ -61,6 +61,8 @@ def merge(adapters: list[tuple[Adapter, Strength]], rank: int | None = None) -> 
             factor = strengths[key.partition(".")[0]] * lora.scale
             if factor:
                 parts.setdefault(key, []).append((lora, factor))
+    if not parts:
+        raise UserError("every strength is 0, so nothing is left to merge")
     layers = {key: join(key, each, rank) for key, each in parts.items()}
     words = [word for adapter, _ in adapters for word in adapter.card.trigger_words]
     bases = {adapter.card.base_model for adapter, _ in adapters} - {""}
@@ -72,7 +74,8 @@ def join(key: str, parts: list[tuple[Lora, float]], rank: int | None) -> Lora:
     """The sum of some updates of one layer, as an update of scale 1."""
     if len({(lora.up.shape[0], lora.down.shape[1]) for lora, _ in parts}) > 1:
         raise UserError(f"{key} has different sizes in the adapters; they are for different models")
-    kind = torch.promote_types(*(parts[side][0].down.dtype for side in (0, -1)))
+    kinds = {lora.down.dtype for lora, _ in parts}
+    kind = kinds.pop() if len(kinds) == 1 else torch.float32
     down = torch.cat([lora.down.float() for lora, _ in parts])  # [sum of ranks, in]
     up = torch.cat([lora.up.float() * factor for lora, factor in parts], dim=1)  # [out, sum of ranks]
     if rank is not None and rank < down.shape[0]:

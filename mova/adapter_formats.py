@@ -28,7 +28,6 @@ from mova.strengths import TOWERS, find_towers
 from mova.types import UserError
 
 FILE_NAMES = {"video_dit": "high", "video_dit_2": "low", "audio_dit": "audio", "dual_tower_bridge": "bridge"}
-STYLES = ("kohya", "comfyui")
 _KEY = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up|alpha)"
     r"((\.[A-Za-z0-9_-]+)?\.weight)?"
@@ -179,8 +178,8 @@ def assign(root: str, path: str, roots: set[str], expert: str | None, source: ob
 
 def module_config(config: dict[str, Any], root: str, path: str) -> dict[str, Any]:
     """What peft's metadata says of one module: r, lora_alpha, use_rslora, use_dora, as far as stated."""
-    prefixes = [f"{root}."] if root else ["transformer.", ""]
-    prefix = next((each for each in (*prefixes, "") if f"{each}lora_alpha" in config), "")
+    own = f"{root or 'transformer'}."
+    prefix = own if f"{own}lora_alpha" in config else ""
     names = ("r", "lora_alpha", "use_rslora", "use_dora")
     settings = {name: config[f"{prefix}{name}"] for name in names if f"{prefix}{name}" in config}
     for name, patterns in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
@@ -226,11 +225,11 @@ def read_upstream(
     Upstream writes the name of a class as the rank, and 16 as the alpha whatever was trained.
     """
     stated, rank = config.get("alpha"), config.get("rank")
-    if stated is None and alpha is None:
-        raise UserError(f"{source} states no alpha; give the one it was trained with")
-    header = {} if stated is None else {"alpha": str(stated)}
+    if not isinstance(stated, int | float) and alpha is None:
+        raise UserError(f"{source} states no alpha (alpha={stated!r}); give the one it was trained with")
+    header = {"alpha": str(stated)}
     if isinstance(rank, int):
-        header["lora_adapter_metadata"] = json.dumps({"r": rank, "lora_alpha": stated})
+        header["lora_adapter_metadata"] = json.dumps({"r": rank})
     adapter = read_tensors(tensors, header, source, alpha=alpha)
     if alpha is None and stated == 16 and any(lora.rank != 16 for lora in adapter.layers.values()):
         note = "upstream writes alpha 16 whatever was trained; give the alpha if it was another"

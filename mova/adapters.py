@@ -36,12 +36,14 @@ class AdapterMixin(LoraBaseMixin):
         adapter_name: str = "default",
         expert: str | None = None,
         alpha: float | None = None,
+        weight_name: str | None = None,
         **hub_options: object,
     ) -> None:
         """Attach an adapter: a file, a folder, a Hub repo id, or one that is read already.
 
-        Formats, `expert`, `alpha` and `hub_options` are those of `mova.adapter_sources.read_adapter`. The
-        adapter loaded last is the active one; `set_adapters` makes several act at once.
+        `weight_name` is a file in the folder or repo. Formats, `expert`, `alpha` and `hub_options` are those
+        of `mova.adapter_sources.read_adapter`. The adapter loaded last is the active one; `set_adapters`
+        makes several act at once.
 
         Raises:
             UserError: it is no adapter for this model; the message says why. Nothing is attached then.
@@ -49,6 +51,7 @@ class AdapterMixin(LoraBaseMixin):
         name = str(adapter_name)
         if name in {each for names in self.get_list_adapters().values() for each in names}:
             raise UserError(f"an adapter {name!r} is attached already; choose another adapter_name")
+        source = source if weight_name is None else f"{source}/{weight_name}"
         given = isinstance(source, Adapter)
         adapter = source if given else read_adapter(source, expert, alpha, **hub_options)
         source = "the adapter" if given else source
@@ -181,11 +184,13 @@ def extract_adapter(
     """The adapter that peft holds in these towers, on the CPU: what a training has to save.
 
     Raises:
-        UserError: there is none in any tower, or it is broken.
+        UserError: there is none in any tower, it is broken, or it has more than the two matrices.
     """
     layers = {}
     for tower, model in towers.items():
         config: Any = getattr(model, "peft_config", {}).get(adapter_name)
+        if config is not None and (config.use_dora or config.lora_bias):
+            raise UserError(f"{tower} was trained with DoRA or biases, which adapter files do not hold")
         for path, layer in lora_layers(model):
             if adapter_name in layer.lora_A:
                 halves = (layer.lora_A[adapter_name], layer.lora_B[adapter_name])

@@ -93,6 +93,8 @@ def test_merging_keeps_words_bases_and_recipes():
 def test_a_sum_of_too_high_a_rank_or_of_different_sizes_is_refused():
     with pytest.raises(UserError, match="would have rank 258, over 256; cut it with a rank"):
         merge([(adapter(0, rank=129), 1.0), (adapter(1, rank=129), 1.0)])
+    with pytest.raises(UserError, match="every strength is 0"):
+        merge([(adapter(0), 0.0)])
     other = Adapter({f"audio_dit.{PATH}": Lora(torch.ones(1, 4), torch.ones(4, 1), 1.0)})
     with pytest.raises(UserError, match="different sizes"):
         merge([(adapter(0), 1.0), (other, 1.0)])

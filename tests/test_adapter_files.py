@@ -110,6 +110,16 @@ def test_what_peft_trained_is_what_is_saved_at_any_rank(tmp_path, rank, rslora):
         assert each.scale == pytest.approx(layer.scaling["default"])
 
 
+@pytest.mark.parametrize("option", ["use_dora", "lora_bias"])
+def test_what_the_file_would_lose_is_not_extracted(option):
+    from peft import LoraConfig
+
+    tower = dual_tower().audio_dit
+    tower.add_adapter(LoraConfig(r=2, target_modules=["q"], **{option: True}))
+    with pytest.raises(UserError, match="audio_dit was trained with DoRA or biases"):
+        extract_adapter({"audio_dit": tower})
+
+
 def test_an_empty_adapter_is_neither_extracted_nor_written(tmp_path):
     tower = dual_tower()
     with pytest.raises(UserError, match="saved nothing"):

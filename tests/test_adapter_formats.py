@@ -79,6 +79,9 @@ def test_an_alpha_of_16_in_upstreams_file_is_doubted_aloud(tmp_path, upstream):
     torch.save({"rank": "LoRALinear", "alpha": 16.0}, tmp_path / "lora_config.pt")
     (note,) = read_adapter(tmp_path).notes
     assert "upstream writes alpha 16 whatever was trained" in note
+    torch.save({"rank": 4, "alpha": torch.tensor(8.0)}, tmp_path / "lora_config.pt")
+    with pytest.raises(UserError, match=r"states no alpha \(alpha=tensor"):
+        read_adapter(tmp_path)
     (tmp_path / "lora_config.pt").unlink()
     with pytest.raises(UserError, match="states no alpha"):
         read_adapter(tmp_path)

@@ -121,6 +121,13 @@ def test_strengths_that_would_be_ignored_are_refused(pipeline, tmp_path, attach,
         pipeline.set_adapters(names, strengths)
 
 
+def test_a_file_may_be_named_in_its_folder(pipeline, tmp_path, attach):
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.safetensors", matrices())
+    pipeline.load_lora_weights(tmp_path, adapter_name="chosen", weight_name="b.safetensors")
+    assert pipeline.get_list_adapters() == {"video_dit": ["chosen"]}
+
+
 def test_a_name_in_use_is_refused(pipeline, tmp_path, attach):
     path = write(tmp_path / "a.safetensors", matrices())
     attach(path)
