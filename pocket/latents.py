@@ -1,0 +1,181 @@
+"""Clips as the towers see them: latents and captions, encoded once and kept in shards on the disk."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mova.models.audio_vae import AudioVAE
+from mova.models.video_vae import encode_whole
+from pocket.captions import write_caption
+from pocket.loader import stream
+from pocket.models import build_audio_vae, build_video_vae, train_tokenizer
+from pocket.train_video_vae import to_channels_last
+from pocket.training import Log, Ranks, prefetch, to_video
+from pocket.world import DEFAULT_MIX, choose_family, make_scene
+
+logger = logging.getLogger("pocket")
+MEASURED_SEED = 6_000_000
+TOKENIZER_SEED = 5_000_000
+TOKENIZER_SCENES = 600
+
+
+@dataclass(frozen=True)
+class Shard:
+    video: Tensor  # [N, 16, T, h, w]
+    condition: Tensor  # [N, 16, T, h, w], of the first frame and then grey
+    audio: Tensor  # [N, C, L]
+    captions: list[str]
+
+    def save(self, path: Path) -> None:
+        tensors = {"video": self.video, "condition": self.condition, "audio": self.audio}
+        tensors = {name: tensor.to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
+        part = path.with_suffix(".part")
+        save_file(tensors, part, {"captions": json.dumps(self.captions)})
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Shard":
+        with safe_open(path, "pt") as file:
+            captions = json.loads(file.metadata()["captions"])
+        return cls(captions=captions, **load_file(path))
+
+
+class Encoder:
+    """Both VAEs of a checkpoint on a device."""
+
+    def __init__(self, folder: Path, device: torch.device, compiled: bool = False) -> None:
+        self.device = device
+        self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self.video_vae = AutoencoderKLWan.from_pretrained(folder / "video_vae").to(device, self.dtype)
+        self.audio_vae = AudioVAE.from_pretrained(folder / "audio_vae").to(device)
+        to_channels_last(self.video_vae)
+        config = self.video_vae.config
+        self.mean = torch.tensor(config.latents_mean, device=device).view(1, -1, 1, 1, 1)
+        self.std = torch.tensor(config.latents_std, device=device).view(1, -1, 1, 1, 1)
+        self._encode = torch.compile(encode_whole, dynamic=False) if compiled else encode_whole
+
+    @torch.no_grad()
+    def video(self, video: Tensor) -> Tensor:
+        """Normalised latents [B, 16, T, h, w] of `video` [B, 3, F, H, W] in [-1, 1]."""
+        video = video.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
+        means = self._encode(self.video_vae, video).float().chunk(2, dim=1)[0]
+        return (means - self.mean) / self.std
+
+    @torch.no_grad()
+    def condition(self, first_frame: Tensor, num_frames: int) -> Tensor:
+        """Normalised latents [B, 16, T, h, w] of `first_frame` [B, 3, H, W] followed by grey."""
+        video = first_frame.new_zeros(*first_frame.shape[:2], num_frames, *first_frame.shape[2:])
+        video[:, :, 0] = first_frame
+        return self.video(video)
+
+    @torch.no_grad()
+    def audio(self, waveform: Tensor) -> Tensor:
+        return self.audio_vae.encode(waveform).mode()
+
+
+def encode(out: Path, clips: int, per_shard: int, batch: int, compiled: bool, workers: int | None) -> None:
+    """Write `clips` clips as shards into `out/latents`, with the VAEs in `out/codecs`."""
+    ranks = Ranks.join()
+    encoder = Encoder(out / "codecs", ranks.device, compiled)
+    log = Log(out / "encode.jsonl", ranks)
+    (out / "latents").mkdir(exist_ok=True)
+    mine = range(ranks.rank, clips // per_shard, ranks.size)
+    first_seed = 20_000_000 + ranks.rank * 10_000_000
+    batches = prefetch(stream(batch, first_seed, ranks.workers(workers), speech=out), ranks.device)
+    for index in mine:
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        captions: list[str] = []
+        while len(captions) < per_shard:
+            frames, waveforms, said = next(batches)
+            video = to_video(frames)
+            latents = encoder.video(video), encoder.condition(video[:, :, 0], video.shape[2])
+            parts.append((*latents, encoder.audio(waveforms)))
+            captions += said
+        columns = [torch.cat(column)[:per_shard] for column in zip(*parts, strict=True)]
+        Shard(*columns, captions[:per_shard]).save(out / "latents" / f"{index:05d}.safetensors")
+        log.write(shard=index, of=clips // per_shard)
+    ranks.leave()
+
+
+def export_codecs(out: Path, workers: int) -> None:
+    """The averaged VAEs with normalised latents, and a tokenizer, into `out/codecs`.
+
+    The statistics of the latents are measured once: the towers are trained on them, and only the decoders may
+    change after that.
+    """
+    video_vae, audio_vae = build_video_vae(), build_audio_vae()
+    for name, vae in (("video_vae", video_vae), ("audio_vae", audio_vae)):
+        vae.load_state_dict(torch.load(out / f"{name}.pt", map_location="cpu", weights_only=True)["average"])
+    path = out / "latent_statistics.json"
+    if not path.exists():
+        path.write_text(json.dumps(measure(video_vae, audio_vae, workers, out)))
+    statistics = json.loads(path.read_text())
+    video_vae.register_to_config(latents_mean=statistics["video_mean"], latents_std=statistics["video_std"])
+    normalise(audio_vae, torch.tensor(statistics["audio_mean"]), torch.tensor(statistics["audio_std"]))
+    video_vae.save_pretrained(out / "codecs" / "video_vae")
+    audio_vae.save_pretrained(out / "codecs" / "audio_vae")
+    if not (out / "codecs" / "tokenizer").exists():
+        train_tokenizer(sample_captions(out), out / "codecs" / "tokenizer")
+
+
+def measure(
+    video_vae: AutoencoderKLWan, audio_vae: AudioVAE, workers: int, speech: Path
+) -> dict[str, list[float]]:
+    """Mean and standard deviation of each latent channel."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size = 32 if device.type == "cuda" else 2
+    batches = stream(size, MEASURED_SEED, workers, speech=speech)
+    video, audio = [], []
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        for _ in range(6):
+            batch = next(batches)
+            frames = torch.from_numpy(batch.frames).to(device).permute(0, 4, 1, 2, 3)
+            latents = encode_whole(video_vae.to(device), to_video(frames)).chunk(2, dim=1)[0]
+            video.append(latents.float().transpose(0, 1).flatten(1).cpu())  # [16, B T h w]
+            with torch.autocast(device.type, enabled=False):
+                waveforms = torch.from_numpy(batch.waveforms).to(device)[:, None]
+                audio.append(audio_vae.to(device).encode(waveforms).mode().transpose(0, 1).flatten(1).cpu())
+    batches.close()
+    found = {}
+    for name, parts, vae in (("video", video, video_vae), ("audio", audio, audio_vae)):
+        vae.cpu()
+        values = torch.cat(parts, dim=1)
+        found |= {f"{name}_mean": values.mean(dim=1).tolist(), f"{name}_std": values.std(dim=1).tolist()}
+    return found
+
+
+def normalise(vae: AudioVAE, mean: Tensor, std: Tensor) -> None:
+    """Fold mean and deviation [C] of the latents into the VAE: the towers are given them as they are."""
+    with torch.no_grad():
+        channels = len(mean)
+        quant, post = vae.quant_conv, vae.post_quant_conv
+        quant.weight[:channels] /= std[:, None, None]
+        quant.bias[:channels] = (quant.bias[:channels] - mean) / std
+        quant.bias[channels:] -= 2 * std.log()
+        post.bias += F.conv1d(mean[None, :, None], post.weight).flatten()
+        post.weight *= std[None, :, None]
+
+
+def sample_captions(speech: Path) -> list[str]:
+    """Captions of all kinds and families, several for each scene."""
+    captions = []
+    for seed in range(TOKENIZER_SEED, TOKENIZER_SEED + TOKENIZER_SCENES):
+        family = choose_family(seed)
+        scene = make_scene(seed, family, "train", speech)
+        rng = np.random.default_rng(seed)
+        captions += [one_line(write_caption(rng, family, scene, DEFAULT_MIX)) for _ in range(16)]
+    return captions
+
+
+def one_line(caption: str) -> str:
+    """As the text encoder is given it: paragraphs run on."""
+    return " ".join(caption.split())

@@ -1,0 +1,140 @@
+"""The sizes of pocket: a MOVA of the released classes and layout with a thousandth of its weights."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import nn
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from mova.models.audio_dit import AudioDiT
+from mova.models.audio_vae import AudioVAE
+from mova.models.bridge import Bridge
+from mova.models.video_dit import VideoDiT
+from pocket.clip import SAMPLE_RATE
+
+VIDEO_DIM, AUDIO_DIM, TEXT_DIM = 240, 192, 192
+LAYERS = 6
+AUDIO_CHANNELS = 32
+AUDIO_RATES = [2, 4, 5, 8]  # 320 samples a latent: 50 a second, as released
+VOCABULARY = 1536
+BOUNDARY_RATIO = 0.9
+SHIFT = 5.0
+PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
+
+
+def build_video_vae() -> AutoencoderKLWan:
+    return AutoencoderKLWan(
+        base_dim=16,
+        dim_mult=[1, 2, 4, 4],
+        num_res_blocks=1,
+        latents_mean=[0.0] * 16,
+        latents_std=[1.0] * 16,
+    )
+
+
+def build_audio_vae() -> AudioVAE:
+    vae = AudioVAE(
+        encoder_dim=12,
+        encoder_rates=AUDIO_RATES,
+        latent_dim=AUDIO_CHANNELS,
+        decoder_dim=256,
+        decoder_rates=AUDIO_RATES[::-1],
+        sample_rate=SAMPLE_RATE,
+    )
+    for part in vae.modules():
+        if isinstance(part, nn.Conv1d | nn.ConvTranspose1d):
+            nn.init.trunc_normal_(part.weight, std=0.02)  # the codec's own; PyTorch's wider start diverges
+            nn.init.zeros_(part.bias)
+    return vae
+
+
+def build_video_dit() -> VideoDiT:
+    return VideoDiT(
+        dim=VIDEO_DIM,
+        in_dim=36,
+        ffn_dim=576,
+        out_dim=16,
+        text_dim=TEXT_DIM,
+        freq_dim=256,
+        eps=1e-6,
+        patch_size=[1, 2, 2],
+        num_heads=5,
+        num_layers=LAYERS,
+    )
+
+
+def build_audio_dit() -> AudioDiT:
+    return AudioDiT(
+        dim=AUDIO_DIM,
+        in_dim=AUDIO_CHANNELS,
+        ffn_dim=640,
+        out_dim=AUDIO_CHANNELS,
+        text_dim=TEXT_DIM,
+        freq_dim=256,
+        eps=1e-6,
+        patch_size=[1],
+        num_heads=4,
+        num_layers=LAYERS,
+    )
+
+
+def build_bridge() -> Bridge:
+    return Bridge(
+        visual_layers=LAYERS,
+        audio_layers=LAYERS,
+        visual_hidden_dim=VIDEO_DIM,
+        audio_hidden_dim=AUDIO_DIM,
+        audio_fps=50.0,
+        head_dim=48,
+    )
+
+
+def build_text_encoder() -> UMT5EncoderModel:
+    config = UMT5Config(
+        vocab_size=VOCABULARY,
+        d_model=TEXT_DIM,
+        d_kv=32,
+        d_ff=320,
+        num_layers=3,
+        num_heads=6,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+    )
+    return UMT5EncoderModel(config)
+
+
+def train_tokenizer(captions: list[str], folder: Path) -> PreTrainedTokenizerFast:
+    """Byte-pair encoding of the world's captions; what it never saw falls back to bytes, so any text goes."""
+    before = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    draft = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    draft.pre_tokenizer = before
+    fixed = [PAD, END, UNKNOWN, *(f"<0x{value:02X}>" for value in range(256))]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(fixed) + 1, special_tokens=[UNKNOWN], show_progress=False
+    )
+    draft.train_from_iterator(captions, trainer)
+    learnt = json.loads(draft.to_str())["model"]
+    pieces = [piece for piece in sorted(learnt["vocab"], key=learnt["vocab"].get) if piece != UNKNOWN]
+    vocabulary = {piece: index for index, piece in enumerate([*fixed, *pieces])}
+    merges = [tuple(merge) for merge in learnt["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token=UNKNOWN, byte_fallback=True))
+    tokenizer.pre_tokenizer = before
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", pair=f"$A {END} $B {END}", special_tokens=[(END, vocabulary[END])]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=UNKNOWN, padding_side="right"
+    )
+    fast.save_pretrained(folder)
+    return fast
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

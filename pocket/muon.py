@@ -1,0 +1,89 @@
+"""Muon for the matrices inside the transformers, AdamW for everything else, on float32 masters.
+
+Muon (Jordan et al., 2024) orthogonalises the momentum of each matrix by five Newton-Schulz steps. Matrices of
+one shape go through them together: one by one the launches would take longer than the training step.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+MOMENTUM = 0.95
+MATRIX_SCALE = 0.4  # root mean square of an update over the learning rate; AdamW's is about 0.2
+WEIGHT_DECAY = 0.01
+
+
+class Muon:
+    """Steps `masters`, tensors by name; a name tells whether it is a matrix inside a layer."""
+
+    def __init__(self, masters: dict[str, Tensor]) -> None:
+        self.masters = masters
+        groups: dict[tuple, list[str]] = defaultdict(list)
+        others: dict[str, list[str]] = defaultdict(list)
+        for name, tensor in masters.items():
+            part = name.partition(".")[0]
+            if _is_matrix_of_a_layer(name, tensor):
+                groups[(part, *tensor.shape)].append(name)
+            else:
+                others[part].append(name)
+        self.groups = list(groups.values())
+        self.momenta = [torch.stack([torch.zeros_like(masters[n]) for n in names]) for names in self.groups]
+        self.adam = torch.optim.AdamW(
+            [{"params": [masters[n] for n in names]} for names in others.values()],
+            lr=0.0,
+            betas=(0.9, 0.98),
+            weight_decay=WEIGHT_DECAY,
+            fused=True,
+        )
+
+    @torch.no_grad()
+    def step(self, gradients: dict[str, Tensor], learning_rate: float) -> None:
+        """One step of all masters that `gradients` names; the others, and their momenta, stay as they are."""
+        for names, momentum in zip(self.groups, self.momenta, strict=True):
+            if names[0] in gradients:
+                stacked = torch.stack([gradients[name] for name in names])
+                momentum.lerp_(stacked, 1 - MOMENTUM)
+                update = orthogonalised(stacked.lerp(momentum, MOMENTUM))
+                scale = MATRIX_SCALE * learning_rate * max(update.shape[1:]) ** 0.5
+                masters = [self.masters[name] for name in names]
+                torch._foreach_mul_(masters, 1 - WEIGHT_DECAY * learning_rate)
+                torch._foreach_add_(masters, list(update.float().unbind()), alpha=-scale)
+        for group in self.adam.param_groups:
+            group["lr"] = learning_rate
+        for name, master in self.masters.items():
+            master.grad = gradients.get(name)
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"momenta": self.momenta, "adam": self.adam.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        torch._foreach_copy_(
+            self.momenta, [momentum.to(self.momenta[0].device) for momentum in state["momenta"]]
+        )
+        self.adam.load_state_dict(state["adam"])
+
+
+def _is_matrix_of_a_layer(name: str, tensor: Tensor) -> bool:
+    return (
+        tensor.ndim == 2
+        and any(part in name for part in (".blocks.", "_conditioners.", ".block."))
+        and "relative_attention_bias" not in name
+    )
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """The nearest orthogonal matrices to `matrices` [N, R, C], roughly: singular values near 1."""
+    a, b, c = COEFFICIENTS
+    x = matrices.bfloat16() if matrices.is_cuda else matrices  # slow where a processor has to emulate it
+    wide = x.shape[-2] > x.shape[-1]
+    x = x.mT if wide else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if wide else x

@@ -1,0 +1,193 @@
+"""Train the audio VAE with spectral losses at several resolutions, then set its latents to unit variance."""
+
+import logging
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mova.models.audio_vae import AudioVAE
+from pocket.clip import FAMILIES, SAMPLE_RATE
+from pocket.loader import stream
+from pocket.models import build_audio_vae
+from pocket.training import Average, Budget, Log, Ranks, save_state
+
+logger = logging.getLogger("pocket")
+WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples
+KL_WEIGHT = 1e-3
+WAVEFORM_WEIGHT = 2.0
+SEGMENT = 12800  # samples a step sees of each sound
+DITHER = 1e-4  # digital silence has no spectrum to learn
+
+
+def train_audio_vae(
+    out: Path,
+    minutes: float,
+    batch: int,
+    learning_rate: float,
+    decay: float,
+    decoder_only: bool,
+    workers: int | None,
+    clips: int,
+) -> None:
+    """Train for so many minutes on `clips` sounds, from `out/audio_vae.pt` if it is there.
+
+    The sounds are rendered first and stay on the device: drawing pictures is what costs.
+    """
+    ranks = Ranks.join()
+    device = ranks.device
+    torch.manual_seed(ranks.rank)
+    path = out / "audio_vae.pt"
+    held = torch.load(path, map_location=device, weights_only=True) if path.exists() else {}
+    vae = build_audio_vae().to(device)
+    if held:
+        vae.load_state_dict(held["average" if decoder_only else "weights"])
+    ranks.same_weights(vae)
+    if decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    parameters = [p for p in vae.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, learning_rate, (0.9, 0.99), weight_decay=1e-3, fused=True)
+    average = Average(vae.state_dict())
+    step = held.get("step", 0)
+    if held:
+        average.resume(held["average"], step)
+        if "optimizer" in held and held["decoder_only"] == decoder_only:
+            optimizer.load_state_dict(held["optimizer"])
+    log = Log(out / "audio_vae.jsonl", ranks)
+    sounds = render_sounds(clips, 7_000_000 + ranks.rank * clips + step, ranks.workers(workers), out)
+    sounds = sounds.to(device)
+    truth = render_sounds(64, 1_000_000, ranks.workers(workers), out).to(device)
+    losses = Losses(device)
+
+    def save() -> None:
+        save_state(
+            path,
+            weights=vae.state_dict(),
+            average=average.weights,
+            optimizer=optimizer.state_dict(),
+            step=step,
+            decoder_only=decoder_only,
+        )
+
+    budget = Budget(minutes, decay, ranks)
+    log.write(sounds=len(sounds))
+    for scale in budget.steps():
+        start = int(torch.randint(0, sounds.shape[-1] - SEGMENT, (1,)))
+        rows = torch.randint(len(sounds), (batch,), device=device)
+        waveform = augmented(sounds[rows, :, start : start + SEGMENT])
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * scale
+        posterior = vae.encode(waveform)
+        decoded = vae.decode(posterior.sample())[..., : waveform.shape[-1]]
+        kl = (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean() / 2
+        spectral = losses(decoded, waveform)
+        loss = spectral + WAVEFORM_WEIGHT * (decoded - waveform).abs().mean() + KL_WEIGHT * kl
+        loss.backward()
+        ranks.average([p.grad for p in parameters])
+        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        average.update(vae.state_dict())
+        step += 1
+        if ranks.is_first and budget.is_save_due():
+            save()
+        if step % 200 == 0:
+            log.write(
+                step=step,
+                loss=loss.item(),
+                spectral=spectral.item(),
+                kl=kl.item(),
+                norm=norm.item(),
+                steps_a_second=budget.steps_a_second,
+            )
+    if ranks.is_first:
+        log.write(step=step, **validate(vae, average, truth))
+        save()
+    ranks.leave()
+
+
+def render_sounds(clips: int, first_seed: int, workers: int, speech: Path) -> Tensor:
+    """Waveforms [N, 1, S]; half of them speech, which is the hardest."""
+    found = []
+    for families, share in ((("face",), 0.5), (tuple(f for f in FAMILIES if f != "face"), 0.5)):
+        wanted = max(1, int(clips * share))
+        size = min(wanted, 64)
+        batches = stream(size, first_seed, workers, families, speech=speech)
+        for _ in range(math.ceil(wanted / size)):
+            found.append(torch.from_numpy(next(batches).waveforms).clone())
+        batches.close()
+    return torch.cat(found)[:, None]
+
+
+def augmented(waveform: Tensor) -> Tensor:
+    """Louder, softer, upside down, and dithered."""
+    batch, device = len(waveform), waveform.device
+    gain = torch.empty(batch, 1, 1, device=device).uniform_(0.5, 1.1)
+    sign = torch.randint(0, 2, (batch, 1, 1), device=device) * 2 - 1
+    return (waveform * gain * sign + DITHER * torch.randn_like(waveform)).clamp(-1, 1)
+
+
+class Losses:
+    """Distances between short-time spectra: log magnitudes on a mel scale, and spectral convergence."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.windows = {size: torch.hann_window(size, device=device) for size in WINDOWS}
+        self.mels = {size: mel_matrix(size, device) for size in WINDOWS}
+
+    def __call__(self, decoded: Tensor, waveform: Tensor) -> Tensor:
+        total = decoded.new_zeros(())
+        for size in WINDOWS:
+            a, b = self.magnitudes(decoded, size), self.magnitudes(waveform, size)
+            mel_a, mel_b = self.mels[size] @ a, self.mels[size] @ b
+            total = total + (log(mel_a) - log(mel_b)).abs().mean() + 0.5 * (log(a) - log(b)).abs().mean()
+            total = total + 0.5 * (a - b).norm() / b.norm()
+        return total / len(WINDOWS)
+
+    def magnitudes(self, waveform: Tensor, size: int) -> Tensor:
+        """[B, bins, frames]"""
+        spectrum = torch.stft(
+            waveform.squeeze(1), size, size // 4, window=self.windows[size], return_complex=True
+        )
+        return (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt() / size**0.5
+
+
+def log(magnitudes: Tensor) -> Tensor:
+    return (magnitudes + 1e-3).log()
+
+
+def mel_matrix(size: int, device: torch.device) -> Tensor:
+    """Triangular filters [mels, bins] up to half the sample rate."""
+    bins = size // 2 + 1
+    mels = min(80, bins // 2)
+    top = 2595 * math.log10(1 + SAMPLE_RATE / 2 / 700)
+    edges = 700 * (10 ** (torch.linspace(0, top, mels + 2, device=device) / 2595) - 1)
+    centres = torch.linspace(0, SAMPLE_RATE / 2, bins, device=device)
+    widths = edges.diff().clamp_min(SAMPLE_RATE / size)
+    rising = (centres - edges[:-2, None]) / widths[:-1, None]
+    falling = (edges[2:, None] - centres) / widths[1:, None]
+    filters = torch.minimum(rising, falling).clamp_min(0)
+    return filters / filters.sum(dim=1, keepdim=True).clamp_min(1e-6)
+
+
+@torch.no_grad()
+def validate(vae: AudioVAE, average: Average, truth: Tensor) -> dict[str, float]:
+    """Log-spectral distance and signal-to-noise ratio in dB, with the averaged weights."""
+    held = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+    vae.load_state_dict(average.weights)
+    latents = vae.encode(truth).mode()
+    decoded = vae.decode(latents)[..., : truth.shape[-1]]
+    vae.load_state_dict(held)
+    window = torch.hann_window(512, device=truth.device)
+    a, b = (
+        torch.stft(x.squeeze(1), 512, 128, window=window, return_complex=True).abs().clamp_min(1e-2)
+        for x in (decoded, truth)
+    )
+    distance = (20 * (a.log10() - b.log10())).square().mean(dim=1).sqrt().mean()
+    noise = 10 * torch.log10(truth.square().sum() / (decoded - truth).square().sum())
+    return {
+        "log_spectral_distance": distance.item(),
+        "signal_to_noise": noise.item(),
+        "latent_std": latents.std().item(),
+    }

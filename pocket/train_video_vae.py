@@ -1,0 +1,173 @@
+"""Train the video VAE at full length: trained on shorter clips the causal network drifts after them."""
+
+import logging
+import math
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+
+from mova.models.video_vae import decode_whole, encode_whole
+from pocket.loader import stream
+from pocket.models import build_video_vae
+from pocket.training import Average, Budget, Log, Ranks, prefetch, psnr, save_state, to_video
+
+logger = logging.getLogger("pocket")
+VALIDATION_SEED = 1_000_000
+KL_WEIGHT = 3e-5
+EDGE_WEIGHT = 0.5
+SQUARE_WEIGHT = 8.0
+
+
+class Autoencoder(nn.Module):
+    """Reconstruction and loss of a batch in one call, so that it can be compiled as a whole."""
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, video: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, mean squared error and KL divergence of `video` [B, 3, F, H, W], drawn with `noise`."""
+        mean, log_variance = encode_whole(self.vae, video).float().chunk(2, dim=1)
+        log_variance = log_variance.clamp(-12, 4)
+        latents = mean + noise * (log_variance / 2).exp()
+        kl = (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2
+        error = decode_whole(self.vae, latents).float() - video
+        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        square = error.square().mean()
+        loss = error.abs().mean() + SQUARE_WEIGHT * square + EDGE_WEIGHT * edges + KL_WEIGHT * kl
+        return loss, square, kl
+
+
+def train_video_vae(
+    out: Path,
+    minutes: float,
+    batch: int,
+    learning_rate: float,
+    decay: float,
+    decoder_only: bool,
+    compiled: bool,
+    crop: tuple[int, int] | None,
+    workers: int | None,
+) -> None:
+    """Train for so many minutes, from `out/video_vae.pt` if it is there.
+
+    `decoder_only` leaves the latents as they are: the towers that were trained on them stay valid. `crop`
+    trades context for more steps a second; the length is never cut.
+    """
+    ranks = Ranks.join()
+    device = ranks.device
+    torch.manual_seed(ranks.rank)
+    torch.backends.cudnn.benchmark = True
+    vae = build_video_vae().to(device)
+    path = out / "video_vae.pt"
+    held = torch.load(path, map_location=device, weights_only=True) if path.exists() else {}
+    if held:
+        vae.load_state_dict(held["average" if decoder_only else "weights"])
+    ranks.same_weights(vae)
+    if decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    to_channels_last(vae)
+    parameters = [p for p in vae.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, learning_rate, (0.9, 0.98), weight_decay=1e-3, fused=True)
+    average = Average(vae.state_dict())
+    step = held.get("step", 0)
+    if held:
+        average.resume(held["average"], step)
+        if "optimizer" in held and held["decoder_only"] == decoder_only:
+            optimizer.load_state_dict(held["optimizer"])
+    model = Autoencoder(vae)
+    run = torch.compile(model, dynamic=False) if compiled else model
+    log = Log(out / "video_vae.jsonl", ranks)
+    truth = validation_clips(16 if device.type == "cuda" else 1, out).to(device)
+    first_seed = (1 + ranks.rank) * 200_000_000 + step * batch
+    batches = prefetch(stream(batch, first_seed, ranks.workers(workers), speech=out), device)
+
+    def save() -> None:
+        save_state(
+            path,
+            weights=vae.state_dict(),
+            average=average.weights,
+            optimizer=optimizer.state_dict(),
+            step=step,
+            decoder_only=decoder_only,
+        )
+
+    budget = Budget(minutes, decay, ranks)
+    for scale in budget.steps():
+        video = to_video(cropped(next(batches)[0], crop)).contiguous(memory_format=torch.channels_last_3d)
+        noise = torch.randn(latent_size(video), device=device)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * scale
+        with torch.autocast(device.type, torch.bfloat16, enabled=video.is_cuda):
+            loss, square, kl = run(video, noise)
+        loss.backward()
+        ranks.average([p.grad for p in parameters])
+        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        average.update(vae.state_dict())
+        step += 1
+        if ranks.is_first and budget.is_save_due():
+            save()
+        if step % 100 == 0:
+            log.write(
+                step=step,
+                psnr=10 * math.log10(4 / square.item()),
+                loss=loss.item(),
+                kl=kl.item(),
+                norm=norm.item(),
+                steps_a_second=budget.steps_a_second,
+            )
+    if ranks.is_first:
+        save()
+        vae.load_state_dict(average.weights)
+        scores = validate(vae, truth)
+        log.write(step=step, held_out_psnr=scores.mean().item(), worst=scores.min().item())
+    ranks.leave()
+
+
+def cropped(frames: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """A window of `size` (height, width) of each frame, at one random place for the whole batch."""
+    if size is None:
+        return frames
+    top, left = (
+        int(torch.randint(0, whole - part + 1, (1,)))
+        for whole, part in zip(frames.shape[3:], size, strict=True)
+    )
+    return frames[..., top : top + size[0], left : left + size[1]]
+
+
+def latent_size(video: Tensor) -> tuple[int, ...]:
+    batch, _, frames, height, width = video.shape
+    return (batch, 16, (frames + 3) // 4, height // 8, width // 8)
+
+
+def to_channels_last(module: nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.Conv3d):
+            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last_3d)
+        elif isinstance(part, nn.Conv2d):
+            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
+
+
+def validation_clips(count: int, speech: Path) -> Tensor:
+    """uint8 [N, 3, F, H, W], of seeds that training does not draw."""
+    with closing(stream(count, VALIDATION_SEED, speech=speech, workers=min(count, 8), slots=2)) as batches:
+        return torch.from_numpy(next(batches).frames).permute(0, 4, 1, 2, 3).clone()
+
+
+@torch.no_grad()
+def validate(vae: AutoencoderKLWan, frames: Tensor) -> Tensor:
+    """PSNR [N] in dB of each clip after a round trip through the latents' means."""
+    scores = []
+    for clip in frames:
+        video = to_video(clip[None])
+        with torch.autocast(video.device.type, torch.bfloat16, enabled=video.is_cuda):
+            latents = encode_whole(vae, video).chunk(2, dim=1)[0]
+            decoded = decode_whole(vae, latents).clamp(-1, 1)
+        scores.append(psnr(decoded, video))
+    return torch.tensor(scores)
