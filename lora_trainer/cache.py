@@ -39,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 INDEX = "index.json"
-EMPTY = ""
 Report = Callable[[str, int, int], None]  # what is done, of how many
 
 
@@ -145,8 +144,7 @@ def build_cache(
     windows = plan_windows(config)
     # The first word the model sees is the person's trigger, if there is one.
     captions = {w.item: f"{config.data.caption_prefix}{w.item.caption}" for w in windows}
-    samples = [clip.prompt for clip in config.samples.clips]
-    texts = encode_texts(config.cache, folder, [*captions.values(), *samples, EMPTY], device, dtype, report)
+    texts = encode_texts(config.cache, folder, [*captions.values(), *config.texts], device, dtype, report)
     entries, problems = [], []
     prints = {name: encoder_print(folder / name) for name in ("video_vae", "audio_vae")}
     encoders: Encoders | None = None

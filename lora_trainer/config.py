@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mova.catalog import default_negative_prompt
 from mova.shapes import check_num_frames, parse_size
 from mova.types import UserError
 
@@ -105,13 +106,17 @@ class Objective(Section):
 
 class Optimizer(Section):
     name: Literal["adamw", "adamw8bit", "schedule_free", "prodigy"] = "adamw"
-    learning_rate: float = Field(1e-4, gt=0, le=10)
+    learning_rate: float | None = Field(None, gt=0, le=10)  # None: 1e-4, and 1 for prodigy, which finds it
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0, le=1)
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     warmup_steps: int = Field(20, ge=0)
     final_scale: float = Field(0.01, ge=0, le=1)  # of the learning rate at the last step
     max_gradient_norm: float = Field(1.0, gt=0)
+
+    @property
+    def rate(self) -> float:
+        return self.learning_rate or (1.0 if self.name == "prodigy" else 1e-4)
 
 
 class Sample(Section):
@@ -126,7 +131,8 @@ class Samples(Section):
     every: int = Field(0, ge=0)  # optimizer steps; 0 makes none
     num_inference_steps: int = Field(25, ge=1, le=1000)
     guidance_scale: float = Field(5.0, ge=0, le=50)
-    num_frames: int | None = None
+    negative_prompt: str | None = None  # None is the released scripts'
+    num_frames: int | None = None  # None is the longest trained
     clips: tuple[Sample, ...] = ()
 
 
@@ -163,6 +169,25 @@ class Config(Section):
     optimizer: Optimizer = Optimizer()
     samples: Samples = Samples()
     run: Run = Run()
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> "Config":
+        scales = {tower.learning_rate_scale for tower in self.towers.trained().values()}
+        if self.optimizer.name == "prodigy" and len(scales) > 1:
+            raise ValueError("prodigy finds one rate for all towers; give them the same learning_rate_scale")
+        return self
+
+    @property
+    def texts(self) -> list[str]:
+        """What is encoded beside the captions: the samples' prompts and the empty one."""
+        if not self.samples.clips:
+            return [""]
+        negative = self.samples.negative_prompt
+        return [
+            "",
+            default_negative_prompt() if negative is None else negative,
+            *(clip.prompt for clip in self.samples.clips),
+        ]
 
     @property
     def cache(self) -> Path:
