@@ -50,6 +50,8 @@ class Lora:
             for key, parameter in self.towers[name].named_parameters():
                 if f".{NAME}." in key:
                     self.layer_weights[f"{name}.{key.replace(f'.{NAME}', '')}"] = parameter
+        modules = [module for model in self.towers.values() for module in model.modules()]
+        self.dropouts = [module.lora_dropout for module in modules if isinstance(module, LoraLayer)]
         self.weights = {
             key: nn.Parameter(parameter.detach().float().clone())
             for key, parameter in self.layer_weights.items()
@@ -87,10 +89,8 @@ class Lora:
             self.publish()
 
     def set_dropout(self, on: bool) -> None:
-        for model in self.towers.values():
-            for module in model.modules():
-                if isinstance(module, LoraLayer):
-                    module.lora_dropout.train(on)
+        for dropout in self.dropouts:
+            dropout.train(on)
 
     @contextmanager
     def without(self, *names: str) -> Iterator[None]:

@@ -43,12 +43,17 @@ MAX_CAPTION_BYTES = 100_000
 
 @dataclass(frozen=True)
 class Item:
-    """One clip: `name` is its path in the data set; `audio` is None where the sound is in the container."""
+    """One clip: `name` is its path in the data set; `audio` is None where the sound is in the container.
+
+    Only its seconds from `start` to `end` (None: the end of the file) are used.
+    """
 
     name: str
     video: Path
     caption: str
     audio: Path | None = None
+    start: float = 0.0
+    end: float | None = None
 
 
 def read_items(source: str) -> list[Item]:
@@ -132,9 +137,26 @@ def read_manifest(path: Path, within: Path | None = None) -> list[Item]:
         audio = column(row, AUDIO_KEYS)
         clip = resolve(video, path.parent, VIDEO_FORMATS, within, where)
         sound = resolve(audio, path.parent, AUDIO_FORMATS | VIDEO_FORMATS, within, where) if audio else None
-        same = sound == clip
-        items.append(Item(video, clip, caption.strip(), None if same else sound or sound_beside(clip)))
+        sound = None if sound == clip else sound or sound_beside(clip)
+        start, end = seconds(row, "start", where) or 0.0, seconds(row, "end", where)
+        if end is not None and end <= start:
+            raise UserError(f"{where}: end {end:g} is not after start {start:g}")
+        name = f"{video}#{start:g}" if start else video  # one file may be listed in several parts
+        items.append(Item(name, clip, caption.strip(), sound, start, end))
     return items
+
+
+def seconds(row: Mapping[str, Any], key: str, where: str) -> float | None:
+    value = row.get(key)
+    if value in (None, ""):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number < 1e6:
+        raise UserError(f"{where}: {key} {value!r} is no number of seconds")
+    return number
 
 
 def read_rows(path: Path) -> list[Mapping[str, Any]]:

@@ -75,9 +75,10 @@ def bucket_size(probe: Probe, data: Data, model: Model) -> tuple[int, int]:
 def windows_of(item: Item, probe: Probe, data: Data, model: Model) -> list[Window]:
     """One after the other, each the longest that still fits. Raises UserError if not even one does."""
     size, counts = bucket_size(probe, data, model), lengths(data, model)
-    windows, start = [], 0.0
+    end = probe.seconds if item.end is None else min(item.end, probe.seconds)
+    windows, start = [], item.start
     while True:
-        left = (probe.seconds - start) * data.frame_rate + TOLERANCE
+        left = (end - start) * data.frame_rate + TOLERANCE
         count = next((count for count in counts if count <= left), None)
         if count is None:
             break
@@ -86,7 +87,7 @@ def windows_of(item: Item, probe: Probe, data: Data, model: Model) -> list[Windo
     if not windows:
         need = counts[-1] / data.frame_rate
         raise UserError(
-            f"{item.name} lasts {probe.seconds:.2f} s; the shortest window is {counts[-1]} frames, "
+            f"{item.name} lasts {end - item.start:.2f} s; the shortest window is {counts[-1]} frames, "
             f"{need:.2f} s: set data.num_frames lower, or take the clip out"
         )
     if not probe.has_sound and data.without_sound == "refuse":
