@@ -1,11 +1,11 @@
-"""A data set of short clips and the golden model, for the trainer's tests."""
+"""A data set of short clips, encoded once, and small runs on the golden model."""
 
 import pytest
 
-from lora_trainer.config import read_config
 from tests.lora_trainer.clips import make_clip
 
 FLASHES = ((0.2,), (0.4,), (0.1, 0.5))
+TOWERS = ("video_dit", "video_dit_2", "audio_dit", "dual_tower_bridge")
 
 
 @pytest.fixture(scope="session")
@@ -13,25 +13,27 @@ def clips(tmp_path_factory):
     """A folder of three clips of 0.75 s at 24, 30 and 25 frames/s. Do not change it."""
     folder = tmp_path_factory.mktemp("clips")
     for name, frame_rate, flashes in zip("abc", (24, 30, 25), FLASHES, strict=True):
-        make_clip(
-            folder / f"{name}.mp4",
-            0.75,
-            frame_rate,
-            flashes,
-            f'Lamp {name} blinks. A beep, "beep", is heard.',
-        )
+        caption = f'Lamp {name} blinks. A beep, "beep", is heard.'
+        make_clip(folder / f"{name}.mp4", 0.75, frame_rate, flashes, caption)
     return folder
 
 
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def settings(clips, golden, tmp_path):
+def settings(clips, golden, tmp_path, cache_folder):
     """Reads a small config on the golden model; keyword changes use "__" for the dot."""
+    from lora_trainer.config import read_config
 
     def settings(**changes):
         base = {
             "model": str(golden / "checkpoint"),
             "output": str(tmp_path / "run"),
             "data.path": str(clips),
+            "data.cache": str(cache_folder),
             "data.size": "64x32",
             "data.buckets": False,
             "data.num_frames": [9],
@@ -41,9 +43,47 @@ def settings(clips, golden, tmp_path):
             "run.accumulation": 2,
             "run.checkpoint_every": 2,
             "run.validate_every": 0,
-            "optimizer.warmup_steps": 0,
+            "run.gradient_checkpointing": False,
+            "optimizer.learning_rate": 1e-2,
+            "optimizer.warmup_steps": 1,
+            "objective.high_share": 0.5,
         }
+        base |= {f"towers.{name}.rank": 2 for name in TOWERS}
         flat = {key.replace("__", "."): value for key, value in changes.items()}
         return read_config(None, base | flat)
 
     return settings
+
+
+@pytest.fixture
+def parts(settings):
+    """(config, cache, a fresh pipeline) with changes to the settings."""
+    import torch
+
+    from lora_trainer.cache import build_cache, checkpoint_folder
+    from lora_trainer.model import load_model
+
+    def parts(**changes):
+        config, cpu = settings(**changes), torch.device("cpu")
+        cache = build_cache(config, cpu, torch.float32)
+        one_expert = config.run.experts == "one"
+        return config, cache, load_model(checkpoint_folder(config), cpu, torch.float32, one_expert)
+
+    return parts
+
+
+@pytest.fixture
+def engine(parts):
+    """An engine on fresh towers, with changes to the settings."""
+    from lora_trainer.engine import Engine
+
+    return lambda **changes: Engine(*parts(**changes))
+
+
+def run_steps(engine, count):
+    """Optimizer steps; the last one's record."""
+    for _ in range(count):
+        while engine.micro < engine.config.run.accumulation:
+            engine.micro_batch()
+        record = engine.update()
+    return record
