@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -85,16 +85,45 @@ def save_state(
     target = folder / name
     with temporary_beside(target) as temporary:
         temporary.mkdir()
-        with (temporary / STATE).open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        write_state(temporary / STATE, {"format": FORMAT, **state})
         also(temporary)
         remove(target)
         temporary.rename(target)
     for old in checkpoints(folder)[keep:]:
         remove(old)
     return target
+
+
+class Disk:
+    """A file that remembers why writing failed: torch tells a full disk as "unexpected pos"."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.fault: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.fault = error
+            raise
+
+    def flush(self) -> None:
+        try:
+            self.file.flush()
+        except OSError as error:
+            self.fault = error
+            raise
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    with path.open("wb") as file:
+        disk = Disk(file)
+        try:
+            torch.save(state, disk)
+        except RuntimeError as error:
+            raise (disk.fault or error) from error
+        os.fsync(file.fileno())
 
 
 def checkpoints(folder: Path) -> list[Path]:

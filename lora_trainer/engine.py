@@ -36,6 +36,12 @@ class Engine:
         self.config, self.cache, self.pipeline = config, cache, pipeline
         self.device = pipeline.residency.device
         self.workers = workers or Workers(self.device)
+        clips = len({entry.clip for entry in cache.entries})
+        if config.data.held_out >= clips:
+            raise UserError(
+                f"{clips} clips, of which data.held_out keeps {config.data.held_out} back; "
+                f"give more clips, or set data.held_out to {max(0, clips - 1)}"
+            )
         entries, held_out = split(cache, config.data.held_out)
         self.order = Order(entries, config.run.batch_size, config.run.seed)
         self.measured = {

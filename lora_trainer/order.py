@@ -7,26 +7,29 @@ import math
 from collections import defaultdict
 from fractions import Fraction
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lora_trainer.cache import Entry
 from lora_trainer.config import EXPERTS, Optimizer
+
+if TYPE_CHECKING:
+    from lora_trainer.cache import Entry
 
 
 class Order:
     """Micro-batches of windows of one bucket each; every window once an epoch, shuffled anew each time."""
 
-    def __init__(self, entries: list[Entry], batch_size: int, seed: int) -> None:
+    def __init__(self, entries: "list[Entry]", batch_size: int, seed: int) -> None:
         self.entries, self.batch_size, self.seed = entries, batch_size, seed
         self.epoch = lru_cache(maxsize=2)(self._shuffled)
 
-    def batch(self, number: int) -> list[Entry]:
+    def batch(self, number: int) -> "list[Entry]":
         """The windows of micro-batch `number`, counted over the whole run and all processes."""
         per_epoch = len(self.epoch(0))
         return self.epoch(number // per_epoch)[number % per_epoch]
 
-    def _shuffled(self, epoch: int) -> list[list[Entry]]:
+    def _shuffled(self, epoch: int) -> "list[list[Entry]]":
         generator = np.random.default_rng([self.seed, epoch])
         buckets = defaultdict(list)
         for index in generator.permutation(len(self.entries)):
