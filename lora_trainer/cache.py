@@ -140,8 +140,8 @@ def build_cache(
     Raises:
         UserError: clips that cannot be used or decoded, each with its name. What could be encoded is kept.
     """
+    windows = plan_windows(config)  # first: what is wrong with clips needs no download to be told
     folder = checkpoint_folder(config)
-    windows = plan_windows(config)
     # The first word the model sees is the person's trigger, if there is one.
     captions = {w.item: f"{config.data.caption_prefix}{w.item.caption}" for w in windows}
     texts = encode_texts(config.cache, folder, [*captions.values(), *config.texts], device, dtype, report)

@@ -32,7 +32,7 @@ FREE = (
     "samples",
     "run.steps",
     "run.device",
-    "run.experts",
+    "run.offload",
     "run.checkpoint_every",
     "run.keep_checkpoints",
     "run.validate_every",

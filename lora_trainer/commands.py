@@ -108,7 +108,7 @@ def run_train(options: argparse.Namespace) -> int:
         encode(config, workers.device, dtype)
     workers.wait()
     cache = read_index(config.cache)  # what was encoded stays usable when clips move away
-    pipeline = load_model(checkpoint_folder(config), workers.device, dtype, config.run.experts == "one")
+    pipeline = load_model(checkpoint_folder(config), workers.device, dtype, config.run.offload)
     trainer = Trainer(config, cache, pipeline, workers)
     try:
         with steps_bar(config, workers.is_first) as progress:
@@ -132,7 +132,7 @@ def run_overfit(options: argparse.Namespace) -> int:
     config = overfit_config(config, options.steps or STEPS)
     device, dtype = choose_device(config)
     cache = one_clip(encode(config, device, dtype), options.clip)
-    pipeline = load_model(checkpoint_folder(config), device, dtype, config.run.experts == "one")
+    pipeline = load_model(checkpoint_folder(config), device, dtype, config.run.offload)
     with steps_bar(config, shown=True) as progress:
         verdicts = overfit(config, cache, pipeline, progress.step)
     sys.stdout.write("".join(f"{verdict}\n" for verdict in verdicts))

@@ -150,12 +150,21 @@ class Run(Section):
     device: str | None = None
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     base: Literal["plain", "fp8"] = "plain"
-    experts: Literal["both", "one"] = "both"  # video experts on the device at once
+    # Frozen weights on the device: all; one video expert at a time; or three layers at a time, streamed.
+    offload: Literal["none", "experts", "layers"] = "none"
     checkpoint_every: int = Field(100, ge=1)
     keep_checkpoints: int = Field(3, ge=1)
     validate_every: int = Field(50, ge=0)  # 0: only before the first and after the last step
     alarm_steps: int = Field(10, ge=1)  # active steps without any learning before the alarm
     tracker: Literal["none", "tensorboard", "trackio"] = "none"
+
+    @model_validator(mode="after")
+    def _streamed(self) -> "Run":
+        if self.offload == "layers" and not self.gradient_checkpointing:
+            raise ValueError("offload layers needs gradient_checkpointing: streamed weights do not stay")
+        if self.offload == "layers" and self.base == "fp8":
+            raise ValueError("offload layers streams plain weights; use base plain")
+        return self
 
 
 class Config(Section):

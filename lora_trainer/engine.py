@@ -16,7 +16,6 @@ from lora_trainer.cache import Cache, Entry
 from lora_trainer.checkpoint import check_same_run
 from lora_trainer.config import EXPERTS, Config
 from lora_trainer.lora import Lora
-from lora_trainer.model import TrainingResidency
 from lora_trainer.objective import Batch, Draw, draw, expert_range, losses, sample_generator, training_sigmas
 from lora_trainer.optimizers import averaged, build_optimizer, set_learning_rates
 from lora_trainer.order import Order, expert_at
@@ -33,6 +32,7 @@ class Engine:
     def __init__(
         self, config: Config, cache: Cache, pipeline: MOVAPipeline, workers: Workers | None = None
     ) -> None:
+        """`pipeline` comes from `lora_trainer.model.load_model`."""
         self.config, self.cache, self.pipeline = config, cache, pipeline
         self.device = pipeline.residency.device
         self.workers = workers or Workers(self.device)
@@ -50,8 +50,8 @@ class Engine:
         }
         trained = config.towers.trained()
         self.lora = Lora({name: getattr(pipeline, name) for name in trained}, config)
-        if isinstance(pipeline.residency, TrainingResidency):
-            pipeline.residency.keep_learnt()
+        pipeline.residency.settle()
+        self.lora.make_weights()
         pipeline.dual_tower.gradient_checkpointing = config.run.gradient_checkpointing
         self.towers = {name: list(self.lora.of_tower(name).values()) for name in trained}
         self.optimizer = build_optimizer(self.towers, config)

@@ -52,6 +52,10 @@ class Lora:
                     self.layer_weights[f"{name}.{key.replace(f'.{NAME}', '')}"] = parameter
         modules = [module for model in self.towers.values() for module in model.modules()]
         self.dropouts = [module.lora_dropout for module in modules if isinstance(module, LoraLayer)]
+        self.weights: dict[str, nn.Parameter] = {}
+
+    def make_weights(self) -> None:
+        """Copy the layers' weights to float32, on the device where the layers have come to be."""
         self.weights = {
             key: nn.Parameter(parameter.detach().float().clone())
             for key, parameter in self.layer_weights.items()

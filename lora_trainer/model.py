@@ -6,46 +6,54 @@ from pathlib import Path
 
 import torch
 
-from lora_trainer.config import EXPERTS, Config
+from lora_trainer.config import EXPERTS, TOWERS, Config
 from mova.offload import Residency, WeightSwap
 from mova.pipeline import MOVAPipeline
 from mova.placement import Machine, preferred_dtype
+from mova.streaming import LayerStreamer
 from mova.types import UserError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 class TrainingResidency(Residency):
-    """Audio tower and bridge stay on the device, and one expert or both; autoencoders come while used.
+    """Frozen weights where `run.offload` says; autoencoders come while they are used.
 
-    LoRA weights never leave the device (`pinned` holds their ids): a swap only puts frozen weights back where
-    they came from, and would lose what was learnt.
+    LoRA weights never leave the device. A swap only puts frozen weights back where they came from, and would
+    lose what was learnt.
     """
 
-    def __init__(self, pipeline: MOVAPipeline, device: torch.device, one_expert: bool) -> None:
+    def __init__(self, pipeline: MOVAPipeline, device: torch.device, offload: str) -> None:
         super().__init__(pipeline)
-        self._device, self.one_expert = device, one_expert
-        for name in ("audio_dit", "dual_tower_bridge", *(() if one_expert else EXPERTS)):
-            getattr(pipeline, name).to(device)
+        self._device, self.offload = device, offload
         self.swaps: dict[str, WeightSwap] = {}
+        self.streamer: LayerStreamer | None = None
         self.active: str | None = None
-        if one_expert and device.type == "cuda":
-            for name in EXPERTS:
-                for parameter in getattr(pipeline, name).parameters():
-                    parameter.data = parameter.data.pin_memory()
 
     @property
     def device(self) -> torch.device:
         return self._device
 
-    def keep_learnt(self) -> None:
-        """Bring all LoRA weights to the device; they stay there whatever is swapped."""
-        for name in EXPERTS:
-            expert = getattr(self.pipeline, name)
-            learnt = [p for key, p in expert.named_parameters() if ".lora_" in key]
-            for parameter in learnt:
-                parameter.data = parameter.data.to(self._device)
-            self.swaps[name] = WeightSwap([expert], skip={id(parameter) for parameter in learnt})
+    def settle(self) -> None:
+        """Bring to the device what stays there. Called once, when the LoRA layers are in place."""
+        towers = {name: getattr(self.pipeline, name) for name in TOWERS}
+        learnt = [p for tower in towers.values() for p in tower.parameters() if p.requires_grad]
+        for parameter in learnt:
+            parameter.data = parameter.data.to(self._device)
+        skip = {id(parameter) for parameter in learnt}
+        if self.offload == "layers":
+            experts = {name: towers[name] for name in EXPERTS}
+            self.streamer = LayerStreamer(self.pipeline.dual_tower, experts, self._device, hold_both=True)
+            WeightSwap(list(towers.values()), skip | self.streamer.streamed).load(self._device)
+            return
+        for name, tower in towers.items():
+            if self.offload == "experts" and name in EXPERTS:
+                self.swaps[name] = WeightSwap([tower], skip)
+                for parameter in tower.parameters():
+                    if self._device.type == "cuda" and id(parameter) not in skip:
+                        parameter.data = parameter.data.pin_memory()
+            else:
+                tower.to(self._device)
 
     @contextmanager
     def use(self, name: str) -> Iterator[None]:
@@ -58,11 +66,12 @@ class TrainingResidency(Residency):
 
     def activate(self, expert: str) -> None:
         super().activate(expert)
-        if not self.one_expert or expert == self.active:
-            return
-        if self.active is not None:
-            self.swaps[self.active].evict()
-        self.swaps[expert].load(self._device)
+        if self.streamer is not None:
+            self.streamer.start(expert)
+        elif self.swaps and expert != self.active:
+            if self.active is not None:
+                self.swaps[self.active].evict()
+            self.swaps[expert].load(self._device)
         self.active = expert
 
 
@@ -75,9 +84,9 @@ def choose_device(config: Config) -> tuple[torch.device, torch.dtype]:
     return torch.device(machine.device), DTYPES[name]
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype, one_expert: bool) -> MOVAPipeline:
-    """The pipeline without text encoder, frozen, its towers on the device."""
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype, offload: str) -> MOVAPipeline:
+    """The pipeline without text encoder, frozen, on the CPU until its residency is settled."""
     pipeline = MOVAPipeline.from_pretrained(folder, torch_dtype=dtype, text_encoder=None, tokenizer=None)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.residency = TrainingResidency(pipeline, device, one_expert)
+    pipeline.residency = TrainingResidency(pipeline, device, offload)
     return pipeline

@@ -199,12 +199,13 @@ class Trainer:
     def _out_of_memory(self) -> str:
         run = self.config.run
         advice = {
-            "run.experts one": run.experts == "both",
             "run.gradient_checkpointing true": not run.gradient_checkpointing,
+            "run.offload experts": run.offload == "none",
+            "run.offload layers": run.offload != "layers" and run.base == "plain",
             "run.batch_size 1": run.batch_size > 1,
             "shorter windows (data.num_frames)": True,
             "a smaller data.size": True,
-            "run.base fp8": run.base == "plain",
+            "run.base fp8": run.base == "plain" and run.offload != "layers",
         }
         steps = ", ".join(step for step, applies in advice.items() if applies)
         return f"the device is out of memory; all is saved. Change one of: {steps}; then train again"

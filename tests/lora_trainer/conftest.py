@@ -66,8 +66,7 @@ def parts(settings):
     def parts(**changes):
         config, cpu = settings(**changes), torch.device("cpu")
         cache = build_cache(config, cpu, torch.float32)
-        one_expert = config.run.experts == "one"
-        return config, cache, load_model(checkpoint_folder(config), cpu, torch.float32, one_expert)
+        return config, cache, load_model(checkpoint_folder(config), cpu, torch.float32, config.run.offload)
 
     return parts
 

@@ -73,7 +73,7 @@ from lora_trainer.engine import Engine
 from lora_trainer.model import load_model
 config = Config.model_validate_json(Path({str(tmp_path / "config.json")!r}).read_text())
 cpu = torch.device("cpu")
-pipeline = load_model(checkpoint_folder(config), cpu, torch.float32, False)
+pipeline = load_model(checkpoint_folder(config), cpu, torch.float32, "none")
 engine = Engine(config, read_index(config.cache), pipeline)
 assert engine.workers.count == 2
 for _ in range(2):
@@ -157,11 +157,14 @@ def test_accumulating_equals_one_larger_batch(engine):
             assert torch.allclose(weight.grad, two.lora.weights[key].grad, atol=1e-5), key
 
 
-def test_one_expert_at_a_time_learns_the_same(engine):
-    both, one = engine(), engine(run__experts="one")
-    run_steps(both, 3)
-    run_steps(one, 3)
-    assert equal(both.lora.weights, one.lora.weights)
+@pytest.mark.parametrize("offload", ["experts", "layers"])
+def test_frozen_weights_that_come_and_go_change_no_bit(engine, offload):
+    resident, moving = (
+        engine(run__offload=kind, run__gradient_checkpointing=True) for kind in ("none", offload)
+    )
+    assert run_steps(resident, 3) == run_steps(moving, 3)
+    assert equal(resident.lora.weights, moving.lora.weights)
+    assert resident.measure() == moving.measure()
 
 
 def test_a_loss_that_is_no_number_stops_with_the_windows_name_and_leaves_the_state(engine):
