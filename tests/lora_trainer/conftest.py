@@ -58,15 +58,17 @@ def settings(clips, golden, tmp_path, cache_folder):
 @pytest.fixture
 def parts(settings):
     """(config, cache, a fresh pipeline) with changes to the settings."""
-    import torch
-
     from lora_trainer.cache import build_cache, checkpoint_folder
-    from lora_trainer.model import load_model
+    from lora_trainer.model import choose_device, load_model
 
     def parts(**changes):
-        config, cpu = settings(**changes), torch.device("cpu")
-        cache = build_cache(config, cpu, torch.float32)
-        return config, cache, load_model(checkpoint_folder(config), cpu, torch.float32, config.run.offload)
+        config = settings(**changes)
+        place = choose_device(config)
+        return (
+            config,
+            build_cache(config, *place),
+            load_model(checkpoint_folder(config), *place, config.run.offload),
+        )
 
     return parts
 

@@ -1,5 +1,6 @@
 """Steps: which expert, which clips, what is frozen; every way of splitting a run gives the same bits."""
 
+import gc
 import itertools
 import os
 import subprocess
@@ -11,8 +12,9 @@ import pytest
 import torch
 
 from lora_trainer.checkpoint import load_state, save_state
-from lora_trainer.config import Optimizer
+from lora_trainer.config import EXPERTS, Optimizer
 from lora_trainer.order import Order, expert_at, learning_rate_scale
+from lora_trainer.validation import swapped_experts
 from mova.types import BackendError, UserError
 from tests.lora_trainer.conftest import run_steps
 
@@ -211,6 +213,47 @@ def test_each_tower_has_its_own_learning_rate(engine):
     run_steps(trained, 1)
     rates = {group["name"]: group["lr"] for group in trained.optimizer.param_groups}
     assert rates["dual_tower_bridge"] == pytest.approx(2 * rates["audio_dit"])
+
+
+def test_updates_too_small_for_bfloat16_are_not_lost(engine):
+    trained = engine(run__dtype="bfloat16", optimizer__learning_rate=1e-6, optimizer__schedule="constant")
+    before = {key: weight.detach().clone() for key, weight in trained.lora.weights.items()}
+    layers = {key: weight.detach().clone() for key, weight in trained.lora.layer_weights.items()}
+    run_steps(trained, 1)
+    down = [key for key in before if "lora_A" in key and key.startswith("audio_dit")]
+    assert {trained.lora.layer_weights[key].dtype for key in down} == {torch.bfloat16}
+    run_steps(trained, 2)
+    assert not any(torch.equal(trained.lora.weights[key], before[key]) for key in down)
+    assert any(torch.equal(trained.lora.layer_weights[key], layers[key]) for key in down)
+
+
+def test_steps_leave_no_tensors_behind(engine):
+    trained = engine()
+
+    def tensors():
+        gc.collect()
+        return sum(type(thing) in (torch.Tensor, torch.nn.Parameter) for thing in gc.get_objects())
+
+    run_steps(trained, 4)  # by now both experts have their optimizer's state
+    before = tensors()
+    run_steps(trained, 4)
+    assert tensors() == before
+
+
+def test_swapped_experts_are_noticed(engine):
+    ranks = {f"towers__{name}__rank": 32 for name in EXPERTS}
+    rates = {"optimizer__schedule": "constant", "optimizer__learning_rate": 2e-2}
+    trained = engine(preset="look", run__accumulation=1, data__held_out=0, run__steps=99, **ranks, **rates)
+    entry = trained.order.entries[0]
+    trained.order.batch = lambda _: [entry]
+    pipeline, noticed = trained.pipeline, False
+    while not noticed and trained.step < 48:  # random weights have to become experts first
+        run_steps(trained, 6)
+        right = swapped_experts(pipeline, trained.load, entry)
+        pipeline.video_dit, pipeline.video_dit_2 = pipeline.video_dit_2, pipeline.video_dit
+        noticed = swapped_experts(pipeline, trained.load, entry) and not right
+        pipeline.video_dit, pipeline.video_dit_2 = pipeline.video_dit_2, pipeline.video_dit
+    assert noticed
 
 
 @pytest.mark.filterwarnings("ignore")
