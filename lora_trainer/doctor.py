@@ -22,6 +22,9 @@ from lora_trainer.picture import Picture
 from lora_trainer.reading import Probe, probe, read_channels
 from lora_trainer.windows import Window, windows_of
 from mova.catalog import find_model
+from mova.metrics.health import audio_health
+from mova.metrics.report import NOTICED_MS
+from mova.metrics.sync import measure_sync
 from mova.prompting.quotes import find_quotes
 from mova.prompting.tokens import TokenMeter
 from mova.prompting.words import count_words
@@ -33,12 +36,12 @@ LOUDNESS_RANGE = (-35.0, -12.0)  # LUFS
 CLIPPED_GATE = 0.001
 CANCELLED_DB = 6.0
 FROZEN_GATE = 1.0  # seconds
-START_GATE, LAG_GATE, LAG_CLARITY = 0.04, 0.1, 1.5
+START_GATE = 0.04  # seconds
+SYNC_RATE, SYNC_SECONDS = 24.0, 20.0  # frames a second and length that are looked at
 TOKENS_PER_WORD = 1.5  # of UMT5 in English prose; only where no tokenizer is at hand
 SPEAKING = re.compile(
     r"\b(says?|said|saying|speaks?|speaking|talks?|talking|asks?|tells?|sings?|singing)\b", re.I
 )
-ONSET_RATE = 50.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,8 @@ def check_sound(clip: Clip, config: Config) -> Iterator[Finding]:
     found = maker(clip)
     if clip.sound is None or not clip.sound.size:
         return
-    silent = heard.silence_ratio(clip.mono, clip.sample_rate)
+    facts = audio_health(clip.mono[None], clip.sample_rate)
+    silent, level = facts.silence_ratio, facts.loudness_lufs
     lost = heard.cancellation(clip.sound)
     if lost >= CANCELLED_DB:
         fix = "the channels are in opposite phase; use one of them (--fix writes it)"
@@ -131,17 +135,16 @@ def check_sound(clip: Clip, config: Config) -> Iterator[Finding]:
     if silent >= SILENCE_GATE:
         severity = "error" if silent > 0.999 else "warning"
         yield found("silence", severity, f"{silent:.0%} silent", "take the clip out, or cut it to its sound")
-    if silent > 0.999:
+    if silent > 0.999 or level is None:
         return
-    clipped = heard.clipped_ratio(clip.mono)
-    if clipped > CLIPPED_GATE:
-        yield found("clipping", "warning", f"{clipped:.2%} of samples at full scale", "export it less loud")
-    level = heard.loudness(clip.mono, clip.sample_rate)
+    if facts.clipped_ratio > CLIPPED_GATE:
+        figure = f"{facts.clipped_ratio:.2%} of samples at full scale"
+        yield found("clipping", "warning", figure, "export it less loud")
     if not LOUDNESS_RANGE[0] <= level <= LOUDNESS_RANGE[1] and config.data.loudness is None:
         yield found("loudness", "warning", f"{level:.0f} LUFS", "set data.loudness -23 to level all clips")
-    width = heard.bandwidth(clip.mono, clip.sample_rate)
-    if width < BANDWIDTH_GATE:
-        yield found("bandwidth", "warning", f"nothing above {width:.0f} Hz", "find a better recording")
+    if facts.bandwidth_hz < BANDWIDTH_GATE:
+        figure = f"nothing above {facts.bandwidth_hz:.0f} Hz"
+        yield found("bandwidth", "warning", figure, "find a better recording")
 
 
 def check_streams(clip: Clip, config: Config) -> Iterator[Finding]:
@@ -158,14 +161,14 @@ def check_streams(clip: Clip, config: Config) -> Iterator[Finding]:
     if facts.frame_rate < config.data.frame_rate * 0.8:
         figure = f"{facts.frame_rate:.3g} frames/s, trained at {config.data.frame_rate:g}"
         yield found("frame rate", "warning", figure, "frames are repeated, so motion stutters; film at 24 up")
-    onsets = None
-    if clip.sound is not None and clip.picture is not None and len(clip.picture.times) > 24:
-        onsets = heard.onset_strength(clip.mono, clip.sample_rate, ONSET_RATE)
-    if onsets is not None and onsets.max(initial=0) > 0.5:
-        lag, clarity = seen.sound_lag(clip.picture, onsets, ONSET_RATE)
-        if abs(lag) > LAG_GATE and clarity > LAG_CLARITY:
+    if clip.sound is not None and clip.picture is not None:
+        luma = seen.at_rate(clip.picture, SYNC_RATE, SYNC_SECONDS)
+        wave = clip.mono[: int(len(luma) / SYNC_RATE * clip.sample_rate)]
+        sync = measure_sync(luma, wave, clip.sample_rate, SYNC_RATE)
+        if sync.is_clear and not NOTICED_MS[0] <= sync.offset_ms <= NOTICED_MS[1]:
+            figure = f"sound is {sync.offset_ms / 1000:+.2f} s from what is seen"
             fix = "shift the sound in an editor, or take the clip out: desync is learnt too"
-            yield found("sync", "warning", f"sound is {lag:+.2f} s from what is seen", fix)
+            yield found("sync", "warning", figure, fix)
 
 
 def check_picture(clip: Clip, config: Config) -> Iterator[Finding]:
@@ -238,7 +241,8 @@ def check_duplicates(clips: list[Clip]) -> Iterator[tuple[Clip, Finding]]:
 def looks_same(one: Clip, other: Clip) -> bool:
     """Whether two clips show the same at 16 moments, up to how they were encoded."""
     lengths = one.picture.times[-1], other.picture.times[-1]
-    if abs(lengths[0] - lengths[1]) > 0.2:
+    shapes = one.picture.frames.shape[1:], other.picture.frames.shape[1:]
+    if abs(lengths[0] - lengths[1]) > 0.2 or shapes[0] != shapes[1]:
         return False
     moments = np.linspace(0, min(lengths), 16)
     frames = [

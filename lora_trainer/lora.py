@@ -4,23 +4,19 @@ The layers compute in the base model's dtype. The weights that the optimizer see
 published into the layers after each step, and gradients are collected from the layers after each backward.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.hooks import apply_layerwise_casting
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lora_trainer.config import Config, Tower
-from mova.outputs import new_output
+from mova import adapter_files as files
 from mova.types import UserError
 
 NAME = "default"
@@ -144,37 +140,20 @@ def store_in_8_bits(model: nn.Module) -> None:
 
 
 def save_adapter(path: Path, weights: Mapping[str, Tensor], config: Config, dtype: torch.dtype) -> None:
-    """Write one file for all towers, its keys tower and released module name; alpha and recipe in the header.
+    """Write one file for all towers, with rank, alpha and the recipe in its header.
 
     Raises:
         UserError: there is nothing to save, or it holds NaN. BackendError: the disk is full.
     """
-    if not weights:
-        raise UserError("the LoRA holds no weights; nothing was trained")
-    tensors = {key: weight.detach().to("cpu", dtype).contiguous() for key, weight in weights.items()}
-    if broken := [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
-        raise UserError(f"{broken[0]} holds NaN; the training broke down, go on from an earlier checkpoint")
-    metadata: dict[str, Any] = {}
-    for name, tower in config.towers.trained().items():
-        layers = {key.rpartition(".lora_")[0] for key in tensors if key.startswith(f"{name}.")}
-        settings = {
-            "r": tower.rank,
-            "lora_alpha": tower.alpha or tower.rank,
-            "use_rslora": config.run.rslora,
-            "target_modules": sorted(layer.removeprefix(f"{name}.") for layer in layers),
-            "rank_pattern": {},
-            "alpha_pattern": {},
-        }
-        metadata |= {f"{name}.{key}": value for key, value in settings.items()}
+    layers = {}
+    for key, down in weights.items():
+        module, half, _ = key.rpartition(".lora_A.weight")
+        if half:
+            tower = getattr(config.towers, module.partition(".")[0])
+            pair = (down, weights[f"{module}.lora_B.weight"])
+            matrices = (matrix.detach().to("cpu", dtype) for matrix in pair)
+            layers[module] = files.Lora(*matrices, float(tower.alpha or tower.rank), config.run.rslora)
     recipe = config.recipe_record()
-    card = {"version": 1, "base_model": recipe["model"], "trigger_words": [], "recipe": recipe}
-    header = {
-        "format": "pt",
-        "lora_adapter_metadata": json.dumps(metadata, sort_keys=True),
-        "mova_adapter": json.dumps(card, sort_keys=True),
-    }
-    with new_output(path, overwrite=True) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=header)
-        except SafetensorError as error:  # its only fault with such tensors is the disk's
-            raise OSError(str(error)) from error
+    trigger = config.data.caption_prefix.strip(" ,.:;")
+    card = files.Card(recipe["model"], (trigger,) if trigger else (), recipe)
+    files.write_adapter(path, files.Adapter(layers, card), overwrite=True)

@@ -7,20 +7,19 @@ import numpy as np
 
 from lora_trainer.manifest import Item
 from lora_trainer.reading import decoded, opened, video_stream
+from mova.metrics.visual import THUMBNAIL_WIDTH
 
-SIZE = (36, 64)  # height, width of the small frames
 MAX_SECONDS = 120.0
 STILL_LEVELS = 2  # of 255: the largest change anywhere that codecs leave in a still
 BLACK_LEVEL = 20.0  # mean, of 255; video black is 16
 CUT_LEVELS = 25.0
 CUT_RATIO = 6.0  # times the clip's usual difference
 NEAR = 12  # frames, before and after a jump, of which two look alike if it is a flash
-CALM = 0.25  # seconds in which a second change belongs to the first: a light that goes off again
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Grey frames uint8 [F, 36, 64], their seconds from the first one [F], and how many were corrupt."""
+    """Grey frames uint8 [F, h, w], THUMBNAIL_WIDTH wide, their seconds [F], and how many were corrupt."""
 
     frames: np.ndarray
     times: np.ndarray
@@ -28,7 +27,7 @@ class Picture:
 
     @property
     def changes(self) -> np.ndarray:
-        """Absolute difference of each frame from the one before, in levels: [F, 36, 64], 0 for the first."""
+        """Absolute difference of each frame from the one before, in levels: [F, h, w], 0 for the first."""
         levels = self.frames.astype(np.int16)
         return np.abs(np.diff(levels, axis=0, prepend=levels[:1]))
 
@@ -42,12 +41,15 @@ def read_picture(item: Item) -> Picture:
     """The first MAX_SECONDS of a clip's picture. Raises UserError if it cannot be decoded."""
     frames, times, corrupt = [], [], 0
     with opened(item.video) as container:
-        for frame in decoded(container, video_stream(container, item.video), item.name):
+        video = video_stream(container, item.video)
+        height = max(2, round(THUMBNAIL_WIDTH * video.height / video.width))
+        size = {"width": THUMBNAIL_WIDTH, "height": height, "format": "gray", "interpolation": "AREA"}
+        for frame in decoded(container, video, item.name):
             if times and frame.time - times[0] > MAX_SECONDS:
                 break
             times.append(frame.time)
             corrupt += frame.is_corrupt
-            frames.append(frame.reformat(width=SIZE[1], height=SIZE[0], format="gray").to_ndarray())
+            frames.append(frame.reformat(**size).to_ndarray())
     return Picture(np.stack(frames), np.array(times) - times[0], corrupt)
 
 
@@ -89,37 +91,8 @@ def runs(flags: np.ndarray) -> Iterator[tuple[int, int]]:
     yield from zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True)
 
 
-def sound_lag(picture: Picture, onsets: np.ndarray, rate: float, most: float = 0.6) -> tuple[float, float]:
-    """(seconds that the sound comes after the picture, how clearly) from when things change in both.
-
-    `onsets` has the strength of the sound's onsets `rate` times a second. The clarity is the correlation at
-    the best lag over the strongest one elsewhere; below about 1.3 there is nothing to tell.
-    """
-    grid = np.arange(len(onsets)) / rate
-    change = np.interp(grid, picture.times, np.maximum(np.diff(picture.differences, prepend=0.0), 0))
-    seen, heard = (standardised(after_calm(curve, rate)) for curve in (change, onsets))
-    reach = min(int(most * rate), len(grid) - 1)
-    lags = np.arange(-reach, reach + 1)
-    scores = np.array([overlap(seen, heard, lag) for lag in lags])
-    best = int(scores.argmax())
-    elsewhere = scores[np.abs(lags - lags[best]) > 0.1 * rate]
-    rival = max(float(elsewhere.max(initial=0.0)), 0.1)
-    return float(lags[best] / rate), float(scores[best]) / rival
-
-
-def after_calm(curve: np.ndarray, rate: float) -> np.ndarray:
-    """`curve` [N] without what follows something as strong within CALM seconds."""
-    reach = round(CALM * rate)
-    past = np.lib.stride_tricks.sliding_window_view(np.pad(curve, (reach, 0)), reach)[:-1].max(axis=1)
-    return np.where(past < 0.7 * curve, curve, 0.0)
-
-
-def standardised(curve: np.ndarray) -> np.ndarray:
-    deviation = curve.std()
-    return (curve - curve.mean()) / deviation if deviation > 1e-9 else np.zeros_like(curve)
-
-
-def overlap(seen: np.ndarray, heard: np.ndarray, lag: int) -> float:
-    """Correlation of `heard`, taken `lag` steps later, with `seen`."""
-    size = len(seen) - abs(lag)
-    return float(np.dot(seen[max(-lag, 0) :][:size], heard[max(lag, 0) :][:size]) / len(seen))
+def at_rate(picture: Picture, frame_rate: float, seconds: float) -> np.ndarray:
+    """The frames nearest to the ticks of a constant rate, float32 [F, h, w], for up to `seconds`."""
+    ticks = np.arange(0, min(seconds, picture.times[-1]), 1 / frame_rate)
+    between = (picture.times[1:] + picture.times[:-1]) / 2
+    return picture.frames[np.searchsorted(between, ticks)].astype(np.float32)

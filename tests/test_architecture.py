@@ -11,11 +11,26 @@ ROOT = Path(__file__).parents[1]
 # From the ground up: a module may import only from floors below its own.
 FLOORS = [
     ["mova.types", "mova.prompting.cleaning"],
-    ["mova.shapes", "mova.spectrum"],
+    ["mova.shapes", "mova.spectrum", "mova.strengths"],
     ["mova.outputs", "mova.images", "mova.catalog", "mova.guidance", "mova.pictures"],
-    ["mova.media", "mova.hub", "mova.checks", "mova.prompting", "mova.scheduler", "mova.models.attention"],
-    ["mova.arguments", "mova.metrics", "mova.models.dit", "mova.models.bridge", "mova.models.audio_vae"],
-    ["mova.models.video_dit", "mova.models.audio_dit"],
+    [
+        "mova.media",
+        "mova.hub",
+        "mova.adapter_files",
+        "mova.checks",
+        "mova.prompting",
+        "mova.scheduler",
+        "mova.models.attention",
+    ],
+    [
+        "mova.arguments",
+        "mova.metrics",
+        "mova.adapter_formats",
+        "mova.models.dit",
+        "mova.models.bridge",
+        "mova.models.audio_vae",
+    ],
+    ["mova.models.video_dit", "mova.models.audio_dit", "mova.adapter_sources", "mova.adapter_edits"],
     ["mova.models.dual_tower", "mova.layout"],
     ["mova.loading", "mova.streaming", "mova.inputs"],
     ["mova.adapters", "mova.offload"],
@@ -28,7 +43,8 @@ FLOORS = [
 ]
 # The trainer stands on the toolkit; its own floors, and gradio only in its page.
 TRAINER_FLOORS = [
-    ["lora_trainer.config", "lora_trainer.manifest", "lora_trainer.sound", "lora_trainer.watch"],
+    ["lora_trainer.config", "lora_trainer.manifest", "lora_trainer.adapter"],
+    ["lora_trainer.sound", "lora_trainer.watch"],
     ["lora_trainer.reading", "lora_trainer.checkpoint", "lora_trainer.order", "lora_trainer.workers"],
     ["lora_trainer.windows", "lora_trainer.picture", "lora_trainer.optimizers", "lora_trainer.lora"],
     ["lora_trainer.cache", "lora_trainer.objective", "lora_trainer.model", "lora_trainer.trackers"],

@@ -85,7 +85,7 @@ def test_the_file_holds_every_tower_with_rank_alpha_and_recipe(trained, tmp_path
 
 
 def test_nothing_and_nan_are_not_saved(trained, tmp_path):
-    with pytest.raises(UserError, match="holds no weights"):
+    with pytest.raises(UserError, match="saved nothing"):
         save_adapter(tmp_path / "a.safetensors", {}, trained.config, torch.float32)
     weights = dict(trained.lora.weights)
     key = next(iter(weights))
