@@ -34,6 +34,7 @@ AUDIO_FORMATS = {
 }
 MANIFESTS = ("metadata.jsonl", "metadata.csv", "metadata.json")
 HUB = "hf://datasets/"
+WANTED = [*MANIFESTS, "*.txt", *(f"*{suffix}" for suffix in VIDEO_FORMATS | AUDIO_FORMATS)]
 # What other trainers call the same columns.
 VIDEO_KEYS = ("video", "video_path", "file_name", "file_path", "media_path", "path")
 AUDIO_KEYS = ("audio", "audio_path", "input_audio")
@@ -56,18 +57,19 @@ class Item:
     end: float | None = None
 
 
-def read_items(source: str) -> list[Item]:
+def read_items(source: str, **hub_options: object) -> list[Item]:
     """The clips of a folder, a manifest (.jsonl, .csv, .json) or "hf://datasets/OWNER/NAME", by name.
 
     In a folder, `metadata.jsonl`, `.csv` or `.json` lists the clips; without one every clip needs a `.txt`
-    of its name. A sound file of a clip's name replaces the container's sound.
+    of its name. A sound file of a clip's name replaces the container's sound. `hub_options` (token, revision,
+    ...) go to the Hub, of which only such files are fetched.
 
     Raises:
         UserError: nothing is there, or a row, file or caption is missing; each is named.
     """
     within = None
     if source.startswith(HUB):
-        within = path = hub.download(source.removeprefix(HUB), patterns=["*"], repo_type="dataset")
+        within = path = hub.download(source.removeprefix(HUB), WANTED, repo_type="dataset", **hub_options)
     else:
         path = Path(source).expanduser()
     if path.is_dir():

@@ -10,6 +10,7 @@ from lora_trainer.reading import Probe
 from lora_trainer.windows import bucket_size, lengths, windows_of
 from mova.catalog import MODELS
 from mova.types import UserError
+from tests.hub_server import running_hub
 from tests.lora_trainer.clips import make_clip
 
 MODEL = MODELS["360p"]
@@ -82,6 +83,20 @@ def test_what_is_missing_is_named(files):
     (files / "metadata.jsonl").write_text('{"video": "a.mp4", "caption": "x"}\n' * 2)
     with pytest.raises(UserError, match="more than once"):
         read_items(str(files))
+
+
+def test_a_data_set_of_the_hub_is_fetched_and_nothing_but_its_clips(tmp_path):
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    make_clip(folder / "x.mp4", 0.3, caption="A lamp.")
+    (folder / "weights.bin").write_bytes(b"0" * 1000)
+    with running_hub(folder) as hub:
+        options = {"endpoint": hub.url, "cache_dir": tmp_path / "cache"}
+        items = read_items("hf://datasets/org/tiny", **options)
+        assert set(hub.served) == {"x.mp4", "x.txt"}
+        with pytest.raises(UserError, match="org/none"):
+            read_items("hf://datasets/org/none", **options)
+    assert [(item.name, item.caption) for item in items] == [("x.mp4", "A lamp.")]
 
 
 def test_a_data_set_from_the_hub_reads_no_files_outside_of_it(files):
