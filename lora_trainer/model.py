@@ -11,7 +11,6 @@ from mova.offload import Residency, WeightSwap
 from mova.pipeline import MOVAPipeline
 from mova.placement import Machine, preferred_dtype
 from mova.streaming import LayerStreamer
-from mova.types import UserError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -79,8 +78,6 @@ def choose_device(config: Config) -> tuple[torch.device, torch.dtype]:
     """Where to train, and in which dtype the frozen model is. Raises UserError: there is no such device."""
     machine = Machine.probe(config.run.device)
     name = config.run.dtype if config.run.dtype != "auto" else preferred_dtype(machine)
-    if config.run.base == "fp8" and not machine.has_bfloat16:
-        raise UserError("run.base fp8 needs a device with bfloat16; set run.base plain")
     return torch.device(machine.device), DTYPES[name]
 
 
