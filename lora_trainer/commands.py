@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from lora_trainer.config import PRESETS, RECIPES, Config, parse_change, read_config
+from lora_trainer.config import Config, parse_change, read_config
+from lora_trainer.presets import PRESETS, RECIPES
 from mova.catalog import human_seconds
 from mova.types import Cancelled, UserError
 
@@ -89,14 +90,15 @@ def run_cache(options: argparse.Namespace) -> int:
 
 
 def encode(config: Config, device: "torch.device", dtype: "torch.dtype") -> Any:  # noqa: ANN401 - a Cache
-    from lora_trainer.cache import build_cache
+    from lora_trainer.encode import build_cache
 
     with bar("cache") as progress:
         return build_cache(config, device, dtype, progress.report)
 
 
 def run_train(options: argparse.Namespace) -> int:
-    from lora_trainer.cache import checkpoint_folder, read_index
+    from lora_trainer.cache import read_index
+    from lora_trainer.encode import checkpoint_folder
     from lora_trainer.model import choose_device, load_model
     from lora_trainer.train import Trainer
     from lora_trainer.workers import Workers
@@ -122,7 +124,7 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def run_overfit(options: argparse.Namespace) -> int:
-    from lora_trainer.cache import checkpoint_folder
+    from lora_trainer.encode import checkpoint_folder
     from lora_trainer.model import choose_device, load_model
     from lora_trainer.overfit import STEPS, one_clip, overfit, overfit_config
 

@@ -1,7 +1,7 @@
 """What a person writes to train: one TOML or YAML file, flags on top; unknown keys are refused.
 
 Later wins: defaults, recipe, preset, file, flags. A recipe says how to learn (losses, timesteps, dropout), a
-preset what to learn (which towers, at which rank). Both are hypotheses until measured on your clips.
+preset what to learn (which towers, at which rank).
 """
 
 import json
@@ -12,12 +12,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from lora_trainer.presets import PRESETS, RECIPES
 from mova.catalog import default_negative_prompt
 from mova.shapes import check_num_frames, parse_size
+from mova.strengths import TOWERS
 from mova.types import UserError
 
-TOWERS = ("video_dit", "video_dit_2", "audio_dit", "dual_tower_bridge")
-EXPERTS = ("video_dit", "video_dit_2")
 Targets = Literal["attention", "attention_ffn", "audio_to_video", "video_to_audio"]
 
 
@@ -208,59 +208,6 @@ class Config(Section):
         record["towers"] = {name: tower.model_dump() for name, tower in self.towers.trained().items()}
         record["model"] = self.model if not Path(self.model).exists() else Path(self.model).name
         return record
-
-
-OFF, FFN = {"train": False}, "attention_ffn"
-PRESETS: dict[str, dict[str, Any]] = {
-    "look": {
-        "towers": {
-            **{name: {"rank": 32, "targets": FFN} for name in EXPERTS},
-            "audio_dit": OFF,
-            "dual_tower_bridge": OFF,
-        },
-        "objective": {"audio_weight": 0.0},
-    },
-    "voice": {
-        "towers": {
-            "video_dit": OFF,
-            "video_dit_2": {"rank": 16},
-            "audio_dit": {"rank": 32, "targets": FFN},
-            "dual_tower_bridge": {"rank": 16},
-        }
-    },
-    "look_and_voice": {
-        "towers": {
-            **{name: {"rank": 32} for name in EXPERTS},
-            "audio_dit": {"rank": 32, "targets": FFN},
-            "dual_tower_bridge": {"rank": 16},
-        }
-    },
-    "motion": {
-        "towers": {"video_dit_2": OFF, "audio_dit": OFF, "dual_tower_bridge": {"rank": 16}},
-        "objective": {"high_share": 1.0},
-    },
-    "sound_only": {
-        "towers": {
-            **dict.fromkeys(EXPERTS, OFF),
-            "audio_dit": {"rank": 32, "targets": FFN},
-            "dual_tower_bridge": {"rank": 16, "targets": "video_to_audio"},
-        },
-        "objective": {"video_weight": 0.0},
-    },
-}
-# "released": the public trainer. "paper": arXiv 2602.08794, phases 2 and 3, at LoRA's learning rate.
-# "balanced": the released one with the schedule's own share of experts, and some empty captions, without
-# which text guidance pushes away from what was learnt.
-RECIPES: dict[str, dict[str, Any]] = {
-    "balanced": {},
-    "released": {"objective": {"text_dropout": 0.0, "high_share": 0.5}, "optimizer": {"warmup_steps": 500}},
-    "paper": {
-        "objective": {"audio_timestep": "independent", "audio_weight": 0.2, "text_dropout": 0.2},
-        "optimizer": {"weight_decay": 0.001},
-        "towers": {"dual_tower_bridge": {"learning_rate_scale": 2.0}},
-        "data": {"loudness": -23.0},
-    },
-}
 
 
 def read_config(path: Path | None, changes: dict[str, Any]) -> Config:

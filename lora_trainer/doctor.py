@@ -15,8 +15,8 @@ import numpy as np
 
 from lora_trainer import picture as seen
 from lora_trainer import sound as heard
-from lora_trainer.cache import Report
 from lora_trainer.config import Config
+from lora_trainer.encode import Report
 from lora_trainer.manifest import Item, read_items
 from lora_trainer.picture import Picture
 from lora_trainer.reading import Probe, probe, read_channels

@@ -43,11 +43,12 @@ FLOORS = [
 ]
 # The trainer stands on the toolkit; its own floors, and gradio only in its page.
 TRAINER_FLOORS = [
-    ["lora_trainer.config", "lora_trainer.manifest", "lora_trainer.adapter"],
+    ["lora_trainer.presets", "lora_trainer.manifest", "lora_trainer.adapter", "lora_trainer.cache"],
+    ["lora_trainer.config"],
     ["lora_trainer.sound", "lora_trainer.watch"],
     ["lora_trainer.reading", "lora_trainer.checkpoint", "lora_trainer.order", "lora_trainer.workers"],
     ["lora_trainer.windows", "lora_trainer.picture", "lora_trainer.optimizers", "lora_trainer.lora"],
-    ["lora_trainer.cache", "lora_trainer.objective", "lora_trainer.model", "lora_trainer.trackers"],
+    ["lora_trainer.encode", "lora_trainer.objective", "lora_trainer.model", "lora_trainer.trackers"],
     ["lora_trainer.validation", "lora_trainer.samples", "lora_trainer.doctor"],
     ["lora_trainer.engine", "lora_trainer.report", "lora_trainer.fixes"],
     ["lora_trainer.train"],

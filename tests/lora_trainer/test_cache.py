@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lora_trainer.cache import build_cache, plan_windows, read_index
+from lora_trainer.cache import read_index
+from lora_trainer.encode import build_cache, plan_windows
 from lora_trainer.reading import read_frames, read_sound
 from lora_trainer.sound import to_loudness
 from mova.metrics.loudness import loudness

@@ -71,7 +71,8 @@ def test_two_processes_take_the_same_steps_as_one(engine, settings, tmp_path):
     code = f"""
 import torch
 from pathlib import Path
-from lora_trainer.cache import checkpoint_folder, read_index
+from lora_trainer.cache import read_index
+from lora_trainer.encode import checkpoint_folder
 from lora_trainer.config import Config
 from lora_trainer.engine import Engine
 from lora_trainer.model import load_model
