@@ -14,11 +14,12 @@ from torch import Tensor
 
 from lora_trainer.cache import Cache, Entry
 from lora_trainer.checkpoint import check_same_run
-from lora_trainer.config import EXPERTS, Config
+from lora_trainer.config import Config
 from lora_trainer.lora import Lora
 from lora_trainer.objective import Batch, Draw, draw, expert_range, losses, sample_generator, training_sigmas
 from lora_trainer.optimizers import averaged, build_optimizer, set_learning_rates
 from lora_trainer.order import Order, expert_at
+from lora_trainer.presets import EXPERTS
 from lora_trainer.validation import Figures, fixed_measurements, measure, split
 from lora_trainer.watch import Watch, norm
 from lora_trainer.workers import Workers

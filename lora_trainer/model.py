@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
-from lora_trainer.config import EXPERTS, TOWERS, Config
+from lora_trainer.config import Config
+from lora_trainer.presets import EXPERTS
 from mova.offload import Residency, WeightSwap
 from mova.pipeline import MOVAPipeline
 from mova.placement import Machine, preferred_dtype
 from mova.streaming import LayerStreamer
+from mova.strengths import TOWERS
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 

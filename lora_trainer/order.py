@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lora_trainer.config import EXPERTS, Optimizer
+from lora_trainer.config import Optimizer
+from lora_trainer.presets import EXPERTS
 
 if TYPE_CHECKING:
     from lora_trainer.cache import Entry

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_trainer.cache import Cache
-from lora_trainer.config import EXPERTS, Config, merge
+from lora_trainer.config import Config, merge
+from lora_trainer.presets import EXPERTS
 from lora_trainer.train import OnStep, Trainer
 from lora_trainer.validation import Figures, mean
 from mova.pipeline import MOVAPipeline

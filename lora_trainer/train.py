@@ -16,9 +16,10 @@ import torch
 
 from lora_trainer.cache import Cache
 from lora_trainer.checkpoint import Journal, checkpoints, load_state, save_state
-from lora_trainer.config import EXPERTS, Config
+from lora_trainer.config import Config
 from lora_trainer.engine import Engine
 from lora_trainer.lora import save_adapter
+from lora_trainer.presets import EXPERTS
 from lora_trainer.samples import make_samples
 from lora_trainer.trackers import Tracker
 from lora_trainer.validation import Figures, swapped_experts

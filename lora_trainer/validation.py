@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from lora_trainer.cache import Cache, Entry
-from lora_trainer.config import EXPERTS
 from lora_trainer.objective import Batch, Draw, expert_range, losses, sample_generator, training_sigmas
+from lora_trainer.presets import EXPERTS
 from mova.pipeline import MOVAPipeline
 
 BINS = {"video_dit": 2, "video_dit_2": 3}  # of equal shares of each expert's timesteps

@@ -2,10 +2,10 @@
 
 import pytest
 
+from mova.strengths import TOWERS
 from tests.lora_trainer.clips import make_clip
 
 FLASHES = ((0.2,), (0.4,), (0.1, 0.5))
-TOWERS = ("video_dit", "video_dit_2", "audio_dit", "dual_tower_bridge")
 
 
 @pytest.fixture(scope="session")

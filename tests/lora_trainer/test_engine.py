@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from lora_trainer.checkpoint import load_state, save_state
-from lora_trainer.config import EXPERTS, Optimizer
+from lora_trainer.config import Optimizer
 from lora_trainer.order import Order, expert_at, learning_rate_scale
+from lora_trainer.presets import EXPERTS
 from lora_trainer.validation import swapped_experts
 from mova.types import BackendError, UserError
 from tests.lora_trainer.conftest import run_steps

@@ -10,8 +10,9 @@ from safetensors import safe_open
 
 from lora_trainer.lora import save_adapter
 from mova.pipeline import MOVAPipeline
+from mova.strengths import TOWERS
 from mova.types import UserError
-from tests.lora_trainer.conftest import TOWERS, run_steps
+from tests.lora_trainer.conftest import run_steps
 from tests.tiny import relative_error
 
 ATTENTION = {"video_dit": 4 * 8, "video_dit_2": 4 * 8, "audio_dit": 3 * 8, "dual_tower_bridge": 3 * 2 * 4}
