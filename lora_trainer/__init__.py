@@ -1,1 +1,1 @@
-"""Trains and handles LoRA adapters for MOVA: `python -m lora_trainer`."""
+"""Personal LoRAs for MOVA, picture and sound: from a folder of clips to one adapter file."""

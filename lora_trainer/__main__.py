@@ -1,14 +1,15 @@
-"""The trainer's command line: `python -m lora_trainer COMMAND`. Each command lives in its own module."""
+"""The trainer's command line: `python -m lora_trainer COMMAND`. Commands live in modules of their own."""
 
 import argparse
 import logging
 import sys
 
 from lora_trainer import adapter
+from lora_trainer import commands as training
 from mova.types import BackendError, UserError
 
 EXIT_CODES = "Exit codes: 0 done; 1 the machine or a server failed; 2 cannot be done as asked; 130 stopped."
-COMMANDS = (adapter,)
+COMMANDS = (training, adapter)
 
 
 def main(argv: list[str] | None = None) -> int:
