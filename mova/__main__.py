@@ -1,8 +1,9 @@
-"""The command line: `python -m mova generate`, `enhance` and `inspect`."""
+"""The command line: `python -m mova generate`, `enhance`, `inspect` and `evaluate`."""
 
 import argparse
 import itertools
 import logging
+import os
 import secrets
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mova import catalog, shapes
 from mova.arguments import DTYPES, build_parser
+from mova.backends.settings import Remote, remote_from_environment, remote_from_option
 from mova.checks import check_request, check_source_image
 from mova.outputs import check_frames_folder, check_output
 from mova.prompting.command import enhance
+from mova.strengths import parse_adapter
 from mova.types import BackendError, GenerationRequest, Progress, UserError
 
 
@@ -25,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("mova").setLevel(logging.INFO if options.verbose else logging.WARNING)
     try:
         with logging_redirect_tqdm():
-            return {"generate": generate, "enhance": enhance, "inspect": inspect}[options.command](options)
+            return COMMANDS[options.command](options)
     except UserError as error:
         say(f"error: {error}")
         return 2
@@ -46,14 +49,22 @@ def generate(options: argparse.Namespace) -> int:
     if options.image is None and request.image is not None:
         check_source_image(request.image, settings.get("image_sha256"))
     check_request(request, out, options.overwrite)
-    fixed = placement_options(options, settings)
+    remote = chosen_server(options)
+    if remote:
+        from mova.backends.remote import RemoteBackend
 
-    from mova.backends.local import LocalBackend  # brings torch: only when the request is in order
+        backend = RemoteBackend(str(name), remote)
+        bar = StepBar(None)
+    else:
+        fixed = placement_options(options, settings)
 
-    backend = LocalBackend(str(name), options.device, **fixed)
-    plan = backend.plan(request)
-    say(f"{plan.placement.why}; denoising takes about {catalog.human_seconds(plan.seconds)}")
-    with StepBar(request.num_inference_steps) as bar:
+        from mova.backends.local import LocalBackend  # brings torch: only when the request is in order
+
+        backend = LocalBackend(str(name), options.device, **fixed)
+        plan = backend.plan(request)
+        say(f"{plan.placement.why}; denoising takes about {catalog.human_seconds(plan.seconds)}")
+        bar = StepBar(request.num_inference_steps)
+    with bar:
         result = backend.generate(request, out, bar.update, overwrite=options.overwrite)
     say(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items()))
     sys.stdout.write(f"{out}\tseed {request.seed}\n")
@@ -77,6 +88,12 @@ def inspect(options: argparse.Namespace) -> int:
     steps = catalog.PRESETS["full"].num_inference_steps
     sys.stdout.write(report(checkpoint, machine, shape, steps, **fixed) + "\n")
     return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from mova.metrics.command import evaluate_clips  # brings PyAV
+
+    return evaluate_clips(options.clips, options.image, options.json)
 
 
 def read_source(options: argparse.Namespace) -> dict:
@@ -119,7 +136,7 @@ def build_request(options: argparse.Namespace, settings: dict, model: catalog.Mo
         "audio_shift": options.audio_shift,
         "seed": options.seed,
         "fit": options.fit,
-        "adapters": [parse_lora(text) for text in options.lora] or None,
+        "adapters": [parse_adapter(text) for text in options.lora] or None,
     }
     if options.size:
         given["height"], given["width"] = shapes.parse_size(options.size)
@@ -127,15 +144,6 @@ def build_request(options: argparse.Namespace, settings: dict, model: catalog.Mo
     if options.seconds is not None:
         request = request.replace(num_frames=shapes.frames_for_seconds(options.seconds, request.frame_rate))
     return request if request.seed is not None else request.replace(seed=secrets.randbelow(2**31))
-
-
-def parse_lora(text: str) -> tuple[str, float]:
-    """("file", strength) of FILE or FILE:STRENGTH."""
-    path, _, strength = text.rpartition(":")
-    try:
-        return (path, float(strength)) if path else (text, 1.0)
-    except ValueError:  # the colon belongs to the path
-        return text, 1.0
 
 
 def default_output(seed: int) -> Path:
@@ -154,6 +162,30 @@ def check_outputs(options: argparse.Namespace, out: Path) -> None:
         check_output(options.wav, options.overwrite)
     if options.png:
         check_frames_folder(options.png, options.overwrite)
+
+
+def chosen_server(options: argparse.Namespace) -> Remote | None:
+    """The server of the command line or the environment, or None for this machine."""
+    if options.remote is not None:
+        remote = remote_from_option(options.remote, options.remote_api_key_env, os.environ)
+    elif options.remote_api_key_env is not None:
+        raise UserError("--remote-api-key-env belongs to --remote URL; give both")
+    else:
+        remote = remote_from_environment(os.environ)
+    given = {
+        "--device": options.device,
+        "--dtype": options.dtype,
+        "--offload": options.offload != "auto",
+        "--experts": options.experts != "auto",
+        "--fp8": options.fp8 is not None,
+        "--compile": options.compile,
+    }
+    local = [name for name, is_given in given.items() if is_given]
+    if remote and local:
+        raise UserError(
+            f"{', '.join(local)} is for this machine; leave it out, or set it where the server starts"
+        )
+    return remote
 
 
 def placement_options(options: argparse.Namespace, settings: dict) -> dict[str, object]:
@@ -188,15 +220,24 @@ def write_copies(options: argparse.Namespace, out: Path) -> None:
 
 
 class StepBar:
-    """A progress bar of denoising steps with the time left; in a log file a line every half minute."""
+    """A progress bar of denoising steps with the time left; in a log file a line every half minute.
 
-    def __init__(self, steps: int) -> None:
+    Where no steps are told (None) it shows the stage and the time since the start, and no guess.
+    """
+
+    def __init__(self, steps: int | None) -> None:
+        bar = (
+            "{desc} {elapsed}"
+            if steps is None
+            else "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}"
+        )
+        self.stage = ""
         self.bar = tqdm(
             total=steps,
-            desc="load",
+            desc="load" if steps else "",
             dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else 30,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}",
+            bar_format=bar,
         )
 
     def __enter__(self) -> "StepBar":
@@ -211,12 +252,16 @@ class StepBar:
         self.bar.set_postfix_str(f"{catalog.human_seconds(left)} left" if left else "", refresh=False)
         if progress.step > self.bar.n:
             self.bar.update(progress.step - self.bar.n)
-        elif sys.stderr.isatty():
+        elif sys.stderr.isatty() or (self.bar.total is None and progress.stage != self.stage):
             self.bar.refresh()
+        self.stage = progress.stage
 
 
 def say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
+
+
+COMMANDS = {"generate": generate, "enhance": enhance, "inspect": inspect, "evaluate": evaluate}
 
 
 if __name__ == "__main__":

@@ -15,13 +15,22 @@ DTYPES = ("bfloat16", "float32")
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mova", description=DESCRIPTION, epilog=EXIT_CODES)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="generate | enhance | inspect")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="generate | enhance | inspect | evaluate"
+    )
     texts = {
         "generate": "make a clip",
         "enhance": "turn an idea into a prompt that MOVA understands, keeping every quoted word",
         "inspect": "what a checkpoint holds, and where it would go on this machine; loads no weights",
+        "evaluate": "measure clips: do sound and picture go together, and is each in order; needs no weights",
     }
-    for name, add in (("generate", add_generate), ("enhance", add_enhance), ("inspect", add_inspect)):
+    adders = {
+        "generate": add_generate,
+        "enhance": add_enhance,
+        "inspect": add_inspect,
+        "evaluate": add_evaluate,
+    }
+    for name, add in adders.items():
         description = f"{texts[name].capitalize()}."
         add(
             commands.add_parser(
@@ -77,9 +86,23 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE[:STRENGTH]",
-        help="adapter: .safetensors, or upstream's folder; strength 1 if not given; may be repeated",
+        help="adapter: .safetensors file, folder or Hub repo id (org/name, org/name/file.safetensors); "
+        "strength 1 if not given, one number, or by part as in video=0.8,audio=1,bridge=0 (also high, low); "
+        "may be repeated",
     )
     add_machine(parser)
+
+    remote = parser.add_argument_group("a server instead of this machine", "default: what MOVA_BACKEND says")
+    remote.add_argument(
+        "--remote",
+        metavar="URL",
+        help="an engine that serves MOVA by /v1/videos, such as http://localhost:30002; see README.md",
+    )
+    remote.add_argument(
+        "--remote-api-key-env",
+        metavar="NAME",
+        help="the environment variable that holds the server's key, default MOVA_REMOTE_API_KEY",
+    )
 
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, help="an .mp4; default outputs/clip-SEED.mp4")
@@ -95,6 +118,17 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--frames", type=int, help="of the clip to plan for; default 193")
     add_machine(parser)
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("clips", nargs="+", type=Path, metavar="FILE.mp4")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        help="picture that the clips were to start from; default: that of a clip's settings, if it is there",
+    )
+    parser.add_argument("--json", action="store_true", help="a list with all figures, for programs")
+    parser.add_argument("--verbose", action="store_true", help="log each stage")
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 from mova.models.audio_vae import AudioVAE
 from mova.offload import Residency
 from mova.prompting.cleaning import clean_prompt
-from mova.shapes import MAX_PROMPT_TOKENS, TEMPORAL_STRIDE, ClipShape
+from mova.shapes import MAX_PROMPT_TOKENS, TEMPORAL_STRIDE, ClipShape, check_num_frames
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,21 @@ class CodecMixin:
         mask = torch.zeros_like(encoded[:, :4])
         mask[:, :, 0] = 1
         return torch.cat((mask, encoded), dim=1)
+
+    @torch.no_grad()
+    def encode_video(self, frames: Tensor) -> Tensor:
+        """Normalised latents [B, 16, T, h, w], float32, of `frames` [B, 3, F, H, W] in [-1, 1], F = 4k+1."""
+        check_num_frames(frames.shape[2])
+        with self.residency.use("video_vae"):
+            frames = frames.to(self.residency.device, self.video_vae.dtype)
+            return self.normalise_latents(self.video_vae.encode(frames).latent_dist.mode().float())
+
+    @torch.no_grad()
+    def encode_audio(self, waveform: Tensor) -> Tensor:
+        """Latents [B, C, L], float32, of `waveform` [B, 1, S] in [-1, 1]; the end is padded with silence."""
+        with self.residency.use("audio_vae"):
+            waveform = waveform.to(self.residency.device, self.audio_vae.dtype)
+            return self.audio_vae.encode(waveform).mode().float()
 
     @torch.no_grad()
     def decode_video(self, latents: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 Each layer lies in flat pinned buffers; one copy brings it to a slot on the device, two layers before it runs,
 on a stream of its own; its parameters become views of the slot. Hooks are not used, so compiled blocks stay
-compiled.
+compiled. Parameters that learn are left alone. In a backward pass with gradient checkpointing the layers come
+again, the last first.
 """
 
 import logging
@@ -118,6 +119,7 @@ class LayerStreamer:
         self.active: str | None = None
         self.arriving: deque[tuple[int, Slot]] = deque()
         self.turn = 0
+        self.last, self.direction = 0, 1
 
     def start(self, expert: str) -> None:
         """Begin to feed the layers of `expert`; nothing happens if it is fed already."""
@@ -152,16 +154,18 @@ class LayerStreamer:
 
     def _arrive(self, index: int) -> None:
         """Layer `index` is about to run: wait for it, use it, and send for the one two further on."""
-        if not self.arriving or self.arriving[0][0] != index:  # the first layer, or the last run broke off
+        if not self.arriving or self.arriving[0][0] != index:  # a pass begins, or the last one broke off
             self._wait()
+            self.direction = -1 if index and self.last in (index, index + 1) else 1
             for ahead in range(SLOTS - 1):
-                self._send_for(index + ahead)
+                self._send_for(index + ahead * self.direction)
+        self.last = index
         _, slot = self.arriving.popleft()
         if slot.ready is not None:
             torch.cuda.current_stream(self.device).wait_event(slot.ready)
         for part, packed in enumerate(self.layers[index]):
             packed.point_at(slot.views(part, packed))
-        self._send_for(index + SLOTS - 1)
+        self._send_for(index + (SLOTS - 1) * self.direction)
 
     def _send_for(self, index: int) -> None:
         index %= len(self.layers)
@@ -184,6 +188,6 @@ class LayerStreamer:
 
 
 def parameters_at(index: int, *lists: nn.ModuleList) -> list[nn.Parameter]:
-    """The parameters of the modules at `index` of those lists that are long enough."""
+    """The frozen parameters of the modules at `index` of those lists that are long enough."""
     modules: Iterable[nn.Module] = (modules[index] for modules in lists if index < len(modules))
-    return [parameter for module in modules for parameter in module.parameters()]
+    return [p for module in modules for p in module.parameters() if not p.requires_grad]

@@ -1,19 +1,24 @@
 """`python -m pocket`: make the word bank, look at the world, train pocket stage by stage, and export it.
 
-The order: speech, train-vae and train-audio-vae, codecs, encode, train, export. Stages that train resume from
-their own checkpoint in --out; with several GPUs start them by `torchrun --nproc-per-node N -m pocket ...`.
+The order: speech, train-vae and train-audio-vae, codecs, encode, train, export, evaluate. Stages that train
+resume from their own checkpoint in --out; several GPUs: `torchrun --nproc-per-node N -m pocket ...`.
 
 Torch is imported by the training stages only, where they run: loader workers import this module when they
 start.
 """
 
 import argparse
+import json
 import logging
+import sys
 import time
 from pathlib import Path
 
 from pocket.clip import FAMILIES, SPLITS
 from pocket.speech import DEFAULT_FOLDER
+
+DEFAULT_MODEL = "assets/pocket"
+GPU_BATCH = 32  # clips made at once
 
 logger = logging.getLogger("pocket")
 
@@ -47,9 +52,41 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--family", choices=FAMILIES, default=None)
         command.add_argument("--split", choices=SPLITS, default="train")
         command.set_defaults(run=run)
-
+    _add_evaluate(commands)
     _add_training(commands)
     return parser
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    evaluate = commands.add_parser("evaluate", help="score a model's clips, and the detectors on true ones")
+    evaluate.add_argument("--model", default=DEFAULT_MODEL, help="a checkpoint's folder")
+    evaluate.add_argument("--detectors-only", action="store_true", help="true clips alone, no model")
+    evaluate.add_argument("--clips", type=int, default=64, help="of each family")
+    evaluate.add_argument("--held-out", type=int, default=16, help="more of each, of unseen combinations")
+    evaluate.add_argument("--coded", type=int, default=8, help="of the latter, through the autoencoders")
+    evaluate.add_argument("--json", action="store_true", help="all raw figures in place of the table")
+    evaluate.add_argument("--device", default=None)
+    evaluate.add_argument(
+        "--batch",
+        type=int,
+        default=None,
+        help=f"clips made at once: by default 1 on a CPU, {GPU_BATCH} elsewhere",
+    )
+    evaluate.add_argument("--workers", type=int, default=None, help="processes that judge")
+    evaluate.add_argument("--speech", type=Path, default=DEFAULT_FOLDER, help="folder of the word bank")
+    evaluate.add_argument("--captions", choices=("full", "sentence", "label"), default="full")
+    evaluate.add_argument("--worn", action="store_true", help="also true clips softened as by an autoencoder")
+    evaluate.add_argument("--steps", type=_numbers, default=(), help="also with these, such as 4,8,12,20")
+    evaluate.add_argument("--ablations", action="store_true", help="also without bridge, and dual guidance")
+    evaluate.add_argument("--guidance-scale", type=float, default=None)
+    evaluate.add_argument("--bridge-guidance-scale", type=float, default=None)
+    evaluate.add_argument("--sheets", type=Path, default=None, help="folder for contact sheets")
+    evaluate.add_argument("--no-cost", action="store_true", help="on a CPU: do not time a single clip")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _add_training(commands: argparse._SubParsersAction) -> None:
@@ -148,7 +185,8 @@ def _speech(arguments: argparse.Namespace) -> None:
 
 
 def _render(arguments: argparse.Namespace) -> None:
-    from pocket.sheet import contact_sheet, write_mp4
+    from pocket.film import write_mp4
+    from pocket.sheet import captioned_sheet
     from pocket.world import render
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -159,7 +197,7 @@ def _render(arguments: argparse.Namespace) -> None:
         stem = arguments.out / f"{seed:05d}_{clip.family}"
         write_mp4(stem.with_suffix(".mp4"), clip)
         if arguments.sheet:
-            contact_sheet(clip).save(stem.with_suffix(".png"))
+            captioned_sheet(clip).save(stem.with_suffix(".png"))
         logger.info("%s.mp4 rendered in %.0f ms: %s", stem, seconds * 1000, clip.caption.replace("\n\n", " "))
 
 
@@ -179,6 +217,43 @@ def _shards(arguments: argparse.Namespace) -> None:
         speech=arguments.speech,
     )
     logger.info("%d clips in %d shards in %.1f s", arguments.count, len(paths), time.monotonic() - start)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from mova.types import UserError
+    from pocket import costs
+    from pocket.evaluate import DEFAULT_RUN, Plan, evaluate, planned_runs, runs_on_cpu
+    from pocket.table import report_text
+
+    runs = planned_runs(
+        arguments.guidance_scale, arguments.bridge_guidance_scale, arguments.steps, arguments.ablations
+    )
+    on_cpu = runs_on_cpu(arguments.device)
+    plan = Plan(
+        None if arguments.detectors_only else arguments.model,
+        arguments.speech,
+        arguments.device,
+        arguments.clips,
+        arguments.held_out,
+        arguments.coded,
+        arguments.batch or (1 if on_cpu else GPU_BATCH),
+        arguments.workers,
+        arguments.captions,
+        arguments.worn,
+        runs,
+        arguments.sheets,
+    )
+    try:
+        report = evaluate(plan)
+    except (UserError, FileNotFoundError) as error:
+        sys.exit(str(error))
+    if plan.model and on_cpu and not arguments.no_cost:
+        settings = runs[DEFAULT_RUN]
+        report["cost"] = costs.measure(
+            plan.model, settings.steps, settings.guidance_scale, settings.bridge_guidance_scale
+        )
+    text = json.dumps(report) if arguments.json else report_text(report)
+    sys.stdout.write(f"{text}\n")
 
 
 if __name__ == "__main__":

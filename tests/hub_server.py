@@ -36,6 +36,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(self.path.partition("?")[0])
+        path = path.replace("/api/datasets/", "/api/models/").removeprefix("/datasets")
         repo = "/".join(path.removeprefix("/api/models").split("/")[1:3])
         if repo != "org/tiny":
             gated = repo == "org/gated"

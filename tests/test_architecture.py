@@ -11,11 +11,26 @@ ROOT = Path(__file__).parents[1]
 # From the ground up: a module may import only from floors below its own.
 FLOORS = [
     ["mova.types", "mova.prompting.cleaning"],
-    ["mova.shapes"],
-    ["mova.outputs", "mova.images", "mova.catalog", "mova.guidance"],
-    ["mova.media", "mova.hub", "mova.checks", "mova.prompting", "mova.scheduler", "mova.models.attention"],
-    ["mova.arguments", "mova.models.dit", "mova.models.bridge", "mova.models.audio_vae"],
-    ["mova.models.video_dit", "mova.models.audio_dit"],
+    ["mova.shapes", "mova.spectrum", "mova.strengths"],
+    ["mova.outputs", "mova.images", "mova.catalog", "mova.guidance", "mova.pictures"],
+    [
+        "mova.media",
+        "mova.hub",
+        "mova.adapter_files",
+        "mova.checks",
+        "mova.prompting",
+        "mova.scheduler",
+        "mova.models.attention",
+    ],
+    [
+        "mova.arguments",
+        "mova.metrics",
+        "mova.adapter_formats",
+        "mova.models.dit",
+        "mova.models.bridge",
+        "mova.models.audio_vae",
+    ],
+    ["mova.models.video_dit", "mova.models.audio_dit", "mova.adapter_sources", "mova.adapter_edits"],
     ["mova.models.dual_tower", "mova.layout"],
     ["mova.loading", "mova.streaming", "mova.inputs"],
     ["mova.adapters", "mova.offload"],
@@ -23,8 +38,24 @@ FLOORS = [
     ["mova.pipeline"],
     ["mova.placement", "mova.preview"],
     ["mova.inspection"],
+    ["mova.remux"],
     ["mova.backends"],
     ["mova.__main__"],
+]
+# The trainer stands on the toolkit; its own floors, and gradio only in its page.
+TRAINER_FLOORS = [
+    ["lora_trainer.presets", "lora_trainer.manifest", "lora_trainer.adapter", "lora_trainer.cache"],
+    ["lora_trainer.config"],
+    ["lora_trainer.sound", "lora_trainer.watch"],
+    ["lora_trainer.reading", "lora_trainer.checkpoint", "lora_trainer.order", "lora_trainer.workers"],
+    ["lora_trainer.windows", "lora_trainer.picture", "lora_trainer.optimizers", "lora_trainer.lora"],
+    ["lora_trainer.encode", "lora_trainer.objective", "lora_trainer.model", "lora_trainer.trackers"],
+    ["lora_trainer.validation", "lora_trainer.samples", "lora_trainer.doctor"],
+    ["lora_trainer.engine", "lora_trainer.report", "lora_trainer.fixes"],
+    ["lora_trainer.train"],
+    ["lora_trainer.overfit"],
+    ["lora_trainer.commands"],
+    ["lora_trainer.__main__"],
 ]
 HEAVY = {"torch", "diffusers", "transformers", "gradio", "av", "accelerate", "peft"}
 
@@ -33,15 +64,15 @@ def module_name(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def floor_of(name):
-    for floor, prefixes in enumerate(FLOORS):
+def floor_of(name, floors=FLOORS):
+    for floor, prefixes in enumerate(floors):
         if any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes):
             return floor
     raise AssertionError(f"{name} has no place in FLOORS")
 
 
-def runtime_imports(path):
-    """Modules of the project that `path` imports outside `if TYPE_CHECKING`."""
+def runtime_imports(path, packages=("mova",)):
+    """Modules of these packages that `path` imports outside `if TYPE_CHECKING`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     guarded = {
         id(child)
@@ -52,12 +83,12 @@ def runtime_imports(path):
     for node in ast.walk(tree):
         if id(node) in guarded:
             continue
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mova":
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in packages:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 yield inner if (ROOT / inner.replace(".", "/")).with_suffix(".py").exists() else node.module
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith("mova"))
+            yield from (alias.name for alias in node.names if alias.name.startswith(packages))
 
 
 FILES = [path for path in (ROOT / "mova").rglob("*.py") if module_name(path) not in ("mova", "mova.models")]
@@ -74,8 +105,33 @@ def test_a_module_imports_only_from_below(path):
         assert package or same or floor_of(imported) < floor_of(name), f"{name} imports {imported}"
 
 
+TRAINER = [path for path in (ROOT / "lora_trainer").rglob("*.py") if module_name(path) != "lora_trainer"]
+
+
+@pytest.mark.parametrize("path", TRAINER, ids=module_name)
+def test_the_trainer_imports_only_from_below_and_from_the_toolkit(path):
+    name = module_name(path)
+    for imported in runtime_imports(path, ("lora_trainer", "mova", "pocket", "app")):
+        if imported.startswith("lora_trainer"):
+            assert floor_of(imported, TRAINER_FLOORS) < floor_of(name, TRAINER_FLOORS), f"{name}: {imported}"
+        else:
+            assert imported.startswith("mova"), f"{name} imports {imported}"
+            assert not imported.startswith("mova.ui")
+    if not name.startswith("lora_trainer.ui"):
+        assert "gradio" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_the_toolkit_knows_nothing_of_the_trainer(path):
+    assert not list(runtime_imports(path, ("lora_trainer",)))
+
+
 @pytest.mark.parametrize(
-    "module", ["mova", "mova.types", "mova.shapes", "mova.catalog", "mova.guidance", "mova.__main__"]
+    "module",
+    [
+        *("mova", "mova.types", "mova.shapes", "mova.catalog", "mova.guidance", "mova.__main__"),
+        *("lora_trainer.config", "lora_trainer.manifest", "lora_trainer.commands", "lora_trainer.__main__"),
+    ],
 )
 def test_an_import_loads_nothing_heavy(module):
     code = f"import sys, {module}; print(*{{m.partition('.')[0] for m in sys.modules}})"

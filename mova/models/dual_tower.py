@@ -4,9 +4,12 @@ Inference, training, offload and caching all go through `DualTower.forward`.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from mova.models.audio_dit import AudioDiT
 from mova.models.bridge import Bridge
@@ -21,11 +24,25 @@ ATTENTION_ORDER = [
 ]
 
 
+class Conditions(NamedTuple):
+    """What every layer is given beside the two token streams. `bridge_rotary` of None skips the bridge."""
+
+    video_text: Tensor
+    video_modulation: Tensor
+    video_rotary: Tensor
+    audio_text: Tensor
+    audio_modulation: Tensor
+    audio_rotary: Tensor
+    bridge_rotary: tuple[Tensor, Tensor] | None
+
+
 class DualTower(nn.Module):
     """Predicts the velocities of video and audio latents together.
 
     `video_dit` is the active expert; assigning the other one switches. `before_layer`, when set, is called
-    with each layer's index before the layer runs: the place where streamed weights arrive.
+    with each layer's index before the layer runs: the place where streamed weights arrive. With
+    `gradient_checkpointing` only the token streams between layers are kept for the backward pass, in which
+    each layer runs again (and is announced again).
     """
 
     def __init__(self, video_dit: VideoDiT, audio_dit: AudioDiT, dual_tower_bridge: Bridge) -> None:
@@ -34,6 +51,7 @@ class DualTower(nn.Module):
         self.audio_dit = audio_dit
         self.dual_tower_bridge = dual_tower_bridge
         self.before_layer: Callable[[int], None] | None = None
+        self.gradient_checkpointing = False
 
     @property
     def num_layers(self) -> int:
@@ -78,20 +96,42 @@ class DualTower(nn.Module):
             video_dit.rotary(video_grid, device),
             audio_dit.rotary(audio_grid, device),
         )
-        bridge_rotary = bridge.rotary(video_grid, audio_grid[0], frame_rate, device)
-
-        with sdpa_kernel(ATTENTION_ORDER, set_priority=True):
-            for index in range(self.num_layers):
-                if self.before_layer is not None:
-                    self.before_layer(index)
-                if use_bridge and index < len(bridge):
-                    video, audio = bridge(index, video, audio, bridge_rotary)
-                if index < len(video_dit.blocks):
-                    video = video_dit.blocks[index](video, video_text, video_modulation, video_rotary)
-                if index < len(audio_dit.blocks):
-                    audio = audio_dit.blocks[index](audio, audio_text, audio_modulation, audio_rotary)
+        bridge_rotary = bridge.rotary(video_grid, audio_grid[0], frame_rate, device) if use_bridge else None
+        conditions = Conditions(
+            video_text,
+            video_modulation,
+            video_rotary,
+            audio_text,
+            audio_modulation,
+            audio_rotary,
+            bridge_rotary,
+        )
+        for index in range(self.num_layers):
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                video, audio = checkpoint(
+                    self._run_layer, index, video, audio, conditions, use_reentrant=False
+                )
+            else:
+                video, audio = self._run_layer(index, video, audio, conditions)
 
         return (
             video_dit.unpatchify(video_dit.head(video, video_time), video_grid),
             audio_dit.unpatchify(audio_dit.head(audio, audio_time), audio_grid),
         )
+
+    def _run_layer(
+        self, index: int, video: Tensor, audio: Tensor, conditions: Conditions
+    ) -> tuple[Tensor, Tensor]:
+        """Both token streams after the bridge and the blocks of one layer."""
+        video_text, video_modulation, video_rotary, *audio_conditions, bridge_rotary = conditions
+        if self.before_layer is not None:
+            self.before_layer(index)
+        # Set here, so that a layer that runs again in the backward pass uses the same kernels.
+        with sdpa_kernel(ATTENTION_ORDER, set_priority=True):
+            if bridge_rotary is not None and index < len(self.dual_tower_bridge):
+                video, audio = self.dual_tower_bridge(index, video, audio, bridge_rotary)
+            if index < len(self.video_dit.blocks):
+                video = self.video_dit.blocks[index](video, video_text, video_modulation, video_rotary)
+            if index < len(self.audio_dit.blocks):
+                audio = self.audio_dit.blocks[index](audio, *audio_conditions)
+        return video, audio

@@ -1,0 +1,179 @@
+"""The state of a run on disk, from which it goes on bit for bit; and the journal of what happened.
+
+A checkpoint is a folder that appears whole under its name or not at all. Random numbers need no state: they
+follow from the seed and the number of the sample.
+"""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, BinaryIO
+
+import torch
+
+from mova.outputs import explained, temporary_beside
+from mova.types import UserError
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+STATE = "state.pt"
+UNREADABLE = (OSError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
+# What may differ between a run and its continuation: nothing that decides the weights at the same step.
+FREE = (
+    "output",
+    "data.path",
+    "data.cache",
+    "samples",
+    "run.steps",
+    "run.device",
+    "run.offload",
+    "run.checkpoint_every",
+    "run.keep_checkpoints",
+    "run.validate_every",
+    "run.alarm_steps",
+    "run.tracker",
+)
+
+
+class Journal:
+    """A file of one JSON object a line: what the run did, for people, the page and plots."""
+
+    def __init__(self, path: Path, active: bool = True) -> None:
+        self.path, self.active = path, active
+
+    def write(self, event: str, **values: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+        if not self.active:
+            return
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **values})
+        with explained(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def cut(self, size: int) -> None:
+        """Forget what was written after the journal had `size` bytes: it will happen again."""
+        if self.active and self.size > size:
+            with explained(self.path), self.path.open("rb+") as file:
+                file.truncate(size)
+
+    def read(self, event: str | None = None) -> list[dict[str, Any]]:
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        events = [json.loads(line) for line in lines if line.endswith("}")]
+        return [each for each in events if event is None or each["event"] == event]
+
+
+def save_state(
+    folder: Path, name: str, state: dict[str, Any], keep: int, also: Callable[[Path], None]
+) -> Path:
+    """Write `state` as the checkpoint `name`, and remove all but the newest `keep`.
+
+    `also` is given the folder while it has no name yet, to put more files in.
+
+    Raises:
+        BackendError: the disk is full; older checkpoints are untouched. UserError: it cannot be written.
+    """
+    target = folder / name
+    with temporary_beside(target) as temporary:
+        temporary.mkdir()
+        write_state(temporary / STATE, {"format": FORMAT, **state})
+        also(temporary)
+        remove(target)
+        temporary.rename(target)
+    for old in checkpoints(folder)[keep:]:
+        remove(old)
+    return target
+
+
+class Disk:
+    """A file that remembers why writing failed: torch tells a full disk as "unexpected pos"."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.fault: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.fault = error
+            raise
+
+    def flush(self) -> None:
+        try:
+            self.file.flush()
+        except OSError as error:
+            self.fault = error
+            raise
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    with path.open("wb") as file:
+        disk = Disk(file)
+        try:
+            torch.save(state, disk)
+        except RuntimeError as error:
+            raise (disk.fault or error) from error
+        os.fsync(file.fileno())
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a run, the furthest first."""
+    found = [path for path in folder.glob("step-*") if (path / STATE).is_file()]
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def remove(folder: Path) -> None:
+    """Delete a checkpoint; it loses its name first, so that half of it is never taken for one."""
+    if folder.exists():
+        with temporary_beside(folder) as temporary:
+            folder.rename(temporary)
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """The newest checkpoint that can be read.
+
+    Raises:
+        UserError: there is none.
+    """
+    for left in folder.glob(".mova-*.part"):  # of a run that was killed while it wrote
+        shutil.rmtree(left, ignore_errors=True)
+    for path in checkpoints(folder):
+        try:
+            state = torch.load(path / STATE, map_location="cpu", weights_only=True)
+            if state["format"] == FORMAT:
+                return state
+        except UNREADABLE as error:
+            logger.warning("%s cannot be read (%s); the one before it is taken", path, error)
+    raise UserError(f"{folder} holds no checkpoint to resume from; start without --resume")
+
+
+def check_same_run(stored: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise UserError where the settings differ in what decides the weights."""
+    old, new = flat(stored), flat(now)
+    differing = [
+        f"{key}: {old.get(key)} then, {new.get(key)} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(FREE)
+    ]
+    if differing:
+        raise UserError(
+            f"the run was started with other settings ({'; '.join(differing)}); resume with the same, "
+            "or start another run with another output"
+        )
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves

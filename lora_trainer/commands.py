@@ -1,0 +1,180 @@
+"""`python -m lora_trainer doctor | cache | train | overfit`: what is asked for, what is said, exit codes."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from lora_trainer.config import Config, parse_change, read_config
+from lora_trainer.presets import PRESETS, RECIPES
+from mova.catalog import human_seconds
+from mova.types import Cancelled, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+# The flags that most runs need; every other setting goes by --set KEY=VALUE.
+FLAGS = {
+    "model": "360p, 720p, a folder or a Hub repo id",
+    "data": "folder of clips with .txt captions, a manifest, or hf://datasets/OWNER/NAME",
+    "output": "folder of the run: journal, checkpoints, samples, adapter",
+    "preset": f"what to learn: {', '.join(PRESETS)}",
+    "recipe": f"how to learn: {', '.join(RECIPES)}",
+    "size": "WIDTHxHEIGHT of the training clips",
+    "steps": "optimizer steps",
+    "device": "cuda, cuda:1, mps, cpu; default: the best there is",
+}
+KEYS = {"data": "data.path", "size": "data.size", "steps": "run.steps", "device": "run.device"}
+
+
+def add_command(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    commands = {
+        "doctor": (run_doctor, "look over the clips before any download or GPU hour"),
+        "cache": (run_cache, "encode clips and captions once"),
+        "train": (run_train, "train an adapter (encodes first what is not cached)"),
+        "overfit": (run_overfit, "check on one clip that every tower learns; exit code 1 if one does not"),
+    }
+    for name, (run, text) in commands.items():
+        parser = subparsers.add_parser(name, help=text, description=f"{text.capitalize()}.")
+        parser.add_argument("config", type=Path, nargs="?", help="settings, .toml or .yaml; flags go on top")
+        for flag, meaning in FLAGS.items():
+            parser.add_argument(f"--{flag}", help=meaning, type=int if flag == "steps" else str)
+        parser.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting: run.accumulation=8"
+        )
+        parser.set_defaults(run=run)
+        if name == "train":
+            parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+        if name == "overfit":
+            parser.add_argument("--clip", help="its name in the data set; default: the first with sound")
+        if name == "doctor":
+            parser.add_argument("--fix", action="store_true", help="write mended copies where that is safe")
+            parser.add_argument("--report", type=Path, help="also write the report as an HTML page")
+
+
+def config_of(options: argparse.Namespace) -> Config:
+    given = {flag: getattr(options, flag) for flag in FLAGS if getattr(options, flag) is not None}
+    changes: dict[str, Any] = {KEYS.get(flag, flag): value for flag, value in given.items()}
+    changes |= dict(parse_change(text) for text in options.set)
+    return read_config(options.config, changes)
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    from lora_trainer.doctor import examine
+    from lora_trainer.report import html_report, text_report
+
+    config = config_of(options)
+    with bar("clips") as progress:
+        examination = examine(config, progress.report)
+    if options.fix:
+        from lora_trainer.fixes import mend
+
+        for line in mend(examination, config):
+            sys.stdout.write(f"{line}\n")
+    sys.stdout.write(text_report(examination))
+    if options.report:
+        html_report(examination, options.report)
+        sys.stdout.write(f"{options.report}\n")
+    return 1 if examination.errors else 0
+
+
+def run_cache(options: argparse.Namespace) -> int:
+    from lora_trainer.model import choose_device
+
+    config = config_of(options)
+    cache = encode(config, *choose_device(config))
+    sys.stdout.write(f"{config.cache}\t{len(cache.entries)} windows, {len(cache.texts)} texts\n")
+    return 0
+
+
+def encode(config: Config, device: "torch.device", dtype: "torch.dtype") -> Any:  # noqa: ANN401 - a Cache
+    from lora_trainer.encode import build_cache
+
+    with bar("cache") as progress:
+        return build_cache(config, device, dtype, progress.report)
+
+
+def run_train(options: argparse.Namespace) -> int:
+    from lora_trainer.cache import read_index
+    from lora_trainer.encode import checkpoint_folder
+    from lora_trainer.model import choose_device, load_model
+    from lora_trainer.train import Trainer
+    from lora_trainer.workers import Workers
+
+    config = config_of(options)
+    device, dtype = choose_device(config)
+    workers = Workers(device)
+    if workers.is_first and not (options.resume and (config.cache / "index.json").exists()):
+        encode(config, workers.device, dtype)
+    workers.wait()
+    cache = read_index(config.cache)  # what was encoded stays usable when clips move away
+    pipeline = load_model(checkpoint_folder(config), workers.device, dtype, config.run.offload)
+    trainer = Trainer(config, cache, pipeline, workers)
+    try:
+        with steps_bar(config, workers.is_first) as progress:
+            path = trainer.run(options.resume, progress.step)
+    except Cancelled as stop:
+        sys.stderr.write(f"{stop}\n")
+        return 130
+    if workers.is_first:
+        sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def run_overfit(options: argparse.Namespace) -> int:
+    from lora_trainer.encode import checkpoint_folder
+    from lora_trainer.model import choose_device, load_model
+    from lora_trainer.overfit import STEPS, one_clip, overfit, overfit_config
+
+    config = config_of(options)
+    if config.output.exists() and any(config.output.glob("checkpoints/*")):
+        raise UserError(f"{config.output} holds a run; give another --output for the test")
+    config = overfit_config(config, options.steps or STEPS)
+    device, dtype = choose_device(config)
+    cache = one_clip(encode(config, device, dtype), options.clip)
+    pipeline = load_model(checkpoint_folder(config), device, dtype, config.run.offload)
+    with steps_bar(config, shown=True) as progress:
+        verdicts = overfit(config, cache, pipeline, progress.step)
+    sys.stdout.write("".join(f"{verdict}\n" for verdict in verdicts))
+    return 0 if all(verdict.learnt for verdict in verdicts) else 1
+
+
+class bar:  # noqa: N801 - used as a context
+    """A progress bar for work that reports (what, done, of how many)."""
+
+    def __init__(self, what: str) -> None:
+        self.bar = tqdm(desc=what, dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 30)
+
+    def __enter__(self) -> "bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def report(self, what: str, done: int, count: int) -> None:
+        self.bar.set_description_str(what, refresh=False)
+        self.bar.total, self.bar.n = count, done
+        self.bar.refresh() if sys.stderr.isatty() else self.bar.update(0)
+
+
+class steps_bar(bar):  # noqa: N801
+    """A progress bar of optimizer steps with the losses."""
+
+    def __init__(self, config: Config, shown: bool) -> None:
+        self.bar = tqdm(
+            total=config.run.steps,
+            desc="train",
+            dynamic_ncols=True,
+            disable=not shown,
+            mininterval=0.1 if sys.stderr.isatty() else 30,
+        )
+        self.steps = config.run.steps
+
+    def step(self, record: dict[str, Any]) -> None:
+        self.bar.n = record["step"]
+        left = human_seconds((self.steps - record["step"]) * record["seconds"])
+        figures = f"video {record['video_loss']:.4f} audio {record['audio_loss']:.4f}, {left} left"
+        self.bar.set_postfix_str(figures, refresh=False)
+        self.bar.update(0)

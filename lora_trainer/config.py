@@ -1,0 +1,282 @@
+"""What a person writes to train: one TOML or YAML file, flags on top; unknown keys are refused.
+
+Later wins: defaults, recipe, preset, file, flags. A recipe says how to learn (losses, timesteps, dropout), a
+preset what to learn (which towers, at which rank).
+"""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from lora_trainer.presets import PRESETS, RECIPES
+from mova.catalog import default_negative_prompt
+from mova.shapes import check_num_frames, parse_size
+from mova.strengths import TOWERS
+from mova.types import UserError
+
+Targets = Literal["attention", "attention_ffn", "audio_to_video", "video_to_audio"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Where the clips are and the size they are trained at. None is the model's own size or length."""
+
+    path: str
+    size: str | None = None  # WIDTHxHEIGHT; with buckets, the number of pixels that every aspect gets
+    num_frames: tuple[int, ...] | None = None  # 4k+1 each; a clip gets the longest that it fills
+    frame_rate: float = Field(24.0, gt=0, le=120)
+    buckets: bool = True
+    loudness: float | None = Field(None, ge=-40, le=-5)  # LUFS that every window's sound is brought to
+    without_sound: Literal["refuse", "mute"] = "refuse"  # mute: such clips teach the picture only
+    caption_prefix: str = ""
+    held_out: int = Field(1, ge=0)  # clips that are never trained on and measure the loss
+    cache: Path | None = None  # where encoded clips are kept; None is OUTPUT/cache
+
+    @field_validator("size")
+    @classmethod
+    def _size(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_size(value)
+        return value
+
+    @field_validator("num_frames")
+    @classmethod
+    def _num_frames(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        for count in value or ():
+            check_num_frames(count)
+        return tuple(sorted(set(value), reverse=True)) if value else None
+
+
+class Tower(Section):
+    """One tower's LoRA. `alpha` of None is the rank; its learning rate is the optimizer's times the scale."""
+
+    train: bool = True
+    rank: int = Field(16, ge=1, le=256)
+    alpha: float | None = Field(None, gt=0)
+    targets: Targets = "attention"
+    learning_rate_scale: float = Field(1.0, gt=0, le=100)
+
+
+class Towers(Section):
+    video_dit: Tower = Tower()
+    video_dit_2: Tower = Tower()
+    audio_dit: Tower = Tower()
+    dual_tower_bridge: Tower = Tower()
+
+    def trained(self) -> dict[str, Tower]:
+        return {name: tower for name in TOWERS if (tower := getattr(self, name)).train}
+
+    @model_validator(mode="after")
+    def _targets(self) -> "Towers":
+        allowed = {"dual_tower_bridge": ("attention", "audio_to_video", "video_to_audio")}
+        for name, tower in self.trained().items():
+            if tower.targets not in allowed.get(name, ("attention", "attention_ffn")):
+                raise ValueError(f"{name} has no targets {tower.targets!r}")
+        if not self.trained():
+            raise ValueError("no tower is trained; switch one on")
+        return self
+
+
+class Objective(Section):
+    """What is minimised. `high_share` is `video_dit`'s share of the steps; "natural" is the schedule's."""
+
+    video_weight: float = Field(1.0, ge=0, le=100)
+    audio_weight: float = Field(1.0, ge=0, le=100)
+    audio_timestep: Literal["shared", "independent"] = "shared"
+    text_dropout: float = Field(0.1, ge=0, le=1)
+    bridge_dropout: float = Field(0.0, ge=0, le=1)
+    high_share: float | Literal["natural"] = "natural"
+    hold_steps: int = Field(1, ge=1)  # optimizer steps in a row with the same expert
+
+    @model_validator(mode="after")
+    def _weights(self) -> "Objective":
+        if self.video_weight == self.audio_weight == 0:
+            raise ValueError("video_weight and audio_weight are both 0; nothing would be learnt")
+        if not isinstance(self.high_share, str) and not 0 <= self.high_share <= 1:
+            raise ValueError(f'high_share={self.high_share} must be from 0 to 1, or "natural"')
+        return self
+
+
+class Optimizer(Section):
+    name: Literal["adamw", "adamw8bit", "schedule_free", "prodigy"] = "adamw"
+    learning_rate: float | None = Field(None, gt=0, le=10)  # None: 1e-4, and 1 for prodigy, which finds it
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.01, ge=0, le=1)
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    warmup_steps: int = Field(20, ge=0)
+    final_scale: float = Field(0.01, ge=0, le=1)  # of the learning rate at the last step
+    max_gradient_norm: float = Field(1.0, gt=0)
+
+    @property
+    def rate(self) -> float:
+        return self.learning_rate or (1.0 if self.name == "prodigy" else 1e-4)
+
+
+class Sample(Section):
+    """A clip made at intervals, with the same seed each time and from the base model first."""
+
+    prompt: str = Field(min_length=1)
+    image: Path | None = None
+    seed: int = Field(42, ge=0)
+
+
+class Samples(Section):
+    every: int = Field(0, ge=0)  # optimizer steps; 0 makes none
+    num_inference_steps: int = Field(25, ge=1, le=1000)
+    guidance_scale: float = Field(5.0, ge=0, le=50)
+    negative_prompt: str | None = None  # None is the released scripts'
+    num_frames: int | None = None  # None is the longest trained
+    clips: tuple[Sample, ...] = ()
+
+
+class Run(Section):
+    """The loop, the machine, and how often it looks up."""
+
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(1, ge=1)
+    accumulation: int = Field(4, ge=1)
+    seed: int = Field(0, ge=0, le=2**31)
+    rslora: bool = False
+    dropout: float = Field(0.0, ge=0, lt=1)
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # 0 keeps no average
+    gradient_checkpointing: bool = True
+    device: str | None = None
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    base: Literal["plain", "fp8"] = "plain"
+    # Frozen weights on the device: all; one video expert at a time; or three layers at a time, streamed.
+    offload: Literal["none", "experts", "layers"] = "none"
+    checkpoint_every: int = Field(100, ge=1)
+    keep_checkpoints: int = Field(3, ge=1)
+    validate_every: int = Field(50, ge=0)  # 0: only before the first and after the last step
+    alarm_steps: int = Field(10, ge=1)  # active steps without any learning before the alarm
+    tracker: Literal["none", "tensorboard", "trackio"] = "none"
+
+    @model_validator(mode="after")
+    def _streamed(self) -> "Run":
+        if self.offload == "layers" and not self.gradient_checkpointing:
+            raise ValueError("offload layers needs gradient_checkpointing: streamed weights do not stay")
+        if self.offload == "layers" and self.base == "fp8":
+            raise ValueError("offload layers streams plain weights; use base plain")
+        return self
+
+
+class Config(Section):
+    model: str
+    output: Path
+    data: Data
+    preset: Literal["look", "voice", "look_and_voice", "motion", "sound_only"] = "look_and_voice"
+    recipe: Literal["balanced", "released", "paper"] = "balanced"
+    towers: Towers = Towers()
+    objective: Objective = Objective()
+    optimizer: Optimizer = Optimizer()
+    samples: Samples = Samples()
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> "Config":
+        scales = {tower.learning_rate_scale for tower in self.towers.trained().values()}
+        if self.optimizer.name == "prodigy" and len(scales) > 1:
+            raise ValueError("prodigy finds one rate for all towers; give them the same learning_rate_scale")
+        return self
+
+    @property
+    def texts(self) -> list[str]:
+        """What is encoded beside the captions: the samples' prompts and the empty one."""
+        if not self.samples.clips:
+            return [""]
+        negative = self.samples.negative_prompt
+        return [
+            "",
+            default_negative_prompt() if negative is None else negative,
+            *(clip.prompt for clip in self.samples.clips),
+        ]
+
+    @property
+    def cache(self) -> Path:
+        return self.data.cache or self.output / "cache"
+
+    def recipe_record(self) -> dict[str, Any]:
+        """What decided the adapter, for its header: no paths of this machine."""
+        record = self.model_dump(mode="json", include={"preset", "recipe", "objective", "optimizer", "run"})
+        record["towers"] = {name: tower.model_dump() for name, tower in self.towers.trained().items()}
+        record["model"] = self.model if not Path(self.model).exists() else Path(self.model).name
+        return record
+
+
+def read_config(path: Path | None, changes: dict[str, Any]) -> Config:
+    """The config of a file (or of flags alone) with `changes` ({"run.steps": 200, ...}) on top.
+
+    Raises:
+        UserError: no such file, an unknown key, a value out of range; the message names each.
+    """
+    written = merge(read_file(path) if path else {}, nested(changes))
+    base: dict[str, Any] = {}
+    for key, choices in (("recipe", RECIPES), ("preset", PRESETS)):
+        name = written.get(key, Config.model_fields[key].default)
+        base = merge(base, choices.get(name, {}) if isinstance(name, str) else {})
+    try:
+        return Config.model_validate(merge(base, written))
+    except ValidationError as error:
+        where = path or "the command line"
+        lines = [
+            f"{'.'.join(map(str, item['loc'])) or 'config'}: {sentence(item)}" for item in error.errors()
+        ]
+        raise UserError(f"{where}: {'; '.join(lines)}") from None
+
+
+def sentence(item: Any) -> str:  # noqa: ANN401 - pydantic's error record
+    if item["type"] == "extra_forbidden":
+        return "there is no such setting; check its name"
+    if item["type"] == "missing":
+        return "must be given"
+    given = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
+    return f"{item['msg'].removeprefix('Value error, ')}{given}"
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give a .toml or .yaml file") from error
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid {path.suffix or 'YAML'} ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no settings; it should look like `model: 360p`, `data: ...`")
+    return content
+
+
+def parse_change(text: str) -> tuple[str, Any]:
+    """("run.steps", 200) of "run.steps=200". Raises UserError."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {text} is not KEY=VALUE; for example --set towers.audio_dit.rank=32")
+    try:
+        return key.strip(), json.loads(value)
+    except ValueError:  # a bare word is a string
+        return key.strip(), value
+
+
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        tree = merge(tree, value)
+    return tree
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,281 @@
+"""Looks over a data set before anything is downloaded or paid for: each finding has clip, figure and fix.
+
+"error": training would refuse the clip or learn something wrong from it. "warning": it may well be meant, so
+look at it. "note": handled, or a fact to know.
+"""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from lora_trainer import picture as seen
+from lora_trainer import sound as heard
+from lora_trainer.config import Config
+from lora_trainer.encode import Report
+from lora_trainer.manifest import Item, read_items
+from lora_trainer.picture import Picture
+from lora_trainer.reading import Probe, probe, read_channels
+from lora_trainer.windows import Window, windows_of
+from mova.catalog import find_model
+from mova.metrics.health import audio_health
+from mova.metrics.report import NOTICED_MS
+from mova.metrics.sync import measure_sync
+from mova.prompting.quotes import find_quotes
+from mova.prompting.tokens import TokenMeter
+from mova.prompting.words import count_words
+from mova.shapes import MAX_PROMPT_TOKENS
+from mova.types import UserError
+
+SILENCE_GATE, BANDWIDTH_GATE = 0.8, 1000.0  # the paper's
+LOUDNESS_RANGE = (-35.0, -12.0)  # LUFS
+CLIPPED_GATE = 0.001
+CANCELLED_DB = 6.0
+FROZEN_GATE = 1.0  # seconds
+START_GATE = 0.04  # seconds
+SYNC_RATE, SYNC_SECONDS = 24.0, 20.0  # frames a second and length that are looked at
+TOKENS_PER_WORD = 1.5  # of UMT5 in English prose; only where no tokenizer is at hand
+SPEAKING = re.compile(
+    r"\b(says?|said|saying|speaks?|speaking|talks?|talking|asks?|tells?|sings?|singing)\b", re.I
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`fixable`: `lora_trainer.fixes` can mend it in a copy of the data set."""
+
+    clip: str
+    check: str
+    severity: str
+    figure: str
+    fix: str
+    fixable: bool = False
+
+
+@dataclass
+class Clip:
+    """What was measured of one clip; parts that could not be read are None."""
+
+    item: Item
+    probe: Probe | None = None
+    picture: Picture | None = None
+    sound: np.ndarray | None = None  # float32 [1 or 2, S]
+    sample_rate: int = 0
+    digest: str = ""
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def mono(self) -> np.ndarray:
+        return self.sound.mean(axis=0)
+
+
+@dataclass(frozen=True)
+class Examination:
+    clips: list[Clip]
+    windows: list[Window]
+
+    @property
+    def findings(self) -> list[Finding]:
+        return [finding for clip in self.clips for finding in clip.findings]
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+
+def examine(config: Config, report: Report = lambda *_: None) -> Examination:
+    """Every finding about the data set of `config`. Raises UserError if there is no data set at all."""
+    items = read_items(config.data.path)
+    clips, windows = [], []
+    for done, item in enumerate(items):
+        report("clips", done, len(items))
+        clip = Clip(item)
+        clips.append(clip)
+        try:
+            read(clip)
+            windows += windows_of(item, clip.probe, config.data, find_model(config.model))
+        except UserError as error:
+            check = "unreadable" if clip.picture is None else "unusable"
+            clip.findings.append(Finding(item.name, check, "error", str(error), "see above"))
+        for check in (check_sound, check_streams, check_picture, check_caption):
+            clip.findings += check(clip, config)
+    report("clips", len(items), len(items))
+    for clip, finding in check_duplicates(clips):
+        clip.findings.append(finding)
+    return Examination(clips, windows)
+
+
+def read(clip: Clip) -> None:
+    """Measure what can be; raises UserError at the first part that cannot."""
+    item = clip.item
+    with item.video.open("rb") as file:
+        clip.digest = hashlib.file_digest(file, "sha256").hexdigest()
+    clip.probe = probe(item)
+    clip.picture = seen.read_picture(item)
+    if clip.probe.has_sound:
+        length = min(clip.probe.seconds, seen.MAX_SECONDS)
+        clip.sound, clip.sample_rate = read_channels(item, 0.0, length)
+
+
+def check_sound(clip: Clip, config: Config) -> Iterator[Finding]:
+    found = maker(clip)
+    if clip.sound is None or not clip.sound.size:
+        return
+    facts = audio_health(clip.mono[None], clip.sample_rate)
+    silent, level = facts.silence_ratio, facts.loudness_lufs
+    lost = heard.cancellation(clip.sound)
+    if lost >= CANCELLED_DB:
+        fix = "the channels are in opposite phase; use one of them (--fix writes it)"
+        yield found("stereo", "error", f"the mono mix loses {lost:.0f} dB", fix, fixable=True)
+        return
+    if silent >= SILENCE_GATE:
+        severity = "error" if silent > 0.999 else "warning"
+        yield found("silence", severity, f"{silent:.0%} silent", "take the clip out, or cut it to its sound")
+    if silent > 0.999 or level is None:
+        return
+    if facts.clipped_ratio > CLIPPED_GATE:
+        figure = f"{facts.clipped_ratio:.2%} of samples at full scale"
+        yield found("clipping", "warning", figure, "export it less loud")
+    if not LOUDNESS_RANGE[0] <= level <= LOUDNESS_RANGE[1] and config.data.loudness is None:
+        yield found("loudness", "warning", f"{level:.0f} LUFS", "set data.loudness -23 to level all clips")
+    if facts.bandwidth_hz < BANDWIDTH_GATE:
+        figure = f"nothing above {facts.bandwidth_hz:.0f} Hz"
+        yield found("bandwidth", "warning", figure, "find a better recording")
+
+
+def check_streams(clip: Clip, config: Config) -> Iterator[Finding]:
+    found, facts = maker(clip), clip.probe
+    if facts is None:
+        return
+    if facts.has_sound:
+        if abs(facts.sound_start) > START_GATE:
+            late = f"sound starts {facts.sound_start:+.2f} s from the picture"
+            yield found("start", "note", late, "kept so; check that it is meant")
+        missing = facts.seconds - facts.sound_start - facts.sound_seconds
+        if missing > 0.25:
+            yield found("ends early", "warning", f"sound ends {missing:.2f} s early", "cut the clip there")
+    if facts.frame_rate < config.data.frame_rate * 0.8:
+        figure = f"{facts.frame_rate:.3g} frames/s, trained at {config.data.frame_rate:g}"
+        yield found("frame rate", "warning", figure, "frames are repeated, so motion stutters; film at 24 up")
+    if clip.sound is not None and clip.picture is not None:
+        luma = seen.at_rate(clip.picture, SYNC_RATE, SYNC_SECONDS)
+        wave = clip.mono[: int(len(luma) / SYNC_RATE * clip.sample_rate)]
+        sync = measure_sync(luma, wave, clip.sample_rate, SYNC_RATE)
+        if sync.is_clear and not NOTICED_MS[0] <= sync.offset_ms <= NOTICED_MS[1]:
+            figure = f"sound is {sync.offset_ms / 1000:+.2f} s from what is seen"
+            fix = "shift the sound in an editor, or take the clip out: desync is learnt too"
+            yield found("sync", "warning", figure, fix)
+
+
+def check_picture(clip: Clip, config: Config) -> Iterator[Finding]:
+    found, picture = maker(clip), clip.picture
+    if picture is None:
+        return
+    if picture.corrupt:
+        yield found("damage", "error", f"{picture.corrupt} frames are corrupt", "export the clip again")
+    frozen = seen.frozen_seconds(picture)
+    if frozen > FROZEN_GATE:
+        yield found("frozen", "warning", f"nothing moves for {frozen:.1f} s", "cut that part out")
+    for start, end in seen.black_spans(picture):
+        outer = start <= 0.05 or end >= picture.times[-1]
+        fix = "cut it off (--fix leaves it out)" if outer else "cut that part out"
+        yield found("black", "warning", f"black from {start:.2f} to {end:.2f} s", fix, fixable=outer)
+    if times := seen.cuts(picture):
+        where = ", ".join(f"{time:.2f}" for time in times[:5])
+        fix = 'split there; one row with "start" and "end" for each shot in metadata.jsonl does it'
+        yield found("cut", "warning", f"{len(times)} hard cuts, at {where} s", fix)
+    height, width = clip.probe.height, clip.probe.width
+    model = find_model(config.model)
+    if min(height, width) < 0.7 * min(model.height, model.width) and config.data.size is None:
+        figure = f"{width}x{height}, trained at {model.width}x{model.height}"
+        yield found("size", "warning", figure, "it is enlarged and teaches blur; set data.size lower")
+
+
+def check_caption(clip: Clip, config: Config) -> Iterator[Finding]:
+    found, caption = maker(clip), clip.item.caption
+    if not caption:
+        yield found("caption", "error", "the caption is empty", "write what is seen and heard")
+        return
+    if SPEAKING.search(caption) and not find_quotes(caption):
+        fix = 'write the words: She says, "Good morning."'
+        yield found("quotes", "warning", "somebody speaks or sings, no words are quoted", fix)
+    elif clip.sound is not None and not find_quotes(caption):
+        syllables = heard.speech_score(clip.mono, clip.sample_rate)
+        if syllables > heard.SPEECH_GATE:
+            fix = "if somebody speaks, quote the words"
+            yield found("quotes", "note", "it sounds like speech, no words are quoted", fix)
+    tokens, exact = token_count(f"{config.data.caption_prefix}{caption}", config.model)
+    if tokens > MAX_PROMPT_TOKENS:
+        figure = f"{'' if exact else 'about '}{tokens} tokens, {MAX_PROMPT_TOKENS} are read"
+        yield found("long caption", "error" if exact else "warning", figure, "shorten it")
+
+
+def check_duplicates(clips: list[Clip]) -> Iterator[tuple[Clip, Finding]]:
+    """The same file twice, clips that look the same, and captions used for several clips."""
+    files, captions = defaultdict(list), defaultdict(list)
+    for clip in clips:
+        part = (clip.digest, clip.item.start, clip.item.end)
+        files[part].append(clip)
+        captions[clip.item.caption].append(clip)
+    for (digest, *_), same in files.items():
+        for clip in same[1:] if digest else []:
+            figure = f"the same file as {same[0].item.name}"
+            yield clip, Finding(clip.item.name, "duplicate", "warning", figure, "keep one (--fix does)", True)
+    different = [clip for same in files.values() for clip in same[:1] if clip.picture is not None]
+    for index, clip in enumerate(different):
+        twin = next((other for other in different[:index] if looks_same(clip, other)), None)
+        if twin is not None and clip.item.video != twin.item.video:
+            figure = f"looks the same as {twin.item.name}"
+            yield clip, Finding(clip.item.name, "duplicate", "warning", figure, "keep the better one")
+    for caption, same in captions.items():
+        for clip in same[1:] if caption else []:
+            figure = f"the same caption as {same[0].item.name}"
+            fix = "describe what differs, or it cannot be asked for"
+            yield clip, Finding(clip.item.name, "same caption", "warning", figure, fix)
+
+
+def looks_same(one: Clip, other: Clip) -> bool:
+    """Whether two clips show the same at 16 moments, up to how they were encoded."""
+    lengths = one.picture.times[-1], other.picture.times[-1]
+    shapes = one.picture.frames.shape[1:], other.picture.frames.shape[1:]
+    if abs(lengths[0] - lengths[1]) > 0.2 or shapes[0] != shapes[1]:
+        return False
+    moments = np.linspace(0, min(lengths), 16)
+    frames = [
+        clip.picture.frames[
+            np.searchsorted(clip.picture.times, moments - 1e-3).clip(0, len(clip.picture.times) - 1)
+        ]
+        for clip in (one, other)
+    ]
+    return float(np.abs(frames[0].astype(np.int16) - frames[1]).mean()) < 1.5
+
+
+def token_count(caption: str, model: str) -> tuple[int, bool]:
+    """Tokens of a caption, and whether they were counted; else it is a guess, as nothing is downloaded."""
+    folder = Path(find_model(model).source).expanduser()
+    if (folder / "tokenizer" / "tokenizer.json").is_file():
+        return TokenMeter(folder).count(caption), True
+    return round(TOKENS_PER_WORD * count_words(caption)), False
+
+
+def maker(clip: Clip) -> Callable[..., Finding]:
+    def found(check: str, severity: str, figure: str, fix: str, fixable: bool = False) -> Finding:
+        return Finding(clip.item.name, check, severity, figure, fix, fixable)
+
+    return found
+
+
+def without_black_ends(clip: Clip) -> Item:
+    """The item without black at its start and end."""
+    item = clip.item
+    start, end = item.start, item.end
+    for black_start, black_end in seen.black_spans(clip.picture):
+        if black_start <= 0.05:
+            start = max(start, black_end)
+        elif black_end >= clip.picture.times[-1]:
+            end = min(black_start, np.inf if end is None else end)
+    return replace(item, start=start, end=end)

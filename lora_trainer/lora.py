@@ -1,0 +1,159 @@
+"""The LoRA that is trained: which layers, its weights in float32, and the file it becomes.
+
+The layers compute in the base model's dtype. The weights that the optimizer sees are float32 copies; they are
+published into the layers after each step, and gradients are collected from the layers after each backward.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers.hooks import apply_layerwise_casting
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from lora_trainer.config import Config, Tower
+from mova import adapter_files as files
+from mova.types import UserError
+
+NAME = "default"
+ATTENTION = r"blocks\.\d+\.(self_attn|cross_attn)\.[qkvo]"
+# Matched against a layer's whole path: a part of it would take layers that nobody asked for.
+TARGETS = {
+    "attention": ATTENTION,
+    "attention_ffn": rf"{ATTENTION}|blocks\.\d+\.ffn\.[02]",
+    "bridge": r"(audio_to_video|video_to_audio)_conditioners\.\d+\.inner\.[qkvo]",
+    "audio_to_video": r"audio_to_video_conditioners\.\d+\.inner\.[qkvo]",
+    "video_to_audio": r"video_to_audio_conditioners\.\d+\.inner\.[qkvo]",
+}
+
+
+class Lora:
+    """LoRA layers in the trained towers. `weights` are float32, by "tower.path.lora_A.weight"."""
+
+    def __init__(self, towers: Mapping[str, nn.Module], config: Config) -> None:
+        self.towers = dict(towers)
+        self.config = config
+        self.layer_weights: dict[str, nn.Parameter] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.run.seed)
+            for name, tower in config.towers.trained().items():
+                attach(name, self.towers[name], tower, config)
+        for name in config.towers.trained():
+            for key, parameter in self.towers[name].named_parameters():
+                if f".{NAME}." in key:
+                    self.layer_weights[f"{name}.{key.replace(f'.{NAME}', '')}"] = parameter
+        modules = [module for model in self.towers.values() for module in model.modules()]
+        self.dropouts = [module.lora_dropout for module in modules if isinstance(module, LoraLayer)]
+        self.weights: dict[str, nn.Parameter] = {}
+
+    def make_weights(self) -> None:
+        """Copy the layers' weights to float32, on the device where the layers have come to be."""
+        self.weights = {
+            key: nn.Parameter(parameter.detach().float().clone())
+            for key, parameter in self.layer_weights.items()
+        }
+
+    def of_tower(self, name: str) -> dict[str, nn.Parameter]:
+        return {key: weight for key, weight in self.weights.items() if key.startswith(f"{name}.")}
+
+    def collect(self) -> None:
+        """Add the gradients that a backward pass left in the layers to those of the weights."""
+        for key, parameter in self.layer_weights.items():
+            if parameter.grad is not None:
+                weight, gradient = self.weights[key], parameter.grad.float()
+                weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+                parameter.grad = None
+
+    def drop_gradients(self) -> None:
+        """Forget what a broken backward pass left in the layers."""
+        for parameter in self.layer_weights.values():
+            parameter.grad = None
+
+    @torch.no_grad()
+    def publish(self, values: Mapping[str, Tensor] | None = None) -> None:
+        """Make the layers compute with the weights, or with `values` of the same keys."""
+        for key, value in (values or self.weights).items():
+            self.layer_weights[key].copy_(value)
+
+    @contextmanager
+    def showing(self, values: Mapping[str, Tensor] | None) -> Iterator[None]:
+        """The layers compute with `values` inside the context."""
+        try:
+            self.publish(values)
+            yield
+        finally:
+            self.publish()
+
+    def set_dropout(self, on: bool) -> None:
+        for dropout in self.dropouts:
+            dropout.train(on)
+
+    @contextmanager
+    def without(self, *names: str) -> Iterator[None]:
+        """The LoRA of these towers is off inside the context."""
+        layers = [m for name in names for m in self.towers[name].modules() if isinstance(m, LoraLayer)]
+        try:
+            for layer in layers:
+                layer.enable_adapters(False)
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+
+
+def attach(name: str, model: nn.Module, tower: Tower, config: Config) -> None:
+    """Put LoRA into the layers of a tower that its targets name, and set which parameters learn."""
+    targets = "bridge" if (name, tower.targets) == ("dual_tower_bridge", "attention") else tower.targets
+    pattern = re.compile(TARGETS[targets])
+    linear = [
+        path for path, m in model.named_modules() if isinstance(m, nn.Linear) and pattern.fullmatch(path)
+    ]
+    if not linear:
+        raise UserError(f"{name} has no layers {tower.targets}; this checkpoint cannot be trained so")
+    model.add_adapter(
+        LoraConfig(
+            r=tower.rank,
+            lora_alpha=tower.alpha or tower.rank,
+            lora_dropout=config.run.dropout,
+            use_rslora=config.run.rslora,
+            target_modules=pattern.pattern,
+            init_lora_weights=True,
+        ),
+        NAME,
+    )
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(f".{NAME}." in key)
+    if config.run.base == "fp8":
+        store_in_8_bits(model)
+
+
+def store_in_8_bits(model: nn.Module) -> None:
+    """Hold the linear layers under the LoRA in 8 bits; they are widened while they run."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            base = module.get_base_layer()
+            apply_layerwise_casting(base, torch.float8_e4m3fn, base.weight.dtype, skip_modules_pattern=())
+
+
+def save_adapter(path: Path, weights: Mapping[str, Tensor], config: Config, dtype: torch.dtype) -> None:
+    """Write one file for all towers, with rank, alpha and the recipe in its header.
+
+    Raises:
+        UserError: there is nothing to save, or it holds NaN. BackendError: the disk is full.
+    """
+    layers = {}
+    for key, down in weights.items():
+        module, half, _ = key.rpartition(".lora_A.weight")
+        if half:
+            tower = getattr(config.towers, module.partition(".")[0])
+            pair = (down, weights[f"{module}.lora_B.weight"])
+            matrices = (matrix.detach().to("cpu", dtype) for matrix in pair)
+            layers[module] = files.Lora(*matrices, float(tower.alpha or tower.rank), config.run.rslora)
+    recipe = config.recipe_record()
+    trigger = config.data.caption_prefix.strip(" ,.:;")
+    card = files.Card(recipe["model"], (trigger,) if trigger else (), recipe)
+    files.write_adapter(path, files.Adapter(layers, card), overwrite=True)

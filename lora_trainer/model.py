@@ -1,0 +1,91 @@
+"""The base model as training needs it: towers frozen on the device, encoders of text left out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from lora_trainer.config import Config
+from lora_trainer.presets import EXPERTS
+from mova.offload import Residency, WeightSwap
+from mova.pipeline import MOVAPipeline
+from mova.placement import Machine, preferred_dtype
+from mova.streaming import LayerStreamer
+from mova.strengths import TOWERS
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class TrainingResidency(Residency):
+    """Frozen weights where `run.offload` says; autoencoders come while they are used.
+
+    LoRA weights never leave the device. A swap only puts frozen weights back where they came from, and would
+    lose what was learnt.
+    """
+
+    def __init__(self, pipeline: MOVAPipeline, device: torch.device, offload: str) -> None:
+        super().__init__(pipeline)
+        self._device, self.offload = device, offload
+        self.swaps: dict[str, WeightSwap] = {}
+        self.streamer: LayerStreamer | None = None
+        self.active: str | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def settle(self) -> None:
+        """Bring to the device what stays there. Called once, when the LoRA layers are in place."""
+        towers = {name: getattr(self.pipeline, name) for name in TOWERS}
+        learnt = [p for tower in towers.values() for p in tower.parameters() if p.requires_grad]
+        for parameter in learnt:
+            parameter.data = parameter.data.to(self._device)
+        skip = {id(parameter) for parameter in learnt}
+        if self.offload == "layers":
+            experts = {name: towers[name] for name in EXPERTS}
+            self.streamer = LayerStreamer(self.pipeline.dual_tower, experts, self._device, hold_both=True)
+            WeightSwap(list(towers.values()), skip | self.streamer.streamed).load(self._device)
+            return
+        for name, tower in towers.items():
+            if self.offload == "experts" and name in EXPERTS:
+                self.swaps[name] = WeightSwap([tower], skip)
+                for parameter in tower.parameters():
+                    if self._device.type == "cuda" and id(parameter) not in skip:
+                        parameter.data = parameter.data.pin_memory()
+            else:
+                tower.to(self._device)
+
+    @contextmanager
+    def use(self, name: str) -> Iterator[None]:
+        swap = WeightSwap([getattr(self.pipeline, name)])
+        try:
+            swap.load(self._device)
+            yield
+        finally:
+            swap.evict()
+
+    def activate(self, expert: str) -> None:
+        super().activate(expert)
+        if self.streamer is not None:
+            self.streamer.start(expert)
+        elif self.swaps and expert != self.active:
+            if self.active is not None:
+                self.swaps[self.active].evict()
+            self.swaps[expert].load(self._device)
+        self.active = expert
+
+
+def choose_device(config: Config) -> tuple[torch.device, torch.dtype]:
+    """Where to train, and in which dtype the frozen model is. Raises UserError: there is no such device."""
+    machine = Machine.probe(config.run.device)
+    name = config.run.dtype if config.run.dtype != "auto" else preferred_dtype(machine)
+    return torch.device(machine.device), DTYPES[name]
+
+
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype, offload: str) -> MOVAPipeline:
+    """The pipeline without text encoder, frozen, on the CPU until its residency is settled."""
+    pipeline = MOVAPipeline.from_pretrained(folder, torch_dtype=dtype, text_encoder=None, tokenizer=None)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.residency = TrainingResidency(pipeline, device, offload)
+    return pipeline

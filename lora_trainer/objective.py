@@ -1,0 +1,111 @@
+"""What one training sample costs: noise it, predict the velocity, compare.
+
+x_t = (1 - sigma) x_0 + sigma noise; the target is noise - x_0; the loss of each modality is the mean squared
+error. Everything random comes from a generator seeded with the sample's own number, so a run does not depend
+on what ran before: resuming needs no generator state.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lora_trainer.config import Objective
+from mova.models.dual_tower import DualTower
+from mova.scheduler import PairScheduler
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is random in one sample: sigmas (0-d) and noises of the sample's shapes, on the CPU."""
+
+    video_sigma: Tensor
+    audio_sigma: Tensor
+    video_noise: Tensor
+    audio_noise: Tensor
+    drop_text: bool = False
+    drop_bridge: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one bucket: latents [B, ...], texts [B, 512, D], and 1 where there is sound [B]."""
+
+    video_latents: Tensor
+    condition: Tensor
+    audio_latents: Tensor
+    text: Tensor
+    has_sound: Tensor
+    frame_rate: float
+
+
+def sample_generator(seed: int, *numbers: int) -> torch.Generator:
+    """The generator of one sample, independent of all others."""
+    state = np.random.SeedSequence([seed, *numbers]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))
+
+
+def training_sigmas(scheduler: PairScheduler) -> Tensor:
+    """Sigmas [N, 2] that training draws from: the schedule of as many steps as the model was trained with."""
+    return scheduler.sigmas(scheduler.config.num_train_timesteps)[:-1]
+
+
+def expert_range(scheduler: PairScheduler, boundary_ratio: float, expert: str) -> range:
+    """Rows of `training_sigmas` that `expert` serves: `video_dit` those at or above the boundary.
+
+    Compared as the pipeline does, timestep by timestep, so that no fraction of an index is taken for a
+    timestep (0.9 of the timesteps is row 358 of 1000 with the released shift).
+    """
+    timesteps = scheduler.timesteps(training_sigmas(scheduler)[:, 0])
+    high = int((timesteps >= boundary_ratio * scheduler.config.num_train_timesteps).sum())
+    return range(high) if expert == "video_dit" else range(high, len(timesteps))
+
+
+def draw(
+    shapes: tuple[torch.Size, torch.Size],
+    rows: range,
+    sigmas: Tensor,
+    objective: Objective,
+    generator: torch.Generator,
+) -> Draw:
+    """A random timestep among `rows`, noise for latents of these shapes (video, audio), and dropouts."""
+    row = rows[int(torch.randint(len(rows), (), generator=generator))]
+    audio_row = int(torch.randint(len(sigmas), (), generator=generator))
+    text, bridge = torch.rand(2, generator=generator).tolist()
+    return Draw(
+        sigmas[row, 0],
+        sigmas[audio_row if objective.audio_timestep == "independent" else row, 1],
+        torch.randn(shapes[0], generator=generator),
+        torch.randn(shapes[1], generator=generator),
+        text < objective.text_dropout,
+        bridge < objective.bridge_dropout,
+    )
+
+
+def losses(tower: DualTower, batch: Batch, draws: Sequence[Draw], timesteps: int) -> tuple[Tensor, Tensor]:
+    """Mean squared errors [B] of the video's and of the audio's velocity, float32.
+
+    `timesteps` is the checkpoint's number of training timesteps. Muted samples have audio loss 0. The bridge
+    is skipped for the whole batch if the first draw says so.
+    """
+    device = batch.video_latents.device
+    video_sigma, audio_sigma, video_noise, audio_noise = (
+        torch.stack([getattr(each, name) for each in draws]).to(device)
+        for name in ("video_sigma", "audio_sigma", "video_noise", "audio_noise")
+    )
+    noised = PairScheduler.add_noise(batch.video_latents, video_noise, video_sigma.view(-1, 1, 1, 1, 1))
+    audio_noised = PairScheduler.add_noise(batch.audio_latents, audio_noise, audio_sigma.view(-1, 1, 1))
+    video, audio = tower(
+        torch.cat((noised, batch.condition), dim=1),
+        audio_noised,
+        video_sigma * timesteps,
+        audio_sigma * timesteps,
+        batch.text,
+        batch.frame_rate,
+        not draws[0].drop_bridge,
+    )
+    video_error = video - PairScheduler.target(batch.video_latents, video_noise)
+    audio_error = audio - PairScheduler.target(batch.audio_latents, audio_noise)
+    return video_error.square().mean((1, 2, 3, 4)), audio_error.square().mean((1, 2)) * batch.has_sound

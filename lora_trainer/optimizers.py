@@ -1,0 +1,78 @@
+"""Optimizers, all of them from libraries, with one parameter group for each tower."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from lora_trainer.config import Config, Optimizer
+from lora_trainer.order import learning_rate_scale
+from mova.types import UserError
+
+
+def build_optimizer(towers: Mapping[str, list[nn.Parameter]], config: Config) -> torch.optim.Optimizer:
+    """The configured optimizer over the towers' weights. Raises UserError where its library is missing."""
+    settings = config.optimizer
+    groups = [
+        {
+            "params": weights,
+            "name": name,
+            "lr": settings.rate * getattr(config.towers, name).learning_rate_scale,
+        }
+        for name, weights in towers.items()
+    ]
+    common = {"betas": settings.betas, "weight_decay": settings.weight_decay}
+    if settings.name == "adamw":
+        return torch.optim.AdamW(groups, **common)
+    if settings.name == "adamw8bit":
+        return library("bitsandbytes").optim.AdamW8bit(groups, **common)
+    if settings.name == "schedule_free":
+        optimizer = library("schedulefree").AdamWScheduleFree(
+            groups, warmup_steps=settings.warmup_steps, **common
+        )
+        optimizer.train()
+        return optimizer
+    return library("prodigyopt").Prodigy(groups, use_bias_correction=True, safeguard_warmup=True, **common)
+
+
+def library(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UserError(f"this needs {name}: run `pip install {name}`, or choose otherwise") from error
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, config: Config, step: int) -> float:
+    """Set every group's rate for `step`, and return the first group's."""
+    settings = config.optimizer
+    scale = 1.0
+    if settings.name != "schedule_free":  # it has its own warm-up, and no schedule by design
+        scale = learning_rate_scale(step, config.run.steps, settings)
+    for group in optimizer.param_groups:
+        tower = getattr(config.towers, group["name"])
+        group["lr"] = settings.rate * tower.learning_rate_scale * scale
+    return optimizer.param_groups[0]["lr"]
+
+
+@contextmanager
+def averaged(optimizer: torch.optim.Optimizer, settings: Optimizer) -> Iterator[None]:
+    """The weights are those to evaluate and save: schedule-free's average; other optimizers' as they are.
+
+    Restored from a copy: the library's own way back rounds, and looking must not change a run.
+    """
+    if settings.name != "schedule_free":
+        yield
+        return
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    held = [weight.detach().clone() for weight in weights]
+    optimizer.eval()
+    try:
+        yield
+    finally:
+        optimizer.train()
+        with torch.no_grad():
+            for weight, value in zip(weights, held, strict=True):
+                weight.copy_(value)

@@ -1,0 +1,66 @@
+"""What each micro-batch is: which windows, which expert.
+
+All of it follows from its number and nothing from what ran before, so resuming needs no state.
+"""
+
+import math
+from collections import defaultdict
+from fractions import Fraction
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lora_trainer.config import Optimizer
+from lora_trainer.presets import EXPERTS
+
+if TYPE_CHECKING:
+    from lora_trainer.cache import Entry
+
+
+class Order:
+    """Micro-batches of windows of one bucket each; every window once an epoch, shuffled anew each time."""
+
+    def __init__(self, entries: "list[Entry]", batch_size: int, seed: int) -> None:
+        self.entries, self.batch_size, self.seed = entries, batch_size, seed
+        self.epoch = lru_cache(maxsize=2)(self._shuffled)
+
+    def batch(self, number: int) -> "list[Entry]":
+        """The windows of micro-batch `number`, counted over the whole run and all processes."""
+        per_epoch = len(self.epoch(0))
+        return self.epoch(number // per_epoch)[number % per_epoch]
+
+    def _shuffled(self, epoch: int) -> "list[list[Entry]]":
+        generator = np.random.default_rng([self.seed, epoch])
+        buckets = defaultdict(list)
+        for index in generator.permutation(len(self.entries)):
+            buckets[self.entries[index].bucket].append(self.entries[index])
+        batches = [
+            buckets[bucket][start : start + self.batch_size]
+            for bucket in sorted(buckets)
+            for start in range(0, len(buckets[bucket]), self.batch_size)
+        ]
+        return [batches[index] for index in generator.permutation(len(batches))]
+
+
+def expert_at(step: int, high_share: float, hold_steps: int) -> str:
+    """The expert of an optimizer step: `hold_steps` in a row the same, `high_share` of them `video_dit`.
+
+    Evenly spread, the high-noise expert first.
+    """
+    share = Fraction(high_share).limit_denominator(1000)
+    turn = step // hold_steps
+    high = share > 0 and (turn * share) % 1 < share
+    return EXPERTS[0] if high else EXPERTS[1]
+
+
+def learning_rate_scale(step: int, steps: int, optimizer: Optimizer) -> float:
+    """What learning rates are multiplied with at `step` of `steps`: warm-up, then the schedule."""
+    warmup = min(optimizer.warmup_steps, steps // 2)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if optimizer.schedule == "constant":
+        return 1.0
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    left = 1 - done if optimizer.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return optimizer.final_scale + (1 - optimizer.final_scale) * left

@@ -1,0 +1,98 @@
+"""Figures of a clip's picture, from small grey frames and their times. numpy only."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lora_trainer.manifest import Item
+from lora_trainer.reading import decoded, opened, video_stream
+from mova.metrics.visual import THUMBNAIL_WIDTH
+
+MAX_SECONDS = 120.0
+STILL_LEVELS = 2  # of 255: the largest change anywhere that codecs leave in a still
+BLACK_LEVEL = 20.0  # mean, of 255; video black is 16
+CUT_LEVELS = 25.0
+CUT_RATIO = 6.0  # times the clip's usual difference
+NEAR = 12  # frames, before and after a jump, of which two look alike if it is a flash
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Grey frames uint8 [F, h, w], THUMBNAIL_WIDTH wide, their seconds [F], and how many were corrupt."""
+
+    frames: np.ndarray
+    times: np.ndarray
+    corrupt: int
+
+    @property
+    def changes(self) -> np.ndarray:
+        """Absolute difference of each frame from the one before, in levels: [F, h, w], 0 for the first."""
+        levels = self.frames.astype(np.int16)
+        return np.abs(np.diff(levels, axis=0, prepend=levels[:1]))
+
+    @property
+    def differences(self) -> np.ndarray:
+        """The mean of `changes` in each frame."""
+        return self.changes.mean(axis=(1, 2))
+
+
+def read_picture(item: Item) -> Picture:
+    """The first MAX_SECONDS of a clip's picture. Raises UserError if it cannot be decoded."""
+    frames, times, corrupt = [], [], 0
+    with opened(item.video) as container:
+        video = video_stream(container, item.video)
+        height = max(2, round(THUMBNAIL_WIDTH * video.height / video.width))
+        size = {"width": THUMBNAIL_WIDTH, "height": height, "format": "gray", "interpolation": "AREA"}
+        for frame in decoded(container, video, item.name):
+            if times and frame.time - times[0] > MAX_SECONDS:
+                break
+            times.append(frame.time)
+            corrupt += frame.is_corrupt
+            frames.append(frame.reformat(**size).to_ndarray())
+    return Picture(np.stack(frames), np.array(times) - times[0], corrupt)
+
+
+def frozen_seconds(picture: Picture) -> float:
+    """The longest time in which nothing moves."""
+    still = picture.changes.max(axis=(1, 2)) <= STILL_LEVELS
+    still[0] = False
+    return max((picture.times[end] - picture.times[start - 1] for start, end in runs(still)), default=0.0)
+
+
+def black_spans(picture: Picture) -> list[tuple[float, float]]:
+    """Spans of seconds in which the picture is black."""
+    black = picture.frames.mean(axis=(1, 2)) < BLACK_LEVEL
+    ends = np.append(picture.times[1:], picture.times[-1] + float(np.diff(picture.times[-2:]).sum()))
+    return [(float(picture.times[start]), float(ends[end])) for start, end in runs(black)]
+
+
+def cuts(picture: Picture) -> list[float]:
+    """Seconds at which the picture changes as a whole: a jump far over what is usual, with no way back.
+
+    A flash is no cut: after it the picture is as before.
+    """
+    differences = picture.differences
+    usual = float(np.median(differences[1:])) if len(differences) > 1 else 0.0
+    limit = max(CUT_LEVELS, CUT_RATIO * usual)
+    found = []
+    for index in np.flatnonzero(differences > limit):
+        before = picture.frames[max(0, index - NEAR) : index].astype(np.int16)
+        after = picture.frames[index : index + NEAR]
+        apart = min(float(np.abs(after - frame).mean(axis=(1, 2)).min()) for frame in before)
+        if apart > limit / 2:
+            found.append(float(picture.times[index]))
+    return found
+
+
+def runs(flags: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(first, last) index of each run of true values."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
+    yield from zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True)
+
+
+def at_rate(picture: Picture, frame_rate: float, seconds: float) -> np.ndarray:
+    """The frames nearest to the ticks of a constant rate, float32 [F, h, w], for up to `seconds`."""
+    ticks = np.arange(0, min(seconds, picture.times[-1]), 1 / frame_rate)
+    between = (picture.times[1:] + picture.times[:-1]) / 2
+    return picture.frames[np.searchsorted(between, ticks)].astype(np.float32)

@@ -1,0 +1,212 @@
+"""A run: the loop around the engine, with its journal, checkpoints, samples, and the ways it can end.
+
+Ctrl-C and SIGTERM end it after the micro-batch at hand and save that, gradients and all; resuming goes on
+with the next one, bit for bit.
+"""
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_trainer.cache import Cache
+from lora_trainer.checkpoint import Journal, checkpoints, load_state, save_state
+from lora_trainer.config import Config
+from lora_trainer.engine import Engine
+from lora_trainer.lora import save_adapter
+from lora_trainer.presets import EXPERTS
+from lora_trainer.samples import make_samples
+from lora_trainer.trackers import Tracker
+from lora_trainer.validation import Figures, swapped_experts
+from lora_trainer.workers import Workers
+from mova.pipeline import MOVAPipeline
+from mova.types import BackendError, Cancelled, UserError
+
+logger = logging.getLogger(__name__)
+
+JOURNAL = "journal.jsonl"
+ADAPTER = "adapter.safetensors"
+OnStep = Callable[[dict[str, Any]], None]
+
+
+class Trainer:
+    """Trains `engine` to the last step of `config`."""
+
+    def __init__(
+        self, config: Config, cache: Cache, pipeline: MOVAPipeline, workers: Workers | None = None
+    ) -> None:
+        self.config, self.cache, self.pipeline = config, cache, pipeline
+        self.engine = Engine(config, cache, pipeline, workers)
+        self.workers = self.engine.workers
+        self.journal = Journal(config.output / JOURNAL, self.workers.is_first)
+        self.tracker = Tracker(config, self.workers.is_first)
+        self.checkpoints = config.output / "checkpoints"
+        self.base: dict[str, Figures] = {}
+        self.stopping = False
+
+    def run(self, resume: bool = False, on_step: OnStep = lambda _: None) -> Path:
+        """Train to the last step and write the adapter; its path.
+
+        Raises:
+            Cancelled: stopped on request; everything is saved.
+            BackendError: out of memory, disk full, or the numbers broke down; the last checkpoint is whole.
+            UserError: there is a run already, or it cannot be resumed with these settings or clips.
+        """
+        self._open(resume)
+        with self._stop_signals(), self.tracker:
+            if not self.base:
+                self._begin()
+            while self.engine.step < self.config.run.steps:
+                record = self._optimizer_step()
+                self.journal.write("step", **record)
+                self.tracker.log(record, record["step"])
+                on_step(record)
+                self._look_up()
+        path = self.config.output / ADAPTER
+        if self.workers.is_first:
+            self._save_adapter(path)
+        self.journal.write("done", step=self.engine.step, adapter=path.name)
+        return path
+
+    def _open(self, resume: bool) -> None:
+        """Restore, or make sure that nothing is overwritten. A run killed before it saved starts again."""
+        if not checkpoints(self.checkpoints):
+            self.journal.cut(0)
+        elif not resume:
+            raise UserError(
+                f"{self.config.output} holds a run; go on with --resume, or choose another output"
+            )
+        else:
+            state = load_state(self.checkpoints)
+            self.engine.restore(state)
+            self.base = state["base"]
+            self.journal.cut(state["journal"])
+            self.journal.write("resumed", step=self.engine.step, micro=self.engine.micro)
+
+    def _begin(self) -> None:
+        """Before the first step: what is about to happen, and the base model's figures and samples."""
+        engine = self.engine
+        self.journal.write(
+            "run",
+            config=self.config.model_dump(mode="json"),
+            windows={name: len({m.entry.name for m in each}) for name, each in engine.measured.items()},
+            parameters={name: sum(w.numel() for w in weights) for name, weights in engine.towers.items()},
+            high_share=engine.high_share,
+        )
+        self.base = engine.measure()
+        self.journal.write("base", **self.base)
+        if all(engine.rows.values()):
+            entry = engine.order.entries[0]
+            if swapped_experts(self.pipeline, engine.load, entry):
+                self._alarm(f"at {' and '.join(EXPERTS)} the wrong one predicts better; are they swapped?")
+        self._sample()
+
+    def _optimizer_step(self) -> dict[str, Any]:
+        """All micro-batches of one step and the update; what happened, for the journal."""
+        began, engine = time.perf_counter(), self.engine
+        accumulation = self.config.run.accumulation
+        try:
+            while engine.micro < accumulation:
+                engine.micro_batch()
+                # With several processes only whole steps are saved: each holds other gradients until then.
+                if self.workers.count == 1 and engine.micro < accumulation:
+                    self._stop_if_asked()
+            record = engine.update()
+        except torch.OutOfMemoryError as error:
+            self._save()
+            raise BackendError(self._out_of_memory()) from error
+        except BackendError as error:
+            raise BackendError(f"{error}; {self._last_good()}") from error
+        for sentence in engine.watch.alarms(record["gradient_norms"], record["update_norms"]):
+            self._alarm(sentence)
+        return {**record, "seconds": round(time.perf_counter() - began, 3)}
+
+    def _look_up(self) -> None:
+        """After a step: measure, sample, save and stop where it is time."""
+        run, step = self.config.run, self.engine.step
+        last = step == run.steps
+        if last or (run.validate_every and step % run.validate_every == 0):
+            figures = self.engine.measure()
+            self.journal.write("validation", step=step, **figures)
+            self.tracker.log({"loss": figures, "base": self.base}, step)
+        if last or (self.config.samples.every and step % self.config.samples.every == 0):
+            self._sample()
+        if last or step % run.checkpoint_every == 0:
+            self._save()
+        if not last:
+            self._stop_if_asked()
+
+    def _save(self) -> None:
+        if self.workers.is_first:
+            name = f"step-{self.engine.step:06d}" + (f"-{self.engine.micro:03d}" if self.engine.micro else "")
+            state = {**self.engine.state(), "base": self.base, "journal": self.journal.size}
+            keep = self.config.run.keep_checkpoints
+            path = save_state(
+                self.checkpoints, name, state, keep, lambda to: self._save_adapter(to / ADAPTER)
+            )
+            logger.info("saved %s", path)
+        self.workers.wait()
+
+    def _save_adapter(self, path: Path) -> None:
+        dtype = next(iter(self.engine.lora.layer_weights.values())).dtype
+        with self.engine.saved_weights() as weights:
+            save_adapter(path, weights, self.config, dtype)
+
+    def _sample(self) -> None:
+        if self.workers.is_first and self.config.samples.clips:
+            with self.engine.shown():
+                for path in make_samples(self.config, self.cache, self.pipeline, self.engine.step):
+                    name = str(path.relative_to(self.config.output))
+                    self.journal.write("sample", step=self.engine.step, path=name)
+        self.workers.wait()
+
+    def _alarm(self, sentence: str) -> None:
+        logger.warning("%s", sentence)
+        self.journal.write("alarm", step=self.engine.step, message=sentence)
+
+    def _stop_if_asked(self) -> None:
+        if any(self.workers.any([self.stopping])):
+            self._save()
+            self.journal.write("stopped", step=self.engine.step, micro=self.engine.micro)
+            raise Cancelled(f"stopped at step {self.engine.step}, all is saved; go on with --resume")
+
+    @contextmanager
+    def _stop_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask to stop; a second one does it at once."""
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def ask(number: int, _: object) -> None:
+            self.stopping = True
+            signal.signal(number, previous[number])
+
+        for number in previous:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _last_good(self) -> str:
+        saved = checkpoints(self.checkpoints)
+        where = f"the last good state is {saved[0]}" if saved else "nothing was saved yet"
+        return f"{where}; lower optimizer.learning_rate, or use run.dtype float32"
+
+    def _out_of_memory(self) -> str:
+        run = self.config.run
+        advice = {
+            "run.gradient_checkpointing true": not run.gradient_checkpointing,
+            "run.offload experts": run.offload == "none",
+            "run.offload layers": run.offload != "layers" and run.base == "plain",
+            "run.batch_size 1": run.batch_size > 1,
+            "shorter windows (data.num_frames)": True,
+            "a smaller data.size": True,
+            "run.base fp8": run.base == "plain" and run.offload != "layers",
+        }
+        steps = ", ".join(step for step, applies in advice.items() if applies)
+        return f"the device is out of memory; all is saved. Change one of: {steps}; then train again"

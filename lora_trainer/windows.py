@@ -1,0 +1,98 @@
+"""From clips to windows: a span of seconds, a size and a length that the model takes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lora_trainer.config import Data
+from lora_trainer.manifest import Item
+from lora_trainer.reading import Probe
+from mova.catalog import Model
+from mova.shapes import frames_for_seconds, parse_size, size_for_aspect
+from mova.types import UserError
+
+LENGTHS = (1.0, 0.75, 0.5, 0.25)  # of the model's length, where the config names no num_frames
+ASPECTS = (16 / 9, 4 / 3, 1.0, 3 / 4, 9 / 16)
+TOLERANCE = 0.5  # frames that a clip may be short; its last frame stands that long
+
+
+@dataclass(frozen=True)
+class Window:
+    """Seconds `start` to `start + num_frames / frame_rate` of a clip, at a size in pixels."""
+
+    item: Item
+    start: float
+    num_frames: int
+    height: int
+    width: int
+    frame_rate: float
+    has_sound: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.item.name}@{self.start:.3f}"
+
+    @property
+    def seconds(self) -> float:
+        return self.num_frames / self.frame_rate
+
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds of the frames."""
+        return self.start + np.arange(self.num_frames) / self.frame_rate
+
+    @property
+    def bucket(self) -> tuple[int, int, int]:
+        return self.height, self.width, self.num_frames
+
+
+def lengths(data: Data, model: Model) -> tuple[int, ...]:
+    """Lengths in frames that windows may have, longest first."""
+    if data.num_frames is not None:
+        return data.num_frames
+    seconds = [model.num_frames / model.frame_rate * share for share in LENGTHS]
+    counts = {frames_for_seconds(each, data.frame_rate) for each in seconds}
+    return tuple(sorted((count for count in counts if count > 1), reverse=True))
+
+
+def size_of(data: Data, model: Model) -> tuple[int, int]:
+    return parse_size(data.size) if data.size else (model.height, model.width)
+
+
+def bucket_size(probe: Probe, data: Data, model: Model) -> tuple[int, int]:
+    """(height, width) for a clip: with buckets, of the configured number of pixels and the nearest aspect."""
+    height, width = size_of(data, model)
+    if not data.buckets:
+        return height, width
+    sizes = {(height, width), *(size_for_aspect(aspect, height * width) for aspect in ASPECTS)}
+    aspect = probe.width / probe.height
+    # The configured size wins a near tie: 640x352 is 1.82, and a bucket of 16:9 beside it would cut more.
+    return min(
+        sorted(sizes), key=lambda hw: abs(np.log(hw[1] / hw[0] / aspect)) + 0.05 * (hw != (height, width))
+    )
+
+
+def windows_of(item: Item, probe: Probe, data: Data, model: Model) -> list[Window]:
+    """One after the other, each the longest that still fits. Raises UserError if not even one does."""
+    size, counts = bucket_size(probe, data, model), lengths(data, model)
+    end = probe.seconds if item.end is None else min(item.end, probe.seconds)
+    windows, start = [], item.start
+    while True:
+        left = (end - start) * data.frame_rate + TOLERANCE
+        count = next((count for count in counts if count <= left), None)
+        if count is None:
+            break
+        windows.append(Window(item, start, count, *size, data.frame_rate, probe.has_sound))
+        start += count / data.frame_rate
+    if not windows:
+        need = counts[-1] / data.frame_rate
+        raise UserError(
+            f"{item.name} lasts {end - item.start:.2f} s; the shortest window is {counts[-1]} frames, "
+            f"{need:.2f} s: set data.num_frames lower, or take the clip out"
+        )
+    if not probe.has_sound and data.without_sound == "refuse":
+        raise UserError(
+            f"{item.name} has no sound; add it, take the clip out, or set data.without_sound to mute "
+            "(such clips then teach the picture only)"
+        )
+    return windows

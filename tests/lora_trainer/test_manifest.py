@@ -1,0 +1,154 @@
+"""Data sets in every common layout, and windows and buckets from clips."""
+
+import json
+
+import pytest
+
+from lora_trainer.config import Data
+from lora_trainer.manifest import Item, read_items, read_manifest
+from lora_trainer.reading import Probe
+from lora_trainer.windows import bucket_size, lengths, windows_of
+from mova.catalog import MODELS
+from mova.types import UserError
+from tests.hub_server import running_hub
+from tests.lora_trainer.clips import make_clip
+
+MODEL = MODELS["360p"]
+
+
+def probe_of(seconds, height=1080, width=1920, has_sound=True):
+    return Probe(
+        seconds, int(seconds * 25), 25.0, height, width, 0.0 if has_sound else None, seconds, 48000, 1
+    )
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name in ("a.mp4", "sub/b.mov", "b.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+LAYOUTS = {
+    "metadata.json": json.dumps(
+        [{"video_path": "a.mp4", "caption": "One."}, {"video_path": "sub/b.mov", "caption": "Two."}]
+    ),
+    "metadata.csv": "video,input_audio,prompt\na.mp4,b.wav,One.\nsub/b.mov,,Two.\n",
+    "metadata.jsonl": '{"file_name": "a.mp4", "text": "One."}\n{"file_name": "sub/b.mov", "text": "Two."}\n',
+    "clips.json": json.dumps(
+        [
+            {"file_path": "a.mp4", "audio_path": "b.wav", "text": "One.", "type": "video", "width": 640},
+            {"file_path": "sub/b.mov", "text": "Two.", "type": "video"},
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_manifests_of_other_trainers_are_read(files, name):
+    (files / name).write_text(LAYOUTS[name])
+    items = read_items(str(files if name.startswith("metadata") else files / name))
+    assert [(item.name, item.caption) for item in items] == [("a.mp4", "One."), ("sub/b.mov", "Two.")]
+    expected = files / "b.wav" if "b.wav" in LAYOUTS[name] else None
+    assert items[0].audio == expected
+    assert items[1].video == files / "sub" / "b.mov"
+
+
+def test_a_folder_gives_clips_with_captions_and_sound_of_the_same_name(tmp_path):
+    make_clip(tmp_path / "x.mp4", 0.3, caption=" A lamp. \n")
+    (tmp_path / "x.wav").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no clip")
+    assert read_items(str(tmp_path)) == [Item("x.mp4", tmp_path / "x.mp4", "A lamp.", tmp_path / "x.wav")]
+
+
+def test_what_is_missing_is_named(files):
+    for source, sentence in (
+        (str(files / "none"), "there are no clips at"),
+        (str(files), "a.mp4, b.mov lack a caption"),
+        (str(files / "b.wav"), "is no manifest"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            read_items(source)
+    for row, sentence in (
+        ({"video": "c.mp4", "caption": "x"}, "there is no file"),
+        ({"video": "a.mp4"}, "row 1 needs a clip"),
+        ({"video": "notes.txt", "caption": "x"}, "is none of"),
+        ({"video": "a.mp4", "caption": "x", "start": 2, "end": 1}, "end 1 is not after start 2"),
+        ({"video": "a.mp4", "caption": "x", "start": "soon"}, "no number of seconds"),
+    ):
+        (files / "metadata.jsonl").write_text(json.dumps(row))
+        with pytest.raises(UserError, match=sentence):
+            read_items(str(files))
+    (files / "metadata.jsonl").write_text('{"video": "a.mp4", "caption": "x"}\n' * 2)
+    with pytest.raises(UserError, match="more than once"):
+        read_items(str(files))
+
+
+def test_a_data_set_of_the_hub_is_fetched_and_nothing_but_its_clips(tmp_path):
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    make_clip(folder / "x.mp4", 0.3, caption="A lamp.")
+    (folder / "weights.bin").write_bytes(b"0" * 1000)
+    with running_hub(folder) as hub:
+        options = {"endpoint": hub.url, "cache_dir": tmp_path / "cache"}
+        items = read_items("hf://datasets/org/tiny", **options)
+        assert set(hub.served) == {"x.mp4", "x.txt"}
+        with pytest.raises(UserError, match="org/none"):
+            read_items("hf://datasets/org/none", **options)
+    assert [(item.name, item.caption) for item in items] == [("x.mp4", "A lamp.")]
+
+
+def test_a_data_set_from_the_hub_reads_no_files_outside_of_it(files):
+    (files / "set").mkdir()
+    (files / "set" / "metadata.jsonl").write_text('{"video": "../a.mp4", "caption": "x"}\n')
+    with pytest.raises(UserError, match="points out of the data set"):
+        read_manifest(files / "set" / "metadata.jsonl", within=files / "set")
+    assert len(read_manifest(files / "set" / "metadata.jsonl")) == 1
+
+
+def test_windows_are_4k_plus_1_frames_one_after_the_other(tmp_path):
+    data = Data(path="x")
+    assert lengths(data, MODEL) == (193, 145, 97, 49)
+    item = Item("a.mp4", tmp_path / "a.mp4", "x")
+    found = windows_of(item, probe_of(15.0), data, MODEL)
+    assert [window.num_frames for window in found] == [193, 145]
+    assert found[1].start == pytest.approx(193 / 24)
+    assert windows_of(item, probe_of(8.03), data, MODEL)[0].num_frames == 193  # half a frame short
+    assert windows_of(item, probe_of(7.9), data, MODEL)[0].num_frames == 145
+    assert found[0].times[-1] == pytest.approx(192 / 24)
+
+
+def test_a_part_of_a_clip_gives_windows_within_it(tmp_path):
+    item = Item("a.mp4", tmp_path / "a.mp4", "x", start=3.0, end=7.1)
+    found = windows_of(item, probe_of(20.0), Data(path="x"), MODEL)
+    assert [(window.start, window.num_frames) for window in found] == [(3.0, 97)]
+
+
+def test_clips_that_cannot_be_used_are_refused_with_the_figure(tmp_path):
+    item = Item("a.mp4", tmp_path / "a.mp4", "x")
+    with pytest.raises(UserError, match=r"a.mp4 lasts 1.50 s; the shortest window is 49 frames, 2.04 s"):
+        windows_of(item, probe_of(1.5), Data(path="x"), MODEL)
+    with pytest.raises(UserError, match=r"a\.mp4 has no sound"):
+        windows_of(item, probe_of(9, has_sound=False), Data(path="x"), MODEL)
+    muted = windows_of(item, probe_of(9, has_sound=False), Data(path="x", without_sound="mute"), MODEL)
+    assert not muted[0].has_sound
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [
+        (1080, 1920, (352, 640)),
+        (352, 640, (352, 640)),
+        (1920, 1080, (640, 352)),
+        (480, 640, (416, 544)),
+        (500, 500, (480, 480)),
+    ],
+)
+def test_a_clip_goes_to_the_bucket_of_its_aspect(height, width, expected):
+    data = Data(path="x")
+    size = bucket_size(probe_of(9, height, width), data, MODEL)
+    assert size == expected
+    assert size[0] % 16 == size[1] % 16 == 0
+    assert abs(size[0] * size[1] / (352 * 640) - 1) < 0.05
+    assert bucket_size(probe_of(9, height, width), Data(path="x", buckets=False), MODEL) == (352, 640)

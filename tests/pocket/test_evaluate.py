@@ -1,0 +1,60 @@
+import json
+
+import numpy as np
+import pytest
+
+from mova.types import UserError
+from pocket.__main__ import main
+from pocket.evaluate import CAPTIONS, FIRST_SEED, Plan, evaluate
+from pocket.judge import Asked, Task, judge
+from pocket.scores import score
+from pocket.table import claims_table
+
+
+@pytest.fixture(scope="module")
+def report(speech):
+    return evaluate(Plan(None, speech, clips=2, held_out=2, workers=1))
+
+
+def test_a_report_of_true_clips_holds_scores_and_raw_figures_of_each_family(report):
+    assert json.loads(json.dumps(report)) == report
+    for kind in ("true", "true, held out"):
+        assert set(report["scores"][kind]) == {"face", "ball", "piano"}
+    assert report["scores"]["true, held out"]["face"]["words"] == 1
+    assert [row["seed"] for row in report["figures"]["true"]["ball"]] == [FIRST_SEED, FIRST_SEED + 1]
+
+
+def test_clips_that_stand_still_in_silence_miss_the_bars(report, speech):
+    rows = {}
+    for family in ("face", "ball", "piano"):
+        for row in report["figures"]["true"][family]:
+            task = Task(row["seed"], family, "train", speech, CAPTIONS["full"])
+            clip = task.render()
+            still = np.repeat(clip.frames[:1], len(clip.frames), 0)
+            figures = judge(still, np.zeros_like(clip.waveform), Asked.of(task, clip))
+            rows.setdefault(family, []).append(figures)
+    default = {family: score(family, clips) for family, clips in rows.items()}
+    table = claims_table(report | {"scores": report["scores"] | {"default": default}})
+    lines = {line.split("  ")[0]: line for line in table.splitlines()}
+    for claim in (
+        "ball: impacts with a sound within 2 frames",
+        "ball: impact seen to sound, median",
+        "ball: material as asked, by ear",
+        "piano: notes heard as asked",
+        "piano: lit key = heard pitch",
+        "face: words asked are heard",
+        "face: mouth opening with loudness",
+    ):
+        assert lines[claim].endswith("missed"), claim
+    assert not lines["ball: colour as asked"].endswith("missed")
+    assert not lines["face: first frame kept, mean"].endswith("missed")
+
+
+def test_one_clip_cannot_be_shuffled(speech):
+    with pytest.raises(UserError, match="at least 2"):
+        evaluate(Plan(None, speech, clips=1))
+
+
+def test_the_command_says_what_is_missing(tmp_path):
+    with pytest.raises(SystemExit, match="no word bank"):
+        main(["evaluate", "--detectors-only", "--speech", str(tmp_path)])
