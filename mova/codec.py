@@ -7,6 +7,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
+from mova.models import video_vae
 from mova.models.audio_vae import AudioVAE
 from mova.offload import Residency
 from mova.prompting.cleaning import clean_prompt
@@ -71,7 +72,7 @@ class CodecMixin:
         with self.residency.use("video_vae"):
             clip = torch.zeros(*image.shape[:2], frames, *image.shape[2:], device=self.residency.device)
             clip[:, :, 0] = image
-            encoded = self.video_vae.encode(clip.to(self.video_vae.dtype)).latent_dist.mode().float()
+            encoded = video_vae.encode(self.video_vae, clip.to(self.video_vae.dtype)).float()
         encoded = self.normalise_latents(encoded)
         missing = (num_frames - frames) // TEMPORAL_STRIDE
         encoded = torch.cat((encoded, encoded[:, :, -1:].expand(-1, -1, missing, -1, -1)), dim=2)
@@ -85,7 +86,7 @@ class CodecMixin:
         check_num_frames(frames.shape[2])
         with self.residency.use("video_vae"):
             frames = frames.to(self.residency.device, self.video_vae.dtype)
-            return self.normalise_latents(self.video_vae.encode(frames).latent_dist.mode().float())
+            return self.normalise_latents(video_vae.encode(self.video_vae, frames).float())
 
     @torch.no_grad()
     def encode_audio(self, waveform: Tensor) -> Tensor:
@@ -99,9 +100,7 @@ class CodecMixin:
         """Frames [B, 3, F, H, W] in about [-1, 1] of normalised latents [B, 16, T, h, w]."""
         with self.residency.use("video_vae"):
             mean, std = self._latent_statistics(latents)
-            return self.video_vae.decode((latents * std + mean).to(self.video_vae.dtype), return_dict=False)[
-                0
-            ]
+            return video_vae.decode(self.video_vae, (latents * std + mean).to(self.video_vae.dtype))
 
     @torch.no_grad()
     def decode_audio(self, latents: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ FLOORS = [
         "mova.models.dit",
         "mova.models.bridge",
         "mova.models.audio_vae",
+        "mova.models.video_vae",
     ],
     ["mova.models.video_dit", "mova.models.audio_dit", "mova.adapter_sources", "mova.adapter_edits"],
     ["mova.models.dual_tower", "mova.layout"],

@@ -11,13 +11,31 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample
 from torch import Tensor
 
+from mova.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE
+
 WHOLE_CLIP_BYTES = 2**27  # of one activation at full size; about eight of them live at once
+
+
+def encode(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
+    """The posterior's mode [B, C, T, h, w] of `video` [B, 3, 4T-3, H, W] in [-1, 1], whole if it fits."""
+    if fits_whole(vae, *video.shape[2:]):
+        return encode_whole(vae, video).chunk(2, dim=1)[0]
+    return vae.encode(video).latent_dist.mode()
+
+
+def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Video [B, 3, 4T-3, H, W] in [-1, 1] of `latents` [B, C, T, h, w], whole if it fits."""
+    latent_frames, height, width = latents.shape[2:]
+    frames = TEMPORAL_STRIDE * (latent_frames - 1) + 1
+    if fits_whole(vae, frames, height * SPATIAL_STRIDE, width * SPATIAL_STRIDE):
+        return decode_whole(vae, latents).clamp(-1, 1)
+    return vae.decode(latents, return_dict=False)[0]
 
 
 def fits_whole(vae: AutoencoderKLWan, num_frames: int, height: int, width: int) -> bool:
     """Whether a clip is small enough to go through `vae` in one piece."""
     config = vae.config
-    channels = max(config.base_dim, config.decoder_base_dim or config.base_dim) * config.dim_mult[0]
+    channels = max(config.base_dim, config.decoder_base_dim or 0) * config.dim_mult[0]
     return channels * num_frames * height * width * vae.dtype.itemsize <= WHOLE_CLIP_BYTES
 
 
