@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from mova.models.audio_dit import AudioDiT
-from mova.models.audio_vae import AudioVAE
+from mova.models.audio_vae import AudioVAE, ResidualUnit
 from mova.models.bridge import Bridge
 from mova.models.video_dit import VideoDiT
 from pocket.clip import SAMPLE_RATE
@@ -44,13 +44,15 @@ def build_audio_vae() -> AudioVAE:
         decoder_rates=AUDIO_RATES[::-1],
         sample_rate=SAMPLE_RATE,
     )
+    for part in vae.modules():  # signals keep their size from end to end, residual units start as identities
+        if isinstance(part, nn.Conv1d):
+            nn.init.normal_(part.weight, std=(part.in_channels * part.kernel_size[0]) ** -0.5)
+        elif isinstance(part, nn.ConvTranspose1d):
+            nn.init.normal_(part.weight, std=(2 * part.in_channels) ** -0.5)
     for part in vae.modules():
-        if isinstance(part, nn.Conv1d | nn.ConvTranspose1d):
-            nn.init.trunc_normal_(part.weight, std=0.02)  # the codec's own; PyTorch's wider start diverges
-            nn.init.zeros_(part.bias)
-    nn.init.constant_(
-        vae.quant_conv.bias[AUDIO_CHANNELS:], -6.0
-    )  # else noise hides the first latents for good
+        if isinstance(part, ResidualUnit):
+            nn.init.zeros_(part.block[-1].weight)
+    nn.init.constant_(vae.quant_conv.bias[AUDIO_CHANNELS:], -6.0)  # else noise hides the first latents
     return vae
 
 

@@ -16,7 +16,7 @@ from pocket.training import Average, Budget, Log, Ranks, save_state
 logger = logging.getLogger("pocket")
 WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples
 KL_WEIGHT = 1e-4
-WAVEFORM_WEIGHT = 2.0
+WEIGHTS = {"waveform": 0.4, "spectrum": 0.3, "mel": 0.3}  # shares of the gradient at the decoder's end
 SEGMENT = 12800  # samples a step sees of each sound
 DITHER = 1e-4  # digital silence has no spectrum to learn
 
@@ -82,9 +82,8 @@ def train_audio_vae(
         posterior = vae.encode(waveform)
         decoded = vae.decode(posterior.sample())[..., : waveform.shape[-1]]
         kl = (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean() / 2
-        spectral = losses(decoded, waveform)
-        loss = spectral + WAVEFORM_WEIGHT * (decoded - waveform).abs().mean() + KL_WEIGHT * kl
-        loss.backward()
+        terms = losses(decoded, waveform)
+        torch.autograd.backward([decoded, kl], [balanced(terms, decoded), torch.full_like(kl, KL_WEIGHT)])
         ranks.average([p.grad for p in parameters])
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -96,9 +95,8 @@ def train_audio_vae(
         if step % 200 == 0:
             log.write(
                 step=step,
-                loss=loss.item(),
-                spectral=spectral.item(),
                 kl=kl.item(),
+                **{name: term.item() for name, term in terms.items()},
                 norm=norm.item(),
                 steps_a_second=budget.steps_a_second,
             )
@@ -129,21 +127,35 @@ def augmented(waveform: Tensor) -> Tensor:
     return (waveform * gain * sign + DITHER * torch.randn_like(waveform)).clamp(-1, 1)
 
 
+def balanced(terms: dict[str, Tensor], decoded: Tensor) -> Tensor:
+    """The gradient at `decoded`, each term's share of it as `WEIGHTS` says, whatever the term's own scale.
+
+    Left to themselves, logarithms of faint spectra drown the waveform, and no pitch is learnt. The balance is
+    that of Défossez et al., 2022.
+    """
+    total = torch.zeros_like(decoded)
+    for name, term in terms.items():
+        (gradient,) = torch.autograd.grad(term, decoded, retain_graph=True)
+        total += WEIGHTS[name] * gradient / (gradient.norm() + 1e-12)
+    return total
+
+
 class Losses:
-    """Distances between short-time spectra: log magnitudes on a mel scale, and spectral convergence."""
+    """How far sounds are apart: as waveforms, as spectra, and as loudness on a mel scale."""
 
     def __init__(self, device: torch.device) -> None:
         self.windows = {size: torch.hann_window(size, device=device) for size in WINDOWS}
         self.mels = {size: mel_matrix(size, device) for size in WINDOWS}
 
-    def __call__(self, decoded: Tensor, waveform: Tensor) -> Tensor:
-        total = decoded.new_zeros(())
+    def __call__(self, decoded: Tensor, waveform: Tensor) -> dict[str, Tensor]:
+        linear, loud = decoded.new_zeros(()), decoded.new_zeros(())
         for size in WINDOWS:
             a, b = self.magnitudes(decoded, size), self.magnitudes(waveform, size)
-            mel_a, mel_b = self.mels[size] @ a, self.mels[size] @ b
-            total = total + (log(mel_a) - log(mel_b)).abs().mean() + 0.5 * (log(a) - log(b)).abs().mean()
-            total = total + 0.5 * (a - b).norm() / b.norm()
-        return total / len(WINDOWS)
+            linear = linear + (a - b).abs().sum() / b.sum()
+            loud = loud + (log(self.mels[size] @ a) - log(self.mels[size] @ b)).abs().mean()
+        count = len(WINDOWS)
+        error = (decoded - waveform).square().sum() / waveform.square().sum()
+        return {"waveform": error, "spectrum": linear / count, "mel": loud / count}
 
     def magnitudes(self, waveform: Tensor, size: int) -> Tensor:
         """[B, bins, frames]"""
