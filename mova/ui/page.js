@@ -1,0 +1,19 @@
+// A clip dropped anywhere goes to the field that restores settings; other files stay with the field under them.
+(() => {
+  const isClip = (event) => [...(event.dataTransfer?.items || [])].some((item) => item.type === "video/mp4");
+  const mark = (on) => document.body.classList.toggle("mova-drop", on);
+  addEventListener("dragover", (event) => { if (isClip(event)) { event.preventDefault(); mark(true); } }, true);
+  addEventListener("dragleave", (event) => { if (!event.relatedTarget) mark(false); }, true);
+  addEventListener("drop", (event) => {
+    mark(false);
+    const clips = [...(event.dataTransfer?.files || [])].filter((file) => file.type === "video/mp4");
+    const input = document.querySelector("#restore input[type=file]");
+    if (!clips.length || !input || event.target.closest("[data-keeps-clips]")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const transfer = new DataTransfer();
+    transfer.items.add(clips[0]);
+    input.files = transfer.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  }, true);
+})();
