@@ -13,6 +13,7 @@ from mova.ui.page import build_page, explain_training
 from mova.ui.settings import Settings
 from mova.ui.studio import Studio
 from mova.ui.theme import launch_look
+from mova.ui.visitors import KEY_FILE
 from mova.ui.zerogpu import on_zero_gpu
 
 MAX_THREADS = 80  # each clip that is watched takes one now and then
@@ -36,7 +37,7 @@ def launch_options(settings: Settings) -> dict[str, object]:
         "max_threads": MAX_THREADS,
         "run_history": False,  # it would keep every field of every run in the browser's storage
         "mcp_server": True,
-        "blocked_paths": [str(settings.outputs.absolute()), ".env", ".git"],
+        "blocked_paths": [".env", ".git", str(settings.outputs / KEY_FILE)],
         "footer_links": ["api"],
         "show_error": False,
     }

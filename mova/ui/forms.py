@@ -1,7 +1,7 @@
 """The generate form: what is in its fields, what that means for the model, and which field is wrong."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 
@@ -60,6 +60,12 @@ class Form:
     adapter_video: float = 1.0
     adapter_audio: float = 1.0
     adapter_bridge: float = 1.0
+
+    def __post_init__(self) -> None:
+        # An untouched text field of the page is sent as null.
+        for field in fields(self):
+            if field.type is str and getattr(self, field.name) is None:
+                object.__setattr__(self, field.name, "")
 
     def request(self, settings: Settings) -> GenerationRequest:
         """What the form asks for, with a seed.

@@ -62,6 +62,7 @@ class GenerateEvents:
         """Follow a run to its end."""
         tab = self.tab
         if not run_id:
+            yield {tab.run_id: ""}  # a generator that yields nothing empties all its outputs
             return
         owner = self.studio.visitors.folder_name(visitor)
         run = self.studio.line.get(owner, run_id)
@@ -191,9 +192,9 @@ class GenerateEvents:
         size, cost = self.studio.describe(Form(*values))
         return html.note(size), html.note(cost)
 
-    def measure_prompt(self, prompt: str, model: str, seconds: float) -> str:
+    def measure_prompt(self, prompt: str | None, model: str, seconds: float) -> str:
         """The meters under the prompt."""
-        if not prompt.strip():
+        if not (prompt or "").strip():
             return ""
         parts = []
         counted = self.studio.count_tokens(prompt, model)

@@ -1,5 +1,6 @@
 """What the page can do, without the page: one object that the tabs share. No gradio, no torch."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -94,7 +95,7 @@ class Studio:
         except FieldError as error:
             if error.field != "prompt":
                 return str(error), ""
-            return self.describe(Form(**{**vars(form), "prompt": "anything"}))
+            return self.describe(dataclasses.replace(form, prompt="-"))
         source = describe_model(form.model, self.settings).source
         return describe_size(request), self.costs.sentence(request, source)
 
