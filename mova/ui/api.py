@@ -128,10 +128,10 @@ def add_endpoints(studio: Studio) -> None:
             "quota_seconds": studio.costs.quota_seconds(request, source),
         }
 
-    _publish(studio, generate, enhance, estimate)
+    _publish(generate, enhance, estimate)
 
 
-def _publish(studio: Studio, generate: Any, enhance: Any, estimate: Any) -> None:  # noqa: ANN401
+def _publish(generate: Any, enhance: Any, estimate: Any) -> None:  # noqa: ANN401
     preset = gr.Textbox(catalog.DEFAULT_PRESET, label="preset", visible=False)
     seconds, steps = (gr.Number(None, label=label, visible=False) for label in ("seconds", "steps"))
     trigger = {"concurrency_limit": None, "api_visibility": "public", "show_progress": "hidden"}

@@ -72,10 +72,10 @@ def build_enhance(studio: Studio) -> EnhanceTab:
             )
             parts["seconds"] = gr.Slider(
                 0.5,
-                studio.settings.max_seconds,
+                studio.max_seconds,
                 value=studio.default_seconds,
                 step=0.1,
-                label="Length of the clip in seconds",
+                label="Seconds",
                 elem_id="idea-seconds",
             )
             parts |= _lay_out_writer(studio)

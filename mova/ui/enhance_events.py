@@ -35,6 +35,7 @@ ROUTES = {
     "template": "Put in order without a language model.",
     "own text": "Your own text.",
 }
+NOTHING_BETTER = "There is nothing to add to this wording."
 Updates = dict[Any, Any]
 
 
@@ -184,6 +185,12 @@ def suggest(studio: Studio, tab: GenerateTab, visitor: gr.BrowserState) -> None:
                 tab.suggestion_box: gr.update(visible=True),
                 tab.suggestion: gr.update(visible=False),
                 tab.suggestion_notes: html.note(str(error), "error"),
+            }
+        if result.text == prompt:
+            return {
+                tab.suggestion_box: gr.update(visible=True),
+                tab.suggestion: gr.update(visible=False),
+                tab.suggestion_notes: html.note(result.failure, "warning") + html.note(NOTHING_BETTER),
             }
         return {
             tab.suggestion_box: gr.update(visible=True),

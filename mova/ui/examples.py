@@ -1,4 +1,4 @@
-"""Examples that play at once and fill the form: `assets/examples/examples.json`.
+"""Examples that play at once and fill the form: `examples.json` in the examples' folder.
 
 A list of objects with `id`, `family` (faces, things, music, ...), `title`, `prompt`, `model` (a name of the
 catalogue) and `seed`; optional `image` (the first frame) and `clip` (the finished mp4), file names beside the
@@ -12,7 +12,6 @@ from typing import Any
 
 from mova.types import UserError
 
-FOLDER = Path(__file__).parents[2] / "assets" / "examples"
 REQUIRED = ("id", "family", "title", "prompt", "model", "seed")
 
 
@@ -31,7 +30,7 @@ class Example:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def read_examples(folder: Path = FOLDER) -> list[Example]:
+def read_examples(folder: Path) -> list[Example]:
     """The examples in `folder`, none if there is no list.
 
     Raises:

@@ -38,7 +38,6 @@ class GenerateTab:
     dismiss_suggestion: gr.Button
     crop: gr.HTML
     meters: gr.HTML
-    size_note: gr.HTML
     cost_note: gr.HTML
     make: gr.Button
     stop: gr.Button
@@ -169,20 +168,16 @@ def _lay_out_shape(studio: Studio, by_name: dict) -> dict:
     by_name["preset"] = gr.Radio(
         presets, value=catalog.DEFAULT_PRESET, label="Care taken", elem_id="preset", elem_classes="mova-wrap"
     )
-    with gr.Row(elem_classes="mova-phone-wrap"):
-        by_name["shape"] = gr.Radio(SHAPE_CHOICES, value=forms.WIDE, label="Shape", elem_id="shape", scale=3)
-        by_name["seconds"] = gr.Slider(
-            0.2,
-            studio.settings.max_seconds,
-            value=studio.default_seconds,
-            step=0.01,
-            label="Length in seconds",
-            elem_id="seconds",
-            scale=2,
-        )
-    size_note = gr.HTML(elem_id="size-note")
-    cost_note = gr.HTML(elem_id="cost-note")
-    return {"size_note": size_note, "cost_note": cost_note}
+    by_name["shape"] = gr.Radio(SHAPE_CHOICES, value=forms.WIDE, label="Shape", elem_id="shape")
+    by_name["seconds"] = gr.Slider(
+        0.2,
+        studio.max_seconds,
+        value=studio.default_seconds,
+        step=0.01,
+        label="Seconds",
+        elem_id="seconds",
+    )
+    return {"cost_note": gr.HTML(elem_id="cost-note")}
 
 
 def _lay_out_advanced(studio: Studio, by_name: dict) -> None:

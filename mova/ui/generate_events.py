@@ -21,6 +21,7 @@ from mova.ui.history import Entry
 from mova.ui.studio import Studio
 
 WATCH_SECONDS = 0.4
+READY_SECONDS = 60.0
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 Updates = dict[Any, Any]
 
@@ -40,7 +41,7 @@ class GenerateEvents:
         try:
             Form(*values).request(self.studio.settings)
         except FieldError as error:
-            wrong, message = error.field, str(error)
+            wrong, message = error.field, html.sentence(str(error))
         return [gr.validate(name != wrong or not wrong, message) for name in names]
 
     def make(self, visitor: str, *values: object) -> Updates:
@@ -188,9 +189,14 @@ class GenerateEvents:
             self.mine_ids: ids,
         }
 
-    def describe(self, *values: object) -> tuple[str, str]:
-        size, cost = self.studio.describe(Form(*values))
-        return html.note(size), html.note(cost)
+    def describe(self, *values: object) -> str:
+        """What will be made and what it will cost."""
+        return html.notes(self.studio.describe(Form(*values)))
+
+    def describe_when_ready(self, *values: object) -> tuple[str, str]:
+        """The same, once the machine has been looked at, and what the machine is."""
+        self.studio.ready.wait(READY_SECONDS)
+        return self.describe(*values), html.note(self.studio.machine)
 
     def measure_prompt(self, prompt: str | None, model: str, seconds: float) -> str:
         """The meters under the prompt."""
@@ -203,7 +209,7 @@ class GenerateEvents:
             parts.append(
                 html.meter("Tokens", tokens, MAX_PROMPT_TOKENS, f"{tokens} of {MAX_PROMPT_TOKENS} tokens")
             )
-            parts.append(html.note(f"The end will not be read: {cut}", "warning"))
+            parts.append(html.note(f"The end will not be read: {cut}" if cut else "", "warning"))
         words, spoken = self.studio.speech(prompt)
         if words:
             text = f"{words} spoken words, about {spoken:.1f} s of {seconds:.1f} s"
@@ -328,7 +334,12 @@ def caption(entry: Entry) -> str:
 
 
 def wire(
-    studio: Studio, tab: GenerateTab, visitor: gr.BrowserState, examples: list[Example], demo: gr.Blocks
+    studio: Studio,
+    tab: GenerateTab,
+    visitor: gr.BrowserState,
+    machine: gr.HTML,
+    examples: list[Example],
+    demo: gr.Blocks,
 ) -> None:
     """Connect the tab's components with their handlers."""
     mine_ids = gr.State([])
@@ -365,11 +376,11 @@ def wire(
     tab.restore.upload(events.restore, [visitor, tab.restore], [*tab.form, tab.status], **PRIVATE)
     if tab.examples is not None:
         tab.examples.select(events.pick_example, None, [*tab.form, *tab.shown], **PRIVATE)
-    wire_form(events, tab, demo)
+    wire_form(events, tab, machine, demo)
     suggest(studio, tab, visitor)
 
 
-def wire_form(events: GenerateEvents, tab: GenerateTab, demo: gr.Blocks) -> None:
+def wire_form(events: GenerateEvents, tab: GenerateTab, machine: gr.HTML, demo: gr.Blocks) -> None:
     """What the form says about itself while it is filled in."""
     live = {"trigger_mode": "always_last", **PRIVATE}
     field = tab.field
@@ -377,8 +388,11 @@ def wire_form(events: GenerateEvents, tab: GenerateTab, demo: gr.Blocks) -> None
         events.choose_preset, [field("preset"), field("model")], [field("seconds"), field("steps")], **live
     )
     priced = ("model", "shape", "seconds", "steps", "guidance", "sync_guidance", "exact_size", "image")
+    demo.load(
+        events.describe_when_ready, tab.form, [tab.cost_note, machine], concurrency_limit=None, **PRIVATE
+    )
     triggers = [field(name).change for name in priced]
-    gr.on([demo.load, *triggers], events.describe, tab.form, [tab.size_note, tab.cost_note], **live)
+    gr.on(triggers, events.describe, tab.form, [tab.cost_note], **live)
     gr.on(
         [field("prompt").change, field("seconds").change, field("model").change],
         events.measure_prompt,

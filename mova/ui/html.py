@@ -21,7 +21,13 @@ STAGES = {
 def note(text: str, kind: str = "quiet") -> str:
     """A line of text: `kind` is quiet, good, warning or error. Empty text gives nothing."""
     role = ' role="alert"' if kind == "error" else ""
+    text = sentence(text)
     return f'<p class="mova-note mova-{kind}"{role}>{escape(text)}</p>' if text else ""
+
+
+def sentence(text: str) -> str:
+    """`text` as a sentence stands on a page: errors of the toolkit begin small, as a terminal has them."""
+    return text[:1].upper() + text[1:] if text[:2].islower() else text
 
 
 def notes(texts: Iterable[str], kind: str = "quiet") -> str:

@@ -19,9 +19,11 @@ BuildTrainTab = Callable[[Studio, gr.BrowserState], None]
 
 def build_page(studio: Studio, build_train: BuildTrainTab | None = None) -> gr.Blocks:
     """The page. `build_train(studio, visitor)` fills the Train tab, which there is only with it."""
-    examples = read_examples()
+    examples = read_examples(studio.settings.examples)
     hours = min(studio.settings.keep_hours, 24)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, int(hours * 3600))) as demo:
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, int(hours * 3600))
+    ) as demo:
         visitor = gr.BrowserState(None, storage_key="mova-visitor", secret="mova-visitor")
         with gr.Row(elem_id="mova-head", equal_height=True):
             with gr.Column(scale=5, min_width=240):
@@ -39,8 +41,8 @@ def build_page(studio: Studio, build_train: BuildTrainTab | None = None) -> gr.B
             if build_train is not None:
                 with gr.Tab("Train", id="train"):
                     build_train(studio, visitor)
-        gr.HTML(html.note(studio.machine), elem_id="machine")
-        generate_events.wire(studio, generate_tab, visitor, examples, demo)
+        machine = gr.HTML(html.note(studio.machine), elem_id="machine")
+        generate_events.wire(studio, generate_tab, visitor, machine, examples, demo)
         enhance_events.wire(studio, enhance_tab, visitor, generate_tab, tabs)
         add_endpoints(studio)
     demo.queue(max_size=MAX_QUEUE, default_concurrency_limit=16)
@@ -49,13 +51,12 @@ def build_page(studio: Studio, build_train: BuildTrainTab | None = None) -> gr.B
 
 def explain_training(studio: Studio, visitor: gr.BrowserState) -> None:
     """What the Train tab says until there is a trainer."""
-    del visitor
-    folder = studio.settings.outputs / "training"
+    del studio, visitor
     gr.HTML(
         html.empty(
             "Teach it a face, a voice, a thing",
-            "A few clips of your own make an adapter: a small file that adds a look and a sound to the model. "
-            f"The trainer is not part of this page yet; clips you keep for training wait in {folder}.",
+            "A few clips of your own make an adapter: a small file that adds a look and a sound to the "
+            "model. The trainer is not part of this page yet; the clips you keep for it wait for it.",
         ),
         elem_id="train-empty",
     )

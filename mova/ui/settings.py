@@ -9,6 +9,7 @@ from mova.shapes import check_size, parse_size
 from mova.types import UserError
 
 TRUE, FALSE = ("1", "t", "true", "yes", "on"), ("", "0", "f", "false", "no", "off")
+EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
 LOCAL_HOURS, PUBLIC_HOURS = 24 * 30, 24
 
 
@@ -30,6 +31,7 @@ class Settings:
     offload: str = ""
     fp8: bool = False
     outputs: Path = Path("outputs")
+    examples: Path = EXAMPLES
     keep_hours: float = 0.0
     keep_clips: int = 50
     queue: int = 8
@@ -130,6 +132,7 @@ VARIABLES = (
     Variable("MOVA_OFFLOAD", "offload", _one_of("none", "component", "layers"), "default what fits"),
     Variable("MOVA_FP8", "fp8", _flag, "1: towers in 8 bits, half the memory, not exact"),
     Variable("MOVA_OUTPUTS", "outputs", _folder, "folder of the clips; default outputs"),
+    Variable("MOVA_EXAMPLES", "examples", _folder, "folder with examples.json; default assets/examples"),
     Variable("MOVA_KEEP_HOURS", "keep_hours", _number(0.01, 1e6), "clips are deleted then; 720, public 24"),
     Variable("MOVA_KEEP_CLIPS", "keep_clips", _number(1, 1000, whole=True), "clips of one browser; 50"),
     Variable("MOVA_QUEUE", "queue", _number(0, 1000, whole=True), "clips that may wait their turn; 8"),

@@ -43,7 +43,7 @@ RunOnGpu = Callable[[Job], Outcome]
 class Studio:
     """Settings, clips, the line and the worker of one page.
 
-    `run_on_gpu`, if set, makes a job's clip where the page may not do it itself (ZeroGPU's decorated function).
+    `run_on_gpu`, if set, makes a clip where the page may not do so itself (ZeroGPU's decorated function).
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -57,6 +57,7 @@ class Studio:
         self.worker, self.text_worker = WorkerProcess(), WorkerProcess()
         self.run_on_gpu: RunOnGpu | None = None
         parallel = 8 if settings.is_zero_gpu else 1  # there the platform has its own line
+        self.ready = threading.Event()  # the machine is known, or what is wrong with it
         self.line = Line(self._run, self._finish, settings.queue, parallel, settings.abandon_seconds)
 
     def start(self) -> None:
@@ -171,6 +172,7 @@ class Studio:
                 return
             machine = self.worker.call(probe_machine, self.settings.device)
             self.costs.device_name, self.costs.cores = str(machine["name"]), int(machine["cores"])
+            self.ready.set()
             if _folder_bytes(self.model.source) < SMALL_MODEL_BYTES:
                 request = Form(prompt="-", model=self.model_name, seconds=self.default_seconds).request(
                     self.settings
@@ -180,6 +182,15 @@ class Studio:
         except (UserError, BackendError) as error:
             logger.warning("not ready: %s", error)
             self.machine = f"{self.machine} Not ready: {error}."
+        finally:
+            self.ready.set()
+
+    @property
+    def max_seconds(self) -> float:
+        """The longest clip to offer: a model makes little of lengths far from those it was trained on."""
+        models = [describe_model(name, self.settings) for name in self.model_names]
+        trained = max(model.num_frames / model.frame_rate for model in models)
+        return round(min(self.settings.max_seconds, 2 * trained), 2)
 
     @property
     def default_seconds(self) -> float:

@@ -14,14 +14,16 @@ from mova.ui.studio import RunOnGpu
 
 QUOTA = "ZeroGPU quota exceeded"
 SENTENCES = {
-    "ZeroGPU illegal duration": "This clip needs more GPU time at once than your account may book ({detail}). "
-    "Make it shorter, take fewer steps or the Quick preset; Hugging Face PRO may book more.",
-    "ZeroGPU pending credits exceeded": "Another task of yours has booked your quota. Wait until it is done.",
+    "ZeroGPU illegal duration": "This clip needs more GPU time at once than your account may book "
+    "({detail}). Make it shorter, take fewer steps or the Quick preset; Hugging Face PRO may book more.",
+    "ZeroGPU pending credits exceeded": "Another task of yours has booked your quota. Wait for its end.",
     "ZeroGPU queue timeout": "No GPU became free in time. Try again in a minute.",
     "ZeroGPU worker error": "The GPU task was ended by the platform: it took longer than it had booked, or ran "
     "out of memory. Make the clip shorter, or take fewer steps.",
 }
-NO_TOKEN = "The quota of visitors without an account is used up. Sign in to Hugging Face, or give the API client a token."
+NO_TOKEN = (
+    "The quota of visitors without an account is used up. Sign in to Hugging Face; programs give a token."
+)
 EXPIRED = "The page's permission for the GPU has expired. Reload the page; your clips stay."
 NO_GPU = "No GPU was free. Try again in a minute."
 
