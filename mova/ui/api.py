@@ -77,7 +77,7 @@ def add_endpoints(studio: Studio) -> None:
                 if state.get("steps"):
                     progress((state["step"], state["steps"]), desc=state["stage"], unit="steps")
         finally:
-            run.stop()
+            studio.line.stop(run)
         if run.outcome.kind != "done":
             raise gr.Error(run.outcome.message or "stopped", print_exception=False)
         entry = studio.history.entry(studio.visitors.folder_name(visitor), run.job.folder.name)

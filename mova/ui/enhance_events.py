@@ -66,7 +66,8 @@ class EnhanceEvents:
             quotes = html.chips("Kept word for word:", [quote.text for quote in brief.quotes])
             results = enhancer.candidates(request, min(int(count), CARDS), stop.is_set)
             for card, result in zip(tab.cards, results, strict=False):
-                yield self._fill(card, result, brief) | {tab.status: say(result), tab.kept: quotes}
+                shown = {card.box: gr.update(visible=True), card.text: result.text}
+                yield shown | {tab.status: say(result), tab.kept: quotes}
             yield done
         except (UserError, BackendError) as error:
             yield done | {tab.status: html.note(str(error), "error")}
@@ -78,18 +79,13 @@ class EnhanceEvents:
             stop.set()
 
     def recheck(self, number: int, text: str, idea: str, image: str | None, seconds: float) -> Updates:
-        """Marks and faults of a text that was edited or repaired."""
+        """Marks and faults of a text that was written, edited or repaired."""
         brief = self.studio.brief(idea, float(seconds), image is not None)
         return self._marks(self.tab.cards[number], text, check(text, brief), brief)
 
-    def repair(
-        self, number: int, index: int, fixes: list[str], idea: str, image: str | None, seconds: float
-    ) -> Updates:
+    def repair(self, index: int, fixes: list[str]) -> Any:  # noqa: ANN401
         """The text put right at one place."""
-        if index >= len(fixes):
-            return {}
-        text = fixes[index]
-        return self.recheck(number, text, idea, image, seconds) | {self.tab.cards[number].text: text}
+        return fixes[index] if index < len(fixes) else gr.skip()
 
     def test(self, *choice: str) -> str:
         """Whether the server answers with this address, model and key."""
@@ -102,10 +98,6 @@ class EnhanceEvents:
 
     def choose_writer(self, kind: str) -> tuple[Any, Any]:
         return gr.update(visible=kind == SERVER), gr.update(visible=kind == HERE)
-
-    def _fill(self, card: Card, result: EnhanceResult, brief: Brief) -> Updates:
-        marks = self._marks(card, result.text, result.violations, brief)
-        return marks | {card.box: gr.update(visible=True), card.text: result.text}
 
     def _marks(self, card: Card, text: str, found: list[Violation], brief: Brief) -> Updates:
         repairs = [(v.message, v.fix) for v in found if v.fix is not None][:REPAIRS]
@@ -141,7 +133,7 @@ def wire(
     asked = [tab.idea, tab.image, tab.seconds]
     outputs = [tab.status, tab.kept, tab.write, tab.stop]
     for card in tab.cards:
-        outputs += [card.box, card.marked, card.text, card.faults, card.fixes, *card.repairs]
+        outputs += [card.box, card.text]
     gr.on(
         [tab.write.click, tab.idea.submit],
         events.write,
@@ -155,12 +147,11 @@ def wire(
     tab.test.click(events.test, tab.writer, tab.test_note, concurrency_limit=4, **PRIVATE)
     for number, card in enumerate(tab.cards):
         marks = [card.marked, card.faults, card.fixes, *card.repairs]
-        card.text.input(
+        card.text.change(
             partial(events.recheck, number), [card.text, *asked], marks, trigger_mode="always_last", **PRIVATE
         )
         for index, button in enumerate(card.repairs):
-            repair = partial(events.repair, number, index)
-            button.click(repair, [card.fixes, *asked], [*marks, card.text], **PRIVATE)
+            button.click(partial(events.repair, index), [card.fixes], [card.text], **PRIVATE)
         card.use.click(
             lambda text, image: (text, image or gr.skip(), gr.Tabs(selected="generate")),
             [card.text, tab.image],

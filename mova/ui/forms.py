@@ -134,7 +134,7 @@ class Form:
         with blaming("negative"):
             check_text("the negative prompt", self.negative)
         with blaming("model"):
-            describe_model(self.model, settings)
+            self._check_model(settings)
         for name, value, choices in (("shape", self.shape, SHAPES), ("fit", self.fit, ("crop", "pad"))):
             if value not in choices:
                 raise FieldError(name, f"{name}={value!r} is not known; choose one of {', '.join(choices)}")
@@ -151,6 +151,12 @@ class Form:
                 self._check_number(name, getattr(self, name), *SHIFTS)
         for name in ("adapter_video", "adapter_audio", "adapter_bridge"):
             self._check_number(name, getattr(self, name), -2, 2)
+
+    def _check_model(self, settings: Settings) -> None:
+        """A page runs the models it offers; a name from outside must not make it read some folder."""
+        describe_model(self.model, settings)
+        if self.model not in catalog.MODELS and self.model != settings.model:
+            raise UserError(f"{self.model!r} is not one of this page's models")
 
     @staticmethod
     def _check_number(name: str, value: object, low: float, high: float, whole: bool = False) -> None:

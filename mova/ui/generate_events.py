@@ -93,7 +93,7 @@ class GenerateEvents:
     def stop(self, visitor: str, run_id: str) -> Updates:
         run = self.studio.line.get(self.studio.visitors.folder_name(visitor), run_id)
         if run is not None:
-            run.stop()
+            self.studio.line.stop(run)
         return {self.tab.stop: gr.update(interactive=False)}
 
     def hello(self, visitor: str | None) -> tuple[str, str, list, Any, list[str]]:

@@ -57,7 +57,7 @@ class Run:
             return b""
 
     def stop(self) -> None:
-        """Ask the run to stop; it does so within one forward, or at once if it has not begun."""
+        """Leave word in the folder that it shall stop."""
         try:
             (self.job.folder / STOP).touch()
         except FileNotFoundError:
@@ -120,6 +120,12 @@ class Line:
                 each for each in self._runs.values() if each.ended is None and each.created < run.created
             ]
         return 0 if run.began else max(0, len(before) + 1 - self.parallel)
+
+    def stop(self, run: Run) -> None:
+        """Ask the run to stop; it does so within one forward, or at once if it has not begun."""
+        with self._changed:
+            run.stop()
+            self._changed.notify_all()
 
     def active(self) -> list[Run]:
         """Runs that have not ended, in their order."""

@@ -7,7 +7,7 @@
   addEventListener("drop", (event) => {
     mark(false);
     const clips = [...(event.dataTransfer?.files || [])].filter((file) => file.type === "video/mp4");
-    const input = document.querySelector("#restore input[type=file]");
+    const input = document.querySelector("#restore")?.previousElementSibling; // gradio puts the field there
     if (!clips.length || !input || event.target.closest("[data-keeps-clips]")) return;
     event.preventDefault();
     event.stopPropagation();

@@ -18,8 +18,8 @@ SENTENCES = {
     "({detail}). Make it shorter, take fewer steps or the Quick preset; Hugging Face PRO may book more.",
     "ZeroGPU pending credits exceeded": "Another task of yours has booked your quota. Wait for its end.",
     "ZeroGPU queue timeout": "No GPU became free in time. Try again in a minute.",
-    "ZeroGPU worker error": "The GPU task was ended by the platform: it took longer than it had booked, or ran "
-    "out of memory. Make the clip shorter, or take fewer steps.",
+    "ZeroGPU worker error": "The GPU task was ended by the platform: it took longer than it had booked, or "
+    "ran out of memory. Make the clip shorter, or take fewer steps.",
 }
 NO_TOKEN = (
     "The quota of visitors without an account is used up. Sign in to Hugging Face; programs give a token."

@@ -5,9 +5,9 @@ import time
 
 import numpy as np
 import pytest
-from tests.browser.conftest import EXAMPLE, Demo
 
 from mova.media import read_clip, read_settings
+from tests.browser.demo import EXAMPLE, Demo
 
 PROMPT = 'A woman says, "Hello there." The audio shows her voice.'
 
@@ -81,7 +81,7 @@ def test_a_picture_shows_its_crop_and_a_new_shape_shows_another(demo, golden):
 def test_stop_takes_effect_and_the_next_clip_is_made(demo, server):
     page = demo.page
     page.locator("#prompt textarea").fill(PROMPT)
-    page.get_by_label("Full").check()
+    page.get_by_role("radio", name="Full").check()
     page.wait_for_timeout(700)
     page.locator("#make").click()
     page.wait_for_function(
@@ -100,7 +100,7 @@ def test_a_reload_keeps_the_clips_and_finds_a_run_again(demo):
     page = demo.page
     demo.make(PROMPT)
     page.locator("#mine button").first.wait_for()
-    page.get_by_label("Full").check()
+    page.get_by_role("radio", name="Full").check()
     page.wait_for_timeout(700)
     page.locator("#make").click()
     page.wait_for_function(
@@ -133,7 +133,7 @@ def test_a_clip_dropped_on_the_page_restores_its_settings(demo, tmp_path):
     assert page.locator("#seed input").input_value() == str(seed)
     assert not page.locator("#random-seed input").is_checked()
     (tmp_path / "other.mp4").write_bytes(b"no clip")
-    page.locator("#restore input[type=file]").set_input_files(tmp_path / "other.mp4")
+    page.locator("input:has(+ #restore)").set_input_files(tmp_path / "other.mp4")
     page.get_by_text("other.mp4 is damaged or not an mp4 clip").wait_for(timeout=15_000)
 
 
@@ -144,9 +144,9 @@ def test_each_wrong_field_has_its_sentence_beside_it(demo):
     page.locator("#prompt textarea").fill(PROMPT)
     page.get_by_text("More settings").click()
     for field, value, sentence in (
-        ("#exact-size input", "100x100", "nearest: 96x96"),
-        ("#exact-size input", "big", "is not WIDTHxHEIGHT"),
-        ("#exact-size input", "2048x2048", "over four times the size"),
+        ("#exact-size :is(input, textarea)", "100x100", "nearest: 96x96"),
+        ("#exact-size :is(input, textarea)", "big", "is not WIDTHxHEIGHT"),
+        ("#exact-size :is(input, textarea)", "2048x2048", "over four times the size"),
         ("#video-shift input", "1000", "video shift=1000"),
     ):
         page.locator(field).fill(value)
@@ -179,7 +179,7 @@ def test_two_browsers_never_see_each_others_clips(chromium, server, demo):
 
 def test_markup_in_a_prompt_is_text_everywhere(demo):
     page = demo.page
-    evil = '<img src=x onerror="document.title=1"> She says, "<b>Hi</b>." The audio shows <script>alert(1)</script>.'
+    evil = '<img src=x onerror="document.title=1"> She says, "<b>Hi</b>." The audio shows <i>a</i> hum.'
     demo.make(evil)
     page.locator("#suggest").click()
     page.locator("#suggestion-notes p").first.wait_for(timeout=20_000)

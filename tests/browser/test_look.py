@@ -1,7 +1,8 @@
 """The page at every width, by keyboard, and the enhance and train tabs."""
 
 import pytest
-from tests.browser.conftest import Demo
+
+from tests.browser.demo import Demo
 
 IDEA = 'a baker lifts the bread and says "still warm"'
 

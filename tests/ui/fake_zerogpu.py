@@ -70,6 +70,7 @@ def main(out: Path) -> None:
 
     assert sys.modules["torch"] is None
     from gradio_client import Client
+
     from mova.ui.settings import Settings
     from mova.ui.studio import ZEROGPU_VRAM
 
@@ -96,6 +97,7 @@ def main(out: Path) -> None:
 def ask(client, seed, **given):
     """Digest of the decoded clip, or the sentence of the refusal; and the progress that came across."""
     from gradio_client.exceptions import AppError
+
     from mova.checks import digest
 
     job = client.submit(
