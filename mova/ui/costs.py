@@ -80,7 +80,8 @@ class Costs:
         """The estimate for people."""
         seconds = self.seconds(request, source)
         if seconds is None:
-            return "" if self.settings.backend == "remote" else "The time is not known yet."
+            is_remote = self.settings.backend == "remote"
+            return "How long the engine takes is not known." if is_remote else "The time is not known yet."
         text = f"About {catalog.human_seconds(seconds)}"
         quota = self.quota_seconds(request, source)
         if quota is None:

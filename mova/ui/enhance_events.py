@@ -51,24 +51,25 @@ class EnhanceEvents:
     ) -> Iterator[Updates]:
         """Candidates, each shown as soon as it is there."""
         tab = self.tab
-        hidden = {card.box: gr.update(visible=False) for card in tab.cards}
         stop = self._stops[str(visitor)] = threading.Event()
-        yield hidden | {
-            tab.status: html.progress("write", 0, 0, None).replace("write", "Writing"),
+        yield {
+            tab.status: html.progress("Writing", 0, 0, None),
             tab.write: gr.update(interactive=False),
             tab.stop: gr.update(visible=True),
         }
         done = {tab.write: gr.update(interactive=True), tab.stop: gr.update(visible=False)}
         try:
             enhancer = open_enhancer(self.studio, WriterChoice(*choice))
-            request = EnhanceRequest(idea, Path(image) if image else None, seconds=float(seconds))
-            brief = enhancer.brief(request)
-            quotes = html.chips("Kept word for word:", [quote.text for quote in brief.quotes])
+            request = EnhanceRequest(idea or "", Path(image) if image else None, seconds=float(seconds))
+            quotes = [quote.text for quote in enhancer.brief(request).quotes]
+            # Every update is whole: the browser may drop all but the last of several that come at once.
+            shown: Updates = {card.box: gr.update(visible=False) for card in tab.cards}
+            shown[tab.kept] = html.chips("Kept word for word:", quotes)
             results = enhancer.candidates(request, min(int(count), CARDS), stop.is_set)
             for card, result in zip(tab.cards, results, strict=False):
-                shown = {card.box: gr.update(visible=True), card.text: result.text}
-                yield shown | {tab.status: say(result), tab.kept: quotes}
-            yield done
+                shown |= {card.box: gr.update(visible=True), card.text: result.text, tab.status: say(result)}
+                yield shown
+            yield shown | done
         except (UserError, BackendError) as error:
             yield done | {tab.status: html.note(str(error), "error")}
         except Cancelled:

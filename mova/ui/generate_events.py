@@ -191,7 +191,8 @@ class GenerateEvents:
 
     def describe(self, *values: object) -> str:
         """What will be made and what it will cost."""
-        return html.notes(self.studio.describe(Form(*values)))
+        size, cost = self.studio.describe(Form(*values))
+        return html.note(size) + html.note(cost) if cost else html.note(size, "error")
 
     def describe_when_ready(self, *values: object) -> tuple[str, str]:
         """The same, once the machine has been looked at, and what the machine is."""

@@ -124,7 +124,8 @@ class Line:
     def stop(self, run: Run) -> None:
         """Ask the run to stop; it does so within one forward, or at once if it has not begun."""
         with self._changed:
-            run.stop()
+            if run.ended is None:
+                run.stop()
             self._changed.notify_all()
 
     def active(self) -> list[Run]:
