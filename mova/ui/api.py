@@ -12,6 +12,7 @@ from mova.prompting.enhancer import EnhanceRequest
 from mova.types import BackendError, UserError
 from mova.ui import forms
 from mova.ui.forms import FieldError, Form
+from mova.ui.limits import caller_of
 from mova.ui.settings import describe_model
 from mova.ui.studio import Studio
 from mova.ui.writers import WriterChoice, offered_writers, open_enhancer
@@ -83,7 +84,9 @@ def add_endpoints(studio: Studio) -> None:
         entry = studio.history.entry(studio.visitors.folder_name(visitor), run.job.folder.name)
         return str(entry.clip), entry.settings
 
-    def enhance(idea: str, seconds: float = 8.0) -> tuple[str, dict[str, Any]]:
+    def enhance(
+        idea: str, seconds: float = 8.0, request: gr.Request | None = None
+    ) -> tuple[str, dict[str, Any]]:
         """Turn an idea into the structured prompt that the model understands; quoted words are kept.
 
         Args:
@@ -94,6 +97,7 @@ def add_endpoints(studio: Studio) -> None:
             The prompt, and how it came about: the route, what was repaired, what is still doubtful.
         """
         with told():
+            studio.limiter.check(caller_of(request))
             enhancer = open_enhancer(studio, WriterChoice(offered_writers(studio)[0][1]))
             result = enhancer.enhance(EnhanceRequest(idea, seconds=float(seconds)))
         about = result.to_json()

@@ -17,6 +17,7 @@ from mova.ui import html
 from mova.ui.enhance import CARDS, REPAIRS, Card, EnhanceTab
 from mova.ui.forms import check_prompt
 from mova.ui.generate import GenerateTab
+from mova.ui.limits import caller_of
 from mova.ui.studio import Studio
 from mova.ui.writers import (
     HERE,
@@ -47,7 +48,14 @@ class EnhanceEvents:
         self._stops: dict[str, threading.Event] = {}
 
     def write(
-        self, visitor: str, idea: str, image: str | None, seconds: float, count: int, *choice: str
+        self,
+        request: gr.Request,
+        visitor: str,
+        idea: str,
+        image: str | None,
+        seconds: float,
+        count: int,
+        *choice: str,
     ) -> Iterator[Updates]:
         """Candidates, each shown as soon as it is there."""
         tab = self.tab
@@ -59,13 +67,14 @@ class EnhanceEvents:
         }
         done = {tab.write: gr.update(interactive=True), tab.stop: gr.update(visible=False)}
         try:
+            self.studio.limiter.check(caller_of(request))
             enhancer = open_enhancer(self.studio, WriterChoice(*choice))
-            request = EnhanceRequest(idea or "", Path(image) if image else None, seconds=float(seconds))
-            quotes = [quote.text for quote in enhancer.brief(request).quotes]
+            asked = EnhanceRequest(idea or "", Path(image) if image else None, seconds=float(seconds))
+            quotes = [quote.text for quote in enhancer.brief(asked).quotes]
             # Every update is whole: the browser may drop all but the last of several that come at once.
             shown: Updates = {card.box: gr.update(visible=False) for card in tab.cards}
             shown[tab.kept] = html.chips("Kept word for word:", quotes)
-            results = enhancer.candidates(request, min(int(count), CARDS), stop.is_set)
+            results = enhancer.candidates(asked, min(int(count), CARDS), stop.is_set)
             for card, result in zip(tab.cards, results, strict=False):
                 shown |= {card.box: gr.update(visible=True), card.text: result.text, tab.status: say(result)}
                 yield shown
@@ -88,9 +97,10 @@ class EnhanceEvents:
         """The text put right at one place."""
         return fixes[index] if index < len(fixes) else gr.skip()
 
-    def test(self, *choice: str) -> str:
+    def test(self, request: gr.Request, *choice: str) -> str:
         """Whether the server answers with this address, model and key."""
         try:
+            self.studio.limiter.check(caller_of(request))
             writer = EndpointWriter(endpoint_of(self.studio, WriterChoice(*choice)))
             answer = writer.probe()
         except (UserError, BackendError) as error:
@@ -166,12 +176,13 @@ def suggest(studio: Studio, tab: GenerateTab, visitor: gr.BrowserState) -> None:
     del visitor
     kind = offered_writers(studio)[0][1]
 
-    def propose(prompt: str, image: str | None, seconds: float) -> Updates:
+    def propose(request: gr.Request, prompt: str, image: str | None, seconds: float) -> Updates:
         try:
+            studio.limiter.check(caller_of(request))
             check_prompt(prompt)
             enhancer = open_enhancer(studio, WriterChoice(kind))
-            request = EnhanceRequest(prompt, Path(image) if image else None, seconds=float(seconds))
-            result = enhancer.enhance(request)
+            asked = EnhanceRequest(prompt, Path(image) if image else None, seconds=float(seconds))
+            result = enhancer.enhance(asked)
         except (UserError, BackendError) as error:
             return {
                 tab.suggestion_box: gr.update(visible=True),

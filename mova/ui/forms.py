@@ -36,7 +36,8 @@ class FieldError(UserError):
 class Form:
     """The form's values as the page sends them, in the order of its fields.
 
-    `image` is a file or None; `seed` may be None for a random one; `shift` of None is the model's own.
+    `image` and `adapter_file` are files or None, `adapter_trained` is the name of one of the visitor's own.
+    A `seed` of None is a random one, a shift of None or 0 the model's own.
     """
 
     image: str | None = None
@@ -55,6 +56,7 @@ class Form:
     negative: str = ""
     fit: str = "crop"
     exact_size: str = ""
+    adapter_trained: str = ""
     adapter_file: str | None = None
     adapter_repo: str = ""
     adapter_video: float = 1.0

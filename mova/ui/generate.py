@@ -239,7 +239,7 @@ def _lay_out_advanced(studio: Studio, by_name: dict) -> None:
                 by_name[name] = gr.Number(
                     value=None,
                     label=f"{label}: shift of the noise schedule",
-                    info="Empty: the model's own.",
+                    info="0: the model's own.",
                     elem_id=name.replace("_", "-"),
                 )
         _lay_out_adapter(by_name)
@@ -247,6 +247,9 @@ def _lay_out_advanced(studio: Studio, by_name: dict) -> None:
 
 def _lay_out_adapter(by_name: dict) -> None:
     with gr.Accordion("Adapter (LoRA)", open=False, elem_id="adapter"):
+        by_name["adapter_trained"] = gr.Dropdown(
+            [], value=None, label="Trained here", elem_id="adapter-trained", visible=False
+        )
         by_name["adapter_file"] = gr.File(
             label="From a file",
             file_types=[".safetensors"],
@@ -274,7 +277,13 @@ def _lay_out_result() -> dict:
     status = gr.HTML(html.empty(*EMPTY), elem_id="status", padding=True)
     with gr.Column(visible=False, elem_id="result") as result:
         player = gr.Video(
-            label="Clip", elem_id="player", interactive=False, buttons=[], autoplay=False, height=360
+            label="Clip",
+            show_label=False,
+            elem_id="player",
+            interactive=False,
+            buttons=[],
+            autoplay=False,
+            height=360,
         )
         strip = gr.Image(
             label="Frames over sound",

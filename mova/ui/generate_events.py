@@ -90,6 +90,10 @@ class GenerateEvents:
                 yield {tab.status: now}
         yield self._ended(owner, run.outcome.kind, run.outcome.message, run.job.folder.name)
 
+    def list_adapters(self, visitor: str) -> Any:  # noqa: ANN401
+        names = self.studio.trained_adapters(visitor)
+        return gr.update(choices=names, visible=bool(names))
+
     def stop(self, visitor: str, run_id: str) -> Updates:
         run = self.studio.line.get(self.studio.visitors.folder_name(visitor), run_id)
         if run is not None:
@@ -356,6 +360,7 @@ def wire(
     relist = {"fn": events.list_mine, "inputs": [visitor], "outputs": listing}
 
     hello = demo.load(events.hello, [visitor], [visitor, tab.run_id, *listing], **PRIVATE)
+    hello.then(events.list_adapters, [visitor], [tab.field("adapter_trained")], **PRIVATE)
     hello.then(**follow, **PRIVATE).then(**relist, **PRIVATE)
     made = tab.make.click(
         events.make,

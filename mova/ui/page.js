@@ -16,4 +16,12 @@
     input.files = transfer.files;
     input.dispatchEvent(new Event("change", { bubbles: true }));
   }, true);
+  // On a phone the clip is below the form: go there once it is being made.
+  addEventListener("click", (event) => {
+    if (!event.target.closest("#make") || innerWidth > 720) return;
+    setTimeout(() => {
+      if (document.querySelector("#make").disabled)
+        document.querySelector("#status")?.scrollIntoView({ block: "start", behavior: "smooth" });
+    }, 1200);
+  });
 })();

@@ -23,6 +23,7 @@ from mova.ui.costs import Costs
 from mova.ui.forms import FieldError, Form, blaming, describe_size, prepare_image
 from mova.ui.history import CLIP, FIRST_FRAME, SETTINGS, Entry, History
 from mova.ui.jobs import Line, Run
+from mova.ui.limits import Limiter
 from mova.ui.machine import choose_model, offered_models
 from mova.ui.running import Job, Outcome, load_early, probe_machine, run_job
 from mova.ui.settings import Settings, describe_model
@@ -31,6 +32,8 @@ from mova.ui.worker import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
+ADAPTERS = "adapters"
+STRANGERS_A_MINUTE, OWN_A_MINUTE = 6, 600  # prompts written for one caller
 SWEEP_SECONDS = 600
 SMALL_MODEL_BYTES = 2**30  # loaded before the first click
 VISITORS_IN_LINE = 2  # clips of one browser that may be in the line at once
@@ -57,6 +60,7 @@ class Studio:
         self.worker, self.text_worker = WorkerProcess(), WorkerProcess()
         self.run_on_gpu: RunOnGpu | None = None
         parallel = 8 if settings.is_zero_gpu else 1  # there the platform has its own line
+        self.limiter = Limiter(STRANGERS_A_MINUTE if settings.is_public else OWN_A_MINUTE)
         self.ready = threading.Event()  # the machine is known, or what is wrong with it
         self.line = Line(self._run, self._finish, settings.queue, parallel, settings.abandon_seconds)
 
@@ -79,6 +83,8 @@ class Studio:
         owner = self.visitors.folder_name(visitor)
         if sum(run.owner == owner for run in self.line.active()) >= VISITORS_IN_LINE:
             raise UserError("two clips of yours are in the line already; wait for one, or stop it")
+        if form.adapter_trained:
+            form = dataclasses.replace(form, adapter_file=str(self._trained_adapter(owner, form)))
         request = form.request(self.settings)
         folder = self.history.new_folder(owner)
         try:
@@ -88,6 +94,15 @@ class Studio:
         except (UserError, BackendError):
             self.history.discard(folder)
             raise
+
+    def adapters_folder(self, owner: str) -> Path:
+        """Where adapters trained from the owner's browser lie as .safetensors: the train tab's way out."""
+        return self.settings.outputs / ADAPTERS / owner
+
+    def trained_adapters(self, visitor: str) -> list[str]:
+        """Names of the visitor's own adapters, the newest first."""
+        found = self.adapters_folder(self.visitors.folder_name(visitor)).glob("*.safetensors")
+        return [path.stem for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 
     def describe(self, form: Form) -> tuple[str, str]:
         """The valid size that the form's wishes became, and what the clip will cost; of what can be told."""
@@ -117,6 +132,12 @@ class Studio:
     def brief(self, idea: str, seconds: float, has_image: bool) -> Brief:
         """What a prompt for `idea` is checked against."""
         return Brief(idea, seconds, has_image)
+
+    def _trained_adapter(self, owner: str, form: Form) -> Path:
+        for path in self.adapters_folder(owner).glob("*.safetensors"):
+            if path.stem == form.adapter_trained:
+                return path
+        raise FieldError("adapter_trained", f"there is no adapter {form.adapter_trained!r} of yours here")
 
     def _run(self, job: Job) -> Outcome:
         if self.run_on_gpu is not None:

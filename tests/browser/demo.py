@@ -102,13 +102,23 @@ class Demo:
             timeout=60_000,
         )
 
+    def choose(self, name: str) -> None:
+        """Check a radio button, and let what depends on it follow."""
+        button = self.page.get_by_role("radio", name=name)
+        for _ in range(20):
+            button.click()
+            self.page.wait_for_timeout(350)
+            if button.is_checked():
+                return
+        raise AssertionError(f"{name} cannot be chosen")
+
     def make(self, prompt: str | None = None, preset: str | None = "Quick") -> None:
         """Click and wait for the clip."""
         if prompt is not None:
             self.page.locator("#prompt textarea").fill(prompt)
         if preset:
-            self.page.get_by_label(preset).check()
-            self.page.wait_for_timeout(700)
+            self.choose(preset)
+            self.page.wait_for_timeout(350)
         before = self.page.locator("#mine button").count()
         self.page.locator("#make").click()
         self.page.wait_for_function(

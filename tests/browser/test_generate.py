@@ -67,7 +67,7 @@ def test_a_picture_shows_its_crop_and_a_new_shape_shows_another(demo, golden):
     page.locator("#first-frame input[type=file]").set_input_files(golden / "image.png")
     page.locator("#crop img").wait_for()
     wide = page.locator("#crop img").get_attribute("src")
-    page.get_by_label("Tall").check()
+    demo.choose("Tall")
     page.wait_for_function(
         "before => document.querySelector('#crop img')?.src !== before", arg=wide, timeout=10_000
     )
@@ -81,7 +81,7 @@ def test_a_picture_shows_its_crop_and_a_new_shape_shows_another(demo, golden):
 def test_stop_takes_effect_and_the_next_clip_is_made(demo, server):
     page = demo.page
     page.locator("#prompt textarea").fill(PROMPT)
-    page.get_by_role("radio", name="Full").check()
+    demo.choose("Full")
     page.wait_for_timeout(700)
     page.locator("#make").click()
     page.wait_for_function(
@@ -100,7 +100,7 @@ def test_a_reload_keeps_the_clips_and_finds_a_run_again(demo):
     page = demo.page
     demo.make(PROMPT)
     page.locator("#mine button").first.wait_for()
-    page.get_by_role("radio", name="Full").check()
+    demo.choose("Full")
     page.wait_for_timeout(700)
     page.locator("#make").click()
     page.wait_for_function(
@@ -194,7 +194,7 @@ def test_markup_in_a_prompt_is_text_everywhere(demo):
 def test_no_key_stays_in_the_browser_or_in_the_log(demo, server):
     page = demo.page
     page.get_by_role("tab", name="Write a prompt").click()
-    page.get_by_label("A server of yours").check()
+    demo.choose("A server of yours")
     page.locator("#server-url input, #server-url textarea").first.fill("http://127.0.0.1:9/v1")
     page.locator("#server-key input").fill("sk-very-secret-1234")
     page.locator("#test-server").click()

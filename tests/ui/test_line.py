@@ -10,6 +10,7 @@ import pytest
 from mova.types import BackendError, GenerationRequest, UserError
 from mova.ui.history import Entry, History
 from mova.ui.jobs import Line
+from mova.ui.limits import Limiter
 from mova.ui.running import STOP, Job, Outcome, Reporter
 from mova.ui.settings import Settings
 from mova.ui.visitors import Visitors
@@ -195,3 +196,12 @@ def test_progress_cannot_be_written_on_a_full_disk_without_a_sentence(tmp_path):
 
     with pytest.raises(BackendError, match="cannot be written"):
         Reporter(tmp_path / "missing")(Progress("load"))
+
+
+def test_a_caller_is_held_to_so_many_a_minute_and_others_are_not():
+    limiter = Limiter(2)
+    limiter.check("a")
+    limiter.check("a")
+    with pytest.raises(UserError, match="2 times in a minute; try again in 60 s"):
+        limiter.check("a")
+    limiter.check("b")

@@ -88,6 +88,16 @@ def test_an_adapter_moves_into_the_clips_folder_and_out_of_the_next_clip(studio,
     newest, with_adapter, _ = studio.history.entries(studio.visitors.folder_name(visitor))
     assert with_adapter.settings["adapters"] == [["style.safetensors", 1.0]]
     assert newest.settings["adapters"] == []
+    own = studio.adapters_folder(studio.visitors.folder_name(visitor))
+    own.mkdir(parents=True)
+    (tmp_path / "style.safetensors").rename(own / "mine.safetensors")
+    assert studio.trained_adapters(visitor) == ["mine"]
+    run = make(studio, visitor, changed(seeded, adapter_trained="mine"))
+    assert run.job.folder.joinpath("sound.wav").read_bytes() == digests[1]
+    stranger = studio.visitors.issue()
+    for name in ("mine", f"../{own.name}/mine"):
+        with pytest.raises(UserError, match="there is no adapter"):
+            studio.submit(stranger, changed(seeded, adapter_trained=name))
 
 
 def test_a_refused_request_leaves_nothing_behind(studio, visitor, form, tmp_path):
