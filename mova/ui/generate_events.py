@@ -275,8 +275,9 @@ class GenerateEvents:
 
     def _fill(self, settings: dict[str, Any], image: Path | None, model: str) -> Updates:
         form = form_of(self.studio, settings, image, model)
-        names = [field.name for field in dataclasses.fields(Form)]
-        return dict(zip(self.tab.form, (getattr(form, name) for name in names), strict=True))
+        values = {field.name: getattr(form, field.name) for field in dataclasses.fields(Form)}
+        values["adapter_trained"] = values["adapter_trained"] or None  # "" is not among a dropdown's choices
+        return dict(zip(self.tab.form, values.values(), strict=True))
 
 
 def form_of(studio: Studio, settings: dict[str, Any], image: Path | None, model: str) -> Form:
