@@ -1,4 +1,4 @@
-"""The command line: `python -m mova generate`, `enhance` and `inspect`."""
+"""The command line: `python -m mova generate`, `enhance`, `inspect` and `evaluate`."""
 
 import argparse
 import itertools
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("mova").setLevel(logging.INFO if options.verbose else logging.WARNING)
     try:
         with logging_redirect_tqdm():
-            return {"generate": generate, "enhance": enhance, "inspect": inspect}[options.command](options)
+            return COMMANDS[options.command](options)
     except UserError as error:
         say(f"error: {error}")
         return 2
@@ -77,6 +77,12 @@ def inspect(options: argparse.Namespace) -> int:
     steps = catalog.PRESETS["full"].num_inference_steps
     sys.stdout.write(report(checkpoint, machine, shape, steps, **fixed) + "\n")
     return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from mova.metrics.command import evaluate_clips  # brings PyAV
+
+    return evaluate_clips(options.clips, options.image, options.json)
 
 
 def read_source(options: argparse.Namespace) -> dict:
@@ -218,6 +224,9 @@ class StepBar:
 
 def say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
+
+
+COMMANDS = {"generate": generate, "enhance": enhance, "inspect": inspect, "evaluate": evaluate}
 
 
 if __name__ == "__main__":

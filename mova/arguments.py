@@ -15,13 +15,22 @@ DTYPES = ("bfloat16", "float32")
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mova", description=DESCRIPTION, epilog=EXIT_CODES)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="generate | enhance | inspect")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="generate | enhance | inspect | evaluate"
+    )
     texts = {
         "generate": "make a clip",
         "enhance": "turn an idea into a prompt that MOVA understands, keeping every quoted word",
         "inspect": "what a checkpoint holds, and where it would go on this machine; loads no weights",
+        "evaluate": "measure clips: do sound and picture go together, and is each in order; needs no weights",
     }
-    for name, add in (("generate", add_generate), ("enhance", add_enhance), ("inspect", add_inspect)):
+    adders = {
+        "generate": add_generate,
+        "enhance": add_enhance,
+        "inspect": add_inspect,
+        "evaluate": add_evaluate,
+    }
+    for name, add in adders.items():
         description = f"{texts[name].capitalize()}."
         add(
             commands.add_parser(
@@ -95,6 +104,17 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--frames", type=int, help="of the clip to plan for; default 193")
     add_machine(parser)
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("clips", nargs="+", type=Path, metavar="FILE.mp4")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        help="picture that the clips were to start from; default: that of a clip's settings, if it is there",
+    )
+    parser.add_argument("--json", action="store_true", help="a list with all figures, for programs")
+    parser.add_argument("--verbose", action="store_true", help="log each stage")
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:

@@ -56,7 +56,7 @@ def _speech(arguments: argparse.Namespace) -> None:
 
 
 def _render(arguments: argparse.Namespace) -> None:
-    from pocket.sheet import contact_sheet, write_mp4
+    from pocket.sheet import captioned_sheet, write_mp4
     from pocket.world import render
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def _render(arguments: argparse.Namespace) -> None:
         stem = arguments.out / f"{seed:05d}_{clip.family}"
         write_mp4(stem.with_suffix(".mp4"), clip)
         if arguments.sheet:
-            contact_sheet(clip).save(stem.with_suffix(".png"))
+            captioned_sheet(clip).save(stem.with_suffix(".png"))
         logger.info("%s.mp4 rendered in %.0f ms: %s", stem, seconds * 1000, clip.caption.replace("\n\n", " "))
 
 

@@ -2,7 +2,7 @@ import av
 import numpy as np
 
 from pocket.clip import NUM_FRAMES, SAMPLE_RATE
-from pocket.sheet import contact_sheet, spectrogram, write_mp4
+from pocket.sheet import captioned_sheet, write_mp4
 from pocket.world import render
 
 
@@ -23,13 +23,6 @@ def test_mp4_holds_all_frames_and_the_sound(tmp_path):
 
 def test_sheet_shows_eight_frames_at_their_own_size():
     clip = render(1, "ball")
-    sheet = np.asarray(contact_sheet(clip))
+    sheet = np.asarray(captioned_sheet(clip))
     assert sheet.shape[1] == 8 * clip.frames.shape[2]
     assert np.array_equal(sheet[: clip.frames.shape[1], : clip.frames.shape[2]], clip.frames[0])
-
-
-def test_spectrogram_shows_a_tone_at_its_pitch_and_level():
-    tone = np.sin(2 * np.pi * 1000 * np.arange(8000) / SAMPLE_RATE)
-    decibels = spectrogram(tone, hop=64)[:, 60]
-    assert abs(decibels.argmax() * SAMPLE_RATE / 512 - 1000) < 32
-    assert abs(decibels.max()) < 1

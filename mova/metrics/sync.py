@@ -1,0 +1,160 @@
+"""Do sound and picture happen together, and if not, by how much are they apart?
+
+What is heard is laid over what is seen at every shift up to half a second; the best one is the offset.
+The best of many shifts fits well by chance too. So the same search is made for sounds that have nothing to do
+with the picture (as many onsets, at random times; the loudness in shuffled pieces), and the share of those
+that fit worse is the confidence.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mova.metrics.onsets import Onsets, find_onsets, is_struck
+from mova.metrics.visual import flash, liveliest_openness, motion_change
+
+SUBFRAMES = 4  # steps of the offset, a frame
+LONGEST_OFFSET = 0.5  # seconds
+UNRELATED = 400  # sounds of chance
+CLEAR = 0.95  # confidence from which an offset is told
+SILENT = 1e-4  # peak: -80 dB
+STILL = 0.02  # levels or pixels by which the liveliest curve must move
+ONSET_WIDTH = 0.6  # frames, standard deviation
+ONSET_CEILING_DB = 20.0
+SHORTEST_GAP = 0.1  # seconds between two onsets of chance
+SURROUNDINGS_SECONDS = 0.38
+PIECE_SECONDS = 0.25  # of the loudness that is shuffled
+NEARLY_AS_GOOD = 0.85
+
+
+@dataclass(frozen=True)
+class Sync:
+    """How sound and picture lie in time.
+
+    `evidence` is "events" (onsets against sudden changes), "speech" (loudness against the liveliest place) or
+    "none" (no sound, or nothing moves); then offset and rival are None. A positive `offset_ms` means that
+    the sound comes after the picture; rely on it only if `is_clear`. `confidence` is the share (0..1) of
+    unrelated sounds that fit worse. `correlation` is that of the best shift, `baseline` the median of what
+    unrelated sounds reach. `rival_ms` is another offset that fits nearly as well, as with a regular beat.
+    """
+
+    evidence: str
+    offset_ms: float | None = None
+    confidence: float = 0.0
+    correlation: float = 0.0
+    baseline: float = 0.0
+    rival_ms: float | None = None
+    sound_events: int = 0
+
+    @property
+    def is_clear(self) -> bool:
+        return self.offset_ms is not None and self.confidence >= CLEAR
+
+
+def measure_sync(luma: np.ndarray, waveform: np.ndarray, sample_rate: int, frame_rate: float) -> Sync:
+    """The offset between `luma` (thumbnails [F, h, w]) and `waveform` [S], which start together."""
+    onsets = find_onsets(waveform, sample_rate)
+    steps, count = len(luma) * SUBFRAMES, len(onsets.seconds)
+    if len(luma) < 3 or np.abs(waveform).max(initial=0) < SILENT:
+        return Sync("none", sound_events=count)
+    if count and is_struck(waveform, sample_rate):
+        evidence, seen = "events", np.stack((motion_change(luma), flash(luma)))
+        seen = _above_surroundings(seen, round(SURROUNDINGS_SECONDS * frame_rate))
+        heard = onset_curves(onsets, steps, frame_rate)
+    else:
+        evidence, seen = "speech", liveliest_openness(luma)
+        heard = loudness_curves(waveform, steps, sample_rate, frame_rate)
+    if np.ptp(seen, axis=1).max() < STILL:
+        return Sync("none", sound_events=count)
+    return _fit(evidence, _standardised(_finer(seen)), heard, frame_rate, count)
+
+
+def onset_curves(onsets: Onsets, steps: int, frame_rate: float) -> np.ndarray:
+    """Bumps at the onsets: [1 + UNRELATED, steps]; the first row is true, the others at times of chance."""
+    rng = np.random.default_rng(0)
+    count, duration = len(onsets.seconds), steps / SUBFRAMES / frame_rate
+    free = max(duration - (count - 1) * SHORTEST_GAP, 0)
+    chance = np.sort(rng.uniform(0, free, (UNRELATED, count)), axis=1) + np.arange(count) * SHORTEST_GAP
+    seconds = np.concatenate((onsets.seconds[None], chance))
+    weights = np.sqrt(np.minimum(onsets.strengths, ONSET_CEILING_DB))
+    weights = np.stack([weights, *(rng.permutation(weights) for _ in range(UNRELATED))])
+    times = (np.arange(steps) + 0.5) / (frame_rate * SUBFRAMES)
+    curves = np.zeros((1 + UNRELATED, steps))
+    for place, weight in zip(seconds.T, weights.T, strict=True):
+        distance = (times - place[:, None]) * (frame_rate / ONSET_WIDTH)
+        curves += weight[:, None] * np.exp(-0.5 * distance**2)
+    return _standardised(curves)
+
+
+def loudness_curves(waveform: np.ndarray, steps: int, sample_rate: int, frame_rate: float) -> np.ndarray:
+    """The envelope: [1 + UNRELATED, steps]; the first row is true, the others are its pieces reordered."""
+    rng = np.random.default_rng(0)
+    width = max(int(sample_rate / frame_rate * 1.5), 1)
+    total = np.concatenate(([0.0], np.cumsum(waveform.astype(np.float64) ** 2)))
+    middle = ((np.arange(steps) + 0.5) * sample_rate / (frame_rate * SUBFRAMES)).astype(int)
+    first, last = (middle - width // 2).clip(0, len(waveform)), (middle + width // 2).clip(0, len(waveform))
+    envelope = ((total[last] - total[first]).clip(0) / width) ** 0.25
+    pieces = np.array_split(envelope, max(round(steps / SUBFRAMES / frame_rate / PIECE_SECONDS), 2))
+    shuffled = [np.concatenate([pieces[i] for i in rng.permutation(len(pieces))]) for _ in range(UNRELATED)]
+    return _standardised(np.stack((envelope, *shuffled)))
+
+
+def _fit(evidence: str, seen: np.ndarray, heard: np.ndarray, frame_rate: float, sound_events: int) -> Sync:
+    """The best shift of the first of `heard` [N, steps] on any of `seen` [C, steps]; others are chance."""
+    longest = min(round(LONGEST_OFFSET * frame_rate * SUBFRAMES), seen.shape[1] - 1)
+    fits = _correlate(heard, seen, longest)  # [N, C, shifts]
+    best = fits.max((1, 2))
+    unrelated = best[1:]
+    curve, shift = np.unravel_index(fits[0].argmax(), fits.shape[1:])
+    to_ms = 1000 / (frame_rate * SUBFRAMES)
+    rival = _rival(fits[0, curve], int(shift))
+    return Sync(
+        evidence,
+        offset_ms=float((shift - longest) * to_ms),
+        confidence=float((unrelated < best[0]).mean()),
+        correlation=float(best[0]),
+        baseline=float(np.median(unrelated)),
+        rival_ms=None if rival is None else float((rival - longest) * to_ms),
+        sound_events=sound_events,
+    )
+
+
+def _correlate(heard: np.ndarray, seen: np.ndarray, longest: int) -> np.ndarray:
+    """Mean product [N, C, 2 * longest + 1] at shifts of `heard` [N, steps] behind `seen` [C, steps]."""
+    steps = seen.shape[1]
+    size = 1 << (2 * steps - 1).bit_length()
+    product = np.fft.rfft(heard, size)[:, None] * np.fft.rfft(seen, size).conj()
+    shifts = np.fft.irfft(product, size)
+    return np.concatenate((shifts[..., size - longest :], shifts[..., : longest + 1]), axis=-1) / steps
+
+
+def _rival(fits: np.ndarray, best: int) -> int | None:
+    """The highest other peak of `fits` [shifts], if it is nearly as high."""
+    inner = fits[1:-1]
+    peaks = np.flatnonzero((inner >= fits[:-2]) & (inner > fits[2:])) + 1
+    others = peaks[np.abs(peaks - best) > 2 * SUBFRAMES]
+    if not len(others) or fits[others].max() < NEARLY_AS_GOOD * fits[best]:
+        return None
+    return int(others[fits[others].argmax()])
+
+
+def _above_surroundings(curves: np.ndarray, frames: int) -> np.ndarray:
+    """What stands out of the median over `frames` around it, of [C, F]: events, not a lively scene."""
+    radius = max(frames // 2, 1)
+    around = np.pad(curves, ((0, 0), (radius, radius)), mode="edge")
+    middle = np.median(np.lib.stride_tricks.sliding_window_view(around, 2 * radius + 1, axis=1), axis=-1)
+    return np.maximum(curves - middle, 0)
+
+
+def _finer(curves: np.ndarray) -> np.ndarray:
+    """[C, F] to [C, F * SUBFRAMES], linear between the middles of frames."""
+    frames = curves.shape[1]
+    places = (np.arange(frames * SUBFRAMES) + 0.5) / SUBFRAMES - 0.5
+    return np.stack([np.interp(places, np.arange(frames), curve) for curve in curves])
+
+
+def _standardised(curves: np.ndarray) -> np.ndarray:
+    """Mean 0 and spread 1 over the last axis; a flat curve becomes 0, which fits nothing."""
+    curves = curves - curves.mean(-1, keepdims=True)
+    spread = curves.std(-1, keepdims=True)
+    return np.where(spread > 1e-6, curves / np.maximum(spread, 1e-6), 0.0)
