@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import logging
+import os
 import secrets
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mova import catalog, shapes
 from mova.arguments import DTYPES, build_parser
+from mova.backends.settings import Remote, remote_from_environment, remote_from_option
 from mova.checks import check_request, check_source_image
 from mova.outputs import check_frames_folder, check_output
 from mova.prompting.command import enhance
@@ -46,14 +48,22 @@ def generate(options: argparse.Namespace) -> int:
     if options.image is None and request.image is not None:
         check_source_image(request.image, settings.get("image_sha256"))
     check_request(request, out, options.overwrite)
-    fixed = placement_options(options, settings)
+    remote = chosen_server(options)
+    if remote:
+        from mova.backends.remote import RemoteBackend
 
-    from mova.backends.local import LocalBackend  # brings torch: only when the request is in order
+        backend = RemoteBackend(str(name), remote)
+        bar = StepBar(None)
+    else:
+        fixed = placement_options(options, settings)
 
-    backend = LocalBackend(str(name), options.device, **fixed)
-    plan = backend.plan(request)
-    say(f"{plan.placement.why}; denoising takes about {catalog.human_seconds(plan.seconds)}")
-    with StepBar(request.num_inference_steps) as bar:
+        from mova.backends.local import LocalBackend  # brings torch: only when the request is in order
+
+        backend = LocalBackend(str(name), options.device, **fixed)
+        plan = backend.plan(request)
+        say(f"{plan.placement.why}; denoising takes about {catalog.human_seconds(plan.seconds)}")
+        bar = StepBar(request.num_inference_steps)
+    with bar:
         result = backend.generate(request, out, bar.update, overwrite=options.overwrite)
     say(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items()))
     sys.stdout.write(f"{out}\tseed {request.seed}\n")
@@ -163,6 +173,30 @@ def check_outputs(options: argparse.Namespace, out: Path) -> None:
         check_frames_folder(options.png, options.overwrite)
 
 
+def chosen_server(options: argparse.Namespace) -> Remote | None:
+    """The server of the command line or the environment, or None for this machine."""
+    if options.remote is not None:
+        remote = remote_from_option(options.remote, options.remote_api_key_env, os.environ)
+    elif options.remote_api_key_env is not None:
+        raise UserError("--remote-api-key-env belongs to --remote URL; give both")
+    else:
+        remote = remote_from_environment(os.environ)
+    given = {
+        "--device": options.device,
+        "--dtype": options.dtype,
+        "--offload": options.offload != "auto",
+        "--experts": options.experts != "auto",
+        "--fp8": options.fp8 is not None,
+        "--compile": options.compile,
+    }
+    local = [name for name, is_given in given.items() if is_given]
+    if remote and local:
+        raise UserError(
+            f"{', '.join(local)} is for this machine; leave it out, or set it where the server starts"
+        )
+    return remote
+
+
 def placement_options(options: argparse.Namespace, settings: dict) -> dict[str, object]:
     """Fields of Placement that were given; None leaves a choice to the machine.
 
@@ -195,15 +229,24 @@ def write_copies(options: argparse.Namespace, out: Path) -> None:
 
 
 class StepBar:
-    """A progress bar of denoising steps with the time left; in a log file a line every half minute."""
+    """A progress bar of denoising steps with the time left; in a log file a line every half minute.
 
-    def __init__(self, steps: int) -> None:
+    Where no steps are told (None) it shows the stage and the time since the start, and no guess.
+    """
+
+    def __init__(self, steps: int | None) -> None:
+        bar = (
+            "{desc} {elapsed}"
+            if steps is None
+            else "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}"
+        )
+        self.stage = ""
         self.bar = tqdm(
             total=steps,
-            desc="load",
+            desc="load" if steps else "",
             dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else 30,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}",
+            bar_format=bar,
         )
 
     def __enter__(self) -> "StepBar":
@@ -218,8 +261,9 @@ class StepBar:
         self.bar.set_postfix_str(f"{catalog.human_seconds(left)} left" if left else "", refresh=False)
         if progress.step > self.bar.n:
             self.bar.update(progress.step - self.bar.n)
-        elif sys.stderr.isatty():
+        elif sys.stderr.isatty() or (self.bar.total is None and progress.stage != self.stage):
             self.bar.refresh()
+        self.stage = progress.stage
 
 
 def say(text: str) -> None:

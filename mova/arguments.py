@@ -90,6 +90,18 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     )
     add_machine(parser)
 
+    remote = parser.add_argument_group("a server instead of this machine", "default: what MOVA_BACKEND says")
+    remote.add_argument(
+        "--remote",
+        metavar="URL",
+        help="an engine that serves MOVA by /v1/videos, such as http://localhost:30002; see README.md",
+    )
+    remote.add_argument(
+        "--remote-api-key-env",
+        metavar="NAME",
+        help="the environment variable that holds the server's key, default MOVA_REMOTE_API_KEY",
+    )
+
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, help="an .mp4; default outputs/clip-SEED.mp4")
     output.add_argument("--wav", type=Path, help="also write the clip's sound here")

@@ -76,10 +76,7 @@ def write_mp4(
     """
     check_finite("frame_rate", frame_rate, 1, 120)
     waveform = _checked_waveform(waveform)
-    # ASCII, as a prompt from argv may hold lone surrogates (bytes that are no text), which UTF-8 has not.
-    comment = json.dumps(settings, allow_nan=False)
-    if len(comment) > MAX_SETTINGS_BYTES:
-        raise UserError(f"settings of {len(comment)} bytes are over {MAX_SETTINGS_BYTES}; shorten the prompt")
+    comment = settings_comment(settings)
     aac_rate = min((rate for rate in AAC_SAMPLE_RATES if rate >= sample_rate), default=AAC_SAMPLE_RATES[-1])
     options = {"movflags": "+faststart", "movie_timescale": str(aac_rate)}
     with (
@@ -90,13 +87,22 @@ def write_mp4(
         _encode(container, _each_image(frames), waveform, frame_rate, sample_rate, aac_rate)
 
 
+def settings_comment(settings: dict[str, Any]) -> str:
+    """The text that carries `settings` in a clip. Raises UserError if it is over MAX_SETTINGS_BYTES."""
+    # ASCII, as a prompt from argv may hold lone surrogates (bytes that are no text), which UTF-8 has not.
+    comment = json.dumps(settings, allow_nan=False)
+    if len(comment) > MAX_SETTINGS_BYTES:
+        raise UserError(f"settings of {len(comment)} bytes are over {MAX_SETTINGS_BYTES}; shorten the prompt")
+    return comment
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings that `write_mp4` put into the clip at `path`.
 
     Raises:
         UserError: no mp4 is there, or one that carries none.
     """
-    with _open_mp4(path) as container:
+    with open_mp4(path) as container:
         comment = container.metadata.get("comment", "")
     try:
         settings = json.loads(comment) if len(comment) <= MAX_SETTINGS_BYTES else None
@@ -122,8 +128,8 @@ def read_clip(path: Path, max_frames: int = MAX_FRAMES) -> Clip:
     images: list[np.ndarray] = []
     sound: list[np.ndarray] = []
     starts: dict[type, float] = {}
-    with _open_mp4(path) as container:
-        video, audio = _checked_streams(path, container)
+    with open_mp4(path) as container:
+        video, audio = checked_streams(path, container)
         frame_rate, sample_rate, channels = float(video.average_rate), audio.rate, audio.channels
         expected_frames = (video.duration or 0) * video.time_base * video.average_rate
         to_float = av.AudioResampler(format="fltp")
@@ -268,8 +274,11 @@ def _layout(waveform: np.ndarray) -> str:
 
 
 @contextmanager
-def _open_mp4(path: Path) -> Iterator[InputContainer]:
-    """The forced format keeps a playlist from opening other files; `file:` keeps a name from being a URL."""
+def open_mp4(path: Path) -> Iterator[InputContainer]:
+    """The clip at `path`, opened. Raises UserError for what libav says of it here or in the block.
+
+    The forced format keeps a playlist from opening other files; `file:` keeps a name from being a URL.
+    """
     try:
         if not path.is_file():
             raise UserError(f"{path} is not a file; give an mp4 clip")
@@ -282,7 +291,8 @@ def _open_mp4(path: Path) -> Iterator[InputContainer]:
         raise UserError(f"{path.name} is damaged or not an mp4 clip ({reason}); give another") from error
 
 
-def _checked_streams(path: Path, container: InputContainer) -> tuple[av.VideoStream, av.AudioStream]:
+def checked_streams(path: Path, container: InputContainer) -> tuple[av.VideoStream, av.AudioStream]:
+    """Its picture and sound. Raises UserError unless both can be decoded, in sides up to MAX_SIDE."""
     video, audio = container.streams.best("video"), container.streams.best("audio")
     if not video or not audio or not video.codec_context or not audio.codec_context or not video.average_rate:
         raise UserError(

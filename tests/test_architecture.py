@@ -24,6 +24,7 @@ FLOORS = [
     ["mova.pipeline"],
     ["mova.placement", "mova.preview"],
     ["mova.inspection"],
+    ["mova.remux"],
     ["mova.backends"],
     ["mova.__main__", "mova.ui"],
 ]

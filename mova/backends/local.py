@@ -1,6 +1,5 @@
 """Makes clips with the pipeline, in this process."""
 
-import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from mova import catalog, placement
 from mova.adapters import read_adapter
+from mova.backends.timing import timed
 from mova.checks import check_request, digest
 from mova.guidance import branches
 from mova.inspection import Checkpoint, look
@@ -22,8 +22,6 @@ from mova.media import write_mp4
 from mova.pipeline import MOVAPipeline, StepCallback
 from mova.preview import LatentPreview
 from mova.types import BackendError, GenerationRequest, GenerationResult, Progress, ProgressCallback
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -216,11 +214,3 @@ def translated_memory_errors() -> Iterator[None]:
         raise BackendError(
             "the machine ran out of memory; choose fewer frames or a smaller size, or close other programs"
         ) from error
-
-
-@contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    began = time.perf_counter()
-    yield
-    seconds[stage] = round(time.perf_counter() - began, 3)
-    logger.info("%s: %.1f s", stage, seconds[stage])

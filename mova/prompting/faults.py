@@ -81,10 +81,18 @@ def explain_connection(error: Exception, place: str) -> str:
 
 def detail_of(error: Exception, api_key: str) -> str:
     """What the server said, short and plain, as ": ..." to be put into a sentence; nothing near the key."""
-    body = getattr(error, "body", None)
+    return detail_of_body(getattr(error, "body", None), api_key)
+
+
+def detail_of_body(body: object, api_key: str) -> str:
+    """As `detail_of`, of the body of an answer: JSON already read, or text."""
     said = body.get("message") or body.get("error") or body.get("detail") if isinstance(body, dict) else body
+    if isinstance(said, list) and said:  # a list of fields that were refused, as FastAPI sends it
+        said = said[0]
     if isinstance(said, dict):
-        said = said.get("message")
+        place = said.get("loc")
+        field = f"{place[-1]}: " if isinstance(place, list) and place else ""
+        said = said.get("message") or (said.get("msg") and f"{field}{said['msg']}")
     if not isinstance(said, str) or "<html" in said.lower():
         return ""
     words = [word for word in plain_text(said).split() if not _near_key(word, api_key)]
