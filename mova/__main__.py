@@ -17,6 +17,7 @@ from mova.backends.settings import Remote, remote_from_environment, remote_from_
 from mova.checks import check_request, check_source_image
 from mova.outputs import check_frames_folder, check_output
 from mova.prompting.command import enhance
+from mova.strengths import parse_adapter
 from mova.types import BackendError, GenerationRequest, Progress, UserError
 
 
@@ -136,7 +137,7 @@ def build_request(options: argparse.Namespace, settings: dict, model: catalog.Mo
         "audio_shift": options.audio_shift,
         "seed": options.seed,
         "fit": options.fit,
-        "adapters": [parse_lora(text) for text in options.lora] or None,
+        "adapters": [parse_adapter(text) for text in options.lora] or None,
     }
     if options.size:
         given["height"], given["width"] = shapes.parse_size(options.size)
@@ -144,15 +145,6 @@ def build_request(options: argparse.Namespace, settings: dict, model: catalog.Mo
     if options.seconds is not None:
         request = request.replace(num_frames=shapes.frames_for_seconds(options.seconds, request.frame_rate))
     return request if request.seed is not None else request.replace(seed=secrets.randbelow(2**31))
-
-
-def parse_lora(text: str) -> tuple[str, float]:
-    """("file", strength) of FILE or FILE:STRENGTH."""
-    path, _, strength = text.rpartition(":")
-    try:
-        return (path, float(strength)) if path else (text, 1.0)
-    except ValueError:  # the colon belongs to the path
-        return text, 1.0
 
 
 def default_output(seed: int) -> Path:

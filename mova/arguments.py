@@ -86,7 +86,9 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE[:STRENGTH]",
-        help="adapter: .safetensors, or upstream's folder; strength 1 if not given; may be repeated",
+        help="adapter: .safetensors file, folder or Hub repo id (org/name, org/name/file.safetensors); "
+        "strength 1 if not given, one number, or by part as in video=0.8,audio=1,bridge=0 (also high, low); "
+        "may be repeated",
     )
     add_machine(parser)
 

@@ -10,11 +10,11 @@ from mova.images import load_first_frame
 from mova.outputs import check_output
 from mova.prompting.cleaning import clean_prompt
 from mova.shapes import FRAME_RATES, MAX_PROMPT_TOKENS, check_num_frames, check_size
-from mova.types import MAX_SEED, MAX_STEPS, SHIFTS, GenerationRequest, UserError, check_finite
+from mova.strengths import by_tower, is_repo
+from mova.types import MAX_SEED, MAX_STEPS, SHIFTS, GenerationRequest, Strength, UserError, check_finite
 
 BYTES_PER_PIXEL = 0.15  # of an mp4, generously: moving noise at this quality takes 0.1
 MAX_PROMPT_CHARACTERS = 20_000  # many times what the model reads, and the settings still fit into a clip
-STRENGTHS = (-10, 10)
 
 
 def check_request(request: GenerationRequest, out: Path, overwrite: bool = False) -> np.ndarray | None:
@@ -38,14 +38,20 @@ def check_request(request: GenerationRequest, out: Path, overwrite: bool = False
     if request.seed is not None:
         check_finite("seed", request.seed, 0, MAX_SEED)
     for source, strength in request.adapters:
-        check_finite(f"the strength of {source}", strength, *STRENGTHS)
-        if not Path(source).exists():
-            raise UserError(f"there is no adapter {source}; give a .safetensors file")
+        check_adapter(source, strength)
     pixels = request.height * request.width * request.num_frames
     check_output(out, overwrite, needed_bytes=int(pixels * BYTES_PER_PIXEL))
     if request.image is None:
         return None
     return load_first_frame(request.image, request.height, request.width, request.fit)
+
+
+def check_adapter(source: str, strength: Strength) -> None:
+    by_tower(strength, source)
+    if not Path(source).exists() and not is_repo(source):
+        raise UserError(
+            f"there is no adapter {source}; give a .safetensors file, its folder or a Hub repo id"
+        )
 
 
 def check_text(name: str, text: str) -> None:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, RepoFile, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -42,6 +42,15 @@ def list_files(repo: str, revision: str) -> tuple[str, ...]:
     """Paths of all files of a repo. Raises as `download`."""
     with explained(repo):
         return tuple(HfApi().list_repo_files(repo, revision=revision))
+
+
+def file_sizes(repo: str, **options: object) -> dict[str, int]:
+    """Bytes by path of all files of a repo. Raises as `download`."""
+    named = {key: options[key] for key in ("revision", "token", "endpoint") if key in options}
+    api = HfApi(endpoint=named.pop("endpoint", None), token=named.pop("token", None))
+    with explained(repo):
+        entries = api.list_repo_tree(repo, recursive=True, **named)
+        return {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
 
 
 def read_header(repo: str, file: str, revision: str) -> SafetensorsFileMetadata:

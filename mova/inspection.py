@@ -12,6 +12,7 @@ from mova import catalog, hub, layout
 from mova.loading import resolve
 from mova.placement import DTYPES, Machine, Placement, choose, human_bytes, preferred_dtype, workspace_bytes
 from mova.shapes import ClipShape
+from mova.strengths import TOWERS
 from mova.types import UserError
 
 CONFIGS = ["*.json", "*/*.json"]
@@ -155,6 +156,6 @@ def location(name: str, placement: Placement) -> str:
         if name.startswith("video_dit") and not placement.hold_both:
             return f"{device} while it denoises"
         return device
-    if placement.offload == "layers" and name in layout.TOWERS:
+    if placement.offload == "layers" and name in TOWERS:
         return f"{device}, layer by layer"
     return f"{device} while it runs"

@@ -102,7 +102,6 @@ COMPONENTS = {
 }
 
 MODULES = tuple(name for name in COMPONENTS if name not in ("scheduler", "tokenizer"))
-TOWERS = ("video_dit", "video_dit_2", "audio_dit", "dual_tower_bridge")
 
 
 def check_folder(folder: Path, name: str) -> None:

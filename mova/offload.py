@@ -23,6 +23,8 @@ EXPERTS = ("video_dit", "video_dit_2")
 class Residency:
     """Leaves every component where its owner put it (`pipe.to("cuda")`)."""
 
+    weights_may_change = True  # between runs, by replacing a parameter's data
+
     def __init__(self, pipeline: "MOVAPipeline") -> None:
         self.pipeline = pipeline
 
@@ -106,6 +108,8 @@ class LayerResidency(ComponentResidency):
     With `hold_both` the layers of both experts are kept in pinned host memory, else those of the active one,
     and the other's are read from their files at the switch.
     """
+
+    weights_may_change = False
 
     def __init__(
         self, pipeline: "MOVAPipeline", device: torch.device, on_host: Iterable[str], hold_both: bool

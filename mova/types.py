@@ -44,6 +44,7 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
+Strength = float | dict[str, float]  # of an adapter: for all towers, or by tower (mova.strengths)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class GenerationRequest:
     audio_shift: float | None = None
     seed: int | None = None
     fit: str = "crop"
-    adapters: tuple[tuple[str, float], ...] = ()
+    adapters: tuple[tuple[str, Strength], ...] = ()
 
     def to_settings(self, beside: Path | None = None) -> dict[str, Any]:
         """The request as JSON-ready values, the form that is written into a clip.
@@ -96,7 +97,7 @@ class GenerationRequest:
             raise UserError("the settings hold no prompt; they were not written by this toolkit")
         try:
             values["adapters"] = tuple(
-                (str(path), float(scale)) for path, scale in values.get("adapters", ())
+                (str(source), read_strength(strength)) for source, strength in values.get("adapters", ())
             )
         except (TypeError, ValueError) as error:
             raise UserError(f"the settings hold malformed adapters: {values['adapters']!r}") from error
@@ -143,6 +144,13 @@ class GenerationResult:
 def _name_of(source: str | Path, beside: Path | None) -> str:
     path = Path(source)
     return path.name if beside is not None and path.parent == beside and path.exists() else str(source)
+
+
+def read_strength(value: object) -> Strength:
+    """A number or numbers by name, as settings hold them. Raises TypeError or ValueError if it is neither."""
+    if isinstance(value, dict):
+        return {str(name): float(number) for name, number in value.items()}
+    return float(value)
 
 
 def check_finite(name: str, value: float, low: float, high: float) -> None:

@@ -163,7 +163,7 @@ def test_a_name_by_default_never_collides(run):
 
 
 def test_a_clip_is_made_again_from_its_own_settings_bit_for_bit(generate, golden):
-    adapter = f"{golden / 'lora_upstream_accelerate'}:0.5"
+    adapter = f"{golden / 'lora_upstream_accelerate'}:video=0.5,audio=2"
     chosen = [
         "--guidance-scale",
         "3",
@@ -179,6 +179,7 @@ def test_a_clip_is_made_again_from_its_own_settings_bit_for_bit(generate, golden
     again, repeated = generate("--from", "first.mp4", "--device", "cpu", out="again.mp4")
     assert repeated == settings
     assert (settings["dtype"], settings["audio_shift"]) == ("bfloat16", 1.0)
+    assert settings["adapters"] == [[adapter.partition(":")[0], {"video": 0.5, "audio": 2.0}]]
     assert np.array_equal(first.frames, again.frames)
     assert np.array_equal(first.waveform, again.waveform)
 

@@ -39,6 +39,13 @@ NUMBERS = [
     (["--seed", str(2**63)], f"seed={2**63} is out of range", "from 0 to"),
     (["--lora", f"{ADAPTER}:nan"], f"the strength of {ADAPTER}=nan is not a number", "from -10 to 10"),
     (["--lora", f"{ADAPTER}:99"], f"the strength of {ADAPTER}=99.0 is out of range", "from -10 to 10"),
+    (
+        ["--lora", f"{ADAPTER}:voice=1"],
+        "'voice' is no part of the model",
+        "choose of video, high, low, audio",
+    ),
+    (["--lora", f"{ADAPTER}:audio=x"], "'audio=x' in", "write it as audio=0.8"),
+    (["--lora", f"{ADAPTER}:audio=99"], f"the strength of {ADAPTER} for audio=99.0", "from -10 to 10"),
     (["--lora", "gone.safetensors"], "there is no adapter gone.safetensors", "give a .safetensors file"),
 ]
 TEXTS = [

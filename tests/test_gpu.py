@@ -152,6 +152,37 @@ def test_8_bit_storage_runs_and_stays_near(load):
         assert relative_error(small[0], plain[0]) < 0.25
 
 
+@pytest.mark.parametrize("offload", ["none", "component", "layers"])
+@pytest.mark.parametrize("hold_both", [True, False])
+def test_every_placement_carries_adapters_as_the_cpu_does(load, golden, offload, hold_both):
+    clips = []
+    for placement in (None, Placement("cuda", "float32", offload, hold_both, keep_text_encoder=False)):
+        pipeline = load(placement=placement)
+        without = run(pipeline)
+        pipeline.load_lora_weights(golden / "lora_upstream_accelerate")
+        pipeline.set_adapters("default", {"video": 0.5, "bridge": 0.2})
+        clips.append(run(pipeline))
+        pipeline.set_adapters("default", 0)
+        assert torch.equal(run(pipeline)[0], without[0])
+        pipeline.unload_lora_weights()
+    assert relative_error(clips[1][0], clips[0][0]) < 1e-4
+
+
+@pytest.mark.parametrize("offload", ["none", "component"])
+def test_unfusing_on_the_gpu_restores_every_bit(load, golden, offload):
+    pipeline = load(torch.bfloat16, Placement("cuda", "bfloat16", offload))
+    layer = pipeline.video_dit.blocks[0].self_attn.q
+    weight, without = layer.weight.data.clone(), run(pipeline)
+    pipeline.load_lora_weights(golden / "lora_upstream_accelerate")
+    pipeline.fuse_lora()
+    assert not torch.equal(run(pipeline)[0], without[0])
+    pipeline.unfuse_lora()
+    pipeline.unload_lora_weights()
+    assert torch.equal(layer.weight.data, weight)
+    assert layer.weight.device == weight.device
+    assert torch.equal(run(pipeline)[0], without[0])
+
+
 def test_the_machine_is_seen_and_the_golden_model_stays_on_it(golden):
     machine = Machine.probe()
     assert machine.device == "cuda"

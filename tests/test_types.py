@@ -22,7 +22,7 @@ FULL = GenerationRequest(
     audio_shift=1.0,
     seed=2**40,
     fit="pad",
-    adapters=(("a.safetensors", 0.5), ("b.safetensors", -1.0)),
+    adapters=(("a.safetensors", 0.5), ("org/name", {"video": -1.0, "audio_dit": 0.2})),
 )
 
 
@@ -64,6 +64,8 @@ def test_whole_numbers_stand_for_numbers_and_the_rest_has_defaults():
         {"adapters": [["a.safetensors"]]},
         {"adapters": [["a.safetensors", "strong"]]},
         {"adapters": {"a": 1}},
+        {"adapters": [["a.safetensors", {"audio": "loud"}]]},
+        {"adapters": [["a.safetensors", [0.5]]]},
     ],
 )
 def test_malformed_settings_are_refused_by_name(change):

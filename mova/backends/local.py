@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mova import catalog, placement
-from mova.adapters import read_adapter
+from mova.adapter_files import Adapter
+from mova.adapter_sources import read_adapter
 from mova.backends.timing import timed
 from mova.checks import check_request, digest
 from mova.guidance import branches
@@ -21,7 +22,14 @@ from mova.inspection import Checkpoint, look
 from mova.media import write_mp4
 from mova.pipeline import MOVAPipeline, StepCallback
 from mova.preview import LatentPreview
-from mova.types import BackendError, GenerationRequest, GenerationResult, Progress, ProgressCallback
+from mova.types import (
+    BackendError,
+    GenerationRequest,
+    GenerationResult,
+    Progress,
+    ProgressCallback,
+    Strength,
+)
 
 
 @dataclass(frozen=True)
@@ -102,8 +110,7 @@ class LocalBackend:
     ) -> GenerationResult:
         """As `mova.backends.Backend.generate`."""
         image = check_request(request, out, overwrite)
-        for source, _ in request.adapters:
-            read_adapter(Path(source))
+        adapters = [(read_adapter(source), strength) for source, strength in request.adapters]
         if request.seed is None:
             request = request.replace(seed=secrets.randbelow(2**31))
         settings = request.to_settings(out.parent) | {
@@ -116,7 +123,7 @@ class LocalBackend:
             with timed(seconds, "load"):
                 report(Progress("load"))
                 pipeline = self.load(request)
-            with timed(seconds, "generate"), attached(pipeline, request.adapters):
+            with timed(seconds, "generate"), attached(pipeline, adapters):
                 frames, sound = self._run(pipeline, request, image, report, should_stop)
         with timed(seconds, "write"):
             report(Progress("write", request.num_inference_steps, request.num_inference_steps))
@@ -184,12 +191,12 @@ def warnings(pipeline: MOVAPipeline, request: GenerationRequest) -> tuple[str, .
 
 
 @contextmanager
-def attached(pipeline: MOVAPipeline, adapters: tuple[tuple[str, float], ...]) -> Iterator[None]:
+def attached(pipeline: MOVAPipeline, adapters: list[tuple[Adapter, Strength]]) -> Iterator[None]:
     """The adapters, each with its strength, are part of the pipeline inside the context and only there."""
     try:
         names = [f"adapter_{index}" for index in range(len(adapters))]
-        for name, (source, _) in zip(names, adapters, strict=True):
-            pipeline.load_lora_weights(source, adapter_name=name)
+        for name, (adapter, _) in zip(names, adapters, strict=True):
+            pipeline.load_lora_weights(adapter, adapter_name=name)
         if adapters:
             pipeline.set_adapters(names, [strength for _, strength in adapters])
         yield

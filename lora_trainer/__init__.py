@@ -1,0 +1,1 @@
+"""Trains and handles LoRA adapters for MOVA: `python -m lora_trainer`."""

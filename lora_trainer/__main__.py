@@ -1,0 +1,36 @@
+"""The trainer's command line: `python -m lora_trainer COMMAND`. Each command lives in its own module."""
+
+import argparse
+import logging
+import sys
+
+from lora_trainer import adapter
+from mova.types import BackendError, UserError
+
+EXIT_CODES = "Exit codes: 0 done; 1 the machine or a server failed; 2 cannot be done as asked; 130 stopped."
+COMMANDS = (adapter,)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m lora_trainer", epilog=EXIT_CODES)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_command(commands)
+    options = parser.parse_args(argv)
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        return options.run(options)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except BackendError as error:
+        sys.stderr.write(f"failed: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
