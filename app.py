@@ -1,9 +1,14 @@
 """The demo: `python app.py`, or a Hugging Face Space. Settings come from the environment (README)."""
 
+import os
+
+if os.environ.get("SPACE_ID"):
+    # A visitor may name a repo for an adapter; it must not be read with the owner's token.
+    os.environ.setdefault("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+
 import spaces  # isort: skip - before anything that may touch CUDA
 
 import logging
-import os
 import sys
 
 import gradio as gr

@@ -11,6 +11,7 @@ from mova.guidance import branches
 from mova.images import open_image
 from mova.prompting.cleaning import clean_prompt
 from mova.shapes import frames_for_seconds, parse_size, size_for_aspect
+from mova.strengths import is_repo
 from mova.types import SHIFTS, GenerationRequest, UserError, check_finite
 from mova.ui.settings import Settings, describe_model
 
@@ -125,6 +126,9 @@ class Form:
         source = self.adapter_file or self.adapter_repo.strip()
         if not source:
             return ()
+        # What a visitor types must not name a file or folder of this machine.
+        if not self.adapter_file and (not is_repo(source) or Path(source).exists()):
+            raise FieldError("adapter_repo", f"{source!r} is no repo of the Hub; give one as owner/name")
         if self.adapter_video == self.adapter_audio == self.adapter_bridge:
             return ((source, float(self.adapter_video)),)
         by_part = {"video": self.adapter_video, "audio": self.adapter_audio, "bridge": self.adapter_bridge}

@@ -14,7 +14,9 @@ STAGES = {
     "denoise": "Making picture and sound",
     "decode": "Developing frames and sound",
     "write": "Writing the clip",
-    "measure": "Listening to it",
+    "measure": "Looking and listening",
+    "submit": "Sending the order",
+    "download": "Fetching the clip",
 }
 
 
@@ -48,7 +50,7 @@ def meter(label: str, value: float, limit: float, text: str) -> str:
 
 def progress(stage: str, step: int, steps: int, seconds_left: float | None, preview: bytes = b"") -> str:
     """A running clip: stage, steps, time left and the clip so far."""
-    words = STAGES.get(stage, stage)
+    words = STAGES.get(stage, sentence(stage))
     share = step / steps if steps else 0.0
     count = f"step {step} of {steps}" if stage == "denoise" and steps else ""
     left = f"about {human_seconds(seconds_left)} left" if seconds_left and stage == "denoise" else ""

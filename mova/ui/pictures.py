@@ -7,12 +7,13 @@ import numpy as np
 from PIL import Image
 
 from mova.images import crop_box, fit_image, open_image
-from mova.media import Clip, read_clip, write_wav
+from mova.media import read_clip, write_wav
+from mova.metrics.report import measure
 from mova.outputs import new_output
+from mova.pictures import contact_sheet
 from mova.ui.history import CLIP, POSTER, SOUND, STRIP
 
-STRIP_WIDTH, STRIP_FRAMES, GAP = 960, 8, 2
-WAVE_HEIGHT, SPECTROGRAM_HEIGHT = 72, 96
+STRIP_WIDTH, STRIP_FRAMES = 960, 8
 POSTER_SIDE, CROP_SIDE = 320, 480
 
 
@@ -23,27 +24,18 @@ def describe_clip(folder: Path) -> tuple[str, ...]:
     poster = Image.fromarray(clip.frames[len(clip.frames) // 3])
     poster.thumbnail((POSTER_SIDE, POSTER_SIDE))
     _save(poster, folder / POSTER, "WEBP")
-    _save(Image.fromarray(draw_strip(clip)), folder / STRIP, "PNG")
-    return ()
+    strip = contact_sheet(small_frames(clip.frames), clip.waveform, clip.sample_rate, STRIP_FRAMES, dark=True)
+    _save(strip, folder / STRIP, "PNG")
+    return measure(clip.frames, clip.waveform, clip.sample_rate, clip.frame_rate).sentences()
 
 
-def draw_strip(clip: Clip) -> np.ndarray:
-    """uint8 [H, W, 3]: some frames in a row at their moments."""
-    return draw_frames(clip.frames)
-
-
-def draw_frames(frames: np.ndarray) -> np.ndarray:
-    """STRIP_FRAMES frames of uint8 [F, H, W, 3] side by side, each from the middle of its span of time."""
-    count = min(STRIP_FRAMES, len(frames))
-    middles = ((np.arange(count) + 0.5) * len(frames) / count).astype(int)
-    width = (STRIP_WIDTH - GAP * (count - 1)) // count
+def small_frames(frames: np.ndarray) -> np.ndarray:
+    """The frames that go onto a strip, uint8 [STRIP_FRAMES, h, w, 3], each at its moment."""
+    width = STRIP_WIDTH // STRIP_FRAMES
     height = max(1, round(width * frames.shape[1] / frames.shape[2]))
-    strip = np.full((height, STRIP_WIDTH, 3), 255, np.uint8)
-    for place, index in enumerate(middles):
-        left = place * (width + GAP)
-        small = Image.fromarray(frames[index]).resize((width, height), Image.Resampling.BICUBIC)
-        strip[:, left : left + width] = np.asarray(small)
-    return strip
+    chosen = (np.arange(STRIP_FRAMES) * len(frames) / STRIP_FRAMES).astype(int)
+    resized = [Image.fromarray(frames[i]).resize((width, height), Image.Resampling.BICUBIC) for i in chosen]
+    return np.stack([np.asarray(image) for image in resized])
 
 
 def draw_crop(path: Path, height: int, width: int, fit: str) -> bytes:

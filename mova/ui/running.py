@@ -77,8 +77,9 @@ def open_backend(model: str, settings: Settings) -> "Backend":
     """The backend of `model`, kept in this process with the weights it has loaded."""
     if settings.backend == "remote":
         from mova.backends.remote import RemoteBackend
+        from mova.backends.settings import Remote
 
-        return RemoteBackend(settings.remote_url, api_key=settings.remote_api_key)
+        return RemoteBackend(model, Remote.checked(settings.remote_url, settings.remote_api_key))
     from mova.backends.local import LocalBackend
 
     fixed = {
@@ -109,6 +110,13 @@ def probe_machine(device: str) -> dict[str, object]:
 
     machine = Machine.probe(device or None)
     return {"name": machine.name, "cores": machine.cores}
+
+
+def fetch_adapter(source: str) -> None:
+    """Download an adapter and look it through. Raises UserError if it is none."""
+    from mova.adapter_sources import read_adapter
+
+    read_adapter(source)
 
 
 def load_early(job: Job) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mova import catalog
+from mova.backends.settings import EXAMPLE, Remote
 from mova.shapes import check_size, parse_size
 from mova.types import UserError
 
@@ -61,7 +62,9 @@ class Settings:
             given["keep_hours"] = PUBLIC_HOURS if given.get("is_public") else LOCAL_HOURS
         settings = cls(**given)
         if settings.backend == "remote" and not settings.remote_url:
-            raise UserError("MOVA_BACKEND=remote needs MOVA_REMOTE_URL, such as http://localhost:30000")
+            raise UserError(f"MOVA_BACKEND=remote needs MOVA_REMOTE_URL, such as {EXAMPLE}")
+        if settings.remote_url:
+            Remote.checked(settings.remote_url, settings.remote_api_key)
         return settings
 
 

@@ -25,7 +25,7 @@ from mova.ui.history import CLIP, FIRST_FRAME, SETTINGS, Entry, History
 from mova.ui.jobs import Line, Run
 from mova.ui.limits import Limiter
 from mova.ui.machine import choose_model, offered_models
-from mova.ui.running import Job, Outcome, load_early, probe_machine, run_job
+from mova.ui.running import Job, Outcome, fetch_adapter, load_early, probe_machine, run_job
 from mova.ui.settings import Settings, describe_model
 from mova.ui.visitors import Visitors
 from mova.ui.worker import WorkerProcess
@@ -141,7 +141,10 @@ class Studio:
 
     def _run(self, job: Job) -> Outcome:
         if self.run_on_gpu is not None:
+            # What can be waited for and refused without a GPU is, as its time is the visitor's quota.
             self._fetch(job.model)
+            for source, _ in job.request.adapters:
+                self.text_worker.call(fetch_adapter, source)
             return self.run_on_gpu(job)
         if self.settings.backend == "remote":
             return run_job(job)
@@ -223,7 +226,7 @@ class Studio:
         """Download the model before a GPU is booked for it: waiting for the Hub would cost quota."""
         source = describe_model(name, self.settings).source
         if not Path(source).expanduser().is_dir():
-            hub.download(source, WEIGHTS)
+            hub.download(source, WEIGHTS, token=os.environ.get("HF_TOKEN"))
 
     def _keep_clean(self) -> None:
         while True:

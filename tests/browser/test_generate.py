@@ -48,6 +48,7 @@ def test_text_alone_makes_a_clip_and_its_seed_makes_it_again_bit_for_bit(demo, t
     first = read_clip(demo.download(tmp_path / "first.mp4"))
     seed = read_settings(tmp_path / "first.mp4")["seed"]
     assert f"Seed {seed}" in demo.text("#figures")
+    assert len(demo.text("#figures").splitlines()) >= 2  # what was measured, in words
     assert page.locator("#strip img").count() == 1
     page.get_by_text("More settings").click()
     assert page.locator("#seed input").input_value() == str(seed)

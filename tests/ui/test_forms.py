@@ -80,6 +80,9 @@ def test_the_shape_of_the_picture_is_taken_within_reason(form, settings, tmp_pat
         ("video_shift", -3, "from 0.01 to 100"),
         ("exact_size", "100x100", "nearest: 96x96"),
         ("exact_size", "2048x2048", "over four times"),
+        ("adapter_repo", "/etc/passwd", "no repo of the Hub"),
+        ("adapter_repo", "mova/ui", "no repo of the Hub"),
+        ("adapter_repo", "../..", "no repo of the Hub"),
         ("adapter_audio", 50, "from -2 to 2"),
     ],
 )

@@ -5,6 +5,7 @@ import resource
 import time
 
 import pytest
+from PIL import Image
 
 from mova.media import read_settings
 from mova.types import GenerationRequest, UserError
@@ -56,6 +57,9 @@ def test_a_clip_and_all_that_is_shown_of_it_is_kept(studio, visitor, form, golde
     held = {path.name for path in entry.folder.iterdir()}
     assert {"clip.mp4", "sound.wav", "strip.png", "poster.webp", "settings.json", "first.png"} <= held
     assert entry.settings["seed"] == 3
+    assert entry.health
+    assert all(sentence[0].isupper() for sentence in entry.health)
+    assert Image.open(entry.folder / "strip.png").width == 960
     settings = read_settings(entry.clip)
     assert settings["image"] == "first.png"
     assert str(entry.folder) not in json.dumps(settings) + (entry.folder / "settings.json").read_text()
