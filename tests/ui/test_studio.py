@@ -4,10 +4,12 @@ import json
 import resource
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
+from video_server import KEY, running_engine
 
-from mova.media import read_settings
+from mova.media import read_settings, write_mp4
 from mova.types import GenerationRequest, UserError
 from mova.ui.forms import Form
 from mova.ui.generate_events import form_of
@@ -146,6 +148,34 @@ def test_the_estimate_learns_from_what_clips_take(studio, visitor, form):
     assert 0.1 * took < studio.costs.seconds(request, studio.model_name) < 3 * took
     assert "on this machine" in studio.describe(form)[1]
     assert studio.describe(changed(form, prompt=""))[0].startswith("64×32")
+
+
+def test_a_remote_engine_makes_the_clip_of_the_same_page(tmp_path, form):
+    frames = np.random.default_rng(0).integers(0, 255, (25, 352, 640, 3), np.uint8)
+    write_mp4(tmp_path / "theirs.mp4", frames, np.zeros(48_000 * 25 // 24), 24, 48_000, {})
+    with running_engine() as engine:
+        engine.reset((tmp_path / "theirs.mp4").read_bytes())
+        settings = Settings.read(
+            {
+                "MOVA_BACKEND": "remote",
+                "MOVA_REMOTE_URL": engine.url,
+                "MOVA_REMOTE_API_KEY": KEY,
+                "MOVA_OUTPUTS": str(tmp_path / "outputs"),
+            }
+        )
+        engine.key, engine.looks_until_done = KEY, 1
+        studio = Studio(settings)
+        visitor = studio.visitors.issue()
+        asked = changed(form, model="360p", seconds=1.04, random_seed=False, seed=8)
+        run = make(studio, visitor, asked)
+        assert run.outcome.kind == "done", run.outcome.message
+        (entry,) = studio.history.entries(studio.visitors.folder_name(visitor))
+        assert engine.orders[0]["seed"] == entry.settings["seed"] == 8
+        engine.key = "another"
+        run = make(studio, visitor, asked)
+        assert run.outcome.kind == "machine"
+        assert KEY not in run.outcome.message + "".join(path.read_text() for path in tmp_path.rglob("*.json"))
+        assert studio.describe(asked)[1] == "How long the engine takes is not known."
 
 
 def test_settings_name_files_beside_the_clip_by_name_and_find_them_again(tmp_path):
