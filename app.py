@@ -14,6 +14,7 @@ import sys
 import gradio as gr
 
 from mova.types import UserError
+from mova.ui.history import CLIPS
 from mova.ui.page import build_page, explain_training
 from mova.ui.settings import Settings
 from mova.ui.studio import Studio
@@ -42,7 +43,9 @@ def launch_options(settings: Settings) -> dict[str, object]:
         "max_threads": MAX_THREADS,
         "run_history": False,  # it would keep every field of every run in the browser's storage
         "mcp_server": True,
-        "blocked_paths": [".env", ".git", str(settings.outputs / KEY_FILE)],
+        # A clip's path holds two random names: who can name it, may see it.
+        "allowed_paths": [str(settings.outputs.absolute() / CLIPS)],
+        "blocked_paths": [".env", ".git", str(settings.outputs.absolute() / KEY_FILE)],
         "footer_links": ["api"],
         "show_error": False,
     }

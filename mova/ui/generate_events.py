@@ -8,20 +8,18 @@ from typing import Any
 import gradio as gr
 
 from mova import catalog
-from mova.checks import digest
-from mova.media import read_settings
-from mova.shapes import MAX_PROMPT_TOKENS
-from mova.types import BackendError, GenerationRequest, UserError
+from mova.types import BackendError, UserError
 from mova.ui import forms, html, pictures
 from mova.ui.enhance_events import suggest
 from mova.ui.examples import Example
-from mova.ui.forms import FieldError, Form
+from mova.ui.form_events import FormEvents, wire_form
+from mova.ui.forms import Form
 from mova.ui.generate import EMPTY, GenerateTab
 from mova.ui.history import Entry
+from mova.ui.restore import form_of, restore_clip
 from mova.ui.studio import Studio
 
 WATCH_SECONDS = 0.4
-READY_SECONDS = 60.0
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 Updates = dict[Any, Any]
 
@@ -32,17 +30,6 @@ class GenerateEvents:
     def __init__(self, studio: Studio, tab: GenerateTab, mine_ids: gr.State, examples: list[Example]) -> None:
         self.studio, self.tab, self.mine_ids = studio, tab, mine_ids
         self.examples = [example for example in examples if example.image or example.clip]
-
-    def check(self, visitor: str, *values: object) -> list[dict]:
-        """The validator of the form: a sentence under the field that is wrong."""
-        del visitor
-        names = ["", *(field.name for field in dataclasses.fields(Form))]
-        wrong, message = "", ""
-        try:
-            Form(*values).request(self.studio.settings)
-        except FieldError as error:
-            wrong, message = error.field, html.sentence(str(error))
-        return [gr.validate(name != wrong or not wrong, message) for name in names]
 
     def make(self, visitor: str, *values: object) -> Updates:
         """Put the clip in the line."""
@@ -123,9 +110,8 @@ class GenerateEvents:
     def pick_example(self, event: gr.SelectData) -> Updates:
         """Play an example and fill the form with what made it."""
         example = self.examples[event.index]
-        updates = self._fill(
-            {"prompt": example.prompt, "seed": example.seed, **example.settings}, example.image, example.model
-        )
+        settings = {"prompt": example.prompt, "seed": example.seed, **example.settings}
+        updates = self._fill(form_of(self.studio, settings, example.image, example.model))
         if example.clip:
             updates |= {
                 self.tab.status: html.note(f"Example: {example.title}. Its settings are in the form."),
@@ -142,21 +128,18 @@ class GenerateEvents:
         entry = self._entry(visitor, clip_id)
         if entry is None:
             return {self.tab.status: html.note("this clip is no longer here", "error")}
-        return self._fill(entry.settings, entry.first_frame, str(entry.settings["model"]))
+        model = str(entry.settings["model"])
+        return self._fill(form_of(self.studio, entry.settings, entry.first_frame, model, entry.folder))
 
     def restore(self, visitor: str, file: str | None) -> Updates:
         """Fill the form from a clip that was dropped on the page."""
         if not file:
             return {}
-        path = Path(file)
         try:
-            settings = read_settings(path)
-            GenerationRequest.from_settings(settings)
-            image, remark = self._first_frame_of(visitor, path, settings)
-            updates = self._fill(settings, image, str(settings.get("model", "")))
+            form, remark = restore_clip(self.studio, visitor, Path(file))
         except UserError as error:
             return {self.tab.status: html.note(str(error), "error")}
-        return updates | {
+        return self._fill(form) | {
             self.tab.status: html.note("The clip's settings are in the form.", "good") + html.note(remark)
         }
 
@@ -193,56 +176,6 @@ class GenerateEvents:
             self.mine_ids: ids,
         }
 
-    def describe(self, *values: object) -> str:
-        """What will be made and what it will cost."""
-        size, cost = self.studio.describe(Form(*values))
-        return html.note(size) + html.note(cost) if cost else html.note(size, "error")
-
-    def describe_when_ready(self, *values: object) -> tuple[str, str]:
-        """The same, once the machine has been looked at, and what the machine is."""
-        self.studio.ready.wait(READY_SECONDS)
-        return self.describe(*values), html.note(self.studio.machine)
-
-    def measure_prompt(self, prompt: str | None, model: str, seconds: float) -> str:
-        """The meters under the prompt."""
-        if not (prompt or "").strip():
-            return ""
-        parts = []
-        counted = self.studio.count_tokens(prompt, model)
-        if counted:
-            tokens, cut = counted
-            parts.append(
-                html.meter("Tokens", tokens, MAX_PROMPT_TOKENS, f"{tokens} of {MAX_PROMPT_TOKENS} tokens")
-            )
-            parts.append(html.note(f"The end will not be read: {cut}" if cut else "", "warning"))
-        words, spoken = self.studio.speech(prompt)
-        if words:
-            text = f"{words} spoken words, about {spoken:.1f} s of {seconds:.1f} s"
-            parts.append(html.meter("Speech", spoken, seconds, text))
-        return f'<div class="mova-meters">{"".join(parts)}</div>'
-
-    def preview_crop(self, *values: object) -> Any:  # noqa: ANN401
-        """The first frame with what falls outside the clip dimmed."""
-        form = Form(*values)
-        if not form.image:
-            return gr.update(visible=False, value="")
-        try:
-            height, width = form.size(forms.describe_model(form.model, self.studio.settings))
-            picture = pictures.draw_crop(Path(form.image), height, width, form.fit)
-        except UserError as error:
-            return gr.update(visible=True, value=html.note(str(error), "error"))
-        text = "Bright: what the clip starts from." if form.fit == "crop" else "What the clip starts from."
-        return gr.update(
-            visible=True, value=html.picture(picture, "The first frame as the clip starts") + html.note(text)
-        )
-
-    def choose_preset(self, name: str, model: str) -> tuple[float, int]:
-        """Length and steps of a preset."""
-        preset = catalog.find_preset(name)
-        described = forms.describe_model(model, self.studio.settings)
-        seconds = preset.num_frames(described) / described.frame_rate
-        return round(min(seconds, self.studio.settings.max_seconds), 2), preset.num_inference_steps
-
     def _ended(self, owner: str, kind: str, message: str, clip_id: str) -> Updates:
         tab = self.tab
         updates: Updates = {
@@ -263,57 +196,10 @@ class GenerateEvents:
         except UserError:
             return None
 
-    def _first_frame_of(self, visitor: str, clip: Path, settings: dict) -> tuple[Path | None, str]:
-        """The picture a dropped clip began with: the very one if it is still here, else from the clip."""
-        if not settings.get("image"):
-            return None, ""
-        for entry in self.studio.history.entries(self.studio.visitors.folder_name(visitor)):
-            if entry.first_frame and digest(entry.first_frame) == settings.get("image_sha256"):
-                return entry.first_frame, ""
-        remark = "Its first frame was taken from the clip, so the new clip will differ a little."
-        return pictures.save_frame(clip, 0), remark
-
-    def _fill(self, settings: dict[str, Any], image: Path | None, model: str) -> Updates:
-        form = form_of(self.studio, settings, image, model)
+    def _fill(self, form: Form) -> Updates:
         values = {field.name: getattr(form, field.name) for field in dataclasses.fields(Form)}
         values["adapter_trained"] = values["adapter_trained"] or None  # "" is not among a dropdown's choices
         return dict(zip(self.tab.form, values.values(), strict=True))
-
-
-def form_of(studio: Studio, settings: dict[str, Any], image: Path | None, model: str) -> Form:
-    """The form that asks for what `settings` say; what they are silent about is as in a fresh form."""
-    name = model if model in studio.model_names else studio.model_name
-    described = forms.describe_model(name, studio.settings)
-    fresh = GenerationRequest(
-        "-",
-        height=described.height,
-        width=described.width,
-        num_frames=catalog.find_preset(catalog.DEFAULT_PRESET).num_frames(described),
-        negative_prompt=catalog.default_negative_prompt(),
-        num_inference_steps=catalog.find_preset(catalog.DEFAULT_PRESET).num_inference_steps,
-    )
-    request = GenerationRequest.from_settings(fresh.to_settings() | settings)
-    size = (request.height, request.width)
-    shape = forms.TALL if size == (described.width, described.height) != size[::-1] else forms.WIDE
-    is_own_size = size in ((described.height, described.width), (described.width, described.height))
-    return Form(
-        image=str(image) if image else None,
-        prompt=request.prompt,
-        model=name,
-        preset=catalog.DEFAULT_PRESET,
-        shape=shape,
-        seconds=round(request.num_frames / request.frame_rate, 2),
-        seed=request.seed,
-        random_seed=request.seed is None,
-        steps=request.num_inference_steps,
-        guidance=request.guidance_scale,
-        sync_guidance=request.bridge_guidance_scale,
-        video_shift=request.video_shift,
-        audio_shift=request.audio_shift,
-        negative=request.negative_prompt,
-        fit=request.fit,
-        exact_size="" if is_own_size else f"{request.width}x{request.height}",
-    )
 
 
 def show(tab: GenerateTab, entry: Entry) -> Updates:
@@ -367,7 +253,7 @@ def wire(
         events.make,
         [visitor, *tab.form],
         [tab.run_id, tab.status, tab.result, tab.make, tab.stop],
-        validator=events.check,
+        validator=FormEvents(studio).check,
         concurrency_limit=None,
         **PRIVATE,
     )
@@ -383,34 +269,5 @@ def wire(
     tab.restore.upload(events.restore, [visitor, tab.restore], [*tab.form, tab.status], **PRIVATE)
     if tab.examples is not None:
         tab.examples.select(events.pick_example, None, [*tab.form, *tab.shown], **PRIVATE)
-    wire_form(events, tab, machine, demo)
+    wire_form(studio, tab, machine, demo)
     suggest(studio, tab, visitor)
-
-
-def wire_form(events: GenerateEvents, tab: GenerateTab, machine: gr.HTML, demo: gr.Blocks) -> None:
-    """What the form says about itself while it is filled in."""
-    live = {"trigger_mode": "always_last", **PRIVATE}
-    field = tab.field
-    tab.field("preset").input(
-        events.choose_preset, [field("preset"), field("model")], [field("seconds"), field("steps")], **live
-    )
-    priced = ("model", "shape", "seconds", "steps", "guidance", "sync_guidance", "exact_size", "image")
-    demo.load(
-        events.describe_when_ready, tab.form, [tab.cost_note, machine], concurrency_limit=None, **PRIVATE
-    )
-    triggers = [field(name).change for name in priced]
-    gr.on(triggers, events.describe, tab.form, [tab.cost_note], **live)
-    gr.on(
-        [field("prompt").change, field("seconds").change, field("model").change],
-        events.measure_prompt,
-        [field("prompt"), field("model"), field("seconds")],
-        [tab.meters],
-        **live,
-    )
-    gr.on(
-        [field(name).change for name in ("image", "shape", "fit", "exact_size", "model")],
-        events.preview_crop,
-        tab.form,
-        [tab.crop],
-        **live,
-    )

@@ -26,7 +26,7 @@ ENTRY, CLIP, SOUND, SETTINGS, POSTER, STRIP = (
 )
 FIRST_FRAME = "first.png"
 CLIP_ID = re.compile(r"[0-9a-f]{24}")
-TRAINING = "training"
+CLIPS, TRAINING = "clips", "training"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class History:
     """The clips under `root`, a folder for each visitor's folder name."""
 
     def __init__(self, root: Path, keep_hours: float, keep_clips: int) -> None:
-        self.root = root / "clips"
+        self.root = root / CLIPS
         self.keep_seconds = keep_hours * 3600
         self.keep_clips = keep_clips
 

@@ -12,7 +12,7 @@ from video_server import KEY, running_engine
 from mova.media import read_settings, write_mp4
 from mova.types import GenerationRequest, UserError
 from mova.ui.forms import Form
-from mova.ui.generate_events import form_of
+from mova.ui.restore import form_of
 from mova.ui.settings import Settings
 from mova.ui.studio import Studio
 
@@ -94,6 +94,11 @@ def test_an_adapter_moves_into_the_clips_folder_and_out_of_the_next_clip(studio,
     newest, with_adapter, _ = studio.history.entries(studio.visitors.folder_name(visitor))
     assert with_adapter.settings["adapters"] == [["style.safetensors", 1.0]]
     assert newest.settings["adapters"] == []
+    restored = form_of(studio, with_adapter.settings, None, studio.model_name, with_adapter.folder)
+    assert restored.adapter_file == str(with_adapter.folder / "style.safetensors")
+    repo = with_adapter.settings | {"adapters": [["org/name", {"video": 0.5, "audio": 0.0}]]}
+    restored = form_of(studio, repo, None, studio.model_name)
+    assert (restored.adapter_repo, restored.adapter_video, restored.adapter_audio) == ("org/name", 0.5, 0.0)
     own = studio.adapters_folder(studio.visitors.folder_name(visitor))
     own.mkdir(parents=True)
     (tmp_path / "style.safetensors").rename(own / "mine.safetensors")
