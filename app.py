@@ -6,7 +6,7 @@ if os.environ.get("SPACE_ID"):
     # A visitor may name a repo for an adapter; it must not be read with the owner's token.
     os.environ.setdefault("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
 
-import spaces  # isort: skip - before anything that may touch CUDA
+import spaces  # noqa: F401  # isort: skip - before anything that may touch CUDA
 
 import logging
 import sys
@@ -60,9 +60,10 @@ def main() -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     sys.stderr.write(f"{studio.machine}\n")
-    studio.start()
     try:
-        demo.launch(**launch_options(studio.settings))
+        demo.launch(prevent_thread_lock=True, **launch_options(studio.settings))
+        studio.start()  # after the page is up: looking at the machine takes a core for seconds
+        demo.block_thread()
     finally:
         studio.close()
     return 0
@@ -70,5 +71,3 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-__all__ = ["build", "launch_options", "main", "spaces"]

@@ -1,7 +1,9 @@
 import re
 from pathlib import Path
 
+import gradio
 import pytest
+import yaml
 
 from mova import catalog
 from mova.types import UserError
@@ -40,6 +42,16 @@ def test_a_value_that_cannot_be_meant_is_refused(name, value, sentence):
 def test_the_readme_lists_every_variable():
     text = README.read_text(encoding="utf-8")
     assert [v.name for v in VARIABLES if v.name.startswith("MOVA_") and f"`{v.name}`" not in text] == []
+
+
+def test_the_space_is_described_as_the_platform_takes_it():
+    front = yaml.safe_load(README.read_text(encoding="utf-8").split("---")[1])
+    assert front["sdk_version"] == gradio.__version__
+    assert len(front["short_description"]) <= 60
+    assert (README.parent / front["app_file"]).is_file()
+    assert (README.parent / front["thumbnail"]).is_file()
+    assert front["python_version"] == "3.12"
+    assert (README.parent / "packages.txt").read_text().split() == ["ffmpeg"]
 
 
 def test_a_key_is_not_shown():
