@@ -37,7 +37,7 @@ class FormEvents:
 
     def describe(self, *values: object) -> str:
         """What will be made and what it will cost."""
-        size, cost = self.studio.describe(Form(*values))
+        size, cost = self.studio.describe(wordless(values))
         return html.note(size) + html.note(cost) if cost else html.note(size, "error")
 
     def describe_when_ready(self, *values: object) -> tuple[str, str]:
@@ -65,7 +65,7 @@ class FormEvents:
 
     def preview_crop(self, *values: object) -> Any:  # noqa: ANN401
         """The first frame with what falls outside the clip dimmed."""
-        form = Form(*values)
+        form = wordless(values)
         if not form.image:
             return gr.update(visible=False, value="")
         try:
@@ -86,20 +86,31 @@ class FormEvents:
         return round(min(seconds, self.studio.settings.max_seconds), 2), preset.num_inference_steps
 
 
+def wordless(values: tuple) -> Form:
+    """The form of all its fields but the prompt.
+
+    gradio takes away what a validator said of a field as soon as any event that reads the field is done, so
+    events that do not need the prompt do not read it.
+    """
+    image, *rest = values
+    return Form(image, "-", *rest)
+
+
 def wire_form(studio: Studio, tab: GenerateTab, machine: gr.HTML, demo: gr.Blocks) -> None:
     """What the form says about itself while it is filled in."""
     events = FormEvents(studio)
     live = {"trigger_mode": "always_last", **PRIVATE}
     field = tab.field
+    unspoken = [component for component in tab.form if component is not field("prompt")]
     tab.field("preset").input(
         events.choose_preset, [field("preset"), field("model")], [field("seconds"), field("steps")], **live
     )
     priced = ("model", "shape", "seconds", "steps", "guidance", "sync_guidance", "exact_size", "image")
     demo.load(
-        events.describe_when_ready, tab.form, [tab.cost_note, machine], concurrency_limit=None, **PRIVATE
+        events.describe_when_ready, unspoken, [tab.cost_note, machine], concurrency_limit=None, **PRIVATE
     )
     triggers = [field(name).change for name in priced]
-    gr.on(triggers, events.describe, tab.form, [tab.cost_note], **live)
+    gr.on(triggers, events.describe, unspoken, [tab.cost_note], **live)
     gr.on(
         [field("prompt").change, field("seconds").change, field("model").change],
         events.measure_prompt,
@@ -110,7 +121,7 @@ def wire_form(studio: Studio, tab: GenerateTab, machine: gr.HTML, demo: gr.Block
     gr.on(
         [field(name).change for name in ("image", "shape", "fit", "exact_size", "model")],
         events.preview_crop,
-        tab.form,
+        unspoken,
         [tab.crop],
         **live,
     )
