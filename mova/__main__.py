@@ -103,8 +103,9 @@ def read_source(options: argparse.Namespace) -> dict:
     from mova.media import read_settings
 
     settings = read_settings(options.source)
-    GenerationRequest.from_settings(settings)  # raises unless they are a request
-    return settings
+    request = GenerationRequest.from_settings(settings)
+    # A file that lay beside the clip when it was made is written without its folder.
+    return settings | request.found_beside(options.source.parent).to_settings()
 
 
 def build_request(options: argparse.Namespace, settings: dict, model: catalog.Model) -> GenerationRequest:

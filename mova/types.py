@@ -71,11 +71,15 @@ class GenerationRequest:
     fit: str = "crop"
     adapters: tuple[tuple[str, Strength], ...] = ()
 
-    def to_settings(self) -> dict[str, Any]:
-        """The request as JSON-ready values, the form that is written into a clip."""
+    def to_settings(self, beside: Path | None = None) -> dict[str, Any]:
+        """The request as JSON-ready values, the form that is written into a clip.
+
+        Files that lie in the folder `beside`, the clip's own, are written by their name alone: the folder can
+        be moved, and a clip that is given away does not tell where it was made.
+        """
         settings = dataclasses.asdict(self)
-        settings["image"] = str(self.image) if self.image else None
-        settings["adapters"] = [list(adapter) for adapter in self.adapters]
+        settings["image"] = _name_of(self.image, beside) if self.image else None
+        settings["adapters"] = [[_name_of(source, beside), strength] for source, strength in self.adapters]
         return settings
 
     @classmethod
@@ -106,6 +110,22 @@ class GenerationRequest:
                 raise UserError(f"the settings hold {key}={value!r}, which has the wrong type")
         return cls(**values)
 
+    def found_beside(self, folder: Path) -> "GenerationRequest":
+        """The request with files that `to_settings` wrote without their folder looked for in `folder`."""
+        image = self.image
+        if image and not image.is_absolute() and (folder / image.name).is_file():
+            image = folder / image.name
+        adapters = tuple(
+            (
+                str(folder / source)
+                if Path(source).name == source and (folder / source).exists()
+                else source,
+                strength,
+            )
+            for source, strength in self.adapters
+        )
+        return self.replace(image=image, adapters=adapters)
+
     def replace(self, **changes: object) -> "GenerationRequest":
         return dataclasses.replace(self, **changes)
 
@@ -119,6 +139,11 @@ class GenerationResult:
     model: str
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+
+def _name_of(source: str | Path, beside: Path | None) -> str:
+    path = Path(source)
+    return path.name if beside is not None and path.parent == beside and path.exists() else str(source)
 
 
 def read_strength(value: object) -> Strength:

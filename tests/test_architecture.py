@@ -1,6 +1,7 @@
 """The design's rules about who may import whom, and what an import may cost."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ FLOORS = [
     ["mova.inspection"],
     ["mova.remux"],
     ["mova.backends"],
-    ["mova.__main__"],
+    ["mova.__main__", "mova.ui"],
 ]
 # The trainer stands on the toolkit; its own floors, and gradio only in its page.
 TRAINER_FLOORS = [
@@ -140,3 +141,34 @@ def test_an_import_loads_nothing_heavy(module):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert not HEAVY & set(loaded.stdout.split())
+
+
+def test_the_page_is_built_without_what_the_model_needs(golden, tmp_path):
+    """It must be up in seconds, and stay light: the model has a process of its own."""
+    code = (
+        "import os, sys, app; from mova.ui.settings import Settings; app.build(Settings.read(os.environ)); "
+        "print(*{m.partition('.')[0] for m in sys.modules})"
+    )
+    environment = os.environ | {"MOVA_MODEL": str(golden / "checkpoint"), "MOVA_OUTPUTS": str(tmp_path)}
+    built = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env=environment
+    )
+    assert not {"torch", "diffusers", "transformers", "accelerate", "peft"} & set(built.stdout.split())
+
+
+def test_only_the_page_knows_gradio():
+    knowing = [
+        module_name(path)
+        for path in [*FILES, *(ROOT / "lora_trainer").rglob("*.py")]
+        if any(name.partition(".")[0] in ("gradio", "spaces") for name in all_imports(path))
+    ]
+    assert knowing
+    assert all(name.startswith(("mova.ui.", "lora_trainer.ui")) for name in knowing)
+
+
+def all_imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)

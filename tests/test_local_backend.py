@@ -53,13 +53,13 @@ def test_a_clip_carries_what_made_it(backend, golden, out):
 
 
 def test_the_image_may_go_while_the_clip_is_made(backend, golden, tmp_path, out):
-    image = shutil.copy(golden / "image.png", tmp_path / "first.png")
+    shutil.copy(golden / "image.png", tmp_path / "first.png")
     request = REQUEST.replace(image=tmp_path / "first.png")
     backend.generate(
         request, out, lambda report: report.step == 1 and (tmp_path / "first.png").unlink(missing_ok=True)
     )
     assert not (tmp_path / "first.png").exists()
-    assert read_settings(out)["image"] == str(image)
+    assert read_settings(out)["image"] == "first.png"  # it lay beside the clip
 
 
 def test_progress_is_told_from_loading_to_writing(backend, out):

@@ -113,7 +113,7 @@ class LocalBackend:
         adapters = [(read_adapter(source), strength) for source, strength in request.adapters]
         if request.seed is None:
             request = request.replace(seed=secrets.randbelow(2**31))
-        settings = request.to_settings() | {
+        settings = request.to_settings(out.parent) | {
             "model": self.model,
             "image_sha256": digest(request.image) if request.image else None,
         }

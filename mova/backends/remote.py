@@ -66,7 +66,7 @@ class RemoteBackend:
         check_supported(request)
         if request.seed is None:
             request = request.replace(seed=secrets.randbelow(2**31))
-        settings = request.to_settings() | {
+        settings = request.to_settings(out.parent) | {
             "model": self.model,
             "image_sha256": digest(request.image) if request.image else None,
             "backend": "remote",

@@ -1,0 +1,73 @@
+"""The demo: `python app.py`, or a Hugging Face Space. Settings come from the environment (README)."""
+
+import os
+
+if os.environ.get("SPACE_ID"):
+    # A visitor may name a repo for an adapter; it must not be read with the owner's token.
+    os.environ.setdefault("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+
+import spaces  # noqa: F401  # isort: skip - before anything that may touch CUDA
+
+import logging
+import sys
+
+import gradio as gr
+
+from mova.types import UserError
+from mova.ui.history import CLIPS
+from mova.ui.page import build_page, explain_training
+from mova.ui.settings import Settings
+from mova.ui.studio import Studio
+from mova.ui.theme import launch_look
+from mova.ui.visitors import KEY_FILE
+from mova.ui.zerogpu import on_zero_gpu
+
+MAX_THREADS = 80  # each clip that is watched takes one now and then
+
+
+def build(settings: Settings) -> tuple[gr.Blocks, Studio]:
+    """The page and what is behind it; nothing runs yet."""
+    studio = Studio(settings)
+    if settings.is_zero_gpu:
+        studio.run_on_gpu = on_zero_gpu(studio.costs)
+    return build_page(studio, explain_training if settings.train_tab else None), studio
+
+
+def launch_options(settings: Settings) -> dict[str, object]:
+    """All that `launch` needs to know; a test that launches the page itself takes it from here."""
+    space = settings.space_id
+    card = f"https://huggingface.co/spaces/{space}/resolve/main/assets/card.png" if space else ""
+    return {
+        **launch_look(card),
+        "max_file_size": f"{settings.max_upload_mb}mb",
+        "max_threads": MAX_THREADS,
+        "run_history": False,  # it would keep every field of every run in the browser's storage
+        "mcp_server": True,
+        # A clip's path holds two random names: who can name it, may see it.
+        "allowed_paths": [str(settings.outputs.absolute() / CLIPS)],
+        "blocked_paths": [".env", ".git", str(settings.outputs.absolute() / KEY_FILE)],
+        "footer_links": ["api"],
+        "show_error": False,
+    }
+
+
+def main() -> int:
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("mova").setLevel(logging.INFO)
+    try:
+        demo, studio = build(Settings.read(os.environ))
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stderr.write(f"{studio.machine}\n")
+    try:
+        demo.launch(prevent_thread_lock=True, **launch_options(studio.settings))
+        studio.start()  # after the page is up: looking at the machine takes a core for seconds
+        demo.block_thread()
+    finally:
+        studio.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""From `python app.py` to the first clip in a browser, and what fifty more cost in memory.
+
+    python -m benchmarks.first_clip [--clips 50]
+
+Uses the model that the page chooses for the machine, or MOVA_MODEL; needs Chromium and playwright.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+from gradio_client import Client
+from playwright.sync_api import sync_playwright
+
+from mova.media import read_clip
+from tests.browser.demo import Server
+
+MIB = 2**20
+PROMPT = 'A man says, "Hello." The audio shows his voice.'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clips", type=int, default=0, help="then make so many more, watching memory")
+    options = parser.parse_args()
+    given = {name: os.environ.get(name, "") for name in ("MOVA_MODEL", "MOVA_SIZE", "MOVA_SECONDS")}
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        server = Server(Path(folder), **given)
+        try:
+            first_clip(server, began, Path(folder))
+            if options.clips:
+                watch_memory(server, options.clips)
+        finally:
+            server.close()
+
+
+def first_clip(server: Server, began: float, folder: Path) -> None:
+    say("the page answers", time.monotonic() - began)
+    with sync_playwright() as playwright:
+        path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(server.url)
+        page.locator("#prompt textarea").fill(PROMPT)
+        say("it can be used", time.monotonic() - began)
+        page.get_by_role("radio", name="Quick").check()
+        page.locator("#make").click()
+        page.wait_for_function(
+            "() => document.querySelector('#player video')?.readyState >= 2", timeout=600_000
+        )
+        say("the clip plays", time.monotonic() - began)
+        source = page.evaluate("() => document.querySelector('#player video').currentSrc")
+        (folder / "clip.mp4").write_bytes(page.request.get(source).body())
+        clip = read_clip(folder / "clip.mp4")
+        sys.stdout.write(
+            f"{len(clip.frames)} frames, {clip.waveform.shape[1] / clip.sample_rate:.2f} s of sound\n"
+        )
+        browser.close()
+
+
+def watch_memory(server: Server, clips: int) -> None:
+    client = Client(server.url, verbose=False)
+    page = psutil.Process(server.process.pid)
+    for number in range(1, clips + 1):
+        client.predict(image=None, prompt=PROMPT, preset="quick", seed=number, api_name="/generate")
+        if number in (1, 5) or number % 10 == 0:
+            worker = sum(child.memory_info().rss for child in page.children(recursive=True))
+            sys.stdout.write(
+                f"after {number} clips: page {page.memory_info().rss / MIB:.0f} MiB, "
+                f"model {worker / MIB:.0f} MiB\n"
+            )
+
+
+def say(what: str, seconds: float) -> None:
+    sys.stdout.write(f"{what} after {seconds:.1f} s\n")
+
+
+if __name__ == "__main__":
+    main()

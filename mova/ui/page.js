@@ -1,0 +1,27 @@
+// A clip dropped anywhere goes to the field that restores settings; other files stay with the field under them.
+(() => {
+  const isClip = (event) => [...(event.dataTransfer?.items || [])].some((item) => item.type === "video/mp4");
+  const mark = (on) => document.body.classList.toggle("mova-drop", on);
+  addEventListener("dragover", (event) => { if (isClip(event)) { event.preventDefault(); mark(true); } }, true);
+  addEventListener("dragleave", (event) => { if (!event.relatedTarget) mark(false); }, true);
+  addEventListener("drop", (event) => {
+    mark(false);
+    const clips = [...(event.dataTransfer?.files || [])].filter((file) => file.type === "video/mp4");
+    const input = document.querySelector("#restore")?.previousElementSibling; // gradio puts the field there
+    if (!clips.length || !input || event.target.closest("[data-keeps-clips]")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const transfer = new DataTransfer();
+    transfer.items.add(clips[0]);
+    input.files = transfer.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  }, true);
+  // On a phone the clip is below the form: go there once it is being made.
+  addEventListener("click", (event) => {
+    if (!event.target.closest("#make") || innerWidth > 720) return;
+    setTimeout(() => {
+      if (document.querySelector("#make").disabled)
+        document.querySelector("#status")?.scrollIntoView({ block: "start", behavior: "smooth" });
+    }, 1200);
+  });
+})();

@@ -1,0 +1,249 @@
+"""What the page can do, without the page: one object that the tabs share. No gradio, no torch."""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mova import catalog, hub
+from mova.catalog import human_seconds
+from mova.checks import check_request
+from mova.outputs import new_output
+from mova.prompting.brief import Brief
+from mova.prompting.quotes import find_quotes
+from mova.prompting.tokens import TokenMeter
+from mova.prompting.words import speech_seconds
+from mova.types import BackendError, GenerationRequest, UserError
+from mova.ui.costs import Costs
+from mova.ui.forms import FieldError, Form, blaming, describe_size, prepare_image
+from mova.ui.history import CLIP, FIRST_FRAME, SETTINGS, Entry, History
+from mova.ui.jobs import Line, Run
+from mova.ui.limits import Limiter
+from mova.ui.machine import choose_model, offered_models
+from mova.ui.running import Job, Outcome, fetch_adapter, load_early, probe_machine, run_job
+from mova.ui.settings import Settings, describe_model
+from mova.ui.visitors import Visitors
+from mova.ui.worker import WorkerProcess
+
+logger = logging.getLogger(__name__)
+
+ADAPTERS = "adapters"
+STRANGERS_A_MINUTE, OWN_A_MINUTE = 6, 600  # prompts written for one caller
+SWEEP_SECONDS = 600
+SMALL_MODEL_BYTES = 2**30  # loaded before the first click
+VISITORS_IN_LINE = 2  # clips of one browser that may be in the line at once
+ZEROGPU_VRAM = {"xlarge": 90 * 2**30, "large": 0}
+WEIGHTS = ["*.json", "*/*.json", "*/*.safetensors", "tokenizer/*"]
+
+RunOnGpu = Callable[[Job], Outcome]
+
+
+class Studio:
+    """Settings, clips, the line and the worker of one page.
+
+    `run_on_gpu`, if set, makes a clip where the page may not do so itself (ZeroGPU's decorated function).
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.model_name, self.machine = choose_model(settings)
+        self.model_names = offered_models(self.model_name, settings)
+        self.model = describe_model(self.model_name, settings)
+        self.visitors = Visitors(settings.outputs)
+        self.history = History(settings.outputs, settings.keep_hours, settings.keep_clips)
+        self.costs = Costs(settings)
+        self.worker, self.text_worker = WorkerProcess(), WorkerProcess()
+        self.run_on_gpu: RunOnGpu | None = None
+        parallel = 8 if settings.is_zero_gpu else 1  # there the platform has its own line
+        self.limiter = Limiter(STRANGERS_A_MINUTE if settings.is_public else OWN_A_MINUTE)
+        self.ready = threading.Event()  # the machine is known, or what is wrong with it
+        self.line = Line(self._run, self._finish, settings.queue, parallel, settings.abandon_seconds)
+
+    def start(self) -> None:
+        """Begin what takes its time: look at the machine, load a small model, clear out old clips."""
+        for task in (self._prepare, self._keep_clean):
+            threading.Thread(target=task, daemon=True, name=task.__name__).start()
+
+    def close(self) -> None:
+        self.worker.close()
+        self.text_worker.close()
+
+    def submit(self, visitor: str, form: Form) -> Run:
+        """Put the form's clip in the line.
+
+        Raises:
+            FieldError, UserError: something in the form is wrong.
+            BackendError: the line or the disk is full.
+        """
+        owner = self.visitors.folder_name(visitor)
+        if sum(run.owner == owner for run in self.line.active()) >= VISITORS_IN_LINE:
+            raise UserError("two clips of yours are in the line already; wait for one, or stop it")
+        if form.adapter_trained:
+            form = dataclasses.replace(form, adapter_file=str(self._trained_adapter(owner, form)))
+        request = form.request(self.settings)
+        folder = self.history.new_folder(owner)
+        try:
+            request = self._move_in(request, folder)
+            vram = ZEROGPU_VRAM[self.settings.zerogpu_size] if self.settings.is_zero_gpu else 0
+            return self.line.submit(owner, Job(request, form.model, folder, self.settings, vram))
+        except (UserError, BackendError):
+            self.history.discard(folder)
+            raise
+
+    def adapters_folder(self, owner: str) -> Path:
+        """Where adapters trained from the owner's browser lie as .safetensors: the train tab's way out."""
+        return self.settings.outputs / ADAPTERS / owner
+
+    def trained_adapters(self, visitor: str) -> list[str]:
+        """Names of the visitor's own adapters, the newest first."""
+        found = self.adapters_folder(self.visitors.folder_name(visitor)).glob("*.safetensors")
+        return [path.stem for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+    def describe(self, form: Form) -> tuple[str, str]:
+        """The valid size that the form's wishes became, and what the clip will cost; of what can be told."""
+        try:
+            request = form.request(self.settings)
+        except FieldError as error:
+            if error.field != "prompt":
+                return str(error), ""
+            return self.describe(dataclasses.replace(form, prompt="-"))
+        source = describe_model(form.model, self.settings).source
+        return describe_size(request), self.costs.sentence(request, source)
+
+    def count_tokens(self, prompt: str, model: str) -> tuple[int, str] | None:
+        """Tokens of the prompt and what of it would be cut, or None while the tokenizer is not here."""
+        source = Path(describe_model(model, self.settings).source).expanduser()
+        try:
+            meter = TokenMeter(source)
+            return meter.count(prompt), meter.cut(prompt)
+        except UserError:
+            return None
+
+    def speech(self, prompt: str) -> tuple[int, float]:
+        """Spoken words in the prompt, and about how many seconds saying them takes."""
+        words = " ".join(quote.text for quote in find_quotes(prompt))
+        return len(words.split()), speech_seconds(words) if words else 0.0
+
+    def brief(self, idea: str, seconds: float, has_image: bool) -> Brief:
+        """What a prompt for `idea` is checked against."""
+        return Brief(idea, seconds, has_image)
+
+    def _trained_adapter(self, owner: str, form: Form) -> Path:
+        for path in self.adapters_folder(owner).glob("*.safetensors"):
+            if path.stem == form.adapter_trained:
+                return path
+        raise FieldError("adapter_trained", f"there is no adapter {form.adapter_trained!r} of yours here")
+
+    def _run(self, job: Job) -> Outcome:
+        if self.run_on_gpu is not None:
+            # What can be waited for and refused without a GPU is, as its time is the visitor's quota.
+            self._fetch(job.model)
+            for source, _ in job.request.adapters:
+                self.text_worker.call(fetch_adapter, source)
+            return self.run_on_gpu(job)
+        if self.settings.backend == "remote":
+            return run_job(job)
+        return self.worker.call(run_job, job)
+
+    def _finish(self, run: Run) -> None:
+        """Keep a finished clip, clear away any other."""
+        outcome, folder = run.outcome, run.job.folder
+        if outcome.kind != "done":
+            self.history.discard(folder)
+            return
+        try:
+            settings = outcome.request.to_settings(folder) | {"model": run.job.model}
+            with new_output(folder / SETTINGS) as temporary:
+                temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+            seconds = sum(outcome.seconds.values())
+            entry = Entry(folder.name, time.time(), settings, seconds, outcome.health, outcome.warnings)
+            self.history.finish(folder, entry)
+        except BackendError:
+            self.history.discard(folder)
+            raise
+        source = describe_model(run.job.model, self.settings).source
+        self.costs.learn(outcome.request, source, outcome.seconds.get("generate", seconds))
+        logger.info("a clip in %s", human_seconds(seconds))
+
+    def _move_in(self, request: GenerationRequest, folder: Path) -> GenerationRequest:
+        """The request with its files in the clip's folder, checked as far as it goes without the model."""
+        if request.image:
+            with blaming("image"):
+                prepare_image(request.image, folder / FIRST_FRAME)
+            request = request.replace(image=folder / FIRST_FRAME)
+        adapters = []
+        for source, strength in request.adapters:
+            if Path(source).is_file():
+                target = folder / Path(source).name
+                _link(Path(source), target)
+                source = str(target)
+            adapters.append((source, strength))
+        request = request.replace(adapters=tuple(adapters))
+        check_request(request, folder / CLIP)
+        return request
+
+    def _prepare(self) -> None:
+        try:
+            if self.settings.backend == "remote":
+                return
+            if self.run_on_gpu is not None:
+                self._fetch(self.model_name)
+                return
+            machine = self.worker.call(probe_machine, self.settings.device)
+            self.costs.device_name, self.costs.cores = str(machine["name"]), int(machine["cores"])
+            self.ready.set()
+            if _folder_bytes(self.model.source) < SMALL_MODEL_BYTES:
+                request = Form(prompt="-", model=self.model_name, seconds=self.default_seconds).request(
+                    self.settings
+                )
+                why = self.worker.call(load_early, Job(request, self.model_name, Path(), self.settings))
+                logger.info("model loaded: %s", why)
+        except (UserError, BackendError) as error:
+            logger.warning("not ready: %s", error)
+            self.machine = f"{self.machine} Not ready: {error}."
+        finally:
+            self.ready.set()
+
+    @property
+    def max_seconds(self) -> float:
+        """The longest clip to offer: a model makes little of lengths far from those it was trained on."""
+        models = [describe_model(name, self.settings) for name in self.model_names]
+        trained = max(model.num_frames / model.frame_rate for model in models)
+        return round(min(self.settings.max_seconds, 2 * trained), 2)
+
+    @property
+    def default_seconds(self) -> float:
+        """The length that a fresh form proposes."""
+        preset = catalog.find_preset(catalog.DEFAULT_PRESET)
+        return round(preset.num_frames(self.model) / self.model.frame_rate, 2)
+
+    def _fetch(self, name: str) -> None:
+        """Download the model before a GPU is booked for it: waiting for the Hub would cost quota."""
+        source = describe_model(name, self.settings).source
+        if not Path(source).expanduser().is_dir():
+            hub.download(source, WEIGHTS, token=os.environ.get("HF_TOKEN"))
+
+    def _keep_clean(self) -> None:
+        while True:
+            gone = self.history.sweep(self.line.folders())
+            logger.info("%d old clips deleted", gone)
+            time.sleep(SWEEP_SECONDS)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk
+        shutil.copyfile(source, target)
+
+
+def _folder_bytes(source: str) -> int:
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        return SMALL_MODEL_BYTES
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))

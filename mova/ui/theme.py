@@ -1,0 +1,99 @@
+"""How the page looks: quiet colours, system fonts, light and dark, nothing loaded from elsewhere."""
+
+from pathlib import Path
+
+import gradio as gr
+from gradio.themes.utils.colors import Color
+
+HERE = Path(__file__).parent
+ASSETS = HERE.parents[1] / "assets"
+DESCRIPTION = "Make a short video with sound from a picture and a sentence."
+INK = Color(
+    "#f6f7f8",
+    "#eceef0",
+    "#dcdfe3",
+    "#c1c7ce",
+    "#96a0ab",
+    "#6b7683",
+    "#515b67",
+    "#3d454f",
+    "#272d35",
+    "#181c22",
+    "#101317",
+    "ink",
+)
+SEA = Color(
+    "#eefafa",
+    "#d3f1f1",
+    "#a9e2e3",
+    "#74cccf",
+    "#3fb0b5",
+    "#15838a",
+    "#0f6d74",
+    "#12595f",
+    "#14474c",
+    "#123b40",
+    "#08262a",
+    "sea",
+)
+
+
+def make_theme() -> gr.themes.Base:
+    """The theme; its fonts are those of the visitor's system."""
+    theme = gr.themes.Base(
+        primary_hue=SEA,
+        secondary_hue=SEA,
+        neutral_hue=INK,
+        radius_size=gr.themes.sizes.radius_md,
+        spacing_size=gr.themes.sizes.spacing_md,
+        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
+        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
+    )
+    return theme.set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        block_background_fill="white",
+        block_background_fill_dark="*neutral_900",
+        block_border_width="1px",
+        block_border_color="*neutral_200",
+        block_border_color_dark="*neutral_800",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_label_border_width="0px",
+        block_label_text_color="*neutral_600",
+        block_label_text_color_dark="*neutral_300",
+        block_title_text_color="*neutral_800",
+        block_title_text_color_dark="*neutral_200",
+        block_title_text_weight="600",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        input_background_fill="*neutral_50",
+        input_background_fill_dark="*neutral_950",
+        input_border_width="1px",
+        input_border_color_focus="*primary_500",
+        button_primary_background_fill="*primary_500",
+        button_primary_background_fill_hover="*primary_600",
+        button_primary_background_fill_dark="*primary_500",
+        button_primary_background_fill_hover_dark="*primary_400",
+        button_primary_text_color="white",
+        button_secondary_background_fill="*neutral_100",
+        button_secondary_background_fill_hover="*neutral_200",
+        button_secondary_background_fill_dark="*neutral_800",
+        button_secondary_background_fill_hover_dark="*neutral_700",
+    )
+
+
+def launch_look(card_url: str = "") -> dict[str, object]:
+    """What `launch` must be given for the page to look like this; whoever launches takes it from here."""
+    head = f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>"
+    head += f'<meta name="description" content="{DESCRIPTION}">'
+    if card_url:
+        head += f'<meta property="og:image" content="{card_url}">'
+    return {
+        "theme": make_theme(),
+        "css_paths": HERE / "page.css",
+        "head": head,
+        "favicon_path": str(ASSETS / "favicon.png") if (ASSETS / "favicon.png").is_file() else None,
+    }

@@ -1,0 +1,81 @@
+"""Pictures of the page in every state: `python -m tests.browser.screenshots FOLDER` (needs Chromium).
+
+Each state is taken at 1280 and 390 pixels, light and dark. With MOVA_MODEL set it is that model, else the
+tiny one of the tests.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from tests.browser.demo import ROOT, Demo, serving
+
+WIDTHS = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
+PROMPT = (
+    'A woman at a kitchen table looks up and smiles. She says, "Good morning." '
+    "The audio shows her calm voice and a kettle."
+)
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = {name: value for name, value in os.environ.items() if name.startswith("MOVA_")}
+    if "MOVA_MODEL" in chosen:
+        chosen |= {name: chosen.get(name, "") for name in ("MOVA_SIZE", "MOVA_SECONDS")}
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        serving(Path(temporary), **chosen) as server,
+        sync_playwright() as playwright,
+    ):
+        path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        for width, viewport in WIDTHS.items():
+            for scheme in ("light", "dark"):
+                demo = Demo(browser, server.url, viewport=viewport, color_scheme=scheme)
+                take(demo, folder / f"{width}-{scheme}")
+                demo.close()
+        browser.close()
+
+
+def take(demo: Demo, stem: Path) -> None:
+    """Every state, one after the other."""
+    page = demo.page
+
+    def shoot(state: str, pause: float = 700) -> None:
+        page.wait_for_timeout(pause)
+        page.screenshot(path=f"{stem}-{state}.png", full_page=True)
+
+    shoot("1-empty")
+    page.locator("#make").click()
+    shoot("2-wrong", 1500)
+    page.locator("#first-frame input[type=file]").set_input_files(ROOT / "tests/golden/image.png")
+    page.locator("#prompt textarea").fill(PROMPT)
+    page.locator("#crop img").wait_for()
+    page.get_by_text("More settings").click()
+    shoot("3-filled", 2000)
+    page.get_by_text("More settings").click()
+    page.locator("#make").click()
+    page.wait_for_function(
+        "() => /step [1-9]/.test(document.querySelector('#status').innerText)", timeout=60_000
+    )
+    shoot("4-running", 0)
+    page.wait_for_function("() => document.querySelector('#player video')?.readyState >= 2", timeout=120_000)
+    shoot("5-clip", 2500)
+    page.get_by_role("tab", name="Write a prompt").click()
+    shoot("6-idea")
+    page.locator("#idea textarea").fill('a baker lifts the bread and says "still warm"')
+    page.locator("#write").click()
+    page.locator("#candidate-0 textarea").wait_for(timeout=30_000)
+    text = page.locator("#candidate-0 textarea")
+    text.fill(text.input_value().replace("The lips", "The camera zooms in. The lips"))
+    shoot("7-prompt", 2500)
+    page.get_by_role("tab", name="Train").click()
+    shoot("8-train")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

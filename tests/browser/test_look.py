@@ -1,0 +1,90 @@
+"""The page at every width, by keyboard, and the enhance and train tabs."""
+
+import pytest
+
+from tests.browser.demo import Demo
+
+IDEA = 'a baker lifts the bread and says "still warm"'
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_needs_no_sideways_scrolling(chromium, server, scheme):
+    demo = Demo(
+        chromium, server.url, viewport={"width": 390, "height": 800}, color_scheme=scheme, has_touch=True
+    )
+    page = demo.page
+    for tab in ("Generate", "Write a prompt", "Train"):
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 390, tab
+    page.get_by_role("tab", name="Generate").click()
+    page.get_by_text("More settings").click()
+    page.get_by_text("Adapter (LoRA)").click()
+    page.wait_for_timeout(300)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    demo.close()
+    assert demo.complaints == []
+
+
+def test_every_field_has_a_name_and_the_main_ones_are_reached_by_keyboard(demo):
+    page = demo.page
+    page.get_by_text("More settings").click()
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('input, textarea, button, select')]
+            .filter(e => e.offsetParent && e.type !== 'file')
+            .filter(e => !(e.labels?.length || e.ariaLabel || e.title || e.innerText.trim()
+                           || e.getAttribute('aria-labelledby')))
+            .map(e => e.outerHTML.slice(0, 160))"""
+    )
+    assert nameless == []
+    page.locator("#prompt textarea").focus()
+    reached = set()
+    for _ in range(24):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("() => document.activeElement.closest('[id]')?.id"))
+    assert {"suggest", "make"} <= reached
+
+
+def test_an_idea_is_written_edited_repaired_and_made(demo):
+    page = demo.page
+    page.get_by_role("tab", name="Write a prompt").click()
+    page.locator("#idea-seconds input").first.fill("1.4")
+    page.locator("#idea textarea").fill(IDEA)
+    page.locator("#write").click()
+    candidate = page.locator("#candidate-0 textarea")
+    candidate.wait_for(timeout=20_000)
+    assert "still warm" in demo.text("#kept")
+    assert '"still warm"' in candidate.input_value()
+    added = page.locator("#marked-0 mark.mova-added").all_inner_texts()
+    assert added
+    assert not any("still warm" in text for text in added)
+    candidate.press("End")
+    candidate.fill(candidate.input_value().replace("warm", "cold"))
+    page.locator("#faults-0 .mova-error").first.wait_for(timeout=10_000)
+    repair = page.locator("[id^=repair-0-]:visible").first
+    repair.click()
+    page.wait_for_function(
+        "() => document.querySelector('#candidate-0 textarea').value.includes('still warm')", timeout=10_000
+    )
+    prompt = candidate.input_value()
+    page.locator("#use-0").click()
+    page.wait_for_function(
+        "text => document.querySelector('#prompt textarea').value === text", arg=prompt, timeout=10_000
+    )
+    demo.make()
+    page.get_by_role("tab", name="Write a prompt").click()
+    page.locator("#idea textarea").fill("")
+    page.locator("#write").click()
+    page.get_by_text("The idea is empty").wait_for(timeout=10_000)
+
+
+def test_the_train_tab_explains_itself_and_a_clip_is_kept_for_it(demo, server):
+    page = demo.page
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_text("Teach it a face, a voice, a thing").wait_for()
+    page.get_by_role("tab", name="Generate").click()
+    demo.make("A drum. The audio shows a drum.")
+    page.locator("#train-on").click()
+    page.get_by_text("Kept; 1 clips wait").wait_for(timeout=10_000)
+    (caption,) = server.outputs.glob("training/*/*.txt")
+    assert caption.read_text() == "A drum. The audio shows a drum."
