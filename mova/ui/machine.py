@@ -12,6 +12,7 @@ from mova.ui.settings import Settings
 GIB = 2**30
 # MOVA-360p streamed layer by layer, as measured (README): 7.9 GiB and room for the desktop's own use.
 RELEASED_VRAM, RELEASED_RAM = 11 * GIB, 72 * GIB
+SMALL = "pocket"
 NEEDS = "MOVA-360p needs an NVIDIA GPU with 12 GB and 80 GB of memory"
 
 
@@ -55,7 +56,9 @@ def choose_model(settings: Settings) -> tuple[str, str]:
     if gpu and gpu.memory >= RELEASED_VRAM and ram >= RELEASED_RAM:
         return "360p", f"MOVA-360p on {where}."
     lacks = "there is no NVIDIA GPU" if gpu is None else f"there are {ram / GIB:.0f} GiB of memory"
-    return "pocket", f"The small pocket model on {where}. {NEEDS}; here {lacks}."
+    if SMALL in catalog.MODELS:
+        return SMALL, f"The small pocket model on {where}. {NEEDS}; here {lacks}."
+    return "360p", f"{NEEDS}; here {lacks}. No clip can be made here unless MOVA_MODEL names a smaller model."
 
 
 def offered_models(chosen: str, settings: Settings) -> list[str]:
@@ -63,4 +66,4 @@ def offered_models(chosen: str, settings: Settings) -> list[str]:
     if settings.backend == "remote" or settings.is_public or chosen not in catalog.MODELS:
         return [chosen]
     released = ["360p", "720p"] if chosen in ("360p", "720p") else []
-    return list(dict.fromkeys([chosen, *released, *(["pocket"] if "pocket" in catalog.MODELS else [])]))
+    return list(dict.fromkeys([chosen, *released, *([SMALL] if SMALL in catalog.MODELS else [])]))

@@ -124,7 +124,7 @@ def _one_of(*choices: str) -> Callable[[str, str], str]:
 
 
 VARIABLES = (
-    Variable("MOVA_MODEL", "model", _text, "pocket, 360p, 720p, a folder or a repo id; else by the machine"),
+    Variable("MOVA_MODEL", "model", _text, "360p, 720p, a folder or a repo id; else by the machine"),
     Variable("MOVA_SIZE", "size", _size, "WIDTHxHEIGHT that a checkpoint given by path was trained for"),
     Variable("MOVA_SECONDS", "seconds", _number(0.1, 40), "length that such a checkpoint was trained for"),
     Variable("MOVA_BACKEND", "backend", _one_of("local", "remote"), "where clips are made; default local"),

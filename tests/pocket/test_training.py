@@ -1,0 +1,161 @@
+"""The parts that the training stages are made of. The stages themselves need a GPU."""
+
+import pytest
+import torch
+from torch import nn
+
+from mova.pipeline import MOVAPipeline
+from pocket.export import export
+from pocket.latents import Shard, normalise
+from pocket.models import AUDIO_CHANNELS, BOUNDARY_RATIO, build_audio_vae, build_video_vae, train_tokenizer
+from pocket.muon import Muon, orthogonalised
+from pocket.train_audio_vae import WEIGHTS, Losses, balanced
+from pocket.train_towers import Model, averaged_gradients, draw_sigmas, embed
+from pocket.training import Average, Budget, Ranks
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+CAPTIONS = [
+    "A red rubber ball falls on the floor.",
+    'The woman says: "Hello water."',
+    "C5, D5 and G5 are heard.",
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return Model()
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one():
+    torch.manual_seed(0)
+    for shape in ((3, 40, 24), (2, 24, 40)):
+        values = torch.linalg.svdvals(orthogonalised(torch.randn(shape) * 7))
+        assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_the_optimizer_steps_only_what_has_gradients_and_resumes_exactly():
+    def masters():
+        torch.manual_seed(1)
+        names = ("video_dit.blocks.0.q.weight", "video_dit_2.blocks.0.q.weight", "audio_dit.head.bias")
+        return dict(zip(names, (torch.randn(8, 8), torch.randn(8, 8), torch.randn(8)), strict=True))
+
+    ours = masters()
+    optimizer = Muon(ours)
+    gradients = {name: torch.ones_like(ours[name]) for name in list(ours)[::2]}
+    optimizer.step(gradients, 0.01)
+    untouched = "video_dit_2.blocks.0.q.weight"
+    assert all(torch.equal(ours[name], masters()[name]) == (name == untouched) for name in ours)
+
+    resumed = Muon({name: tensor.clone() for name, tensor in ours.items()})
+    resumed.load_state_dict(optimizer.state_dict())
+    for each in (optimizer, resumed):
+        each.step(gradients, 0.01)
+    assert all(torch.equal(optimizer.masters[name], resumed.masters[name]) for name in ours)
+
+
+def test_normalised_latents_decode_to_the_same_sound():
+    torch.manual_seed(0)
+    vae = build_audio_vae().double()
+    waveform = torch.randn(1, 1, 3200, dtype=torch.float64) / 10
+    before = vae.encode(waveform)
+    sound = vae.decode(before.mode())
+    mean, std = torch.randn(AUDIO_CHANNELS).double(), torch.rand(AUDIO_CHANNELS).double() + 0.5
+    normalise(vae, mean, std)
+    after = vae.encode(waveform)
+    torch.testing.assert_close(after.mode(), (before.mode() - mean[:, None]) / std[:, None])
+    torch.testing.assert_close(after.std * std[:, None], before.std)
+    torch.testing.assert_close(vae.decode(after.mode()), sound)
+
+
+def test_the_terms_of_the_sound_loss_have_their_shares_of_the_gradient():
+    torch.manual_seed(0)
+    waveform = torch.randn(2, 1, 4096) / 10
+    decoded = (torch.randn_like(waveform) / 10).requires_grad_()
+    losses = Losses(torch.device("cpu"))
+    for name, weight in WEIGHTS.items():
+        gradient = balanced({name: losses(decoded, waveform)[name]}, decoded)
+        assert gradient.norm().item() == pytest.approx(weight, rel=1e-4)
+    assert all(term.item() < 1e-6 for term in losses(waveform, waveform).values())
+
+
+def test_sigmas_stay_on_their_experts_side_of_the_boundary():
+    torch.manual_seed(0)
+    high, sound = draw_sigmas(4096, 0, torch.device("cpu"))
+    low, _ = draw_sigmas(4096, 1, torch.device("cpu"))
+    assert high.min() >= BOUNDARY_RATIO and high.max() <= 1
+    assert low.min() >= 0 and low.max() <= BOUNDARY_RATIO + 1e-6
+    assert (sound == high).float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert sound.min() < BOUNDARY_RATIO  # the other half is drawn on its own
+
+
+def test_gradients_of_the_expert_that_rested_are_left_out(model):
+    model.zero_grad(set_to_none=True)
+    (model.video_dit.head.head.bias.sum() + model.audio_dit.head.head.bias.sum()).backward()
+    gradients = averaged_gradients(model, [0], ALONE)
+    assert not any(name.startswith("video_dit_2.") for name in gradients)
+    assert torch.equal(gradients["video_dit.head.head.bias"], torch.ones(64))
+    assert gradients["dual_tower_bridge.audio_to_video_conditioners.0.inner.q.weight"].abs().sum() == 0
+
+
+def test_text_is_the_same_however_long_the_longest_caption_of_the_batch_is(model):
+    tokens = torch.zeros(2, 512, dtype=torch.long)
+    tokens[0, :5] = torch.tensor([5, 6, 7, 8, 1])
+    tokens[1, :100] = 9
+    with torch.no_grad():
+        together, alone = embed(model.text_encoder, tokens), embed(model.text_encoder, tokens[:1])
+    torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=1e-4)
+    assert together[0, 5:].abs().sum() == 0
+
+
+def test_a_run_warms_up_falls_at_its_end_and_stops():
+    budget = Budget(minutes=0.002, decay=0.5, ranks=ALONE)
+    scales = list(budget.steps())
+    assert scales[0] == 0.01
+    assert scales[budget.LOOK] <= (budget.LOOK + 1) / budget.WARMUP
+    assert budget.fraction >= 1
+
+
+def test_an_average_follows_the_weights():
+    layer = nn.Linear(2, 2)
+    average = Average(layer.state_dict(), decay=0.5)
+    with torch.no_grad():
+        layer.weight += 1
+    for _ in range(60):
+        average.update(layer.state_dict())
+    torch.testing.assert_close(average.weights["weight"], layer.weight.detach())
+
+
+def test_shards_come_back_as_they_were_written(tmp_path):
+    shard = Shard(
+        torch.randn(2, 16, 3, 4, 6), torch.randn(2, 16, 3, 4, 6), torch.randn(2, 32, 23), ["a", "é"]
+    )
+    shard.save(tmp_path / "0.safetensors")
+    again = Shard.load(tmp_path / "0.safetensors")
+    assert again.captions == shard.captions
+    assert torch.equal(again.condition, shard.condition.bfloat16())
+
+
+def test_any_text_can_be_told_to_the_model(tmp_path):
+    tokenizer = train_tokenizer(CAPTIONS, tmp_path)
+    for text in ("naïve 猫 🎹 <0x41>", "C5 D5", ""):
+        ids = tokenizer(text).input_ids
+        assert ids[-1] == tokenizer.eos_token_id and tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids[:-1]) == text
+
+
+def test_the_exported_checkpoint_loads_as_a_release_does_and_fits_the_space(tmp_path, model):
+    torch.manual_seed(0)
+    build_video_vae().save_pretrained(tmp_path / "codecs" / "video_vae")
+    build_audio_vae().save_pretrained(tmp_path / "codecs" / "audio_vae")
+    train_tokenizer(CAPTIONS, tmp_path / "codecs" / "tokenizer")
+    torch.save({"average": dict(model.named_parameters())}, tmp_path / "towers.pt")
+    export(tmp_path, tmp_path / "checkpoint")
+    sizes = [path.stat().st_size for path in (tmp_path / "checkpoint").rglob("*") if path.is_file()]
+    assert max(sizes) < 10e6
+    assert sum(sizes) < 44.06e6  # 48 MB less what the enhancer takes
+    pipeline = MOVAPipeline.from_pretrained(tmp_path / "checkpoint")
+    assert pipeline.config.boundary_ratio == BOUNDARY_RATIO
+    torch.testing.assert_close(
+        pipeline.text_encoder.shared.weight, model.text_encoder.shared.weight.detach().bfloat16()
+    )
