@@ -92,7 +92,7 @@ def test_a_stop_by_ctrl_c_leaves_nothing_and_says_so():
             break
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    _, messages = process.communicate(timeout=60)
+    _, messages = process.communicate(timeout=180)
     assert process.returncode == 130
     assert messages.splitlines()[-1] == "stopped; no unfinished file is left"
     assert "Traceback" not in messages
@@ -102,7 +102,7 @@ def test_a_stop_by_ctrl_c_leaves_nothing_and_says_so():
 def test_a_mistake_is_told_in_a_second_before_torch_is_imported():
     began = time.monotonic()
     process = start("generate", "--model", CHECKPOINT, "--prompt", "a bell rings", "--size", "640x360")
-    output, messages = process.communicate(timeout=60)
+    output, messages = process.communicate(timeout=180)
     assert (process.returncode, output) == (2, "")
     assert messages.startswith("error: size 640x360")
     assert "nearest: 640x352" in messages
@@ -129,7 +129,7 @@ def test_progress_shows_the_time_left_on_a_terminal():
     except OSError:  # the terminal is gone with its last writer
         pass
     os.close(leader)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=180) == 0
     for stage in (b"load ", b"encode ", b"denoise ", b"write "):
         assert stage in shown
     assert b"s left" in shown

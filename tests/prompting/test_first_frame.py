@@ -61,7 +61,7 @@ def test_fields_a_server_does_not_know_are_left_out(scripted):
 def test_faults_are_sentences(scripted, step, sentence):
     scripted.always = step
     with pytest.raises(BackendError, match=sentence):
-        paint_first_frame(scripted.endpoint(), "a wall", 352, 640)
+        paint_first_frame(scripted.endpoint(timeout=60.0), "a wall", 352, 640)
 
 
 def test_the_picture_is_described_before_it_is_painted(scripted):
