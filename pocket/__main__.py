@@ -1,5 +1,4 @@
-"""`python -m pocket speech | render | shards`: make the word bank, look at the world, store clips for
-training.
+"""`python -m pocket`: make the word bank, look at the world, store clips, train and measure the enhancer.
 
 Torch is imported by the training stages only, where they run: loader workers import this module when they
 start.
@@ -14,6 +13,9 @@ from pocket.clip import FAMILIES, SPLITS
 from pocket.speech import DEFAULT_FOLDER
 
 logger = logging.getLogger("pocket")
+
+ENHANCER = Path("assets/pocket/enhancer")
+ENHANCER_WORK = Path("outputs/pocket/enhancer")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,7 +47,23 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--family", choices=FAMILIES, default=None)
         command.add_argument("--split", choices=SPLITS, default="train")
         command.set_defaults(run=run)
+    _add_enhancer(commands)
     return parser
+
+
+def _add_enhancer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    train = commands.add_parser("train-enhancer", help="train the model that turns ideas into prompts")
+    train.add_argument("--out", type=Path, default=ENHANCER, help="where the model is written")
+    train.add_argument("--work", type=Path, default=ENHANCER_WORK, help="where its checkpoint is kept")
+    train.add_argument("--minutes", type=float, default=25, help="training time in all, resumed or not")
+    train.set_defaults(run=_train_enhancer)
+    evaluate = commands.add_parser("evaluate-enhancer", help="measure it on ideas that training never saw")
+    evaluate.add_argument("--folder", type=Path, default=ENHANCER)
+    evaluate.add_argument("--count", type=int, default=500, help="held-out ideas, a fifth outside the world")
+    evaluate.add_argument("--faults", type=int, default=20, help="how many failures to show")
+    evaluate.set_defaults(run=_evaluate_enhancer)
+    for command in (train, evaluate):
+        command.add_argument("--threads", type=int, default=1)
 
 
 def _speech(arguments: argparse.Namespace) -> None:
@@ -87,6 +105,19 @@ def _shards(arguments: argparse.Namespace) -> None:
         speech=arguments.speech,
     )
     logger.info("%d clips in %d shards in %.1f s", arguments.count, len(paths), time.monotonic() - start)
+
+
+def _train_enhancer(arguments: argparse.Namespace) -> None:
+    from pocket.enhancer_train import EnhancerRecipe, train_enhancer
+
+    train_enhancer(arguments.out, arguments.work, arguments.minutes, EnhancerRecipe(), arguments.threads)
+
+
+def _evaluate_enhancer(arguments: argparse.Namespace) -> None:
+    from pocket.enhancer_check import evaluate_enhancer
+
+    share = evaluate_enhancer(arguments.folder, arguments.count, arguments.threads, arguments.faults)
+    logger.info("%.1f%% of held-out ideas of the world pass", 100 * share)
 
 
 if __name__ == "__main__":
