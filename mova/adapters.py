@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import torch
 from diffusers.loaders.lora_base import LoraBaseMixin
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -146,8 +147,8 @@ def check_fits(adapter: Adapter, towers: Mapping[str, torch.nn.Module], source: 
     for module, down in adapter.down.items():
         tower, _, path = module.partition(".")
         layer = dict(towers[tower].named_modules()).get(path)
-        if layer is not None and hasattr(layer, "base_layer"):
-            layer = layer.base_layer
+        if isinstance(layer, BaseTunerLayer):  # under an adapter that is attached already
+            layer = layer.get_base_layer()
         if not isinstance(layer, torch.nn.Linear):
             raise UserError(f"{source}: this model has no linear layer {module}")
         rank, expected = down.shape[0], (layer.out_features, layer.in_features)
