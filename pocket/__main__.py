@@ -53,17 +53,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_enhancer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     train = commands.add_parser("train-enhancer", help="train the model that turns ideas into prompts")
-    train.add_argument("--out", type=Path, default=ENHANCER, help="where the model is written")
-    train.add_argument("--work", type=Path, default=ENHANCER_WORK, help="where its checkpoint is kept")
-    train.add_argument("--minutes", type=float, default=25, help="training time in all, resumed or not")
+    train.add_argument("--out", type=Path, default=ENHANCER_WORK, help="checkpoint, log and model go here")
+    train.add_argument("--minutes", type=float, default=8, help="training time in all, resumed or not")
+    train.add_argument("--device", default="cuda")
+    train.add_argument("--workers", type=int, default=14, help="processes that draw ideas")
+    train.add_argument("--ideas", type=int, default=512, help="ideas in a batch")
     train.set_defaults(run=_train_enhancer)
     evaluate = commands.add_parser("evaluate-enhancer", help="measure it on ideas that training never saw")
     evaluate.add_argument("--folder", type=Path, default=ENHANCER)
     evaluate.add_argument("--count", type=int, default=500, help="held-out ideas, a fifth outside the world")
     evaluate.add_argument("--faults", type=int, default=20, help="how many failures to show")
     evaluate.set_defaults(run=_evaluate_enhancer)
-    for command in (train, evaluate):
-        command.add_argument("--threads", type=int, default=1)
 
 
 def _speech(arguments: argparse.Namespace) -> None:
@@ -108,15 +108,16 @@ def _shards(arguments: argparse.Namespace) -> None:
 
 
 def _train_enhancer(arguments: argparse.Namespace) -> None:
-    from pocket.enhancer_train import EnhancerRecipe, train_enhancer
+    from pocket.enhancer.train import EnhancerRecipe, train_enhancer
 
-    train_enhancer(arguments.out, arguments.work, arguments.minutes, EnhancerRecipe(), arguments.threads)
+    recipe = EnhancerRecipe(ideas=arguments.ideas)
+    train_enhancer(arguments.out, arguments.minutes, recipe, arguments.device, arguments.workers)
 
 
 def _evaluate_enhancer(arguments: argparse.Namespace) -> None:
-    from pocket.enhancer_check import evaluate_enhancer
+    from pocket.enhancer.check import evaluate_enhancer
 
-    share = evaluate_enhancer(arguments.folder, arguments.count, arguments.threads, arguments.faults)
+    share = evaluate_enhancer(arguments.folder, arguments.count, arguments.faults)
     logger.info("%.1f%% of held-out ideas of the world pass", 100 * share)
 
 

@@ -11,12 +11,12 @@ from mova.prompting.enhancer import EnhanceRequest
 from mova.prompting.local import pocket_writer
 from mova.prompting.plan import PromptPlan
 from pocket.__main__ import ENHANCER, main
-from pocket.enhancer_check import Enhancer, Verdict, read_typed, summary
-from pocket.enhancer_tokens import MAX_CHARACTERS, encode, make_tokenizer
-from pocket.enhancer_train import EnhancerRecipe, train_enhancer
-from pocket.ideas import OUTSIDE, Idea, draw_idea
+from pocket.enhancer.check import Enhancer, Verdict, read_typed, summary
+from pocket.enhancer.tokens import MAX_CHARACTERS, encode, make_tokenizer
+from pocket.enhancer.train import EnhancerRecipe, train_enhancer
+from pocket.enhancer.ideas import OUTSIDE, Idea, draw_idea
 from pocket.muon import orthogonalize
-from pocket.typed_ideas import TypedIdea
+from pocket.enhancer.typed import TypedIdea
 
 KEPT = (
     ("red ball falls", "ball", {"colour": "red"}),

@@ -144,6 +144,12 @@ def test_a_changed_word_is_a_missing_quote():
     assert "goes" not in mended.text
 
 
+def test_words_that_the_idea_has_without_marks_are_not_invented():
+    brief = Brief("a fisherman on a boat says good morning as rain starts")
+    assert "invented_dialogue" not in rules(text(says='The fisherman says, "Good morning."'), brief)
+    assert "invented_dialogue" in rules(text(says='The fisherman says, "Good night."'), brief)
+
+
 def test_text_that_is_read_in_the_picture_may_be_quoted():
     shown = text(first=FIRST + ' A board reads "NO SWIMMING".')
     assert "invented_dialogue" in rules(shown, Brief(IDEA))

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mova.prompting.brief import Brief
 from mova.prompting.quotes import put_back, take_out
 from mova.prompting.validators import check
-from pocket.caption_facts import agrees_with_itself, keeps_quotes, split_prompt, states, wanted_facts
-from pocket.ideas import OUTSIDE, Idea, draw_idea
-from pocket.typed_ideas import TypedIdea, typed_ideas
+from pocket.enhancer.facts import agrees_with_itself, keeps_quotes, split_prompt, states, wanted_facts
+from pocket.enhancer.ideas import OUTSIDE, Idea, draw_idea
+from pocket.enhancer.typed import TypedIdea, typed_ideas
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 
-from pocket.hand import expand, keep, pick, syllables
-from pocket.outside_words import (
+from pocket.enhancer.hand import expand, keep, pick, syllables
+from pocket.enhancer.vocabulary import (
     COLOURS,
     DEEDS,
     DEEDS_HELD_OUT,

@@ -1,8 +1,8 @@
 """Ideas of the ball family."""
 
-from pocket.draft import Draft, with_article
-from pocket.hand import expand
-from pocket.idea_words import THING_ADJECTIVES
+from pocket.enhancer.draft import Draft, with_article
+from pocket.enhancer.hand import expand
+from pocket.enhancer.vocabulary import THING_ADJECTIVES
 from pocket.phrases import IMPACT
 
 BALL = (

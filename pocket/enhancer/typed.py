@@ -1,18 +1,14 @@
 """Ideas as people type them, written by hand before the training data was. The enhancer never trains on them.
 
-Each is a text and what its prompt must state. Those of OUTSIDE lie outside the world: the enhancer must
+Each is a text and what its prompt must state. Those of FOREIGN lie outside the world: the enhancer must
 answer nothing.
 """
 
-from typing import NamedTuple
+import re
 
+from pocket.enhancer.ideas import OUTSIDE, Idea
 
-class TypedIdea(NamedTuple):
-    text: str
-    family: str
-    fixed: dict[str, object]
-
-
+QUOTE = re.compile('"[^"]+"|“[^”]+”|「[^」]+」')
 BALLS = (
     ("red ball falls", {"colour": "red"}),
     ("a blue metal ball drops on the floor", {"colour": "blue", "material": "metal"}),
@@ -123,7 +119,7 @@ PIANOS = (
     ("keyboard: C E G E C", {"notes": "CEGEC"}),
     ("玩具钢琴弹 C D E", {"notes": "CDE"}),
 )
-OUTSIDE = (
+FOREIGN = (
     "a dragon flies",
     "sunset over the ocean",
     'a dog says "hello"',
@@ -155,7 +151,20 @@ OUTSIDE = (
 )
 
 
-def typed_ideas() -> list[TypedIdea]:
+def typed_ideas() -> list[Idea]:
     families = (("ball", BALLS), ("face", FACES), ("piano", PIANOS))
-    inside = [TypedIdea(text, family, fixed) for family, ideas in families for text, fixed in ideas]
-    return inside + [TypedIdea(text, "outside", {}) for text in OUTSIDE]
+    inside = [read_typed(text, family, fixed) for family, ideas in families for text, fixed in ideas]
+    return inside + [read_typed(text, OUTSIDE, {}) for text in FOREIGN]
+
+
+def read_typed(text: str, family: str, fixed: dict) -> Idea:
+    """The idea with its quotes taken out; there is no one right prompt for it."""
+    quotes: list[str] = []
+
+    def take(match: re.Match[str]) -> str:
+        quotes.append(match[0])
+        return f"<Q{len(quotes)}>"
+
+    taken = QUOTE.sub(take, text)
+    facts = {name: value for name, value in fixed.items() if name != "words"}
+    return Idea(taken, "", family, facts, tuple(quotes), str(fixed.get("words", "")))

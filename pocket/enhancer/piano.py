@@ -1,8 +1,8 @@
 """Ideas of the piano family: notes in the ways people write them, titles of tunes, or neither."""
 
-from pocket.draft import Draft, with_article
-from pocket.hand import expand, keep
-from pocket.idea_words import THING_ADJECTIVES
+from pocket.enhancer.draft import Draft, with_article
+from pocket.enhancer.hand import expand, keep
+from pocket.enhancer.vocabulary import THING_ADJECTIVES
 from pocket.melody import TUNES
 
 PIANO = (

@@ -10,12 +10,11 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from pocket import idea_words, phrases
-from pocket.ideas import OUTSIDE, Idea, draw_idea
+from pocket import phrases
+from pocket.enhancer import vocabulary
+from pocket.enhancer.ideas import Idea, draw_idea
 
 PAD, END, IDEA, PROMPT, FAR = "<|pad|>", "<|end|>", "<|idea|>", "<|prompt|>", "<|far|>"
-COPY = "<|copy|>"  # opens an exercise in copying, which only training gives
-FAMILY = {"face": "<|face|>", "ball": "<|ball|>", "piano": "<|piano|>", OUTSIDE: ""}
 PLACEHOLDERS = tuple(f"<Q{index}>" for index in range(1, 9))
 MAX_CHARACTERS = 300  # of an idea; a longer one is taken for one outside the world
 CHAT_TEMPLATE = (
@@ -29,7 +28,7 @@ TRAINING_IDEAS = 12_000
 TEMPLATES = (
     *(phrases.FACE_FIRST_FRAME, phrases.FACE_PROGRESSION, phrases.FACE_AUDIO, phrases.BALL_FIRST_FRAME),
     *(phrases.BALL_PROGRESSION, phrases.BALL_AUDIO, phrases.PIANO_FIRST_FRAME, phrases.PIANO_PROGRESSION),
-    *(phrases.PIANO_AUDIO, idea_words.ONE_NOTE_PROGRESSION, idea_words.ONE_NOTE_AUDIO, phrases.RAINBOW),
+    *(phrases.PIANO_AUDIO, vocabulary.ONE_NOTE_PROGRESSION, vocabulary.ONE_NOTE_AUDIO, phrases.RAINBOW),
     *(*phrases.LOOK.values(), *phrases.START.values(), *phrases.DRIFT.values(), *phrases.IMPACT.values()),
     tuple(phrases.HAIR.values()),
     (phrases.NO_SUBTITLES,),
@@ -51,6 +50,10 @@ def make_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in `path`, learnt from ideas and their prompts if there is none yet."""
     if not path.exists():
         _learn().save(str(path))
+    return load_tokenizer(path)
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(path), eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
     )
@@ -58,14 +61,12 @@ def make_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerFast, idea: Idea, is_far: bool = False
-) -> tuple[list[int], list[int]]:
-    """Tokens of the idea with its marks, and of what shall follow. `is_far` puts one mark for a long idea."""
+def encode(tokenizer: PreTrainedTokenizerFast, idea: Idea) -> tuple[list[int], list[int]]:
+    """Tokens of the idea as the chat template frames it, and of what shall follow."""
     text = " ".join(idea.text.split())
-    text = FAR if is_far or len(text) > MAX_CHARACTERS else text
+    text = text if len(text) <= MAX_CHARACTERS else FAR
     asked = tokenizer.encode(f"{IDEA}{text}{PROMPT}", add_special_tokens=False)
-    return asked, tokenizer.encode(f"{FAMILY[idea.family]}{idea.target}{END}", add_special_tokens=False)
+    return asked, tokenizer.encode(f"{idea.target}{END}", add_special_tokens=False)
 
 
 def _learn() -> Tokenizer:
@@ -73,7 +74,7 @@ def _learn() -> Tokenizer:
 
     Letters that may be notes stand alone, also in a row of capitals.
     """
-    marks = [PAD, END, IDEA, PROMPT, FAR, COPY, *(name for name in FAMILY.values() if name)]
+    marks = [PAD, END, IDEA, PROMPT, FAR]
     whole = [*PLACEHOLDERS, "\n\n", *fragments()]
     raw = Tokenizer(models.BPE())
     note = pre_tokenizers.Split(Regex(r"[A-Z](?=[A-Z])|\b[A-Gb-g]\b"), "isolated")

@@ -11,19 +11,20 @@ from functools import lru_cache
 
 import numpy as np
 
-from pocket import idea_ball, idea_face, idea_piano, idea_words, phrases
+from pocket import phrases
 from pocket.ball_look import BALL_COLOURS
 from pocket.captions import CaptionParts, describe
 from pocket.clip import FAMILIES, Attributes, Scene
-from pocket.draft import Draft, Fixed
-from pocket.hand import expand, keep, pick, syllables, type_out
-from pocket.idea_ball import write_ball
-from pocket.idea_face import write_face
-from pocket.idea_outside import write_outside
-from pocket.idea_piano import write_piano
+from pocket.enhancer import ball, face, piano, vocabulary
+from pocket.enhancer.ball import write_ball
+from pocket.enhancer.draft import Draft, Fixed
+from pocket.enhancer.face import write_face
+from pocket.enhancer.hand import expand, keep, pick, syllables, type_out
+from pocket.enhancer.outside import write_outside
+from pocket.enhancer.piano import write_piano
+from pocket.enhancer.sketch import fill_in, sketch
 from pocket.melody import KEYS, TUNES, tune_name
 from pocket.piano import BODIES
-from pocket.sketch import fill_in, sketch
 from pocket.speech import PEOPLE, WORDS
 
 OUTSIDE = "outside"
@@ -83,7 +84,7 @@ def draw_outside(rng: np.random.Generator, held_out: bool = False) -> Idea:
     while near is None or near.words:  # what follows bare words would be words too
         near = draw_inside(rng, FAMILIES[int(rng.integers(3))], "heldout" if held_out else "train")
     draft = write_outside(rng, near.text.rstrip(".!"), held_out)
-    marks = tuple(keep_marks(rng, pick(rng, idea_words.SAYINGS)) for _ in range(4))
+    marks = tuple(keep_marks(rng, pick(rng, vocabulary.SAYINGS)) for _ in range(4))
     return Idea(type_out(rng, draft, frozenset()), "", OUTSIDE, quotes=marks)
 
 
@@ -94,7 +95,7 @@ def write_idea(rng: np.random.Generator, family: str, attributes: Attributes, he
     if not text:
         text = {"face": write_face, "ball": write_ball, "piano": write_piano}[family](draft)
         if rng.random() < FRAME_SHARE and not draft.words:
-            frames = idea_words.FRAMES_HELD_OUT if held_out else idea_words.FRAMES
+            frames = vocabulary.FRAMES_HELD_OUT if held_out else vocabulary.FRAMES
             text = expand(rng, pick(rng, frames), {"idea": lambda: text})
     quotes = _quotes(draft, held_out)
     typed = type_out(rng, text, _known_words())
@@ -151,8 +152,8 @@ def _one_note(rng: np.random.Generator, scene: Scene, parts: CaptionParts) -> Ca
     a = scene.attributes
     light = pick(rng, phrases.RAINBOW) if a["light"] == "rainbow" else a["light"]
     slots = {"notes": a["notes"][0], "light": light, "pace": phrases.PACE[str(a["pace"])]}
-    progression = pick(rng, idea_words.ONE_NOTE_PROGRESSION).format(**slots)
-    return replace(parts, progression=progression, audio=pick(rng, idea_words.ONE_NOTE_AUDIO).format(**slots))
+    progression = pick(rng, vocabulary.ONE_NOTE_PROGRESSION).format(**slots)
+    return replace(parts, progression=progression, audio=pick(rng, vocabulary.ONE_NOTE_AUDIO).format(**slots))
 
 
 def _with_adjective(draft: Draft, family: str, scene: Scene, first_frame: str) -> str:
@@ -171,14 +172,14 @@ def _with_adjective(draft: Draft, family: str, scene: Scene, first_frame: str) -
 
 
 def _quotes(draft: Draft, held_out: bool) -> tuple[str, ...]:
-    sayings = idea_words.SAYINGS_HELD_OUT if held_out else idea_words.SAYINGS
+    sayings = vocabulary.SAYINGS_HELD_OUT if held_out else vocabulary.SAYINGS
     spoken = " ".join(draft.attributes.get("words", ()))
     said = [spoken if draft.chance(0.5) else draft.pick(sayings) for _ in range(draft.quotes)]
     return tuple(keep_marks(draft.rng, words) for words in said)
 
 
 def _chinese(draft: Draft, family: str) -> str:
-    words = idea_words.CHINESE_WORDS
+    words = vocabulary.CHINESE_WORDS
 
     def said(name: str) -> str:
         return draft.expand(words[draft.fix(name)])
@@ -195,23 +196,23 @@ def _chinese(draft: Draft, family: str) -> str:
     }
     if family == "piano":
         draft.fix("notes")
-    return expand(draft.rng, draft.pick(idea_words.CHINESE[family]), slots)
+    return expand(draft.rng, draft.pick(vocabulary.CHINESE[family]), slots)
 
 
 def _wish(rng: np.random.Generator, family: str, a: Attributes, split: str) -> Attributes:
     """The attributes as people ask for them who do not know what the world has."""
     a = dict(a)
-    extra = pick(rng, idea_words.EXTRA_COLOURS)
+    extra = pick(rng, vocabulary.EXTRA_COLOURS)
     match family:
         case "ball":
             a["colour"] = extra
         case "face":
             a["words"] = (_saying(rng, split),)
-            a["style"] = pick(rng, idea_words.COMMON_STYLES)
+            a["style"] = pick(rng, vocabulary.COMMON_STYLES)
             if rng.random() < 0.4:
                 a["clothes"] = extra
             if rng.random() < 0.4:
-                a["garment"] = pick(rng, idea_words.EXTRA_GARMENTS)
+                a["garment"] = pick(rng, vocabulary.EXTRA_GARMENTS)
         case _:
             a["body"] = extra if rng.random() < 0.4 else a["body"]
             a["notes"] = _wished_notes(rng) if split == "train" else a["notes"]
@@ -230,9 +231,9 @@ def _wished_notes(rng: np.random.Generator) -> tuple[str, ...]:
 def _saying(rng: np.random.Generator, split: str) -> str:
     """Words to say: a common phrase, or any words in a row, so that copying is learnt and no vocabulary."""
     if split == "heldout":
-        return pick(rng, idea_words.SAYINGS_HELD_OUT)
+        return pick(rng, vocabulary.SAYINGS_HELD_OUT)
     if rng.random() < 0.4:
-        return pick(rng, idea_words.SAYINGS)
+        return pick(rng, vocabulary.SAYINGS)
     words = [syllables(rng) if rng.random() < 0.6 else pick(rng, sorted(_known_words())) for _ in range(3)]
     return " ".join(words[: int(rng.integers(1, 4))])
 
@@ -240,6 +241,10 @@ def _saying(rng: np.random.Generator, split: str) -> str:
 @lru_cache(maxsize=1)
 def _known_words() -> frozenset[str]:
     """Every word of the templates: a slip of the finger must not turn one into another."""
-    modules = (idea_ball, idea_face, idea_piano, idea_words)
-    values = [value for module in modules for name, value in vars(module).items() if name.isupper()]
+    values = [
+        value
+        for module in (ball, face, piano, vocabulary)
+        for name, value in vars(module).items()
+        if name.isupper() and "HELD_OUT" not in name
+    ]
     return frozenset(re.findall(r"[a-z]{2,}", f"{values} {WORDS}"))

@@ -4,7 +4,8 @@ import re
 
 from pocket import phrases
 from pocket.captions import CaptionParts
-from pocket.draft import Fixed
+from pocket.enhancer.draft import Fixed
+from pocket.enhancer.ideas import OUTSIDE, Idea
 
 COLOURED_BALL = re.compile(
     r"(\w+) (?:(rubber|wooden|metal|glass) ball|ball (?:of|made of) (rubber|wood|metal|glass))\b"
@@ -13,6 +14,22 @@ PEOPLE = re.compile(r"\b(man|woman|child)\b")
 NOTES = re.compile(r"\b[A-G]\b(?:(?:, | |-| and )[A-G]\b)*")
 PLACEHOLDER = re.compile(r"<Q\d+>")
 QUOTED = re.compile(r'"([^"\n]*)"')
+
+
+def facts_kept(idea: Idea, answer: str) -> dict[str, bool]:
+    """Each thing that the idea fixes, and whether the answer, its placeholders in it, states it."""
+    if idea.family == OUTSIDE:
+        return {"handed back": not answer}
+    wanted = wanted_facts(idea.fixed, idea.words)
+    parts = split_prompt(answer, bool(idea.quotes or idea.words))
+    if parts is None:
+        return {**dict.fromkeys(wanted, False), "structure": False}
+    stated = {name: states(parts, idea.family, name, value) for name, value in wanted.items()}
+    stated["quotes"] = keeps_quotes(answer, len(idea.quotes))
+    stated["coherent"] = agrees_with_itself(parts, idea.family)
+    if idea.adjective:
+        stated["adjective"] = idea.adjective in parts.first_frame
+    return stated
 
 
 def split_prompt(prompt: str, has_dialogue: bool) -> CaptionParts | None:

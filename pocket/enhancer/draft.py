@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pocket.clip import Attributes
-from pocket.hand import expand, keep, pick
+from pocket.enhancer.hand import expand, keep, pick
 
 Fixed = dict[str, str | int | bool | tuple[str, ...]]
 

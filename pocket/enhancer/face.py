@@ -2,9 +2,9 @@
 
 import re
 
-from pocket.draft import Draft, with_article
-from pocket.hand import expand, keep, listed
-from pocket.idea_words import COMMON_STYLES
+from pocket.enhancer.draft import Draft, with_article
+from pocket.enhancer.hand import expand, keep, listed
+from pocket.enhancer.vocabulary import COMMON_STYLES
 
 FACE = (
     "{person} {says}{manner}(:|,|) {quote}",
