@@ -106,13 +106,7 @@ def _without(text: str, masked: str, invented: tuple[Quote, ...], quote: Quote) 
 
 def unrelated(text: str, brief: Brief) -> Iterator[Violation]:
     asked = content_words(brief.taken.text)
-    plan = PromptPlan.parse(text)
-    spoken = " ".join(line.text for line in plan.dialogue)
-    if (
-        len(asked) >= 4
-        and language_of(brief.taken.text) == "English"
-        and not asked & content_words(f"{plan.first_frame} {plan.progression} {spoken}")
-    ):
+    if len(asked) >= 4 and language_of(brief.taken.text) == "English" and not asked & content_words(text):
         yield Violation(
             "unrelated", "error", "has nothing in common with the idea; describe the idea's own scene"
         )

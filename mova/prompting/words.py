@@ -84,21 +84,15 @@ def content_words(text: str) -> set[str]:
     return {re.sub(r"(?:ing|ed|es|s)$", "", word) for word in words if len(word) > 3 and word not in COMMON}
 
 
-COMMON = frozenset(" ".join(FUNCTION_WORDS.values()).split()) | frozenset(
-    [
-        "that",
-        "this",
-        "then",
-        "there",
-        "they",
-        "them",
-        "their",
-        "into",
-        "some",
-        "very",
-        "have",
-        "will",
-        "says",
-        "said",
-    ]
+REQUESTS = (
+    "please could would want like make show give create generate animate video clip scene movie film idea"
+)
+COMMON = frozenset(
+    word
+    for words in (
+        *FUNCTION_WORDS.values(),
+        REQUESTS,
+        "that this then there they them their into some very have will says said",
+    )
+    for word in words.split()
 )

@@ -29,6 +29,13 @@ FACE = (
     "(the words|words|line|speech|dialogue)(:|) {quote}( by| from| -) {person}",
     "{person} {says} {quote} and (says|then|then says|adds) {more_quote}",
     "{person}: {quote} {more_quote}",
+    "{person}. (he|she|the person) {says}(:|,|) {quote}",
+    "(there is|here is|this is) {person}. (he|she|and) {says}(:|,|) {quote}",
+    "{person} {says} the (word|words|phrase|line|sentence)(:|) {quote}{voice}",
+    "{person} (opens|opening) (his|her|the) mouth and {says}(:|) {quote}",
+    "{person} (greets|greeting) (us|you|everyone|the viewer)(:|,| with) {quote}",
+    "{quote} (is said|said|spoken) by {person}",
+    "i want {person} to say(:|) {quote}",
     "{person} {says} {quote}. (he|she|then|after that|and) (says|adds|) {more_quote}",
 )
 FACE_HELD_OUT = (
@@ -47,6 +54,8 @@ UNQUOTED = (
     "(make|let|have) {person} say {words}",
     "say(:|) {words}{nobody}",
     "{person} who says {words}",
+    "{person} {says} the (word|words|phrase) {words}",
+    "i want {person} to say(:|) {words}",
     "{person} (smiles and says|smiling and saying){smile} {words}",
     "{person} looking at the camera(,|) saying {words}",
 )
@@ -76,6 +85,7 @@ PERSON_ADJECTIVES = listed(
 )
 SAYS = ("says", "says", "says", "says", "say", "said", "is saying", "tells us", "speaks", "goes")
 OWN_VERBS = ("asks", "shouts", "whispers", "calls", "yells", "exclaims", "replies", "answers", "announces")
+MANNERS = listed("loudly|softly|quietly|happily|sadly|gently|proudly|cheerfully|again|politely")
 HAIR_WORDS = {
     "short": "short {} hair",
     "swept": "{} hair",
@@ -138,9 +148,9 @@ def write_face(draft: Draft) -> str:
 
 
 def _says(draft: Draft) -> str:
-    if draft.verb or not draft.chance(0.15):
+    if draft.verb or not draft.chance(0.2):
         return draft.pick(SAYS)
-    draft.verb = draft.pick(OWN_VERBS)
+    draft.verb = draft.pick(OWN_VERBS) if draft.chance(0.7) else f"says {draft.pick(MANNERS)}"
     return draft.verb
 
 

@@ -6,6 +6,7 @@ outside the world has an empty target: whoever asked then writes without this mo
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -29,6 +30,7 @@ from pocket.speech import PEOPLE, WORDS
 
 OUTSIDE = "outside"
 OUTSIDE_SHARE, CHINESE_SHARE, FRAME_SHARE = 0.2, 0.04, 0.16
+SAYING_SHARE = 0.7  # of the words that people speak; the others are those of the word bank
 WISH_SHARE = 0.25  # of the scenes that have what the world has not: its colours, counts, garments, lengths
 QUOTE_MARKS = ('""', '""', "“”", "«»", "「」")
 STILL = "without moving"  # words that make a video model freeze its picture
@@ -73,6 +75,8 @@ def draw_idea(seed: int, split: str = "train") -> Idea:
 
 def draw_inside(rng: np.random.Generator, family: str, split: str = "train") -> Idea:
     attributes = sketch(rng, family, split)
+    if family == "face" and rng.random() < SAYING_SHARE:
+        attributes["words"] = (_saying(rng, split),)
     if rng.random() < (WISH_SHARE if split == "train" else 2 * WISH_SHARE):
         attributes = _wish(rng, family, attributes, split)
     return write_idea(rng, family, attributes, split == "heldout")
@@ -98,7 +102,7 @@ def write_idea(rng: np.random.Generator, family: str, attributes: Attributes, he
             frames = vocabulary.FRAMES_HELD_OUT if held_out else vocabulary.FRAMES
             text = expand(rng, pick(rng, frames), {"idea": lambda: text})
     quotes = _quotes(draft, held_out)
-    typed = type_out(rng, text, _known_words())
+    typed = type_out(rng, text, frozenset(_known_words()))
     target = write_target(draft, family)
     return Idea(typed, target, family, draft.fixed, quotes, draft.words, draft.adjective)
 
@@ -202,19 +206,24 @@ def _chinese(draft: Draft, family: str) -> str:
 def _wish(rng: np.random.Generator, family: str, a: Attributes, split: str) -> Attributes:
     """The attributes as people ask for them who do not know what the world has."""
     a = dict(a)
-    extra = pick(rng, vocabulary.EXTRA_COLOURS)
+    colours = vocabulary.EXTRA_COLOURS if split == "train" else vocabulary.EXTRA_COLOURS_HELD_OUT
+
+    def extra(share: float, name: str, options: Sequence[str]) -> None:
+        if rng.random() < share:
+            a[name] = pick(rng, options)
+
+    extra(0.3, "wall", colours)
     match family:
         case "ball":
-            a["colour"] = extra
+            extra(0.8, "colour", colours)
         case "face":
-            a["words"] = (_saying(rng, split),)
             a["style"] = pick(rng, vocabulary.COMMON_STYLES)
-            if rng.random() < 0.4:
-                a["clothes"] = extra
-            if rng.random() < 0.4:
-                a["garment"] = pick(rng, vocabulary.EXTRA_GARMENTS)
+            extra(0.3, "hair", colours)
+            extra(0.4, "clothes", colours)
+            extra(0.4, "garment", vocabulary.EXTRA_GARMENTS)
         case _:
-            a["body"] = extra if rng.random() < 0.4 else a["body"]
+            extra(0.4, "body", colours)
+            extra(0.3, "light", colours)
             a["notes"] = _wished_notes(rng) if split == "train" else a["notes"]
             a["tune"] = tune_name(a["notes"])
     return a
@@ -232,14 +241,19 @@ def _saying(rng: np.random.Generator, split: str) -> str:
     """Words to say: a common phrase, or any words in a row, so that copying is learnt and no vocabulary."""
     if split == "heldout":
         return pick(rng, vocabulary.SAYINGS_HELD_OUT)
-    if rng.random() < 0.4:
+    if rng.random() < 0.35:
         return pick(rng, vocabulary.SAYINGS)
-    words = [syllables(rng) if rng.random() < 0.6 else pick(rng, sorted(_known_words())) for _ in range(3)]
-    return " ".join(words[: int(rng.integers(1, 4))])
+    count = int(rng.integers(1, 8)) if rng.random() < 0.4 else int(rng.integers(1, 4))
+    words = [syllables(rng) if rng.random() < 0.5 else pick(rng, _known_words()) for _ in range(count)]
+    if rng.random() < 0.2:
+        words[0] = words[0].capitalize()
+    if count > 2 and rng.random() < 0.2:
+        words[0] += ","
+    return " ".join(words) + pick(rng, ("", "", "", "", "!", "?", "."))
 
 
 @lru_cache(maxsize=1)
-def _known_words() -> frozenset[str]:
+def _known_words() -> tuple[str, ...]:
     """Every word of the templates: a slip of the finger must not turn one into another."""
     values = [
         value
@@ -247,4 +261,4 @@ def _known_words() -> frozenset[str]:
         for name, value in vars(module).items()
         if name.isupper() and "HELD_OUT" not in name
     ]
-    return frozenset(re.findall(r"[a-z]{2,}", f"{values} {WORDS}"))
+    return tuple(sorted(set(re.findall(r"[a-z]{2,}", f"{values} {WORDS}"))))

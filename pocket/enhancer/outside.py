@@ -10,10 +10,14 @@ from pocket.enhancer.vocabulary import (
     DEEDS,
     DEEDS_HELD_OUT,
     KNOWN,
+    LOOKS,
+    LOOKS_HELD_OUT,
     NOUNS,
     NOUNS_HELD_OUT,
     PLACES,
     PLACES_HELD_OUT,
+    STUFFS,
+    STUFFS_HELD_OUT,
 )
 
 PURE = (
@@ -26,6 +30,9 @@ PURE = (
     "{noun}",
     "{colour} {noun}",
     "two {noun}s {place}",
+    "(a |the |)({colour} |){stuff} (ball|sphere|ball|orb)( falls| drops| bounces| falls down|)",
+    "(a |the |)({colour} |)(ball|sphere) (made of|of) {stuff}( falls| drops| bounces|)",
+    "(drop|throw|make) a ({colour} |){stuff} ball( bounce| fall|)",
     "{noun}s (fighting|flying|running|swimming|dancing|playing)( {place}|)",
     "(a |the |){noun} falls( {place}|)",
     "(a |the |){colour} {noun} (falls|drops|bounces)( on the floor|)",
@@ -47,6 +54,8 @@ NEAR = (
     "(a |the |){known} {place}",
     "(a |the |){known} (and|with|near|on|under|behind|inside|next to) (a|the) {noun}",
     "(a |the |){noun} (and|with|near|on|under|behind|holding|next to) (a|the) {known}",
+    "(a |the |){look} {known}( falls| says {quote}|)",
+    "(a |the |)({colour} |)ball bounces (eight|nine|ten|twelve|20|100|a hundred|fifty|8|9|10) times",
     "(two|three|many|several|five|some) {known}s( fall| falling| bounce| talking| collide|)",
     "(a |the |){known} {deed} and says {quote}",
     "(a |the |){known} {deed} while saying {quote}",
@@ -129,7 +138,7 @@ def _slots(rng: np.random.Generator, near: str, held_out: bool) -> dict:
 
     def long() -> str:
         parts = [
-            expand(rng, pick(rng, PURE), _slots(rng, near, held_out)) for _ in range(int(rng.integers(3, 8)))
+            expand(rng, pick(rng, PURE), _slots(rng, near, held_out)) for _ in range(int(rng.integers(3, 24)))
         ]
         return re.sub(r"<Q\d>", "words", pick(rng, (". ", ", ", " and ")).join(parts))
 
@@ -139,6 +148,8 @@ def _slots(rng: np.random.Generator, near: str, held_out: bool) -> dict:
         "place": lambda: pick(rng, PLACES_HELD_OUT if held_out else PLACES),
         "known": lambda: pick(rng, KNOWN),
         "colour": lambda: pick(rng, COLOURS),
+        "stuff": lambda: pick(rng, STUFFS_HELD_OUT if held_out else STUFFS),
+        "look": lambda: pick(rng, LOOKS_HELD_OUT if held_out else LOOKS),
         "quote": lambda: keep(f"<Q{next(quotes)}>"),
         "notes": notes,
         "near": lambda: near,

@@ -23,6 +23,10 @@ PIANO = (
     "(make|let) {piano} play(:|) {notes}{tail}",
     "{piano}, {wall} (wall|background)(,| plays|:) {notes}",
     "play {notes} on {piano}{tail}",
+    "{piano} (performs|sounds|gives us|sounding) {notes}{tail}",
+    "(a |)(little |short |simple |)(melody|tune|song)(:|) {notes}(,|) (on|played on) {piano}",
+    "(there is|here is|this is) {piano}. it plays {notes}{tail}",
+    "i want {piano} to play {notes}{tail}",
     "{piano} (that|which) plays {notes}{tail}",
     "(a |)(melody|tune|song) (of|with|from)( the|)( notes|) {notes}{tail}",
 )

@@ -137,9 +137,7 @@ def train_enhancer(
     parameters = training.model.num_parameters()
     logger.info("%.2f M parameters on %s, from step %d", parameters / 1e6, device, training.step)
     batches = DataLoader(
-        IdeaBatches(
-            out / "tokenizer.json", recipe, training.step
-        ),  # no pool twice: one is several steps
+        IdeaBatches(out / "tokenizer.json", recipe, training.step),  # no pool twice: one is several steps
         batch_size=None,
         num_workers=workers,
         collate_fn=as_it_is,

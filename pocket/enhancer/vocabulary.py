@@ -7,8 +7,9 @@ from pocket.enhancer.hand import listed
 
 EXTRA_COLOURS = listed(
     "pink|black|white|grey|brown|turquoise|silver|golden|violet|beige|cyan|magenta|navy|crimson|maroon|"
-    "teal|lilac|bronze"
+    "teal|lilac|bronze|gray|gold|coral|rose|ruby|salmon|tan|charcoal|mint|peach|cream|lavender|copper"
 )
+EXTRA_COLOURS_HELD_OUT = ("scarlet", "khaki", "mustard", "burgundy", "lime", "sepia")
 THING_ADJECTIVES = listed(
     "big|small|little|tiny|large|shiny|round|heavy|huge|cute|smooth|pretty|simple|nice|old|new|bright|"
     "colourful|perfect|plain|single"
@@ -79,6 +80,16 @@ SAYINGS_HELD_OUT = listed(
 )
 
 # What the world has not.
+STUFFS = listed(
+    "plastic|leather|stone|paper|cotton|clay|wool|ice|foam|cardboard|concrete|silk|chocolate|diamond|"
+    "ceramic|porcelain|jelly|lava|snow|water|velvet|fire|brick|sand|rope|cheese|bread"
+)
+STUFFS_HELD_OUT = ("bamboo", "granite", "wax", "felt", "plasma")
+LOOKS = listed(
+    "burning|frozen|fluffy|spotted|broken|flying|invisible|furry|square|flat|rusty|checkered|melting|"
+    "glowing|hairy|spiky|hollow|dancing|talking|wet|dirty|exploding|inflatable|haunted"
+)
+LOOKS_HELD_OUT = ("feathery", "cracked", "mossy", "floating", "tiger-striped")
 NOUNS = listed(
     "dragon|cat|dog|horse|bird|fish|tiger|lion|elephant|bear|rabbit|fox|wolf|cow|sheep|pig|duck|"
     "chicken|monkey|snake|frog|butterfly|bee|spider|shark|whale|dolphin|penguin|owl|eagle|mouse|"

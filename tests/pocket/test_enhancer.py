@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from pocket.muon import orthogonalize
 from safetensors import safe_open
 
 from mova.prompting.enhancer import Enhancer as ProductEnhancer
@@ -12,10 +13,9 @@ from mova.prompting.local import pocket_writer
 from mova.prompting.plan import PromptPlan
 from pocket.__main__ import ENHANCER, main
 from pocket.enhancer.check import Enhancer, Verdict, read_typed, summary
+from pocket.enhancer.ideas import OUTSIDE, Idea, draw_idea
 from pocket.enhancer.tokens import MAX_CHARACTERS, encode, make_tokenizer
 from pocket.enhancer.train import EnhancerRecipe, train_enhancer
-from pocket.enhancer.ideas import OUTSIDE, Idea, draw_idea
-from pocket.muon import orthogonalize
 from pocket.enhancer.typed import TypedIdea
 
 KEPT = (

@@ -11,15 +11,14 @@ from mova.prompting.brief import Brief
 from mova.prompting.plan import PromptPlan
 from mova.prompting.quotes import put_back, take_out
 from pocket.ball import HELD_OUT_BALLS
-from pocket.enhancer.facts import agrees_with_itself, keeps_quotes, split_prompt, states, wanted_facts
 from pocket.clip import SPLITS
-from pocket.face import pair_is_held_out
+from pocket.enhancer.facts import agrees_with_itself, keeps_quotes, split_prompt, states, wanted_facts
 from pocket.enhancer.hand import expand, syllables, type_out
-from pocket.enhancer.vocabulary import CHINESE_WORDS
 from pocket.enhancer.ideas import OUTSIDE, Idea, draw_idea, write_idea
-from pocket.melody import melody_is_held_out, tune_name
-from pocket.enhancer.vocabulary import NOUNS_HELD_OUT
 from pocket.enhancer.sketch import fill_in, sketch
+from pocket.enhancer.vocabulary import CHINESE_WORDS, NOUNS_HELD_OUT
+from pocket.face import pair_is_held_out
+from pocket.melody import melody_is_held_out, tune_name
 from pocket.world import make_scene
 
 
