@@ -117,6 +117,7 @@ def _train_enhancer(arguments: argparse.Namespace) -> None:
 def _evaluate_enhancer(arguments: argparse.Namespace) -> None:
     from pocket.enhancer.check import evaluate_enhancer
 
+    logging.getLogger("mova").setLevel(logging.WARNING)
     share = evaluate_enhancer(arguments.folder, arguments.count, arguments.faults)
     logger.info("%.1f%% of held-out ideas of the world pass", 100 * share)
 

@@ -106,7 +106,9 @@ def _without(text: str, masked: str, invented: tuple[Quote, ...], quote: Quote) 
 
 def unrelated(text: str, brief: Brief) -> Iterator[Violation]:
     asked = content_words(brief.taken.text)
-    if len(asked) >= 4 and language_of(brief.taken.text) == "English" and not asked & content_words(text):
+    plan = PromptPlan.parse(text)
+    told = f"{plan.first_frame} {plan.progression} {' '.join(line.text for line in plan.dialogue)}"
+    if len(asked) >= 4 and language_of(brief.taken.text) == "English" and not asked & content_words(told):
         yield Violation(
             "unrelated", "error", "has nothing in common with the idea; describe the idea's own scene"
         )

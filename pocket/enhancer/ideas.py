@@ -88,8 +88,9 @@ def draw_outside(rng: np.random.Generator, held_out: bool = False) -> Idea:
     while near is None or near.words:  # what follows bare words would be words too
         near = draw_inside(rng, FAMILIES[int(rng.integers(3))], "heldout" if held_out else "train")
     draft = write_outside(rng, near.text.rstrip(".!"), held_out)
-    marks = tuple(keep_marks(rng, pick(rng, vocabulary.SAYINGS)) for _ in range(4))
-    return Idea(type_out(rng, draft, frozenset()), "", OUTSIDE, quotes=marks)
+    text = type_out(rng, draft, frozenset())
+    quotes = tuple(keep_marks(rng, pick(rng, vocabulary.SAYINGS)) for _ in range(text.count("<Q")))
+    return Idea(text, "", OUTSIDE, quotes=quotes)
 
 
 def write_idea(rng: np.random.Generator, family: str, attributes: Attributes, held_out: bool = False) -> Idea:
