@@ -1,0 +1,84 @@
+"""Rules on what an idea names outright: colours, materials, notes and bare spoken words are kept."""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+from mova.prompting.brief import Brief, Violation
+from mova.prompting.edits import prose_of
+from mova.prompting.templates import load_words
+from mova.prompting.words import CJK, content_words
+
+LISTS = ("colours", "materials")
+PLACE = re.compile(r"\b(?:floor|ground|wall|background|backdrop)\b|地|墙|背景")
+BACKDROP = re.compile(r"\b(?:\w+ ){1,2}(?:floor|ground|wall|background|backdrop)\b|\bwall is \w+")
+NOTE_GAP = r"(?:\s*(?:[,、–-]|\.{2,3})\s*|\s+)(?:(?:and|then)\s+)?"
+NOTES = re.compile(rf"(?<![\w'’])[A-G](?:{NOTE_GAP}[A-G])+(?![\w'’#♯♭])")
+PLAYED = re.compile(r"\b(?:notes?|keys?|pianos?|keyboard|melody|tune|plays?|playing)\b", re.IGNORECASE)
+FEW_NOTES = 3  # fewer are taken for notes only where something is played
+SAID = re.compile(r"\b(?:says?|saying)(?: the words?)?:? +([^<>:,.;!?\n]{1,60}?) *[.!?]*$", re.IGNORECASE)
+REPORTED = re.compile(r"(?:that|nothing|something|anything|it|to|how|what|why)\b", re.IGNORECASE)
+LAST = 120  # characters of an idea in which such words end it
+FEW_WORDS = 4  # more after a verb of speaking tell what is said rather than say it
+
+
+def named(text: str, brief: Brief) -> Iterator[Violation]:
+    for word in lost_names(text, brief):
+        yield _lost("named", word)
+
+
+def notes(text: str, brief: Brief) -> Iterator[Violation]:
+    idea = brief.taken.text
+    told = {_letters(match[0]) for match in NOTES.finditer(text)}
+    for match in NOTES.finditer(idea):
+        played = _letters(match[0])
+        if (len(played) >= FEW_NOTES or PLAYED.search(idea)) and played not in told:
+            yield Violation("notes", "error", f"the notes {match[0]} are missing; keep them in their order")
+
+
+def bare_words(text: str, brief: Brief) -> Iterator[Violation]:
+    """What someone says at the end of an idea without any quote marks, as in: girl says hello."""
+    said = SAID.search(brief.idea[-LAST:]) if not brief.quotes else None
+    if said is None or REPORTED.match(said[1]) or len(said[1].split()) > FEW_WORDS or CJK.search(said[1]):
+        return
+    words = content_words(said[1])
+    if not words <= content_words(text):
+        yield _lost("bare_words", said[1])
+
+
+def lost_names(text: str, brief: Brief) -> list[str]:
+    """The colours and materials of the idea that `text` lacks.
+
+    What is said of a backdrop that nobody asked for says nothing of the ball before it.
+    """
+    prose = prose_of(text)
+    if not PLACE.search(brief.prose):
+        prose = BACKDROP.sub(" ", prose)
+    groups = [group for group in _groups() if not any(_pattern(word).search(prose) for word in group)]
+    asked = (next((word for word in group if _pattern(word).search(brief.prose)), "") for group in groups)
+    return [word for word in asked if word]
+
+
+def colour_words() -> tuple[str, ...]:
+    """Every word for a colour, longest first."""
+    words = {word for group in _groups("colours") for word in group if word.isascii()}
+    return tuple(sorted(words, key=lambda word: (-len(word), word)))
+
+
+def _lost(rule: str, words: str) -> Violation:
+    return Violation(rule, "error", f'the idea says "{words}" and the prompt does not; keep it')
+
+
+@lru_cache
+def _groups(*names: str) -> tuple[tuple[str, ...], ...]:
+    lines = [line for name in names or LISTS for line in load_words(name)]
+    return tuple(tuple(word.strip() for word in line.split(",")) for line in lines)
+
+
+@lru_cache(maxsize=512)
+def _pattern(word: str) -> re.Pattern:
+    return re.compile(rf"\b{re.escape(word)}\b" if word.isascii() else re.escape(word))
+
+
+def _letters(run: str) -> str:
+    return "".join(re.findall("[A-G]", run))
