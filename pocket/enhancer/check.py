@@ -25,7 +25,7 @@ BARE = "face, words without quote marks"
 GROUPS = ("ball", "face", BARE, "piano", OUTSIDE)
 COLOURS = frozenset(("colour", "clothes", "hair", "body", "light", "wall"))
 SPOKEN = frozenset(("quotes", "words"))
-BY_MODEL = ("answer", "repaired")
+BY_MODEL = ("answer", "repaired", "asked again")
 
 
 @dataclass(frozen=True)
@@ -118,5 +118,7 @@ def _figures(name: str, verdicts: Sequence[Verdict]) -> str:
     judged = {title: [good for good in found if good is not None] for title, found in shares.items()}
     text = ", ".join(f"{title} {np.mean(found):.1%}" for title, found in judged.items() if found)
     rules = Counter(rule for verdict in verdicts for rule in verdict.broken_rules)
+    routes = Counter(verdict.result.route for verdict in verdicts)
+    taken = ", ".join(f"{route} {count / len(verdicts):.1%}" for route, count in routes.most_common())
     broken = "; ".join(f"{rule} broken {count}x" for rule, count in rules.most_common())
-    return f"{name}: {len(verdicts)} ideas, {text}{f' ({broken})' if broken else ''}"
+    return f"{name}: {len(verdicts)} ideas, {text}{f' ({broken})' if broken else ''}; {taken}"

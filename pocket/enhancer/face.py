@@ -5,6 +5,7 @@ import re
 from pocket.enhancer.draft import Draft, with_article
 from pocket.enhancer.hand import expand, keep, listed
 from pocket.enhancer.vocabulary import COMMON_STYLES
+from pocket.hair import HAIR_COLOURS
 
 FACE = (
     "{person} {says}{manner}(:|,|) {quote}",
@@ -29,21 +30,25 @@ FACE = (
     "(the words|words|line|speech|dialogue)(:|) {quote}( by| from| -) {person}",
     "{person} {says} {quote} and (says|then|then says|adds) {more_quote}",
     "{person}: {quote} {more_quote}",
-    "{person}. (he|she|the person) {says}(:|,|) {quote}",
-    "(there is|here is|this is) {person}. (he|she|and) {says}(:|,|) {quote}",
+    "{person}. {pronoun} {says}(:|,|) {quote}",
+    "(there is|here is|this is) {person}. {pronoun} {says}(:|,|) {quote}",
     "{person} {says} the (word|words|phrase|line|sentence)(:|) {quote}{voice}",
     "{person} (opens|opening) (his|her|the) mouth and {says}(:|) {quote}",
     "{person} (greets|greeting) (us|you|everyone|the viewer)(:|,| with) {quote}",
     "{quote} (is said|said|spoken) by {person}",
     "i want {person} to say(:|) {quote}",
-    "{person} {says} {quote}. (he|she|then|after that|and) (says|adds|) {more_quote}",
+    "{person} {says} {quote}. ({pronoun}|then|after that|and) (says|adds|) {more_quote}",
+    "{person} (with|and) (the|a) (phrase|line|speech|sentence|message|text)(:|) {quote}",
+    "{person}: the (word|words)(:|) {quote}",
+    "{wall} background(:|,) {person} {says} {quote}",
+    "(a |)(video|clip) of {person}, (the words|words|speech)(:|) {quote}",
 )
 FACE_HELD_OUT = (
     "{person}, saying {quote}",
     "{quote} - {person}",
     "(here|now) {person} {says}{manner}: {quote}",
     "{person} with the words {quote}",
-    "(there is|we see) {person} and (he|she) {says} {quote}",
+    "(there is|we see) {person} and {pronoun} {says} {quote}",
     "{wall} wall, {person}: {quote}",
 )
 UNQUOTED = (
@@ -142,6 +147,9 @@ def write_face(draft: Draft) -> str:
         "manner": lambda: _pace(draft) if draft.chance(0.12) else "",
         "voice": lambda: _voice(draft) if draft.chance(0.35) else "",
         "nobody": str,
+        "pronoun": lambda: draft.pick(
+            (PRONOUNS.get(str(draft.attributes["person"]), "the child"), "the person")
+        ),
         "smile": smile,
     }
     return expand(draft.rng, draft.pick(templates), slots)
@@ -180,7 +188,8 @@ def _person(draft: Draft) -> str:
         draft.adjective = draft.pick(PERSON_ADJECTIVES)
         before.append(draft.adjective)
     if a["style"] != "bald" and draft.chance(0.1):
-        before.append(draft.fix("hair") + draft.pick(("", "-haired", " haired")))
+        forms = ("", "-haired", " haired") if a["hair"] in HAIR_COLOURS else ("-haired", " haired")
+        before.append(draft.fix("hair") + draft.pick(forms))
     elif draft.chance(0.17):
         hair = draft.expand(HAIR_WORDS[str(a["style"])].replace("{}", draft.fix("hair")))
         after.append(f"with {hair}")

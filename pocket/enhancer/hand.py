@@ -9,6 +9,8 @@ OPEN, CLOSE = "\ue000", "\ue001"  # around what a slip must not touch
 GROUP = re.compile(r"\(([^()]*)\)")
 SLOT = re.compile(r"\{(\w+)\}")
 PIECE = re.compile(f"{OPEN}[^{CLOSE}]*{CLOSE}|[a-z]{{4,}}")
+ONSETS = (*"bcdfghjklmnprstvwz" * 2, *re.findall("..", "blchdrflghgrklphshspstthtr"))
+CODAS = ("",) * 12 + tuple("lmnrst")
 KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 SLIP_SHARE, SECOND_SLIP = 0.16, 0.25
 
@@ -26,7 +28,8 @@ def pick(rng: np.random.Generator, options: Sequence[str]) -> str:
 
 def syllables(rng: np.random.Generator) -> str:
     """A word that means nothing."""
-    parts = [pick(rng, "bcdfghjklmnprstvwz") + pick(rng, "aeiouy") for _ in range(int(rng.integers(1, 5)))]
+    count = int(rng.integers(1, 5))
+    parts = [pick(rng, ONSETS) + pick(rng, "aeiouy") + pick(rng, CODAS) for _ in range(count)]
     word = "".join(parts) + pick(rng, ("", "", "n", "s", "r", "t", "ck", "ng"))
     return word.capitalize() if rng.random() < 0.2 else word
 

@@ -31,7 +31,7 @@ from pocket.speech import PEOPLE, WORDS
 OUTSIDE = "outside"
 OUTSIDE_SHARE, CHINESE_SHARE, FRAME_SHARE = 0.2, 0.04, 0.16
 SAYING_SHARE = 0.7  # of the words that people speak; the others are those of the word bank
-WISH_SHARE = 0.25  # of the scenes that have what the world has not: its colours, counts, garments, lengths
+WISH_SHARE = 0.3  # of the scenes that have what the world has not: its colours, counts, garments, lengths
 QUOTE_MARKS = ('""', '""', "“”", "«»", "「」")
 STILL = "without moving"  # words that make a video model freeze its picture
 LINE_STARTS = ("Then the {person} says, ", "The {person} adds, ", "The {person} says: ")
@@ -65,7 +65,7 @@ class Idea:
 def draw_idea(seed: int, split: str = "train") -> Idea:
     """An idea of the world or outside it.
 
-    "heldout" draws templates, words, things and pairs of attributes that "train" never has.
+    "heldout" draws templates, words, things, colours and melodies that "train" never has.
     """
     rng = np.random.default_rng((seed, 7, split == "heldout"))
     if rng.random() < OUTSIDE_SHARE:
@@ -77,7 +77,7 @@ def draw_inside(rng: np.random.Generator, family: str, split: str = "train") -> 
     attributes = sketch(rng, family, split)
     if family == "face" and rng.random() < SAYING_SHARE:
         attributes["words"] = (_saying(rng, split),)
-    if rng.random() < (WISH_SHARE if split == "train" else 2 * WISH_SHARE):
+    if rng.random() < WISH_SHARE:
         attributes = _wish(rng, family, attributes, split)
     return write_idea(rng, family, attributes, split == "heldout")
 
@@ -207,7 +207,9 @@ def _chinese(draft: Draft, family: str) -> str:
 def _wish(rng: np.random.Generator, family: str, a: Attributes, split: str) -> Attributes:
     """The attributes as people ask for them who do not know what the world has."""
     a = dict(a)
-    colours = vocabulary.EXTRA_COLOURS if split == "train" else vocabulary.EXTRA_COLOURS_HELD_OUT
+    colours = vocabulary.EXTRA_COLOURS_HELD_OUT
+    if split == "train":  # its own among them: the world has no red wall and no orange piano
+        colours = tuple(BALL_COLOURS) if rng.random() < 0.3 else vocabulary.EXTRA_COLOURS
 
     def extra(share: float, name: str, options: Sequence[str]) -> None:
         if rng.random() < share:

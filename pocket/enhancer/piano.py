@@ -29,6 +29,10 @@ PIANO = (
     "i want {piano} to play {notes}{tail}",
     "{piano} (that|which) plays {notes}{tail}",
     "(a |)(melody|tune|song) (of|with|from)( the|)( notes|) {notes}{tail}",
+    "(keys|lights) in {light}(:|,) {piano} (plays|playing) {notes}",
+    "{light} (lights|light|glow) and {piano}(:|,) {notes}",
+    "(the |)keys (are|turn) {light}(,| and) {piano} plays {notes}",
+    "{light} (lit |glowing |)keys on {piano}(:|,) {notes}",
 )
 PIANO_HELD_OUT = (
     "{notes}, played by {piano}",
@@ -43,6 +47,7 @@ TITLED = (
     "(play|hear|the song|the tune|the melody of|song:) {title}{tail}",
     "{title}",
     "{piano}(:|,) {title}{tail}",
+    "{title} (slowly|) (on|from) {piano}",
 )
 NOTELESS = (
     "{piano}",

@@ -6,8 +6,8 @@ colour of what stands before them, as many bounces as the material has, a known 
 
 import numpy as np
 
-from pocket.ball import DIRECTIONS, choose_ball
-from pocket.ball_look import BALL_COLOURS
+from pocket.ball import DIRECTIONS
+from pocket.ball_look import BALL_COLOURS, MATERIALS
 from pocket.clip import Attributes, Events, Impact, Note, Scene
 from pocket.face import choose_words
 from pocket.melody import KEYS, TUNES, choose_melody, tune_name
@@ -71,11 +71,11 @@ def _face(rng: np.random.Generator, split: str) -> Attributes:
     }
 
 
-def _ball(rng: np.random.Generator, split: str) -> Attributes:
-    colour, material = choose_ball(rng, split)
+def _ball(rng: np.random.Generator, split: str) -> Attributes:  # noqa: ARG001 - sketches share one signature
+    """A ball of any colour and material: the pairs that clips hold out are ordinary words in ideas."""
     return {
-        "colour": colour,
-        "material": material,
+        "colour": _one_of(rng, BALL_COLOURS),
+        "material": MATERIALS[int(rng.integers(len(MATERIALS)))],
         "direction": DIRECTIONS[int(rng.integers(3))],
         "start": ("dropped", "tossed")[int(rng.integers(2))],
         "bounces": int(rng.integers(1, 8)),

@@ -7,7 +7,12 @@ from pocket.enhancer.hand import listed
 
 EXTRA_COLOURS = listed(
     "pink|black|white|grey|brown|turquoise|silver|golden|violet|beige|cyan|magenta|navy|crimson|maroon|"
-    "teal|lilac|bronze|gray|gold|coral|rose|ruby|salmon|tan|charcoal|mint|peach|cream|lavender|copper"
+    "teal|lilac|bronze|gray|gold|coral|rose|ruby|salmon|tan|charcoal|mint|peach|cream|lavender|copper|"
+    "amber|aquamarine|auburn|azure|cobalt|cherry|chestnut|emerald|fuchsia|ginger|indigo|ivory|jade|lemon|"
+    "mauve|mahogany|ochre|olive|periwinkle|plum|raspberry|russet|rust|saffron|sapphire|tangerine|taupe|"
+    "ultramarine|vermilion|apricot|avocado|blueberry|caramel|cinnamon|claret|cocoa|cranberry|ebony|fawn|"
+    "flamingo|grape|honey|mango|melon|moss|orchid|papaya|pearl|petrol|pistachio|tomato|umber|"
+    "wheat|wine|topaz|garnet|cerise|puce|ecru|buff|carmine|celadon"
 )
 EXTRA_COLOURS_HELD_OUT = ("scarlet", "khaki", "mustard", "burgundy", "lime", "sepia")
 THING_ADJECTIVES = listed(
@@ -34,6 +39,7 @@ FRAMES = (
     "(idea|scene|prompt|video|shot|request): {idea}",
     "{idea}(,| -|) (please|with sound|with audio|no subtitles|without subtitles|thanks|simple|cartoon style)",
     "(just|only|simply|now|so,|ok,|hey,|hi,) {idea}",
+    "{idea} (as a clip|as an animation|in a short clip|for me|cheers|if you can)",
 )
 FRAMES_HELD_OUT = (
     "(could i get|may i have) a (clip|video) of {idea}",

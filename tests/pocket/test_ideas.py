@@ -10,13 +10,12 @@ import pytest
 from mova.prompting.brief import Brief
 from mova.prompting.plan import PromptPlan
 from mova.prompting.quotes import put_back, take_out
-from pocket.ball import HELD_OUT_BALLS
 from pocket.clip import SPLITS
 from pocket.enhancer.facts import agrees_with_itself, keeps_quotes, split_prompt, states, wanted_facts
 from pocket.enhancer.hand import expand, syllables, type_out
 from pocket.enhancer.ideas import OUTSIDE, Idea, draw_idea, write_idea
 from pocket.enhancer.sketch import fill_in, sketch
-from pocket.enhancer.vocabulary import CHINESE_WORDS, NOUNS_HELD_OUT
+from pocket.enhancer.vocabulary import CHINESE_WORDS, EXTRA_COLOURS_HELD_OUT, NOUNS_HELD_OUT
 from pocket.face import pair_is_held_out
 from pocket.melody import melody_is_held_out, tune_name
 from pocket.world import make_scene
@@ -97,11 +96,11 @@ def test_ideas_outside_the_world_have_no_prompt(ideas):
 
 def test_training_never_shows_what_is_held_out():
     for idea in draw("train", 3000):
-        assert (idea.fixed.get("colour"), idea.fixed.get("material")) not in HELD_OUT_BALLS
         words = idea.words.split()
         if idea.family == "face" and set(words) <= {"hello", "goodbye", "yes", "no", "wow", "mama"}:
             assert not any(pair_is_held_out(a, b) for a, b in pairwise(words) if a != b)
         assert not set(NOUNS_HELD_OUT) & set(re.findall(r"\w+", idea.text.lower()))
+        assert not set(EXTRA_COLOURS_HELD_OUT) & {str(value) for value in idea.fixed.values()}
 
 
 def test_held_out_melodies_are_those_of_the_world(ideas):
