@@ -14,7 +14,6 @@ COUNTS = {
     7: "seven times",
 }
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"}
-NO_SUBTITLES = "This video has no subtitles."
 
 HAIR = {
     "short": "short {hair} hair",

@@ -2,6 +2,7 @@
 
 import re
 
+from mova.prompting.plan import NO_SUBTITLES
 from pocket import phrases
 from pocket.captions import CaptionParts
 from pocket.enhancer.draft import Fixed
@@ -35,7 +36,7 @@ def facts_kept(idea: Idea, answer: str) -> dict[str, bool]:
 def split_prompt(prompt: str, has_dialogue: bool) -> CaptionParts | None:
     """The parts of a full prompt, or None if it has others."""
     blocks = prompt.split("\n\n")
-    ending = f" {phrases.NO_SUBTITLES}"
+    ending = f" {NO_SUBTITLES}"
     if len(blocks) != 3 + has_dialogue or not blocks[-1].endswith(ending) or "\n\n\n" in prompt:
         return None
     dialogue = blocks[2] if has_dialogue else ""

@@ -33,6 +33,7 @@ OUTSIDE_SHARE, CHINESE_SHARE, FRAME_SHARE = 0.2, 0.04, 0.16
 SAYING_SHARE = 0.7  # of the words that people speak; the others are those of the word bank
 WISH_SHARE = 0.3  # of the scenes that have what the world has not: its colours, counts, garments, lengths
 QUOTE_MARKS = ('""', '""', "“”", "«»", "「」")
+QUOTED_MARK = re.compile(r'"(<Q\d+>)"')  # a plan quotes what is said; a mark stands for words with quotes
 STILL = "without moving"  # words that make a video model freeze its picture
 LINE_STARTS = ("Then the {person} says, ", "The {person} adds, ", "The {person} says: ")
 PHRASINGS, TRIES = 16, 3200
@@ -125,7 +126,8 @@ def write_target(draft: Draft, family: str) -> str:
         if family == "piano" and len(scene.attributes["notes"]) == 1:
             parts = _one_note(rng, scene, parts)
         first_frame = _with_adjective(draft, family, scene, parts.first_frame)
-        target = replace(parts, first_frame=first_frame).full(no_subtitles=True)
+        written = replace(parts, first_frame=first_frame).full(no_subtitles=True)
+        target = QUOTED_MARK.sub(r"\1", written)
         if all(word in target for word in draft.needed) and STILL not in target:
             return target
     raise ValueError(f"no caption of {scene.attributes} has all of {draft.needed}")
@@ -146,10 +148,10 @@ def _dialogue(rng: np.random.Generator, draft: Draft, scene: Scene, line: str) -
     lead = line.partition('"')[0]
     if draft.verb:
         lead = lead.replace(" says", f" {draft.verb}")
-    lines = [f'{lead}"{draft.words}"' if draft.words else f"{lead}<Q1>"]
+    lines = [f'{lead}"{draft.words}"' if draft.words else f'{lead}"<Q1>"']
     for index in range(1, draft.quotes):
         start = pick(rng, LINE_STARTS).format(**scene.attributes)
-        lines.append(f"{start}<Q{index + 1}>")
+        lines.append(f'{start}"<Q{index + 1}>"')
     return "\n".join(lines)
 
 

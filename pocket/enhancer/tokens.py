@@ -10,6 +10,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from mova.prompting.plan import NO_SUBTITLES
 from pocket import phrases
 from pocket.enhancer import vocabulary
 from pocket.enhancer.ideas import Idea, draw_idea
@@ -31,7 +32,7 @@ TEMPLATES = (
     *(phrases.PIANO_AUDIO, vocabulary.ONE_NOTE_PROGRESSION, vocabulary.ONE_NOTE_AUDIO, phrases.RAINBOW),
     *(*phrases.LOOK.values(), *phrases.START.values(), *phrases.DRIFT.values(), *phrases.IMPACT.values()),
     tuple(phrases.HAIR.values()),
-    (phrases.NO_SUBTITLES,),
+    (NO_SUBTITLES,),
 )
 
 
