@@ -63,6 +63,7 @@ def _add_enhancer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     evaluate.add_argument("--folder", type=Path, default=ENHANCER)
     evaluate.add_argument("--count", type=int, default=500, help="held-out ideas, a fifth outside the world")
     evaluate.add_argument("--faults", type=int, default=20, help="how many failures to show")
+    evaluate.add_argument("--no-typed", action="store_true", help="leave out the ideas written by hand")
     evaluate.set_defaults(run=_evaluate_enhancer)
 
 
@@ -118,7 +119,7 @@ def _evaluate_enhancer(arguments: argparse.Namespace) -> None:
     from pocket.enhancer.check import evaluate_enhancer
 
     logging.getLogger("mova").setLevel(logging.WARNING)
-    share = evaluate_enhancer(arguments.folder, arguments.count, arguments.faults)
+    share = evaluate_enhancer(arguments.folder, arguments.count, arguments.faults, not arguments.no_typed)
     logger.info("%.1f%% of held-out ideas of the world pass", 100 * share)
 
 

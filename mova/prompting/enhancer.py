@@ -38,9 +38,12 @@ TRUNCATED = (
     "the answer was cut off at {limit} tokens; allow it more tokens, or choose a model that thinks less "
     "before it writes"
 )
-HANDED_BACK = (
-    "the idea lies outside what this small model knows, so that the template wrote the prompt around your "
-    "words; for more, connect a server or choose a larger local model"
+HANDED_BACK = "the idea lies outside what this small model knows"
+UNSEEN = "this small model cannot see the first frame"
+NOT_KEPT = "this small model did not keep all of the idea ({reason})"
+TEMPLATE_WROTE = (
+    "{why}, so the template wrote the prompt around your words; for more, connect a server or choose a "
+    "larger local model"
 )
 
 
@@ -68,8 +71,8 @@ class EnhanceResult:
     """A prompt, how it was come by, and what is to be known about it.
 
     `added` are the spans of `text` that are not the idea's own words. `repairs` were made; `violations`
-    remain. `failure` says why a model's answer was not used, empty if it was. `notes` say what was done
-    without.
+    remain. `failure` says why a model's answer was not used, empty if it was, or if it is a small model's
+    that answers within its own world only: then a note says so. `notes` say what was done without.
     """
 
     text: str
@@ -183,6 +186,8 @@ class Enhancer:
         def draft(text: str) -> None:
             on_text(put_back(text, brief.taken))
 
+        if brief.has_image and not self.writer.follows_instructions:
+            return None, "", (TEMPLATE_WROTE.format(why=UNSEEN),), ""
         ask = self.ask(request, brief, cancelled)
         answer = self.cache.write(self.writer, ask, draft, cancelled)
         first = judge(answer, brief)
@@ -202,8 +207,9 @@ class Enhancer:
             if second.is_good and answer.is_complete:
                 return ("asked again", second.text, second), "", answer.notes, answer.model
             faults = faults_of(second, answer)
-        if not self.writer.follows_instructions and not answer.text.strip():
-            return None, HANDED_BACK, answer.notes, answer.model
+        if not self.writer.follows_instructions:
+            why = NOT_KEPT.format(reason=faults[0]) if answer.text.strip() else HANDED_BACK
+            return None, "", (*answer.notes, TEMPLATE_WROTE.format(why=why)), answer.model
         reason = "; ".join(faults[:3]) if answer.is_complete else TRUNCATED.format(limit=ask.max_tokens)
         return None, f"the model's answer could not be used: {reason}", answer.notes, answer.model
 

@@ -62,7 +62,8 @@ def language_of(text: str) -> str:
     name = max(counts, key=counts.__getitem__)
     if counts[name] * 3 > letters > 0:
         return "Japanese" if name == "Chinese" and counts["Japanese"] * 6 > counts["Chinese"] else name
-    words = [word.lower() for word in WORD.findall(text)]
+    # A capital by itself is a note or an initial, whatever it means as a word.
+    words = [word.lower() for word in WORD.findall(text) if len(word) > 1 or word.islower()]
     if len(words) < 8:
         return "English"
     shares = {name: sum(w in common.split() for w in words) for name, common in FUNCTION_WORDS.items()}

@@ -96,7 +96,10 @@ DIRECTION_WORDS = {
 FLOOR_WORDS = (
     ("(on|onto) (an|the) oak floor", ("oak",)),
     ("(on|onto) (a|the) (dark wooden|dark wood) floor", ("dark wood",)),
-    ("(on|onto) (a|the|) (wooden|wood) floor", ("oak", "dark wood")),
+    (
+        "(on|onto) (a|the|) (wooden|wood) floor",
+        ("dark wood", "oak"),
+    ),  # the first is a "dark wooden floor" in prompts
     ("(on|onto) (a |the |)(slate floor|slate)", ("slate",)),
     ("(on|onto) (a |the |)(white tiled floor|white tiles|tiled floor|tiles)", ("white tile",)),
     ("(on|onto) (a |the |)(terracotta floor|terracotta|terracotta tiles)", ("terracotta",)),

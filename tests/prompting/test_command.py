@@ -34,6 +34,17 @@ def test_the_template_needs_nothing():
     assert "no subtitles" not in run(IDEA, "--template", "--subtitles").stdout
 
 
+def test_the_small_model_writes_for_pocket_and_for_no_other():
+    done = run("red ball falls", "--for", "pocket", "--seed", "1")
+    assert done.returncode == 0
+    assert "red ball of rubber" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("answer by ")
+    beyond = run("a dragon flies", "--pocket")
+    assert beyond.returncode == 0
+    assert "note: the idea lies outside" in beyond.stderr
+    assert run("red ball falls", "--seed", "1").stderr.startswith("template, seed 1")
+
+
 def test_a_server_writes_candidates_as_json(scripted, tmp_path):
     image = tmp_path / "frame.png"
     Image.new("RGB", (64, 36), (200, 30, 30)).save(image)

@@ -30,6 +30,7 @@ KEPT = [
     ("red rubber ball on wooden floor", "A red rubber ball falls on an oak floor."),
     ("一个红色的球", "A red ball falls."),
     ("play C E G. A toy piano", "The keys C-E-G sink. A note floats up."),
+    ("用玩具钢琴弹C E G", "The keys C, E and G sink."),
     ("notes: D, then F", "The keys D and F sink."),
     ("Vitamin B and C on a table", "A bottle of tablets on a table."),
     ('girl says "spaghetti"', 'The girl says, "spaghetti"'),
@@ -130,11 +131,20 @@ def test_a_colour_that_a_small_model_does_not_know_is_asked_for_under_another_na
 def test_an_idea_that_a_small_model_hands_back_is_written_by_the_template():
     result = Enhancer(ForgetfulWriter()).enhance(EnhanceRequest("a dragon flies", seed=1))
     assert result.route == "template"
-    assert "outside what this small model knows" in result.failure
+    assert not result.failure
+    assert "outside what this small model knows, so the template wrote" in result.notes[0]
     assert "dragon flies" in result.text
+
+
+def test_a_small_model_that_sees_nothing_writes_for_no_picture():
+    writer = ForgetfulWriter()
+    result = Enhancer(writer).enhance(EnhanceRequest("red ball falls", first_frame="A red ball.", seed=1))
+    assert result.route == "template"
+    assert "cannot see the first frame" in result.notes[0]
+    assert writer.asked == []
 
 
 def test_what_a_small_model_cannot_be_told_otherwise_is_written_by_the_template():
     result = Enhancer(ForgetfulWriter()).enhance(EnhanceRequest("blue bamboo ball falls", seed=1))
     assert result.route == "template"
-    assert 'the idea says "bamboo"' in result.failure
+    assert 'did not keep all of the idea (the idea says "bamboo"' in result.notes[0]

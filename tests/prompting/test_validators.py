@@ -236,6 +236,7 @@ def test_words_are_counted_in_every_script():
     assert count_words("") == 0
     assert speech_seconds("字" * 9) == 2.0
     assert language_of("他在雨中") == "Chinese"
+    assert language_of("colourful keys, toy piano, E E A F F E E") == "English"
     assert language_of("A man walks down the street with a dog and smiles") == "English"
 
 
