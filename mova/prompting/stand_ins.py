@@ -1,7 +1,7 @@
 """Colours under other names: for a small model that loses a colour it was not trained on.
 
-As quotes are taken out and put back, so are colours: "scarlet ball, khaki wall" is asked for as "red ball,
-orange wall", and what comes back is told in the idea's own words.
+As quotes are taken out and put back, so are colours: "scarlet ball, khaki wall" is asked for as "green ball,
+pink wall", and what comes back is told in the idea's own words.
 """
 
 import re
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from mova.prompting.rules_named import colour_words
 
-# Colours that any model knows, and that stand alone in prose ("sky blue" and "mint green" are other colours).
+# Colours that any model knows.
 COMMON = ("green", "red", "purple")
 BEHIND = ("pink", "lavender")  # for what stands behind: models know few dark walls
+SHADES = ("mint", "pale", "dark", "light")  # before a colour they make another one
 PLACE = re.compile(r"\s+(?:wall|background|backdrop)\b", re.IGNORECASE)
 
 
@@ -47,18 +48,21 @@ class StandIns:
         return _replaced(idea, dict(self.pairs))
 
     def restore(self, text: str) -> str:
-        """`text` in the words of the idea, articles put right."""
-        return _replaced(text, {stand_in: word for word, stand_in in self.pairs})
+        """`text` in the words of the idea, articles put right; "mint green" is another colour and stays."""
+        return _replaced(
+            text, {stand_in: word for word, stand_in in self.pairs}, rf"(?<!{' )(?<!'.join(SHADES)} )"
+        )
 
 
-def _replaced(text: str, by: dict[str, str]) -> str:
+def _replaced(text: str, by: dict[str, str], before: str = "") -> str:
     def other(match: re.Match[str]) -> str:
         article, gap, word = match["article"] or "", match["gap"] or "", by[match["word"].lower()]
         if article.lower() in ("a", "an"):
             article = article[0] + "n" * (word[0] in "aeiou")
         return f"{article}{gap}{word}"
 
-    return _pattern(tuple(by), r"(?:\b(?P<article>[Aa]n?)(?P<gap> ))?").sub(other, text)
+    article = r"(?:\b(?P<article>[Aa]n?)(?P<gap> ))?"
+    return _pattern(tuple(by), article + before).sub(other, text)
 
 
 def _pattern(words: tuple[str, ...], before: str = "") -> re.Pattern[str]:

@@ -39,10 +39,14 @@ def test_the_small_model_writes_for_pocket_and_for_no_other():
     assert done.returncode == 0
     assert "red ball of rubber" in done.stdout
     assert done.stderr.splitlines()[-1].startswith("answer by ")
-    beyond = run("a dragon flies", "--pocket")
-    assert beyond.returncode == 0
-    assert "note: the idea lies outside" in beyond.stderr
     assert run("red ball falls", "--seed", "1").stderr.startswith("template, seed 1")
+
+
+def test_an_idea_beyond_the_small_model_is_no_failure(capsys):
+    assert main(["enhance", "a dragon flies", "--pocket"]) == 0
+    output = capsys.readouterr()
+    assert "a dragon flies" in output.out
+    assert "note: the idea lies outside" in output.err
 
 
 def test_a_server_writes_candidates_as_json(scripted, tmp_path):

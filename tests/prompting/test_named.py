@@ -81,9 +81,9 @@ def test_stand_ins_are_found_again_where_their_colours_were():
     idea = "An indigo ball, a khaki wall"
     stand_ins = StandIns.of(idea, "", ["indigo", "khaki"])
     assert stand_ins.put(idea) == "A green ball, a pink wall"
-    told = "A green ball of glass before a pink wall; the green ball falls. Greenish light."
+    told = "A green ball of glass before a pink wall; the green ball falls. Greenish light, mint green."
     assert stand_ins.restore(told) == (
-        "An indigo ball of glass before a khaki wall; the indigo ball falls. Greenish light."
+        "An indigo ball of glass before a khaki wall; the indigo ball falls. Greenish light, mint green."
     )
 
 
