@@ -51,18 +51,22 @@ def lost_names(text: str, brief: Brief) -> list[str]:
 
     What is said of a backdrop that nobody asked for says nothing of the ball before it.
     """
+    asked: dict[tuple[str, ...], str] = {}
+    for match in _any_name().finditer(brief.prose):
+        asked.setdefault(_group_of()[match[0]], match[0])
+    if not asked:
+        return []
     prose = prose_of(text)
     if not PLACE.search(brief.prose):
         prose = BACKDROP.sub(" ", prose)
-    groups = [group for group in _groups() if not any(_pattern(word).search(prose) for word in group)]
-    asked = (next((word for word in group if _pattern(word).search(brief.prose)), "") for group in groups)
-    return [word for word in asked if word]
+    return [said for group, said in asked.items() if not any(_pattern(word).search(prose) for word in group)]
 
 
+@lru_cache
 def colour_words() -> tuple[str, ...]:
     """Every word for a colour, longest first."""
-    words = {word for group in _groups("colours") for word in group if word.isascii()}
-    return tuple(sorted(words, key=lambda word: (-len(word), word)))
+    words = {word.strip() for line in load_words("colours") for word in line.split(",")}
+    return tuple(sorted((word for word in words if word.isascii()), key=lambda word: (-len(word), word)))
 
 
 def _lost(rule: str, words: str) -> Violation:
@@ -70,13 +74,20 @@ def _lost(rule: str, words: str) -> Violation:
 
 
 @lru_cache
-def _groups(*names: str) -> tuple[tuple[str, ...], ...]:
-    lines = [line for name in names or LISTS for line in load_words(name)]
-    return tuple(tuple(word.strip() for word in line.split(",")) for line in lines)
+def _group_of() -> dict[str, tuple[str, ...]]:
+    """The words for the same colour or material as each word."""
+    groups = [tuple(word.strip() for word in line.split(",")) for name in LISTS for line in load_words(name)]
+    return {word: group for group in groups for word in group}
+
+
+@lru_cache
+def _any_name() -> re.Pattern[str]:
+    words = sorted(_group_of(), key=len, reverse=True)
+    return re.compile("|".join(_pattern(word).pattern for word in words))
 
 
 @lru_cache(maxsize=512)
-def _pattern(word: str) -> re.Pattern:
+def _pattern(word: str) -> re.Pattern[str]:
     return re.compile(rf"\b{re.escape(word)}\b" if word.isascii() else re.escape(word))
 
 
