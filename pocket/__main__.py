@@ -1,7 +1,8 @@
 """`python -m pocket`: make the word bank, look at the world, train pocket stage by stage, and export it.
 
-The order: speech, train-vae and train-audio-vae, codecs, encode, train, export, evaluate. Stages that train
-resume from their own checkpoint in --out; several GPUs: `torchrun --nproc-per-node N -m pocket ...`.
+The order: speech, train-vae and train-audio-vae, codecs, encode, train, export, evaluate; the language
+model apart from these: train-enhancer, evaluate-enhancer. Stages that train resume from their own checkpoint
+in --out; several GPUs: `torchrun --nproc-per-node N -m pocket ...`.
 
 Torch is imported by the training stages only, where they run: loader workers import this module when they
 start.
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from pocket.clip import FAMILIES, SPLITS
 from pocket.speech import DEFAULT_FOLDER
+from pocket.stages import add_enhancer, add_stages
 
 DEFAULT_MODEL = "assets/pocket"
 GPU_BATCH = 32  # clips made at once
@@ -53,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--split", choices=SPLITS, default="train")
         command.set_defaults(run=run)
     _add_evaluate(commands)
-    _add_training(commands)
+    add_stages(commands)
+    add_enhancer(commands)
     return parser
 
 
@@ -87,94 +90,6 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
-
-
-def _add_training(commands: argparse._SubParsersAction) -> None:
-    helps = {
-        "train-vae": "train the video VAE",
-        "train-audio-vae": "train the audio VAE",
-        "codecs": "measure the latents, export both VAEs and the tokenizer",
-        "encode": "encode clips into latents",
-        "train": "train towers, bridge and text encoder on the latents",
-        "export": "write the checkpoint in the released layout",
-    }
-    runs = (_train_vae, _train_audio_vae, _codecs, _encode, _train, _export)
-    stages = {}
-    for (name, text), run in zip(helps.items(), runs, strict=True):
-        stages[name] = stage = commands.add_parser(name, help=text)
-        stage.add_argument("--out", type=Path, default=DEFAULT_FOLDER, help="folder of all stages' results")
-        stage.add_argument("--workers", type=int, default=None, help="rendering processes of each rank")
-        stage.set_defaults(run=run)
-    for name, batch, rate in (
-        ("train-vae", 8, 1e-3),
-        ("train-audio-vae", 48, 3e-4),
-        ("train", 96, 2e-3),
-    ):
-        stage = stages[name]
-        stage.add_argument("--minutes", type=float, default=9.0)
-        stage.add_argument("--batch", type=int, default=batch, help="clips a step and rank")
-        stage.add_argument("--learning-rate", type=float, default=rate)
-        stage.add_argument("--decay", type=float, default=0.5, help="last share of the run with falling rate")
-    for name in ("train-vae", "train-audio-vae"):
-        stages[name].add_argument("--decoder-only", action="store_true", help="leave the latents as they are")
-    for name in ("train-vae", "encode", "train"):
-        stages[name].add_argument("--compile", action="store_true")
-    stages["train-vae"].add_argument("--crop", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
-    stages["train-audio-vae"].add_argument("--clips", type=int, default=20_000)
-    stages["encode"].add_argument("--clips", type=int, default=65_536)
-    stages["encode"].add_argument("--per-shard", type=int, default=1024)
-    stages["encode"].add_argument("--batch", type=int, default=16)
-    stages["export"].add_argument("--folder", type=Path, required=True, help="where the checkpoint goes")
-
-
-def _train_vae(arguments: argparse.Namespace) -> None:
-    from pocket.train_video_vae import train_video_vae
-
-    a = arguments
-    train_video_vae(
-        a.out,
-        a.minutes,
-        a.batch,
-        a.learning_rate,
-        a.decay,
-        a.decoder_only,
-        a.compile,
-        a.crop and tuple(a.crop),
-        a.workers,
-    )
-
-
-def _train_audio_vae(arguments: argparse.Namespace) -> None:
-    from pocket.train_audio_vae import train_audio_vae
-
-    a = arguments
-    train_audio_vae(a.out, a.minutes, a.batch, a.learning_rate, a.decay, a.decoder_only, a.workers, a.clips)
-
-
-def _codecs(arguments: argparse.Namespace) -> None:
-    from pocket.latents import export_codecs
-
-    export_codecs(arguments.out, arguments.workers or 8)
-
-
-def _encode(arguments: argparse.Namespace) -> None:
-    from pocket.latents import encode
-
-    a = arguments
-    encode(a.out, a.clips, a.per_shard, a.batch, a.compile, a.workers)
-
-
-def _train(arguments: argparse.Namespace) -> None:
-    from pocket.train_towers import train_towers
-
-    a = arguments
-    train_towers(a.out, a.minutes, a.batch, a.learning_rate, a.decay, a.compile)
-
-
-def _export(arguments: argparse.Namespace) -> None:
-    from pocket.export import export
-
-    export(arguments.out, arguments.folder)
 
 
 def _speech(arguments: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
+from mova.prompting.plan import PromptPlan
 from pocket import phrases
 from pocket.clip import Scene
 
@@ -40,11 +41,13 @@ class CaptionParts:
     sentence: str
     label: str
 
+    def plan(self, no_subtitles: bool) -> PromptPlan:
+        """The caption as the product reads and writes prompts."""
+        lines = PromptPlan.parse(self.dialogue).dialogue
+        return PromptPlan(self.first_frame, self.progression, lines, self.audio, no_subtitles)
+
     def full(self, no_subtitles: bool) -> str:
-        audio = f"{self.audio} {phrases.NO_SUBTITLES}" if no_subtitles else self.audio
-        return "\n\n".join(
-            part for part in (self.first_frame, self.progression, self.dialogue, audio) if part
-        )
+        return self.plan(no_subtitles).render()
 
 
 NO_SUBTITLES_SHARE = 0.7

@@ -13,8 +13,7 @@ COUNTS = {
     6: "six times",
     7: "seven times",
 }
-NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
-NO_SUBTITLES = "This video has no subtitles."
+NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"}
 
 HAIR = {
     "short": "short {hair} hair",

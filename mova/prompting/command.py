@@ -10,11 +10,12 @@ import os
 import sys
 from pathlib import Path
 
+from mova.catalog import DEFAULT_MODEL
 from mova.prompting.brief import CLIP_SECONDS, MAX_WORDS
 from mova.prompting.cache import AnswerCache
 from mova.prompting.endpoint import EndpointWriter
 from mova.prompting.enhancer import Enhancer, EnhanceRequest, EnhanceResult
-from mova.prompting.local import LOCAL_MODELS, LocalWriter, pocket_writer
+from mova.prompting.local import LOCAL_MODELS, LocalWriter, embedded_writer, pocket_writer
 from mova.prompting.settings import endpoint_from_environment, visitor_endpoint
 from mova.prompting.tokens import TokenMeter
 from mova.prompting.writing import Writer
@@ -32,7 +33,8 @@ def add_enhance(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--subtitles", action="store_true", help='leave out "This video has no subtitles."')
     parser.add_argument("--max-words", type=int, default=MAX_WORDS, help=f"default {MAX_WORDS}")
     who = parser.add_argument_group(
-        "who writes", "without any of these: the server of MOVA_LLM_BASE_URL, else pocket, else the template"
+        "who writes",
+        "without any of these: the server of MOVA_LLM_BASE_URL, else pocket's small model or the template",
     )
     chosen = who.add_mutually_exclusive_group()
     chosen.add_argument(
@@ -41,6 +43,13 @@ def add_enhance(parser: argparse.ArgumentParser) -> None:
     chosen.add_argument("--local", metavar="MODEL", help=f"a folder or Hub repo id, run here: {models}")
     chosen.add_argument("--pocket", action="store_true", help="the small model that comes with this toolkit")
     chosen.add_argument("--template", action="store_true", help="no model at all")
+    who.add_argument(
+        "--for",
+        dest="clip_model",
+        metavar="NAME",
+        default=DEFAULT_MODEL,
+        help=f"the model that will make the clip, such as pocket; default {DEFAULT_MODEL}",
+    )
     who.add_argument("--model", default="", help="of the server; default: the first it lists")
     who.add_argument(
         "--api-key-env", metavar="NAME", help="the environment variable that holds the server's key"
@@ -90,7 +99,7 @@ def enhance(options: argparse.Namespace) -> int:
 
 
 def find_writer(options: argparse.Namespace) -> Writer | None:
-    """Who writes: as the options say, else what the environment configures, else pocket, else nobody.
+    """Who writes: as the options say, else what the environment configures, else what comes with the model.
 
     Raises:
         UserError: what was asked for is not there.
@@ -99,8 +108,8 @@ def find_writer(options: argparse.Namespace) -> Writer | None:
         return None
     if options.local:
         return LocalWriter(options.local)
-    pocket = pocket_writer()
     if options.pocket:
+        pocket = pocket_writer()
         if pocket is None:
             raise UserError("assets/pocket/enhancer is not there; use --template, --local or --base-url")
         return pocket
@@ -110,7 +119,7 @@ def find_writer(options: argparse.Namespace) -> Writer | None:
         return EndpointWriter(
             visitor_endpoint(options.base_url or "", options.model, key, configured, is_public_page=False)
         )
-    return pocket
+    return embedded_writer(options.clip_model)
 
 
 def read_key(name: str | None) -> str:

@@ -1,7 +1,8 @@
 """From an idea to a prompt: ask, check, mend, ask again, and never come back with empty hands.
 
-The ladder: the model's answer; the answer mended by code; one more question that names what is wrong; the
-template, which needs no model; the person's own text.
+The ladder: the model's answer; the answer mended by code; one more question that names what is wrong, or,
+for a model that follows no instructions, that names colours as it knows them; the template, which needs no
+model; the person's own text.
 """
 
 import secrets
@@ -17,6 +18,8 @@ from mova.prompting.brief import CLIP_SECONDS, MAX_WORDS, Brief, Violation
 from mova.prompting.cache import AnswerCache
 from mova.prompting.plan import PromptPlan
 from mova.prompting.quotes import put_back
+from mova.prompting.rules_named import lost_names
+from mova.prompting.stand_ins import StandIns
 from mova.prompting.template import write_template
 from mova.prompting.templates import load_template
 from mova.prompting.tokens import TokenMeter
@@ -34,6 +37,13 @@ ATTACHED = "You see it attached."
 TRUNCATED = (
     "the answer was cut off at {limit} tokens; allow it more tokens, or choose a model that thinks less "
     "before it writes"
+)
+HANDED_BACK = "the idea lies outside what this small model knows"
+UNSEEN = "this small model cannot see the first frame"
+NOT_KEPT = "this small model did not keep all of the idea ({reason})"
+TEMPLATE_WROTE = (
+    "{why}, so the template wrote the prompt around your words; for more, connect a server or choose a "
+    "larger local model"
 )
 
 
@@ -61,8 +71,8 @@ class EnhanceResult:
     """A prompt, how it was come by, and what is to be known about it.
 
     `added` are the spans of `text` that are not the idea's own words. `repairs` were made; `violations`
-    remain. `failure` says why a model's answer was not used, empty if it was. `notes` say what was done
-    without.
+    remain. `failure` says why a model's answer was not used, empty if it was, or if it is a small model's
+    that answers within its own world only: then a note says so. `notes` say what was done without.
     """
 
     text: str
@@ -176,24 +186,42 @@ class Enhancer:
         def draft(text: str) -> None:
             on_text(put_back(text, brief.taken))
 
+        if brief.has_image and not self.writer.follows_instructions:
+            return None, "", (TEMPLATE_WROTE.format(why=UNSEEN),), ""
         ask = self.ask(request, brief, cancelled)
         answer = self.cache.write(self.writer, ask, draft, cancelled)
         first = judge(answer, brief)
         if first.is_good and answer.is_complete:
             route = "repaired" if first.repairs else "answer"
             return (route, first.text, first), "", answer.notes, answer.model
-        faults = [violation.message for violation in first.violations if violation.severity == "error"]
-        if not answer.is_complete:
-            faults.append("it was cut off before its end; be shorter")
-        if self.writer.follows_instructions:
-            again = ask_again(ask, answer, faults)
-            answer = self.cache.write(self.writer, again, draft, cancelled)
+        faults = faults_of(first, answer)
+        stand_ins = None
+        if not self.writer.follows_instructions:
+            stand_ins = StandIns.of(ask.idea, answer.text, lost_names(first.text, brief))
+        if stand_ins:
+            answer = self._in_common_words(ask, stand_ins, draft, cancelled)
+        elif self.writer.follows_instructions:
+            answer = self.cache.write(self.writer, ask_again(ask, answer, faults), draft, cancelled)
+        if stand_ins or self.writer.follows_instructions:
             second = judge(answer, brief)
             if second.is_good and answer.is_complete:
                 return ("asked again", second.text, second), "", answer.notes, answer.model
-            faults = [violation.message for violation in second.violations if violation.severity == "error"]
+            faults = faults_of(second, answer)
+        if not self.writer.follows_instructions:
+            why = NOT_KEPT.format(reason=faults[0]) if answer.text.strip() else HANDED_BACK
+            return None, "", (*answer.notes, TEMPLATE_WROTE.format(why=why)), answer.model
         reason = "; ".join(faults[:3]) if answer.is_complete else TRUNCATED.format(limit=ask.max_tokens)
         return None, f"the model's answer could not be used: {reason}", answer.notes, answer.model
+
+    def _in_common_words(
+        self, ask: Ask, stand_ins: StandIns, on_text: OnText, cancelled: IsCancelled
+    ) -> Answer:
+        """The answer to the same idea with stand-ins for its colours, in the words of the idea."""
+        again = replace(ask, idea=stand_ins.put(ask.idea))
+        answer = self.cache.write(
+            self.writer, again, lambda text: on_text(stand_ins.restore(text)), cancelled
+        )
+        return replace(answer, text=stand_ins.restore(answer.text))
 
     def ask(self, request: EnhanceRequest, brief: Brief, cancelled: IsCancelled = never_cancelled) -> Ask:
         """The first question for `request`: instructions, the idea without its quotes, the first frame."""
@@ -228,6 +256,12 @@ def judge(answer: Answer, brief: Brief) -> Repaired:
     reasoning, end, prompt = answer.text.rpartition("</think>")
     text = put_back(plain_text(reasoning[-MAX_ANSWER:] + end + prompt[:MAX_ANSWER]), brief.taken)
     return repair(text.strip(), brief)
+
+
+def faults_of(judged: Repaired, answer: Answer) -> list[str]:
+    """What keeps the answer from being used, as its writer is told."""
+    faults = [violation.message for violation in judged.violations if violation.severity == "error"]
+    return faults if answer.is_complete else [*faults, "it was cut off before its end; be shorter"]
 
 
 def ask_again(ask: Ask, answer: Answer, faults: list[str]) -> Ask:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 POCKET_ENHANCER = Path(__file__).parents[2] / "assets" / "pocket" / "enhancer"
 POCKET_TOKENS = 320
+POCKET = "pocket"  # the model's name in the catalogue
 TOP_P = 0.9
 
 
@@ -146,6 +147,14 @@ class LocalWriter:
 def pocket_writer(folder: Path = POCKET_ENHANCER) -> LocalWriter | None:
     """The pocket enhancer, or None where it is not installed."""
     return LocalWriter(str(folder), instructed=False) if (folder / "config.json").is_file() else None
+
+
+def embedded_writer(clip_model: str, folder: Path = POCKET_ENHANCER) -> LocalWriter | None:
+    """Who writes for `clip_model`, a name of the catalogue, where nobody was chosen or configured.
+
+    The pocket enhancer knows the world of the pocket model alone; for other models it is the template.
+    """
+    return pocket_writer(folder) if clip_model == POCKET else None
 
 
 @lru_cache(maxsize=8)

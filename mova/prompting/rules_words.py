@@ -10,7 +10,7 @@ from mova.prompting.edits import assemble, capitalised, cut, cut_all, hide_quote
 from mova.prompting.plan import SHOWN_TEXT, SPEECH_VERB, Line, PromptPlan
 from mova.prompting.quotes import FILLER, Quote, blank, find_quotes, locate
 from mova.prompting.templates import load_words
-from mova.prompting.words import content_words, count_words, language_of, sentences
+from mova.prompting.words import WORD, content_words, count_words, language_of, sentences
 
 DOUBLE_MARKS = re.compile('["“”„«»‹›「」『』＂]')
 MAX_INVENTED = 8  # a text with more is not worth mending
@@ -67,6 +67,8 @@ def spoken_line(brief: Brief, index: int) -> Line:
 def invented_dialogue(text: str, brief: Brief) -> Iterator[Violation]:
     """Quotes that are not the person's. Text that is read in a given picture may be quoted."""
     masked = hide_quotes(text, brief.quotes)
+    said = _words(brief.prose)  # words that the idea has without quote marks, as in: girl says hello
+    masked = blank(masked, [q for q in find_quotes(masked) if q.closed and _words(q.text) in said])
     invented = tuple(quote for quote in find_quotes(masked) if quote.closed)
     for quote in invented:
         read = brief.has_image and not SPEECH_VERB.search(masked[max(0, quote.start - 60) : quote.start])
@@ -87,6 +89,10 @@ def invented_dialogue(text: str, brief: Brief) -> Iterator[Violation]:
         )
 
 
+def _words(text: str) -> str:
+    return f" {' '.join(WORD.findall(text.lower()))} "
+
+
 def _without(text: str, masked: str, invented: tuple[Quote, ...], quote: Quote) -> str:
     blanked = blank(masked, invented, keep_stops=True)
     start, end = sentence_at(blanked, quote.start)
@@ -101,11 +107,8 @@ def _without(text: str, masked: str, invented: tuple[Quote, ...], quote: Quote) 
 def unrelated(text: str, brief: Brief) -> Iterator[Violation]:
     asked = content_words(brief.taken.text)
     plan = PromptPlan.parse(text)
-    if (
-        len(asked) >= 3
-        and language_of(brief.taken.text) == "English"
-        and not asked & content_words(f"{plan.first_frame} {plan.progression}")
-    ):
+    told = f"{plan.first_frame} {plan.progression} {' '.join(line.text for line in plan.dialogue)}"
+    if len(asked) >= 4 and language_of(brief.taken.text) == "English" and not asked & content_words(told):
         yield Violation(
             "unrelated", "error", "has nothing in common with the idea; describe the idea's own scene"
         )

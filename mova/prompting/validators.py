@@ -6,7 +6,7 @@ A rule yields violations, each with its place and, where code can put it right, 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mova.prompting import rules_form, rules_sound, rules_words
+from mova.prompting import rules_form, rules_named, rules_sound, rules_words
 from mova.prompting.brief import Brief, Violation
 
 Rule = Callable[[str, Brief], Iterator[Violation]]
@@ -22,6 +22,9 @@ RULES: dict[str, Rule] = {
     "quotes": rules_words.quotes,
     "invented_dialogue": rules_words.invented_dialogue,
     "unrelated": rules_words.unrelated,
+    "named": rules_named.named,
+    "notes": rules_named.notes,
+    "bare_words": rules_named.bare_words,
     "camera": rules_words.camera,
     "stillness": rules_words.stillness,
     "audio_last": rules_sound.audio_last,

@@ -62,7 +62,8 @@ def language_of(text: str) -> str:
     name = max(counts, key=counts.__getitem__)
     if counts[name] * 3 > letters > 0:
         return "Japanese" if name == "Chinese" and counts["Japanese"] * 6 > counts["Chinese"] else name
-    words = [word.lower() for word in WORD.findall(text)]
+    # A capital by itself is a note or an initial, whatever it means as a word.
+    words = [word.lower() for word in WORD.findall(text) if len(word) > 1 or word.islower()]
     if len(words) < 8:
         return "English"
     shares = {name: sum(w in common.split() for w in words) for name, common in FUNCTION_WORDS.items()}
@@ -84,21 +85,15 @@ def content_words(text: str) -> set[str]:
     return {re.sub(r"(?:ing|ed|es|s)$", "", word) for word in words if len(word) > 3 and word not in COMMON}
 
 
-COMMON = frozenset(" ".join(FUNCTION_WORDS.values()).split()) | frozenset(
-    [
-        "that",
-        "this",
-        "then",
-        "there",
-        "they",
-        "them",
-        "their",
-        "into",
-        "some",
-        "very",
-        "have",
-        "will",
-        "says",
-        "said",
-    ]
+REQUESTS = (
+    "please could would want like make show give create generate animate video clip scene movie film idea"
+)
+COMMON = frozenset(
+    word
+    for words in (
+        *FUNCTION_WORDS.values(),
+        REQUESTS,
+        "that this then there they them their into some very have will says said",
+    )
+    for word in words.split()
 )

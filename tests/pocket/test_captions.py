@@ -1,10 +1,12 @@
 """Captions are parsed by the reader below, which knows nothing of how they were written."""
 
+import hashlib
 import re
 
 import numpy as np
 import pytest
 
+from mova.prompting.plan import PromptPlan
 from pocket.captions import CaptionMix, describe, write_caption
 from pocket.clip import Scene
 from pocket.world import make_scene
@@ -121,6 +123,29 @@ def test_full_captions_follow_the_order_of_movas_prompts(faces, balls, pianos):
             assert paragraphs[-1].startswith("The audio shows")
             assert paragraphs[-1].endswith("This video has no subtitles.")
             assert ('"' in paragraphs[-2]) == (family == "face")
+
+
+def test_full_captions_read_back_as_the_plan_they_were_written_from(faces, balls, pianos):
+    rng = np.random.default_rng(0)
+    for family, scenes in (("face", faces), ("ball", balls), ("piano", pianos)):
+        for scene in scenes * 3:
+            parts = describe(rng, family, scene)
+            for no_subtitles in (True, False):
+                plan = PromptPlan.parse(parts.full(no_subtitles))
+                assert plan == parts.plan(no_subtitles)
+                assert (plan.first_frame, plan.progression) == (parts.first_frame, parts.progression)
+                assert "\n".join(line.render() for line in plan.dialogue) == parts.dialogue
+                assert plan.audio == parts.audio
+                assert plan.no_subtitles == no_subtitles
+
+
+def test_captions_of_a_seed_never_change(faces, balls, pianos):
+    """A model is trained on them: other words for the same seed would be other data."""
+    rng = np.random.default_rng(0)
+    known = {"face": "9dd128f8e451dab8", "ball": "ee0140cdd5b09e7d", "piano": "832eca8e088a23d8"}
+    for (family, digest), scenes in zip(known.items(), (faces, balls, pianos), strict=True):
+        texts = [write_caption(rng, family, scene, CaptionMix()) for scene in scenes * 20]
+        assert hashlib.sha256("|".join(texts).encode()).hexdigest()[:16] == digest
 
 
 def test_a_scene_has_many_paraphrases(balls):

@@ -34,6 +34,21 @@ def test_the_template_needs_nothing():
     assert "no subtitles" not in run(IDEA, "--template", "--subtitles").stdout
 
 
+def test_the_small_model_writes_for_pocket_and_for_no_other():
+    done = run("red ball falls", "--for", "pocket", "--seed", "1")
+    assert done.returncode == 0
+    assert "red ball of rubber" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("answer by ")
+    assert run("red ball falls", "--seed", "1").stderr.startswith("template, seed 1")
+
+
+def test_an_idea_beyond_the_small_model_is_no_failure(capsys):
+    assert main(["enhance", "a dragon flies", "--pocket"]) == 0
+    output = capsys.readouterr()
+    assert "a dragon flies" in output.out
+    assert "note: the idea lies outside" in output.err
+
+
 def test_a_server_writes_candidates_as_json(scripted, tmp_path):
     image = tmp_path / "frame.png"
     Image.new("RGB", (64, 36), (200, 30, 30)).save(image)

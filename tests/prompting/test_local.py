@@ -9,6 +9,7 @@ from mova.prompting.local import (
     LocalWriter,
     answer_locally,
     can_see,
+    embedded_writer,
     free_models,
     load_model,
     pocket_writer,
@@ -48,6 +49,8 @@ def test_a_model_of_one_task_gets_the_idea_alone_and_is_not_asked_again(text_mod
 
 def test_the_pocket_enhancer_is_found_where_it_is(text_model, tmp_path):
     assert pocket_writer(tmp_path) is None
+    assert embedded_writer("pocket", text_model).source == str(text_model)
+    assert embedded_writer("360p", text_model) is None
     writer = pocket_writer(text_model)
     assert not writer.follows_instructions
     assert Enhancer(writer).enhance(EnhanceRequest(IDEA)).route == "answer"

@@ -144,6 +144,12 @@ def test_a_changed_word_is_a_missing_quote():
     assert "goes" not in mended.text
 
 
+def test_words_that_the_idea_has_without_marks_are_not_invented():
+    brief = Brief("a fisherman on a boat says good morning as rain starts")
+    assert "invented_dialogue" not in rules(text(says='The fisherman says, "Good morning."'), brief)
+    assert "invented_dialogue" in rules(text(says='The fisherman says, "Good night."'), brief)
+
+
 def test_text_that_is_read_in_the_picture_may_be_quoted():
     shown = text(first=FIRST + ' A board reads "NO SWIMMING".')
     assert "invented_dialogue" in rules(shown, Brief(IDEA))
@@ -230,9 +236,11 @@ def test_words_are_counted_in_every_script():
     assert count_words("") == 0
     assert speech_seconds("字" * 9) == 2.0
     assert language_of("他在雨中") == "Chinese"
+    assert language_of("colourful keys, toy piano, E E A F F E E") == "English"
     assert language_of("A man walks down the street with a dog and smiles") == "English"
 
 
 def test_every_rule_is_tried_here():
-    tried = {row[0] for row in REPAIRED + SEEN} | {"tokens", "speech"}
+    elsewhere = {"named", "notes", "bare_words"}  # in test_named.py
+    tried = {row[0] for row in REPAIRED + SEEN} | {"tokens", "speech"} | elsewhere
     assert tried == set(RULES)
