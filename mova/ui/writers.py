@@ -7,7 +7,7 @@ from functools import lru_cache
 from mova.prompting.cache import AnswerCache
 from mova.prompting.endpoint import EndpointWriter
 from mova.prompting.enhancer import Enhancer
-from mova.prompting.local import LOCAL_MODELS, LocalWriter, answer_locally, pocket_writer
+from mova.prompting.local import LOCAL_MODELS, LocalWriter, answer_locally, embedded_writer, pocket_writer
 from mova.prompting.settings import Endpoint, endpoint_from_environment, visitor_endpoint
 from mova.prompting.writing import Answer, Ask, IsCancelled, OnText, Writer
 from mova.types import UserError
@@ -32,7 +32,7 @@ def offered_writers(studio: Studio) -> list[tuple[str, str]]:
     choices = []
     if configured_endpoint() is not None:
         choices.append(("The configured server", SERVER))
-    if pocket_writer() is not None:
+    if embedded_writer(studio.model_name) is not None:  # it knows the world of the pocket model alone
         choices.append(("Small model, here", POCKET))
     choices.append(("Built-in, without a model", BUILT_IN))
     if configured_endpoint() is None:
