@@ -21,8 +21,9 @@ from mova.strengths import TOWERS
 WORKSPACE = GIB // 2  # kernels' scratch, inputs, the head's output
 PROCESS = 4 * GIB  # host memory of Python, torch and the CUDA context
 HEADER = 1024  # bytes of a cached file beside its tensors
-# Bytes that an optimizer keeps for each weight, beside the weight and its gradient.
-STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "schedule_free": 8, "prodigy": 16}
+# Bytes that an optimizer keeps for each weight, beside weight and gradient. Prodigy also keeps the start of
+# those that do not start at zero, which are about half.
+STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "schedule_free": 8, "prodigy": 14}
 Sizes = dict[str, int]  # bytes by part
 
 
