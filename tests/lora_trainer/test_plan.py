@@ -1,5 +1,6 @@
 """The plan against what really happens on the golden model, and the released one against the reference."""
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
-from benchmarks import released
+from benchmarks import released, train_step
 from lora_trainer import plan_memory, plan_time
 from lora_trainer.__main__ import main
 from lora_trainer.config import read_config
@@ -321,3 +322,12 @@ def test_a_card_is_found_by_any_name_that_holds_it():
     assert catalog.find_gpu("h200").gib > 139
     with pytest.raises(UserError, match="choose one of H200"):
         catalog.find_gpu("a toaster")
+
+
+def test_the_benchmark_takes_the_steps_that_the_plan_counts():
+    """On small towers: it runs, streamed, and its table has a row for each length."""
+    options = argparse.Namespace(tiny=True, frames=[5, 9], settings=["layers"], repeats=1)
+    found = train_step.run(options)
+    assert [row["frames"] for row in found["rows"]] == [5, 9]
+    assert all(row["seconds"] > 0 and row["planned_seconds"] >= row["floor_seconds"] for row in found["rows"])
+    assert train_step.markdown(found["rows"]).count("\n") == 4
