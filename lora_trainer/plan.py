@@ -54,7 +54,9 @@ def figures(config: Config, card: Card, known: Outline) -> Plan:
     largest = max(windows, key=lambda shape: shape.video_tokens)
     step, operations = step_seconds(config, card, known, windows)
     seconds = {
-        "encoding": 0.0 if known.cached else encoding_seconds(card, known, windows),
+        "encoding": 0.0
+        if known.cached and windows == known.windows
+        else encoding_seconds(card, known, windows),
         "training": step * config.run.steps,
         "validation": validation_seconds(config, card, known, windows),
         "samples": sample_seconds(config, card, known, largest),
@@ -151,11 +153,8 @@ def validation_seconds(config: Config, card: Card, known: Outline, windows: Mapp
     count = sum(windows.values())
     held = round(count * config.data.held_out / max(1, known.clips))
     forwards = (min(MAX_WINDOWS, held) + min(MAX_WINDOWS, count - held)) * sum(BINS.values())
-    return (
-        times(config.run.steps, config.run.validate_every)
-        * forwards
-        * mean_forward_seconds(card, known, windows)
-    )
+    one = forwards * mean_forward_seconds(card, known, windows)
+    return times(config.run.steps, config.run.validate_every) * one
 
 
 def sample_seconds(config: Config, card: Card, known: Outline, largest: ClipShape) -> float:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from lora_trainer import plan_memory
-from lora_trainer.cache import INDEX, read_index
-from lora_trainer.config import Config
+from lora_trainer.cache import INDEX, Entry, read_index
+from lora_trainer.config import Config, Data
 from lora_trainer.objective import expert_range, training_sigmas
 from lora_trainer.presets import EXPERTS
 from mova import layout, loading
@@ -19,7 +19,7 @@ from mova.catalog import CPU_TFLOPS_PER_CORE, GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GP
 from mova.inspection import CONFIGS, Checkpoint
 from mova.placement import GIB, Machine, preferred_dtype
 from mova.prompting.cleaning import clean_prompt
-from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
+from mova.shapes import MAX_PROMPT_TOKENS, ClipShape, parse_size
 from mova.strengths import TOWERS
 
 FLOAT32_RATE = 0.1  # of 16-bit arithmetic, what a GPU does in float32: about that of its matrix units
@@ -104,8 +104,9 @@ def outline(config: Config) -> Outline:
 
 def read_windows(config: Config, checkpoint: Checkpoint) -> tuple[Counter[ClipShape], int, list[str], bool]:
     """Shapes of the windows with their number, clips, captions, and whether they are in the cache."""
-    if (config.cache / INDEX).is_file():
-        found = read_index(config.cache).entries
+    held = read_index(config.cache).entries if (config.cache / INDEX).is_file() else ()
+    if held and all(is_wanted(entry, config.data) for entry in held):
+        found = held
         captions, clips, cached = [entry.caption for entry in found], {entry.clip for entry in found}, True
     else:
         from lora_trainer.encode import plan_windows  # needs what reads clips
@@ -115,6 +116,14 @@ def read_windows(config: Config, checkpoint: Checkpoint) -> tuple[Counter[ClipSh
         clips, cached = {window.item.name for window in found}, False
     shapes = [checkpoint.clip_shape(w.height, w.width, w.num_frames, w.frame_rate) for w in found]
     return Counter(shapes), len(clips), captions, cached
+
+
+def is_wanted(entry: Entry, data: Data) -> bool:
+    """Whether a cached window is one that these settings would make again."""
+    size = parse_size(data.size) if data.size and not data.buckets else (entry.height, entry.width)
+    lengths = data.num_frames or (entry.num_frames,)
+    same_size = (entry.height, entry.width) == size
+    return same_size and entry.frame_rate == data.frame_rate and entry.num_frames in lengths
 
 
 def count_tokens(folder: Path, texts: list[str]) -> int:

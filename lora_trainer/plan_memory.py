@@ -107,13 +107,8 @@ def layer_sizes(towers: Mapping[str, nn.Module], part: str) -> list[int]:
     shared = (audio, bridge.audio_to_video_conditioners, bridge.video_to_audio_conditioners)
     lists = shared if part == "shared" else (towers[part].blocks,)
     layers = max(len(towers[EXPERTS[0]].blocks), len(audio))
-    learning = [every_parameter(index, *lists) for index in range(layers)]
-    return [sum(p.numel() for p in parameters) for parameters in learning]
-
-
-def every_parameter(index: int, *lists: nn.ModuleList) -> list[nn.Parameter]:
-    modules = [modules[index] for modules in lists if index < len(modules)]
-    return [p for module in modules for p in module.parameters()]
+    modules = ([each[index] for each in lists if index < len(each)] for index in range(layers))
+    return [sum(map(size_of, layer)) for layer in modules]
 
 
 def activations(towers: Mapping[str, nn.Module], shape: ClipShape, config: Config) -> tuple[int, int, int]:

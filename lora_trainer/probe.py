@@ -38,6 +38,8 @@ def probe(config: Config, card: Card, known: Outline, cache: Cache, pipeline: MO
     before = psutil.Process().memory_info().rss
     engine = Engine(config, cache, pipeline)
     on_gpu = engine.device.type == "cuda"
+    if on_gpu:  # what encoding took is not what training takes
+        torch.cuda.reset_peak_memory_stats(engine.device)
     seconds, predicted, shapes, peak = [], [], [], 0
     for step in range(1 + STEPS):
         taken = micro_batches(engine, config)

@@ -273,6 +273,9 @@ def test_windows_are_the_same_from_clips_and_from_the_cache(parts, settings, tmp
     assert sum(fresh[0].values()) >= sum(cached[0].values()) > 0
     assert fresh[0].keys() == cached[0].keys()
     assert (cached[3], fresh[3]) == (True, False)
+    other = read_windows(settings(data__num_frames=[5]), checkpoint)
+    assert {shape.num_frames for shape in other[0]} == {5}
+    assert not other[3]
 
 
 def test_pinned_memory_is_taken_in_powers_of_two():
