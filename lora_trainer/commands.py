@@ -1,4 +1,4 @@
-"""`python -m lora_trainer doctor | cache | train | overfit`: what is asked for, what is said, exit codes."""
+"""The commands that look at clips, plan, encode and train: what is asked for, what is said, exit codes."""
 
 import argparse
 import sys
@@ -32,6 +32,7 @@ KEYS = {"data": "data.path", "size": "data.size", "steps": "run.steps", "device"
 def add_command(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     commands = {
         "doctor": (run_doctor, "look over the clips before any download or GPU hour"),
+        "plan": (run_plan, "tell memory, disk, time and money before anything is downloaded"),
         "cache": (run_cache, "encode clips and captions once"),
         "train": (run_train, "train an adapter (encodes first what is not cached)"),
         "overfit": (run_overfit, "check on one clip that every tower learns; exit code 1 if one does not"),
@@ -49,6 +50,11 @@ def add_command(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
             parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
         if name == "overfit":
             parser.add_argument("--clip", help="its name in the data set; default: the first with sound")
+        if name == "plan":
+            parser.add_argument("--gpu", help="plan for this card (H200, 4090, ...), not for this machine")
+            parser.add_argument("--price", type=float, help="of an hour, in any currency")
+            parser.add_argument("--probe", action="store_true", help="also run three steps here and compare")
+            parser.add_argument("--json", action="store_true", help="for programs; memory in bytes")
         if name == "doctor":
             parser.add_argument("--fix", action="store_true", help="write mended copies where that is safe")
             parser.add_argument("--report", type=Path, help="also write the report as an HTML page")
@@ -78,6 +84,37 @@ def run_doctor(options: argparse.Namespace) -> int:
         html_report(examination, options.report)
         sys.stdout.write(f"{options.report}\n")
     return 1 if examination.errors else 0
+
+
+def run_plan(options: argparse.Namespace) -> int:
+    from lora_trainer.plan import figures
+    from lora_trainer.plan_advice import advise
+    from lora_trainer.plan_inputs import find_card, outline
+    from lora_trainer.plan_report import json_report, text_report
+
+    if options.probe and options.gpu:
+        raise UserError("--probe measures this machine; leave --gpu out, or run it on that card")
+    if options.price is not None and not 0 <= options.price < 1e6:
+        raise UserError(f"--price {options.price:g} must be a price of an hour, from 0")
+    config = config_of(options)
+    card, known = find_card(config, options.gpu), outline(config)
+    plan = figures(config, card, known)
+    measured = measure_steps(config, card, known) if options.probe else None
+    report = json_report if options.json else text_report
+    sys.stdout.write(report(plan, advise(config, card, known, plan), options.price, measured))
+    return 0 if plan.fits else 1
+
+
+def measure_steps(config: Config, card: Any, known: Any) -> Any:  # noqa: ANN401 - a Card, an Outline, Measured
+    from lora_trainer.encode import checkpoint_folder
+    from lora_trainer.model import choose_device, load_model
+    from lora_trainer.probe import probe
+
+    device, dtype = choose_device(config)
+    cache = encode(config, device, dtype)
+    return probe(
+        config, card, known, cache, load_model(checkpoint_folder(config), device, dtype, config.run.offload)
+    )
 
 
 def run_cache(options: argparse.Namespace) -> int:

@@ -107,12 +107,8 @@ class Lora:
 
 def attach(name: str, model: nn.Module, tower: Tower, config: Config) -> None:
     """Put LoRA into the layers of a tower that its targets name, and set which parameters learn."""
-    targets = "bridge" if (name, tower.targets) == ("dual_tower_bridge", "attention") else tower.targets
-    pattern = re.compile(TARGETS[targets])
-    linear = [
-        path for path, m in model.named_modules() if isinstance(m, nn.Linear) and pattern.fullmatch(path)
-    ]
-    if not linear:
+    pattern = target_pattern(name, tower)
+    if not target_layers(name, model, tower):
         raise UserError(f"{name} has no layers {tower.targets}; this checkpoint cannot be trained so")
     model.add_adapter(
         LoraConfig(
@@ -129,6 +125,18 @@ def attach(name: str, model: nn.Module, tower: Tower, config: Config) -> None:
         parameter.requires_grad_(f".{NAME}." in key)
     if config.run.base == "fp8":
         store_in_8_bits(model)
+
+
+def target_pattern(name: str, tower: Tower) -> re.Pattern[str]:
+    targets = "bridge" if (name, tower.targets) == ("dual_tower_bridge", "attention") else tower.targets
+    return re.compile(TARGETS[targets])
+
+
+def target_layers(name: str, model: nn.Module, tower: Tower) -> dict[str, nn.Linear]:
+    """The linear layers of a tower that its LoRA goes into, by path."""
+    pattern = target_pattern(name, tower)
+    modules = model.named_modules()
+    return {path: m for path, m in modules if isinstance(m, nn.Linear) and pattern.fullmatch(path)}
 
 
 def store_in_8_bits(model: nn.Module) -> None:

@@ -56,17 +56,39 @@ PRESETS = {
 }
 DEFAULT_PRESET = "standard"
 
-# Sustained TFLOP/s of a whole bf16 forward, by a part of the device's name. "H200" is measured with
-# `python -m benchmarks.joint_forward`; the others follow from reported seconds a step and the count below.
-SUSTAINED_TFLOPS = {
-    "H200": 600,
-    "H100": 590,
-    "A100": 176,
-    "RTX PRO 6000": 340,
-    "5090": 195,
-    "4090": 148,
-}
+
+@dataclass(frozen=True)
+class Gpu:
+    """A card by the part of its name that tells it: what programs get of its memory, and how fast it is.
+
+    `tflops` are sustained by a whole bf16 forward, `link` is GB/s from pinned host memory.
+    """
+
+    name: str
+    gib: float
+    tflops: float
+    link: float
+
+
+# "H200" is measured with `python -m benchmarks.joint_forward`; down to "4090" the TFLOP/s follow from
+# reported seconds a step and the count below; the others are half of their dense peak. Longer names first.
+GPUS = (
+    Gpu("H200", 139.8, 600, 55),
+    Gpu("H100", 79.2, 590, 55),
+    Gpu("A100-SXM4-40GB", 39.4, 176, 25),
+    Gpu("A100", 79.2, 176, 25),
+    Gpu("RTX PRO 6000", 94.9, 340, 50),
+    Gpu("5090", 31.3, 195, 50),
+    Gpu("4090", 23.5, 148, 25),
+    Gpu("3090", 23.6, 36, 25),
+    Gpu("L40S", 44.4, 180, 25),
+    Gpu("A6000", 47.4, 77, 25),
+    Gpu("A10G", 22.1, 35, 12),
+    Gpu("L4", 22.0, 60, 12),
+)
+SUSTAINED_TFLOPS = {gpu.name: gpu.tflops for gpu in GPUS}
 UNKNOWN_GPU_TFLOPS = 100
+UNKNOWN_GPU_LINK = 12
 CPU_TFLOPS_PER_CORE = 0.05
 
 
@@ -85,6 +107,15 @@ def find_model(name: str) -> Model:
         )
     base = MODELS["720p" if "720p" in name else "360p"]
     return Model(name, name, base.height, base.width)
+
+
+def find_gpu(name: str) -> Gpu:
+    """The card that `name` ("4090", "NVIDIA H200") means. Raises UserError: it is not in the table."""
+    found = next((gpu for gpu in GPUS if gpu.name.lower() in name.lower()), None)
+    if found is None:
+        names = ", ".join(gpu.name for gpu in GPUS)
+        raise UserError(f"there is no GPU {name!r} in the table; choose one of {names}")
+    return found
 
 
 def find_preset(name: str) -> Preset:

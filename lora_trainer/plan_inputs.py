@@ -1,0 +1,135 @@
+"""What a plan is made from: the card, and what is known of model and data without weights."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_trainer import plan_memory
+from lora_trainer.cache import INDEX, Entry, read_index
+from lora_trainer.config import Config, Data
+from lora_trainer.objective import expert_range, training_sigmas
+from lora_trainer.presets import EXPERTS
+from mova import layout, loading
+from mova.catalog import CPU_TFLOPS_PER_CORE, GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS, find_gpu, find_model
+from mova.inspection import CONFIGS, Checkpoint
+from mova.placement import GIB, Machine, preferred_dtype
+from mova.prompting.cleaning import clean_prompt
+from mova.shapes import MAX_PROMPT_TOKENS, ClipShape, parse_size
+from mova.strengths import TOWERS
+
+FLOAT32_RATE = 0.1  # of 16-bit arithmetic, what a GPU does in float32: about that of its matrix units
+
+
+@dataclass(frozen=True)
+class Card:
+    """Where it would run: memory in bytes (`ram` of None: not known), TFLOP/s, and GB/s from host memory."""
+
+    name: str
+    vram: int
+    ram: int | None
+    tflops: float
+    link: float
+    is_gpu: bool
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of model and data without weights and without decoding."""
+
+    towers: Mapping[str, nn.Module]
+    configs: Mapping[str, Mapping[str, Any]]
+    high_share: float  # of the schedule
+    text_parameters: int
+    windows: Mapping[ClipShape, int]
+    clips: int
+    cached: bool
+    text_tokens: int  # of all captions and prompts
+    texts: int
+    download: int  # bytes of weights that are not on this machine
+
+
+def find_card(config: Config, gpu: str | None) -> Card:
+    """The named GPU with all its memory free, or this machine as it is. Raises UserError."""
+    wanted = None if config.run.dtype == "auto" else config.run.dtype
+    if gpu is not None:
+        found = find_gpu(gpu)
+        dtype = wanted or "bfloat16"
+        rate = found.tflops * (FLOAT32_RATE if dtype == "float32" else 1)
+        return Card(found.name, int(found.gib * GIB), None, rate, found.link, True, dtype)
+    machine = Machine.probe(config.run.device)
+    dtype, is_gpu = wanted or preferred_dtype(machine), machine.device.startswith("cuda")
+    rate, link = CPU_TFLOPS_PER_CORE * machine.cores, UNKNOWN_GPU_LINK
+    if is_gpu:
+        known = next((gpu for gpu in GPUS if gpu.name in machine.name), None)
+        rate = known.tflops if known else UNKNOWN_GPU_TFLOPS
+        rate *= FLOAT32_RATE if dtype == "float32" else 1
+        link = known.link if known else UNKNOWN_GPU_LINK
+    return Card(machine.name, machine.vram, machine.ram, rate, link, is_gpu, dtype)
+
+
+def outline(config: Config) -> Outline:
+    """Model and data from configs, the cache's index or the clips' headers. Raises UserError."""
+    source = find_model(config.model).source
+    folder = loading.resolve(source, CONFIGS)
+    towers = plan_memory.build_towers(folder)
+    configs = {name: layout.read_config(name, folder / name) for name in layout.MODULES}
+    with torch.device("meta"):
+        coders = {name: loading.build(name, folder / name) for name in layout.MODULES if name not in TOWERS}
+    scheduler = loading.build("scheduler", folder / "scheduler")
+    sigmas = training_sigmas(scheduler)
+    high = len(expert_range(scheduler, layout.read_boundary_ratio(folder), EXPERTS[0])) / len(sigmas)
+    sizes = {name: plan_memory.size_of(part) for name, part in (towers | coders).items()}
+    windows, clips, captions, cached = read_windows(config, Checkpoint(configs, {}))
+    texts = list(dict.fromkeys([*captions, *config.texts]))
+    is_local = Path(source).expanduser().is_dir()
+    return Outline(
+        towers,
+        configs,
+        high,
+        sizes["text_encoder"],
+        windows,
+        clips,
+        cached,
+        count_tokens(folder, texts),
+        len(texts),
+        0 if is_local else 2 * sum(sizes.values()),
+    )
+
+
+def read_windows(config: Config, checkpoint: Checkpoint) -> tuple[Counter[ClipShape], int, list[str], bool]:
+    """Shapes of the windows with their number, clips, captions, and whether they are in the cache."""
+    held = read_index(config.cache).entries if (config.cache / INDEX).is_file() else ()
+    if held and all(is_wanted(entry, config.data) for entry in held):
+        found = held
+        captions, clips, cached = [entry.caption for entry in found], {entry.clip for entry in found}, True
+    else:
+        from lora_trainer.encode import plan_windows  # needs what reads clips
+
+        found = plan_windows(config)
+        captions = [f"{config.data.caption_prefix}{window.item.caption}" for window in found]
+        clips, cached = {window.item.name for window in found}, False
+    shapes = [checkpoint.clip_shape(w.height, w.width, w.num_frames, w.frame_rate) for w in found]
+    return Counter(shapes), len(clips), captions, cached
+
+
+def is_wanted(entry: Entry, data: Data) -> bool:
+    """Whether a cached window is one that these settings would make again."""
+    size = parse_size(data.size) if data.size and not data.buckets else (entry.height, entry.width)
+    lengths = data.num_frames or (entry.num_frames,)
+    same_size = (entry.height, entry.width) == size
+    return same_size and entry.frame_rate == data.frame_rate and entry.num_frames in lengths
+
+
+def count_tokens(folder: Path, texts: list[str]) -> int:
+    """Tokens of the texts as they are cached; where the tokenizer is not at hand, the most they can be."""
+    if not (folder / "tokenizer").is_dir():
+        return MAX_PROMPT_TOKENS * len(texts)
+    tokenizer = loading.load_tokenizer(folder / "tokenizer")
+    lengths = (len(tokenizer(clean_prompt(text), verbose=False).input_ids) for text in texts)
+    return sum(min(length, MAX_PROMPT_TOKENS) for length in lengths)

@@ -1,0 +1,75 @@
+"""Three steps of the real run, measured: what they took beside what the plan says of the same windows.
+
+Nothing is written but the cache.
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from lora_trainer.cache import Cache
+from lora_trainer.config import Config
+from lora_trainer.engine import Engine
+from lora_trainer.plan import step_seconds
+from lora_trainer.plan_inputs import Card, Outline
+from lora_trainer.plan_memory import device_memory
+from mova.pipeline import MOVAPipeline
+from mova.shapes import ClipShape
+
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Medians of `steps` steps. Peaks in bytes: what torch handed out on a GPU, else the process's growth."""
+
+    steps: int
+    seconds: float
+    predicted_seconds: float
+    peak: int
+    predicted_peak: int
+
+
+def probe(config: Config, card: Card, known: Outline, cache: Cache, pipeline: MOVAPipeline) -> Measured:
+    """Train three steps after one to warm up, as `train` would begin, and forget them."""
+    before = psutil.Process().memory_info().rss
+    engine = Engine(config, cache, pipeline)
+    on_gpu = engine.device.type == "cuda"
+    if on_gpu:  # what encoding took is not what training takes
+        torch.cuda.reset_peak_memory_stats(engine.device)
+    seconds, predicted, shapes, peak = [], [], [], 0
+    for step in range(1 + STEPS):
+        taken = micro_batches(engine, config)
+        if on_gpu:
+            torch.cuda.synchronize(engine.device)
+        began = time.perf_counter()
+        for _ in taken:
+            engine.micro_batch()
+        engine.update()
+        if on_gpu:
+            torch.cuda.synchronize(engine.device)
+            peak = torch.cuda.max_memory_allocated(engine.device)
+        else:
+            peak = max(peak, psutil.Process().memory_info().rss - before)
+        shapes += taken
+        if step:
+            seconds.append(time.perf_counter() - began)
+            counts = {shape: taken.count(shape) for shape in taken}
+            predicted.append(step_seconds(config, card, known, counts)[0])
+    largest = max(shapes, key=lambda shape: shape.video_tokens)
+    expected = sum(device_memory(known.towers, largest, config, card.dtype).values())
+    return Measured(STEPS, statistics.median(seconds), statistics.median(predicted), peak, expected)
+
+
+def micro_batches(engine: Engine, config: Config) -> list[ClipShape]:
+    """The shapes of the next step's windows."""
+    shapes = []
+    for micro in range(config.run.accumulation):
+        entry = engine.order.batch(engine.step * config.run.accumulation + micro)[0]
+        audio = engine.pipeline.audio_vae
+        rates = audio.config.sample_rate, audio.hop_length
+        shapes.append(ClipShape(entry.height, entry.width, entry.num_frames, entry.frame_rate, *rates))
+    return shapes

@@ -1,0 +1,336 @@
+"""The plan against what really happens on the golden model, and the released one against the reference."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+
+from benchmarks import released, train_step
+from lora_trainer import plan_memory, plan_time
+from lora_trainer.__main__ import main
+from lora_trainer.config import read_config
+from lora_trainer.lora import save_adapter
+from lora_trainer.plan import figures
+from lora_trainer.plan_advice import advise
+from lora_trainer.plan_inputs import find_card, outline, read_windows
+from mova import catalog
+from mova.inspection import Checkpoint
+from mova.placement import GIB
+from mova.shapes import ClipShape
+from mova.strengths import TOWERS
+from mova.types import UserError
+from tests.lora_trainer.conftest import run_steps
+from tests.test_inspection import UMT5_XXL
+
+FULL = ClipShape(352, 640, 193, 24.0, 48000, 960)
+HALF = dataclasses.replace(FULL, num_frames=97)
+RANK_16 = {f"towers.{name}.rank": 16 for name in TOWERS} | {"towers.audio_dit.targets": "attention"}
+
+
+@pytest.fixture(scope="session")
+def release(golden, tmp_path_factory):
+    """The released model as a folder of configs without weights."""
+    folder = tmp_path_factory.mktemp("release")
+    configs = {
+        "video_dit": released.VIDEO_DIT,
+        "video_dit_2": released.VIDEO_DIT,
+        "audio_dit": released.AUDIO_DIT,
+        "dual_tower_bridge": released.BRIDGE,
+        "audio_vae": released.AUDIO_VAE,
+        "video_vae": {},
+        "text_encoder": UMT5_XXL | {"model_type": "umt5"},
+    }
+    for name, config in configs.items():
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(config))
+    (folder / "scheduler").mkdir()
+    for name in ("scheduler/scheduler_config.json", "model_index.json"):
+        (folder / name).write_text((golden / "checkpoint" / name).read_text())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def known_release(release, clips, tmp_path_factory):
+    """Its outline, read once; the clips are replaced by windows of the released size."""
+    known = outline(release_config(release, clips, tmp_path_factory.mktemp("none"), {"data.num_frames": [9]}))
+    return lambda shape: dataclasses.replace(known, windows={shape: 20}, clips=12)
+
+
+def release_config(release, clips, tmp_path, changes):
+    base = {"model": str(release), "output": str(tmp_path), "data.path": str(clips), "recipe": "released"}
+    return read_config(None, base | RANK_16 | changes)
+
+
+@pytest.fixture
+def planned(known_release, release, clips, tmp_path):
+    """(plan, advice) for the released model on a named card."""
+
+    def planned(gpu, shape=FULL, **changes):
+        changes = {key.replace("__", "."): value for key, value in changes.items()}
+        config = release_config(release, clips, tmp_path, changes)
+        card, known = find_card(config, gpu), known_release(shape)
+        plan = figures(config, card, known)
+        return plan, advise(config, card, known, plan)
+
+    return planned
+
+
+def test_the_released_model_is_planned_from_configs_alone(known_release, release, clips, tmp_path):
+    towers = known_release(FULL).towers
+    config = release_config(release, clips, tmp_path, {})
+    sizes = plan_memory.frozen_on_device(towers, config, 2)
+    assert sizes == {
+        "video_dit": 2 * 14_288_901_184,
+        "video_dit_2": 2 * 14_288_901_184,
+        "audio_dit": 2 * 1_419_193_472,
+        "dual_tower_bridge": 2 * 2_659_737_600,
+    }
+    # training.md 5.1: 142 M weights at rank 16 in the attention of all towers.
+    assert sum(plan_memory.lora_parameters(towers, config).values()) == pytest.approx(142e6, rel=0.01)
+
+
+@pytest.mark.parametrize(("shape", "petaflops"), [(FULL, 10.5), (HALF, 3.6)])
+def test_a_released_training_step_costs_what_the_reference_counts(planned, shape, petaflops):
+    plan, _ = planned("H200", shape, run__accumulation=1)
+    assert plan.petaflops == pytest.approx(petaflops, rel=0.04)
+
+
+def test_memory_budgets_of_an_80_and_of_a_24_gb_card(planned):
+    one_expert, _ = planned("H100", run__offload="experts")
+    assert one_expert.fits
+    assert 60 * GIB < sum(one_expert.device.values()) <= 72 * GIB
+    streamed, _ = planned("4090", HALF, run__offload="layers")
+    assert streamed.fits
+    assert 18 * GIB < sum(streamed.device.values()) <= 22 * GIB
+    both, _ = planned("H200")
+    assert both.fits
+    assert both.device["activations between layers"] == pytest.approx(17.7e9, rel=0.01)
+
+
+def test_advice_fits_when_it_is_followed(planned):
+    plan, advice = planned("4090", run__batch_size=2)
+    assert not plan.fits
+    assert advice
+    assert 'run.offload = "layers"' in advice[0]
+    assert "data.num_frames = [97]" in advice[0]
+    again, _ = planned("4090", HALF, run__offload="layers", run__batch_size=1, data__num_frames=[97])
+    assert again.fits
+
+
+def test_advice_is_about_what_the_config_has_not_yet(planned):
+    _, advice = planned("H100")
+    assert advice[0].startswith('Set run.offload = "experts": ')
+    plan, advice = planned("4090", run__offload="layers")
+    assert not plan.fits
+    assert [sentence.split(":")[0] for sentence in advice] == ["Set data.num_frames = [97]"]
+    _, advice = planned("H200")
+    assert not advice
+
+
+def test_what_fits_nowhere_is_said(planned):
+    _, advice = planned("L4", dataclasses.replace(FULL, height=1280, width=2048))
+    assert len(advice) == 1
+    assert advice[0].startswith("Nothing fits: ")
+
+
+def test_time_follows_card_length_and_batch(planned):
+    plan, _ = planned("H200")
+    assert planned("4090")[0].step_seconds == pytest.approx(plan.step_seconds * 600 / 148, rel=0.01)
+    assert planned("H200", HALF)[0].step_seconds < plan.step_seconds / 2.5
+    assert planned("H200", run__batch_size=2)[0].step_seconds == pytest.approx(2 * plan.step_seconds)
+    assert plan.seconds["training"] == pytest.approx(1000 * plan.step_seconds)
+    assert planned("H200", run__gradient_checkpointing=False)[0].step_seconds < 0.8 * plan.step_seconds
+
+
+def test_streaming_short_clips_waits_for_the_link(planned):
+    tiny = dataclasses.replace(FULL, num_frames=5)
+    kept, streamed = (planned("4090", tiny, run__offload=each)[0] for each in ("none", "layers"))
+    assert streamed.step_seconds > 1.5 * kept.step_seconds
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run__gradient_checkpointing": True},
+        {"objective__audio_weight": 0.0, "towers__audio_dit__train": False},
+        {"objective__video_weight": 0.0, "towers__audio_dit__targets": "attention_ffn"},
+    ],
+)
+def test_operations_are_those_that_torch_counts(engine, changes):
+    """All operations of a micro-batch, within 10 % (what is not a matrix product is not counted)."""
+    engine = engine(**changes, objective__bridge_dropout=0, run__accumulation=1)
+    config, shape = engine.config, window_shape(engine)
+
+    def forward(query, key, value, *_, **__):
+        return sdpa_flop(query, key, value)
+
+    def backward(gradient, query, key, value, *_, **__):
+        return sdpa_backward_flop(gradient, query, key, value)
+
+    aten = torch.ops.aten
+    attention = {
+        aten._scaled_dot_product_flash_attention_for_cpu: forward,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+    }
+    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+        engine.micro_batch()
+    configs = {name: getattr(engine.pipeline, name).config for name in TOWERS}
+    planned = plan_time.training_pass(configs, shape, config, engine.expert)
+    assert planned.total == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+def window_shape(engine):
+    entry = engine.order.batch(0)[0]
+    audio = engine.pipeline.audio_vae
+    rates = audio.config.sample_rate, audio.hop_length
+    return ClipShape(entry.height, entry.width, entry.num_frames, entry.frame_rate, *rates)
+
+
+def test_forward_operations_are_those_of_the_catalogue(known_release, release, clips, tmp_path):
+    known, config = known_release(FULL), release_config(release, clips, tmp_path, {})
+    planned = plan_time.training_pass(known.configs, FULL, config, "video_dit").forward
+    towers = [known.configs[name] for name in ("video_dit", "audio_dit", "dual_tower_bridge")]
+    assert planned == pytest.approx(catalog.forward_flops(*towers, FULL), rel=0.03)
+
+
+@pytest.mark.parametrize("targets", ["attention", "attention_ffn"])
+def test_activations_are_those_that_autograd_keeps(engine, targets):
+    """Bytes of every tensor saved for the backward pass that is no weight, against the count."""
+    towers = {f"towers__{name}__targets": targets for name in ("video_dit", "audio_dit")}
+    engine = engine(**towers, objective__bridge_dropout=0)
+    engine.pipeline.residency.activate("video_dit")
+    weights = {p.untyped_storage().data_ptr() for p in engine.pipeline.dual_tower.parameters()}
+    saved = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes(), tensor
+        return tensor
+
+    entries = engine.order.batch(0)
+    batch = engine.load(entries)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        engine._backward(batch, engine._draw(batch, 0), entries)
+    towers = {name: getattr(engine.pipeline, name) for name in TOWERS}
+    between, inside, _ = plan_memory.activations(towers, window_shape(engine), engine.config)
+    assert sum(size for size, _ in saved.values()) == pytest.approx(4 * (between + inside), rel=0.15)
+
+
+def test_lora_weights_and_8_bit_layers_are_counted_to_the_byte(engine):
+    engine = engine(run__base="fp8", towers__audio_dit__targets="attention_ffn")
+    towers = plan_memory.build_towers(Path(engine.config.model))
+    counts = {name: sum(w.numel() for w in weights) for name, weights in engine.towers.items()}
+    assert plan_memory.lora_parameters(towers, engine.config) == counts
+    for name in TOWERS:
+        held = sum(p.nbytes for p in getattr(engine.pipeline, name).parameters() if not p.requires_grad)
+        assert plan_memory.frozen_bytes(towers, name, engine.config, 4) == held
+
+
+@pytest.mark.parametrize("name", ["schedule_free", "prodigy"])
+def test_optimizer_states_are_counted(engine, name):
+    engine = engine(optimizer__name=name, optimizer__learning_rate=None, run__accumulation=1)
+    run_steps(engine, 2)  # both experts
+    tensors = [t for state in engine.optimizer.state.values() for t in state.values() if torch.is_tensor(t)]
+    count = sum(w.numel() for weights in engine.towers.values() for w in weights)
+    measured = sum(t.nbytes for t in tensors if t.ndim)
+    assert measured == pytest.approx(count * plan_memory.STATE_BYTES[name], rel=0.01)
+
+
+def test_the_cache_is_as_large_as_planned_and_checkpoints_hardly_larger(engine, tmp_path):
+    engine = engine()
+    config, cache = engine.config, engine.cache
+    known = outline(config)
+    assert known.cached
+    plan = figures(config, find_card(config, None), known)
+    files = {cache.folder / name for entry in cache.entries for name in (entry.file, entry.text)}
+    files |= {cache.folder / name for name in cache.texts.values()}
+    tensors = sum(tensor.nbytes for file in files for tensor in load_file(file).values())
+    assert plan.disk["cache"] - len(files) * plan_memory.HEADER == tensors
+    assert plan.disk["cache"] == pytest.approx(sum(file.stat().st_size for file in files), rel=0.05)
+
+    run_steps(engine, 2)
+    engine.lora.drop_gradients()
+    state = engine.state()
+    held = [state["weights"], *state["optimizer"]["state"].values()]
+    size = sum(tensor.nbytes for each in held for tensor in each.values() if tensor.ndim)
+    save_adapter(tmp_path / "adapter.safetensors", engine.lora.weights, config, torch.float32)
+    size += sum(tensor.nbytes for tensor in load_file(tmp_path / "adapter.safetensors").values())
+    saved = config.run.steps // config.run.checkpoint_every
+    assert plan.disk["checkpoints"] == pytest.approx(saved * size, rel=0.01)
+
+
+def test_windows_are_the_same_from_clips_and_from_the_cache(parts, settings, tmp_path):
+    config, _, pipeline = parts()
+    checkpoint = Checkpoint({"audio_vae": dict(pipeline.audio_vae.config)}, {})
+    cached = read_windows(config, checkpoint)
+    fresh = read_windows(settings(data__cache=str(tmp_path / "none")), checkpoint)
+    assert sum(fresh[0].values()) >= sum(cached[0].values()) > 0
+    assert fresh[0].keys() == cached[0].keys()
+    assert (cached[3], fresh[3]) == (True, False)
+    other = read_windows(settings(data__num_frames=[5]), checkpoint)
+    assert {shape.num_frames for shape in other[0]} == {5}
+    assert not other[3]
+
+
+def test_pinned_memory_is_taken_in_powers_of_two():
+    assert plan_memory.pinned(715_000_000) == GIB
+    assert [plan_memory.pinned(size) for size in (0, 1, 64, 65)] == [0, 1, 64, 128]
+
+
+def test_the_command_tells_the_plan_and_the_probe(settings, clips, golden, tmp_path, capsys):
+    given = [
+        "plan",
+        "--model",
+        str(golden / "checkpoint"),
+        "--data",
+        str(clips),
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    given += [
+        "--size",
+        "64x32",
+        "--set",
+        "data.num_frames=[9]",
+        "--set",
+        "run.accumulation=1",
+        "--price",
+        "3.5",
+    ]
+    assert main([*given, "--gpu", "4090"]) == 0
+    text = capsys.readouterr().out
+    assert "memory of 4090 at the peak, 23.5 GiB free" in text
+    assert "It fits." in text
+    assert "at 3.5 an hour" in text
+    assert main([*given, "--device", "cpu", "--set", "run.dtype=float32", "--probe", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["fits"]
+    assert record["money"] == pytest.approx(record["hours"] * 3.5)
+    assert record["probe"]["steps"] == 3
+    assert record["probe"]["seconds"] > 0
+    assert record["probe"]["peak"] > 0
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
+    assert main([*given, "--gpu", "4090", "--probe"]) == 2
+    assert "leave --gpu out" in capsys.readouterr().err
+
+
+def test_a_card_is_found_by_any_name_that_holds_it():
+    assert catalog.find_gpu("NVIDIA GeForce RTX 4090").name == "4090"
+    assert catalog.find_gpu("h200").gib > 139
+    with pytest.raises(UserError, match="choose one of H200"):
+        catalog.find_gpu("a toaster")
+
+
+def test_the_benchmark_takes_the_steps_that_the_plan_counts():
+    """On small towers: it runs, streamed, and its table has a row for each length."""
+    options = argparse.Namespace(tiny=True, frames=[5, 9], settings=["layers"], repeats=1)
+    found = train_step.run(options)
+    assert [row["frames"] for row in found["rows"]] == [5, 9]
+    assert all(row["seconds"] > 0 and row["planned_seconds"] >= row["floor_seconds"] for row in found["rows"])
+    assert train_step.markdown(found["rows"]).count("\n") == 4
