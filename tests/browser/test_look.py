@@ -55,8 +55,9 @@ def test_an_idea_is_written_edited_repaired_and_made(demo):
     candidate.wait_for(timeout=20_000)
     assert "still warm" in demo.text("#kept")
     assert '"still warm"' in candidate.input_value()
-    added = page.locator("#marked-0 mark.mova-added").all_inner_texts()
-    assert added
+    marks = page.locator("#marked-0 mark.mova-added")
+    marks.first.wait_for(timeout=10_000)
+    added = marks.all_inner_texts()
     assert not any("still warm" in text for text in added)
     candidate.press("End")
     candidate.fill(candidate.input_value().replace("warm", "cold"))

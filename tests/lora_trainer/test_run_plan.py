@@ -314,7 +314,8 @@ def test_the_command_tells_the_plan_and_the_probe(settings, clips, golden, tmp_p
     assert record["money"] == pytest.approx(record["hours"] * 3.5)
     assert record["probe"]["steps"] == 3
     assert record["probe"]["seconds"] > 0
-    assert record["probe"]["peak"] > 0
+    # On a CPU the measured peak is the process's growth: none where freed memory serves again.
+    assert 0 <= record["probe"]["peak"] < record["probe"]["predicted_peak"] + 2**30
     assert not (tmp_path / "run" / "journal.jsonl").exists()
     assert main([*given, "--gpu", "4090", "--probe"]) == 2
     assert "leave --gpu out" in capsys.readouterr().err
