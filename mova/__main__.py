@@ -4,7 +4,6 @@ import argparse
 import itertools
 import logging
 import os
-import secrets
 import sys
 from pathlib import Path
 
@@ -144,7 +143,7 @@ def build_request(options: argparse.Namespace, settings: dict, model: catalog.Mo
     request = GenerationRequest.from_settings(chosen | {k: v for k, v in given.items() if v is not None})
     if options.seconds is not None:
         request = request.replace(num_frames=shapes.frames_for_seconds(options.seconds, request.frame_rate))
-    return request if request.seed is not None else request.replace(seed=secrets.randbelow(2**31))
+    return request.seeded()
 
 
 def default_output(seed: int) -> Path:

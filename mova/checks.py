@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,12 @@ def check_source_image(image: Path, sha256: str | None) -> None:
         raise UserError(
             f"{image} has changed since the clip was made from it; give the first frame with --image"
         )
+
+
+def run_settings(request: GenerationRequest, model: str, out: Path) -> dict[str, Any]:
+    """What a clip at `out` carries of the run that makes it; both backends write it."""
+    image_sha256 = digest(request.image) if request.image else None
+    return request.to_settings(out.parent) | {"model": model, "image_sha256": image_sha256}
 
 
 def digest(path: Path) -> str:

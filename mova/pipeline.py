@@ -30,9 +30,6 @@ from mova.scheduler import PairScheduler
 from mova.shapes import SPATIAL_STRIDE, ClipShape, check_num_frames, check_size
 from mova.types import Cancelled, UserError, check_finite
 
-ENCODED_FRAMES = (
-    121  # past these the causal encoder has forgotten the first frame; its latents repeat exactly
-)
 StepCallback = Callable[["MOVAPipeline", int, Tensor, dict[str, Any]], dict[str, Any]]
 
 

@@ -37,7 +37,12 @@ class PairScheduler(SchedulerMixin, ConfigMixin):
         for name, shift in zip(("video_shift", "audio_shift"), shifts, strict=True):
             check_finite(name, shift, *SHIFTS)
         base = torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64)
-        return torch.stack([shift * base / (1 + (shift - 1) * base) for shift in shifts], dim=1).float()
+        return torch.stack([self.shifted(base, shift) for shift in shifts], dim=1).float()
+
+    @staticmethod
+    def shifted(sigma: Tensor, shift: float) -> Tensor:
+        """`sigma`, uniform from 0 to 1, moved towards 1, the noise, by `shift` over 1."""
+        return shift * sigma / (1 + (shift - 1) * sigma)
 
     def timesteps(self, sigmas: Tensor) -> Tensor:
         return sigmas * self.config.num_train_timesteps

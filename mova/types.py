@@ -1,6 +1,7 @@
 """What a run is asked for, what it gives back, and how it fails. No torch: the page and the CLI import it."""
 
 import dataclasses
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Real
@@ -125,6 +126,10 @@ class GenerationRequest:
             for source, strength in self.adapters
         )
         return self.replace(image=image, adapters=adapters)
+
+    def seeded(self) -> "GenerationRequest":
+        """The request with a seed: its own, or a random one."""
+        return self if self.seed is not None else self.replace(seed=secrets.randbelow(2**31))
 
     def replace(self, **changes: object) -> "GenerationRequest":
         return dataclasses.replace(self, **changes)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mova.metrics.health import psnr
 from mova.pipeline import MOVAPipeline
 from pocket.clip import Clip
 from pocket.generate import to_frames
-from pocket.judge import psnr
 
 WINDOW, HOP = 512, 128  # samples
 DEPTH_DB = 70.0  # below the true clip's loudest; what is fainter counts as equal

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mova.metrics.health import psnr
 from pocket.captions import CaptionMix
 from pocket.clip import FRAME_RATE, Attributes, Clip
 from pocket.degrade import WEAR, wear_frames, wear_sound
@@ -63,12 +64,6 @@ def judge_true(task: Task, worn: bool) -> tuple[str, Asked, dict[str, Figures]]:
         frames, sound = wear_frames(clip.frames, wear, rng), wear_sound(clip.waveform, wear, rng)
         figures[wear.name] = judge(frames, sound, asked)
     return clip.caption, asked, figures
-
-
-def psnr(first: np.ndarray, second: np.ndarray) -> float:
-    """Decibels between uint8 pictures; at most 99, for equal ones."""
-    error = np.mean((first.astype(np.float32) - second) ** 2)
-    return float(min(10 * np.log10(255**2 / max(error, 1e-9)), 99.0))
 
 
 def _judge_ball(frames: np.ndarray, waveform: np.ndarray, asked: Asked) -> Figures:

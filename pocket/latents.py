@@ -15,10 +15,11 @@ from torch import Tensor
 
 from mova.models.audio_vae import AudioVAE
 from mova.models.video_vae import encode_whole
+from mova.outputs import new_output
 from pocket.captions import write_caption
+from pocket.codec_run import to_channels_last
 from pocket.loader import stream
 from pocket.models import build_audio_vae, build_video_vae, train_tokenizer
-from pocket.train_video_vae import to_channels_last
 from pocket.training import Log, Ranks, prefetch, to_video
 from pocket.world import DEFAULT_MIX, choose_family, make_scene
 
@@ -38,9 +39,8 @@ class Shard:
     def save(self, path: Path) -> None:
         tensors = {"video": self.video, "condition": self.condition, "audio": self.audio}
         tensors = {name: tensor.to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
-        part = path.with_suffix(".part")
-        save_file(tensors, part, {"captions": json.dumps(self.captions)})
-        part.replace(path)
+        with new_output(path, overwrite=True) as part:
+            save_file(tensors, part, {"captions": json.dumps(self.captions)})
 
     @classmethod
     def load(cls, path: Path) -> "Shard":

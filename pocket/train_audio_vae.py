@@ -1,17 +1,18 @@
-"""Train the audio VAE with spectral losses at several resolutions, then set its latents to unit variance."""
+"""Train the audio VAE on waveforms and on their spectra at several resolutions."""
 
 import logging
 import math
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mova.models.audio_vae import AudioVAE
 from pocket.clip import FAMILIES, SAMPLE_RATE
+from pocket.codec_run import CodecRun
 from pocket.loader import stream
 from pocket.models import build_audio_vae
-from pocket.training import Average, Budget, Log, Ranks, save_state
+from pocket.training import Budget, Log, Ranks
 
 logger = logging.getLogger("pocket")
 WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples
@@ -38,71 +39,35 @@ def train_audio_vae(
     ranks = Ranks.join()
     device = ranks.device
     torch.manual_seed(ranks.rank)
-    path = out / "audio_vae.pt"
-    held = torch.load(path, map_location=device, weights_only=True) if path.exists() else {}
     vae = build_audio_vae().to(device)
-    if held:
-        vae.load_state_dict(held["average" if decoder_only else "weights"])
-    ranks.same_weights(vae)
-    if decoder_only:
-        vae.encoder.requires_grad_(False)
-        vae.quant_conv.requires_grad_(False)
-    parameters = [p for p in vae.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, learning_rate, (0.9, 0.99), weight_decay=1e-3, fused=True)
-    average = Average(vae.state_dict())
-    step = held.get("step", 0)
-    if held:
-        average.resume(held["average"], step)
-        if "optimizer" in held and held["decoder_only"] == decoder_only:
-            optimizer.load_state_dict(held["optimizer"])
+    run = CodecRun(vae, out / "audio_vae.pt", ranks, learning_rate, (0.9, 0.99), decoder_only)
     log = Log(out / "audio_vae.jsonl", ranks)
-    sounds = render_sounds(clips, 7_000_000 + ranks.rank * clips + step, ranks.workers(workers), out)
+    sounds = render_sounds(clips, 7_000_000 + ranks.rank * clips + run.step, ranks.workers(workers), out)
     sounds = sounds.to(device)
     truth = render_sounds(64, 1_000_000, ranks.workers(workers), out).to(device)
     losses = Losses(device)
-
-    def save() -> None:
-        save_state(
-            path,
-            weights=vae.state_dict(),
-            average=average.weights,
-            optimizer=optimizer.state_dict(),
-            step=step,
-            decoder_only=decoder_only,
-        )
-
     budget = Budget(minutes, decay, ranks)
     log.write(sounds=len(sounds))
     for scale in budget.steps():
         start = int(torch.randint(0, sounds.shape[-1] - SEGMENT, (1,)))
         rows = torch.randint(len(sounds), (batch,), device=device)
         waveform = augmented(sounds[rows, :, start : start + SEGMENT])
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * scale
-        posterior = vae.encode(waveform)
-        decoded = vae.decode(posterior.sample())[..., : waveform.shape[-1]]
-        kl = (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean() / 2
-        terms = losses(decoded, waveform)
-        torch.autograd.backward([decoded, kl], [balanced(terms, decoded), torch.full_like(kl, KL_WEIGHT)])
-        ranks.average([p.grad for p in parameters])
-        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average.update(vae.state_dict())
-        step += 1
+        loss, terms = objective(vae, waveform, losses)
+        loss.backward()
+        norm = run.update(scale)
         if ranks.is_first and budget.is_save_due():
-            save()
-        if step % 200 == 0:
+            run.save()
+        if run.step % 200 == 0:
             log.write(
-                step=step,
-                kl=kl.item(),
+                step=run.step,
                 **{name: term.item() for name, term in terms.items()},
                 norm=norm.item(),
                 steps_a_second=budget.steps_a_second,
             )
     if ranks.is_first:
-        log.write(step=step, **validate(vae, average, truth))
-        save()
+        run.save()
+        vae.load_state_dict(run.average.weights)
+        log.write(step=run.step, **validate(vae, truth))
     ranks.leave()
 
 
@@ -125,6 +90,18 @@ def augmented(waveform: Tensor) -> Tensor:
     gain = torch.empty(batch, 1, 1, device=device).uniform_(0.5, 1.1)
     sign = torch.randint(0, 2, (batch, 1, 1), device=device) * 2 - 1
     return (waveform * gain * sign + DITHER * torch.randn_like(waveform)).clamp(-1, 1)
+
+
+def objective(vae: AudioVAE, waveform: Tensor, losses: "Losses") -> tuple[Tensor, dict[str, Tensor]]:
+    """What to run backward, whose value means nothing, and the terms that do, for the log.
+
+    The decoder's gradient is the balanced one whatever the terms' sizes; the posterior's divergence is added.
+    """
+    posterior = vae.encode(waveform)
+    decoded = vae.decode(posterior.sample())[..., : waveform.shape[-1]]
+    kl = (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean() / 2
+    terms = losses(decoded, waveform)
+    return (decoded * balanced(terms, decoded)).sum() + KL_WEIGHT * kl, {"kl": kl, **terms}
 
 
 def balanced(terms: dict[str, Tensor], decoded: Tensor) -> Tensor:
@@ -184,13 +161,10 @@ def mel_matrix(size: int, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def validate(vae: AudioVAE, average: Average, truth: Tensor) -> dict[str, float]:
-    """Log-spectral distance and signal-to-noise ratio in dB, with the averaged weights."""
-    held = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
-    vae.load_state_dict(average.weights)
+def validate(vae: AudioVAE, truth: Tensor) -> dict[str, float]:
+    """Log-spectral distance and signal-to-noise ratio in dB of a round trip."""
     latents = vae.encode(truth).mode()
     decoded = vae.decode(latents)[..., : truth.shape[-1]]
-    vae.load_state_dict(held)
     window = torch.hann_window(512, device=truth.device)
     a, b = (
         torch.stft(x.squeeze(1), 512, 128, window=window, return_complex=True).abs().clamp_min(1e-2)

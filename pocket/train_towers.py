@@ -136,7 +136,7 @@ def draw_sigmas(batch: int, expert: int, device: torch.device) -> tuple[Tensor, 
     other = torch.where(
         torch.rand(batch, device=device) < SAME_TIME_SHARE, base, torch.rand(batch, device=device)
     )
-    return tuple(SHIFT * s / (1 + (SHIFT - 1) * s) for s in (base, other))
+    return PairScheduler.shifted(base, SHIFT), PairScheduler.shifted(other, SHIFT)
 
 
 def losses(

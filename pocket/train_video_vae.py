@@ -10,9 +10,10 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from mova.models.video_vae import decode_whole, encode_whole
+from pocket.codec_run import CodecRun
 from pocket.loader import stream
 from pocket.models import build_video_vae
-from pocket.training import Average, Budget, Log, Ranks, prefetch, psnr, save_state, to_video
+from pocket.training import Budget, Log, Ranks, prefetch, psnr, to_video
 
 logger = logging.getLogger("pocket")
 VALIDATION_SEED = 1_000_000
@@ -62,60 +63,26 @@ def train_video_vae(
     torch.manual_seed(ranks.rank)
     torch.backends.cudnn.benchmark = True
     vae = build_video_vae().to(device)
-    path = out / "video_vae.pt"
-    held = torch.load(path, map_location=device, weights_only=True) if path.exists() else {}
-    if held:
-        vae.load_state_dict(held["average" if decoder_only else "weights"])
-    ranks.same_weights(vae)
-    if decoder_only:
-        vae.encoder.requires_grad_(False)
-        vae.quant_conv.requires_grad_(False)
-    to_channels_last(vae)
-    parameters = [p for p in vae.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, learning_rate, (0.9, 0.98), weight_decay=1e-3, fused=True)
-    average = Average(vae.state_dict())
-    step = held.get("step", 0)
-    if held:
-        average.resume(held["average"], step)
-        if "optimizer" in held and held["decoder_only"] == decoder_only:
-            optimizer.load_state_dict(held["optimizer"])
+    run = CodecRun(vae, out / "video_vae.pt", ranks, learning_rate, (0.9, 0.98), decoder_only)
     model = Autoencoder(vae)
-    run = torch.compile(model, dynamic=False) if compiled else model
+    reconstruct = torch.compile(model, dynamic=False) if compiled else model
     log = Log(out / "video_vae.jsonl", ranks)
     truth = validation_clips(16 if device.type == "cuda" else 1, out).to(device)
-    first_seed = (1 + ranks.rank) * 200_000_000 + step * batch
+    first_seed = (1 + ranks.rank) * 200_000_000 + run.step * batch
     batches = prefetch(stream(batch, first_seed, ranks.workers(workers), speech=out), device)
-
-    def save() -> None:
-        save_state(
-            path,
-            weights=vae.state_dict(),
-            average=average.weights,
-            optimizer=optimizer.state_dict(),
-            step=step,
-            decoder_only=decoder_only,
-        )
-
     budget = Budget(minutes, decay, ranks)
     for scale in budget.steps():
         video = to_video(cropped(next(batches)[0], crop)).contiguous(memory_format=torch.channels_last_3d)
         noise = torch.randn(latent_size(video), device=device)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * scale
         with torch.autocast(device.type, torch.bfloat16, enabled=video.is_cuda):
-            loss, square, kl = run(video, noise)
+            loss, square, kl = reconstruct(video, noise)
         loss.backward()
-        ranks.average([p.grad for p in parameters])
-        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average.update(vae.state_dict())
-        step += 1
+        norm = run.update(scale)
         if ranks.is_first and budget.is_save_due():
-            save()
-        if step % 100 == 0:
+            run.save()
+        if run.step % 100 == 0:
             log.write(
-                step=step,
+                step=run.step,
                 psnr=10 * math.log10(4 / square.item()),
                 loss=loss.item(),
                 kl=kl.item(),
@@ -123,10 +90,10 @@ def train_video_vae(
                 steps_a_second=budget.steps_a_second,
             )
     if ranks.is_first:
-        save()
-        vae.load_state_dict(average.weights)
+        run.save()
+        vae.load_state_dict(run.average.weights)
         scores = validate(vae, truth)
-        log.write(step=step, held_out_psnr=scores.mean().item(), worst=scores.min().item())
+        log.write(step=run.step, held_out_psnr=scores.mean().item(), worst=scores.min().item())
     ranks.leave()
 
 
@@ -144,14 +111,6 @@ def cropped(frames: Tensor, size: tuple[int, int] | None) -> Tensor:
 def latent_size(video: Tensor) -> tuple[int, ...]:
     batch, _, frames, height, width = video.shape
     return (batch, 16, (frames + 3) // 4, height // 8, width // 8)
-
-
-def to_channels_last(module: nn.Module) -> None:
-    for part in module.modules():
-        if isinstance(part, nn.Conv3d):
-            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last_3d)
-        elif isinstance(part, nn.Conv2d):
-            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def validation_clips(count: int, speech: Path) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mova.outputs import new_output
 from pocket.loader import Batch
 
 logger = logging.getLogger("pocket")
@@ -154,10 +155,8 @@ class Log:
 
 def save_state(path: Path, **state: object) -> None:
     """Write a checkpoint whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
+    with new_output(path, overwrite=True) as part:
+        torch.save(state, part)
 
 
 def prefetch(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple[Tensor, Tensor, list[str]]]:

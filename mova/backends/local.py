@@ -1,6 +1,5 @@
 """Makes clips with the pipeline, in this process."""
 
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from mova import catalog, placement
 from mova.adapter_files import Adapter
 from mova.adapter_sources import read_adapter
 from mova.backends.timing import timed
-from mova.checks import check_request, digest
+from mova.checks import check_request, run_settings
 from mova.guidance import branches
 from mova.inspection import Checkpoint, look
 from mova.media import write_mp4
@@ -111,12 +110,8 @@ class LocalBackend:
         """As `mova.backends.Backend.generate`."""
         image = check_request(request, out, overwrite)
         adapters = [(read_adapter(source), strength) for source, strength in request.adapters]
-        if request.seed is None:
-            request = request.replace(seed=secrets.randbelow(2**31))
-        settings = request.to_settings(out.parent) | {
-            "model": self.model,
-            "image_sha256": digest(request.image) if request.image else None,
-        }
+        request = request.seeded()
+        settings = run_settings(request, self.model, out)
         report = progress or (lambda _: None)
         seconds: dict[str, float] = {}
         with translated_memory_errors():

@@ -6,7 +6,6 @@ The clip it sends is decoded to its end before it takes its place, and then carr
 """
 
 import io
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -19,7 +18,7 @@ from mova.backends.connection import Patience
 from mova.backends.server import Job, VideoServer
 from mova.backends.settings import Remote
 from mova.backends.timing import timed
-from mova.checks import check_request, digest
+from mova.checks import check_request, run_settings
 from mova.images import white_frame
 from mova.outputs import temporary_beside
 from mova.prompting.cleaning import clean_prompt
@@ -64,13 +63,8 @@ class RemoteBackend:
         """As `mova.backends.Backend.generate`. No step is reported: the server tells of none."""
         image = check_request(request, out, overwrite)
         check_supported(request)
-        if request.seed is None:
-            request = request.replace(seed=secrets.randbelow(2**31))
-        settings = request.to_settings(out.parent) | {
-            "model": self.model,
-            "image_sha256": digest(request.image) if request.image else None,
-            "backend": "remote",
-        }
+        request = request.seeded()
+        settings = run_settings(request, self.model, out) | {"backend": "remote"}
         report = progress or (lambda _: None)
         seconds: dict[str, float] = {}
         with VideoServer(self.remote, should_stop or never_cancelled, self.patience) as server:

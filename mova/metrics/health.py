@@ -61,7 +61,7 @@ def video_health(frames: np.ndarray, luma: np.ndarray, first_frame: np.ndarray |
     brightness = luma.mean((1, 2), dtype=np.float64)
     jumps = np.abs(np.diff(brightness, n=2)) / 2
     return VideoHealth(
-        first_frame_psnr_db=None if first_frame is None else _psnr(frames[0], first_frame),
+        first_frame_psnr_db=None if first_frame is None else psnr(frames[0], first_frame),
         flicker_levels=float(np.median(jumps)) if len(jumps) else 0.0,
         frozen_ratio=float((steps.max((1, 2)) < FROZEN_LEVELS).mean()) if len(steps) else 1.0,
         motion_levels=float(steps.mean()) if len(steps) else 0.0,
@@ -99,8 +99,8 @@ def _bandwidth(waveform: np.ndarray, sample_rate: int) -> float:
     return float(highest * sample_rate / (2 * (len(power) - 1)))
 
 
-def _psnr(frame: np.ndarray, picture: np.ndarray) -> float:
-    """Decibels; 99 for equal pictures."""
+def psnr(frame: np.ndarray, picture: np.ndarray) -> float:
+    """Decibels between uint8 pictures or clips; at most 99, for equal ones."""
     error = ((frame.astype(np.float32) - picture) ** 2).mean()
     return float(min(10 * np.log10(255**2 / max(error, 1e-9)), 99.0))
 

@@ -17,14 +17,14 @@ NEEDS = "MOVA-360p needs an NVIDIA GPU with 12 GB and 80 GB of memory"
 
 
 @dataclass(frozen=True)
-class Gpu:
+class InstalledGpu:
     """The first NVIDIA card: `memory` in bytes."""
 
     name: str
     memory: int
 
 
-def find_gpu() -> Gpu | None:
+def installed_gpu() -> InstalledGpu | None:
     """The machine's first NVIDIA card by its driver's own tool, or None."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
@@ -33,7 +33,7 @@ def find_gpu() -> Gpu | None:
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
         name, _, mebibytes = answer.splitlines()[0].rpartition(",")
-        return Gpu(name.strip(), int(mebibytes) * 2**20)
+        return InstalledGpu(name.strip(), int(mebibytes) * 2**20)
     except (OSError, subprocess.SubprocessError, IndexError, ValueError):
         return None
 
@@ -44,7 +44,7 @@ def choose_model(settings: Settings) -> tuple[str, str]:
         return settings.model or "360p", f"Clips are made by the engine at {settings.remote_url}."
     if settings.is_zero_gpu:
         return settings.model or "360p", "Runs on ZeroGPU: a shared GPU, for which you spend daily quota."
-    gpu = find_gpu() if settings.device in ("", "cuda") else None
+    gpu = installed_gpu() if settings.device in ("", "cuda") else None
     ram = psutil.virtual_memory().total
     if gpu is None:
         cores = psutil.cpu_count(logical=False) or 1

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from mova.metrics.health import psnr
 from pocket.clip import NUM_SAMPLES, SAMPLE_RATE
 from pocket.degrade import WEAR
 from pocket.detect_ball import hear_hits, hear_material, see_ball
@@ -8,7 +9,7 @@ from pocket.detect_face import lag_correlations, loudness, mouth_opening
 from pocket.detect_piano import hear_notes, see_keys
 from pocket.evaluate import CAPTIONS
 from pocket.hearing import onsets
-from pocket.judge import Task, judge_true, psnr
+from pocket.judge import Task, judge_true
 from pocket.recognise import Recogniser, errors, recogniser
 from pocket.scores import event_offsets, score
 from pocket.speech import load_bank

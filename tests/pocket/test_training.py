@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from mova.pipeline import MOVAPipeline
+from pocket.codec_run import CodecRun
 from pocket.export import export
 from pocket.latents import Shard, normalise
 from pocket.models import AUDIO_CHANNELS, BOUNDARY_RATIO, build_audio_vae, build_video_vae, train_tokenizer
 from pocket.muon import Muon, orthogonalised
-from pocket.train_audio_vae import WEIGHTS, Losses, balanced
+from pocket.train_audio_vae import WEIGHTS, Losses, balanced, objective
 from pocket.train_towers import Model, averaged_gradients, draw_sigmas, embed
 from pocket.training import Average, Budget, Ranks
 
@@ -77,6 +78,34 @@ def test_the_terms_of_the_sound_loss_have_their_shares_of_the_gradient():
         gradient = balanced({name: losses(decoded, waveform)[name]}, decoded)
         assert gradient.norm().item() == pytest.approx(weight, rel=1e-4)
     assert all(term.item() < 1e-6 for term in losses(waveform, waveform).values())
+
+
+def test_a_decoder_goes_on_alone_from_the_average_and_the_latents_stay(tmp_path):
+    torch.manual_seed(0)
+    waveform, losses = torch.randn(1, 1, 3200) / 10, Losses(torch.device("cpu"))
+
+    def train(run, steps):
+        for _ in range(steps):
+            objective(run.vae, waveform, losses)[0].backward()
+            run.update(1.0)
+        run.save()
+
+    path = tmp_path / "audio_vae.pt"
+    first = CodecRun(build_audio_vae(), path, ALONE, 1e-3, (0.9, 0.99), decoder_only=False)
+    train(first, 2)
+    again = CodecRun(build_audio_vae(), path, ALONE, 1e-3, (0.9, 0.99), decoder_only=False)
+    assert again.step == 2
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters, again.parameters, strict=True))
+
+    alone = CodecRun(build_audio_vae(), path, ALONE, 1e-3, (0.9, 0.99), decoder_only=True)
+    before = {name: tensor.clone() for name, tensor in alone.vae.state_dict().items()}
+    assert all(torch.equal(before[name], first.average.weights[name]) for name in before)
+    train(alone, 1)
+    changed = {
+        name for name, tensor in alone.vae.state_dict().items() if not torch.equal(tensor, before[name])
+    }
+    assert changed
+    assert all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
 
 
 def test_sigmas_stay_on_their_experts_side_of_the_boundary():

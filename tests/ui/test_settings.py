@@ -8,7 +8,7 @@ import yaml
 from mova import catalog
 from mova.types import UserError
 from mova.ui import machine
-from mova.ui.machine import GIB, SMALL, Gpu, choose_model, offered_models
+from mova.ui.machine import GIB, SMALL, InstalledGpu, choose_model, offered_models
 from mova.ui.settings import VARIABLES, Settings, describe_model
 
 SMALLEST = SMALL if SMALL in catalog.MODELS else "360p"  # what is there for a machine without a GPU
@@ -70,12 +70,12 @@ def test_a_checkpoint_by_path_has_the_size_it_is_said_to_have(golden):
     ("gpu", "expected", "sentence"),
     [
         (None, SMALLEST, "there is no NVIDIA GPU"),
-        (Gpu("RTX 4090", 24 * GIB), "360p", "MOVA-360p on RTX 4090 (24 GiB)"),
-        (Gpu("GTX 1050", 4 * GIB), SMALLEST, "needs an NVIDIA GPU with 12 GB"),
+        (InstalledGpu("RTX 4090", 24 * GIB), "360p", "MOVA-360p on RTX 4090 (24 GiB)"),
+        (InstalledGpu("GTX 1050", 4 * GIB), SMALLEST, "needs an NVIDIA GPU with 12 GB"),
     ],
 )
 def test_the_machine_decides_the_model_and_says_why(monkeypatch, gpu, expected, sentence):
-    monkeypatch.setattr(machine, "find_gpu", lambda: gpu)
+    monkeypatch.setattr(machine, "installed_gpu", lambda: gpu)
     monkeypatch.setattr(machine, "RELEASED_RAM", 0)
     name, why = choose_model(Settings())
     assert name == expected
