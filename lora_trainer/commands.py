@@ -134,28 +134,19 @@ def encode(config: Config, device: "torch.device", dtype: "torch.dtype") -> Any:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    from lora_trainer.cache import read_index
-    from lora_trainer.encode import checkpoint_folder
-    from lora_trainer.model import choose_device, load_model
-    from lora_trainer.train import Trainer
-    from lora_trainer.workers import Workers
+    from lora_trainer.train import open_trainer
 
     config = config_of(options)
-    device, dtype = choose_device(config)
-    workers = Workers(device)
-    if workers.is_first and not (options.resume and (config.cache / "index.json").exists()):
-        encode(config, workers.device, dtype)
-    workers.wait()
-    cache = read_index(config.cache)  # what was encoded stays usable when clips move away
-    pipeline = load_model(checkpoint_folder(config), workers.device, dtype, config.run.offload)
-    trainer = Trainer(config, cache, pipeline, workers)
+    with bar("cache") as progress:
+        trainer = open_trainer(config, options.resume, progress.report)
+    is_first = trainer.workers.is_first
     try:
-        with steps_bar(config, workers.is_first) as progress:
+        with steps_bar(config, is_first) as progress:
             path = trainer.run(options.resume, progress.step)
     except Cancelled as stop:
         sys.stderr.write(f"{stop}\n")
         return 130
-    if workers.is_first:
+    if is_first:
         sys.stdout.write(f"{path}\n")
     return 0
 

@@ -14,11 +14,14 @@ from typing import Any
 
 import torch
 
-from lora_trainer.cache import Cache
-from lora_trainer.checkpoint import Journal, checkpoints, load_state, save_state
+from lora_trainer.cache import INDEX, Cache, read_index
+from lora_trainer.checkpoint import checkpoints, load_state, save_state
 from lora_trainer.config import Config
+from lora_trainer.encode import Report, build_cache, checkpoint_folder
 from lora_trainer.engine import Engine
+from lora_trainer.journal import ADAPTER, CHECKPOINTS, JOURNAL, Journal
 from lora_trainer.lora import save_adapter
+from lora_trainer.model import choose_device, load_model
 from lora_trainer.presets import EXPERTS
 from lora_trainer.samples import make_samples
 from lora_trainer.trackers import Tracker
@@ -29,9 +32,20 @@ from mova.types import BackendError, Cancelled, UserError
 
 logger = logging.getLogger(__name__)
 
-JOURNAL = "journal.jsonl"
-ADAPTER = "adapter.safetensors"
 OnStep = Callable[[dict[str, Any]], None]
+
+
+def open_trainer(config: Config, resume: bool, report: Report = lambda *_: None) -> "Trainer":
+    """A trainer with clips encoded and the model loaded. Raises UserError, BackendError."""
+    device, dtype = choose_device(config)
+    workers = Workers(device)
+    if workers.is_first and not (resume and (config.cache / INDEX).exists()):
+        build_cache(config, workers.device, dtype, report)
+    workers.wait()
+    cache = read_index(config.cache)  # what was encoded stays usable when clips move away
+    report("model", 0, 1)
+    pipeline = load_model(checkpoint_folder(config), workers.device, dtype, config.run.offload)
+    return Trainer(config, cache, pipeline, workers)
 
 
 class Trainer:
@@ -45,7 +59,7 @@ class Trainer:
         self.workers = self.engine.workers
         self.journal = Journal(config.output / JOURNAL, self.workers.is_first)
         self.tracker = Tracker(config, self.workers.is_first)
-        self.checkpoints = config.output / "checkpoints"
+        self.checkpoints = config.output / CHECKPOINTS
         self.base: dict[str, Figures] = {}
         self.stopping = False
 

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from lora_trainer.__main__ import main
-from lora_trainer.checkpoint import Journal, checkpoints, load_state, save_state
+from lora_trainer.checkpoint import checkpoints, load_state, save_state
+from lora_trainer.journal import Journal
 from lora_trainer.overfit import Verdict
 from lora_trainer.train import Trainer
 from lora_trainer.watch import Watch

@@ -1,0 +1,124 @@
+"""A training run in a process of its own: `python -m lora_trainer.detached RUN`, started by `jobs`.
+
+It waits for its turn, trains, and writes how it ended. The lock belongs to the process: however it ends, the
+system opens it for the next.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lora_trainer.config import read_config
+from lora_trainer.runs import (
+    CONFIG,
+    OUTCOME,
+    PHASE,
+    PROCESS,
+    Run,
+    is_alive,
+    read_json,
+    read_run,
+    write_json,
+    write_ticket,
+)
+from mova.types import BackendError, Cancelled, UserError
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5
+SECONDS_BETWEEN_REPORTS = 0.5
+
+
+def main(folder: Path) -> int:
+    """Train the run in `folder` to its end; the exit code is the command line's."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
+    write_ticket(folder, os.getpid())
+    signal.signal(signal.SIGTERM, stop_now)
+    run = read_run(folder)
+    try:
+        with turn(run):
+            train(run)
+        kind, message = "done", "It has learnt what it could."
+    except Cancelled:
+        kind, message = "stopped", f"stopped at step {run.saved_step()}; all is saved"
+    except KeyboardInterrupt:
+        kind, message = "stopped", "stopped before the first step"
+    except (UserError, BackendError) as error:
+        logger.error("%s", error)
+        kind, message = "failed", str(error)
+    except Exception as error:  # nobody waits for this process: its folder must tell that it failed
+        logger.exception("the run failed")
+        kind, message = "failed", f"the trainer failed ({type(error).__name__}: {error}); its log says more"
+    write_json(folder / OUTCOME, {"kind": kind, "message": message, "time": time.time()})
+    return {"done": 0, "stopped": 130}.get(kind, 1)
+
+
+def train(run: Run) -> None:
+    config = read_config(run.folder / CONFIG, {})
+    report = Phase(run.folder)
+    report("start", 0, 0)
+    from lora_trainer.train import open_trainer  # loads torch: not before it is our turn
+
+    trainer = open_trainer(config, True, report)
+    report("train", 0, config.run.steps)
+    trainer.run(resume=True)
+
+
+class Phase:
+    """Writes what is being done into the run's folder, not too often."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.what, self.written = folder, "", 0.0
+
+    def __call__(self, what: str, done: int, count: int) -> None:
+        now = time.monotonic()
+        if what != self.what or now - self.written > SECONDS_BETWEEN_REPORTS:
+            write_json(self.folder / PHASE, {"what": what, "done": done, "count": count})
+            self.what, self.written = what, now
+
+
+@contextmanager
+def turn(run: Run) -> Iterator[None]:
+    """Wait until no other run has the device, in the order in which they were started."""
+    root = run.folder.parents[1]
+    lock = FileLock(root / f".{slug(run.about.device)}.lock")
+    while True:
+        if not is_behind(run, root):
+            try:
+                with lock.acquire(timeout=0):
+                    yield
+                    return
+            except Timeout:
+                pass
+        time.sleep(LOOK_SECONDS)
+
+
+def is_behind(run: Run, root: Path) -> bool:
+    """Whether a run that lives was started before this one, for the same device."""
+    asked = read_json(run.folder / PROCESS)["asked"]
+    for path in root.glob(f"*/*/{PROCESS}"):
+        other = read_json(path).get("asked", asked)
+        if other < asked and not (path.parent / OUTCOME).exists() and is_alive(path.parent):
+            found = read_run(path.parent)
+            if found and found.about.device == run.about.device:
+                return True
+    return False
+
+
+def slug(device: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in device) or "device"
+
+
+def stop_now(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
