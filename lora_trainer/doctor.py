@@ -17,6 +17,7 @@ from lora_trainer import picture as seen
 from lora_trainer import sound as heard
 from lora_trainer.config import Config
 from lora_trainer.encode import Report
+from lora_trainer.findings import Finding
 from lora_trainer.manifest import Item, read_items
 from lora_trainer.picture import Picture
 from lora_trainer.reading import Probe, probe, read_channels
@@ -37,23 +38,12 @@ CLIPPED_GATE = 0.001
 CANCELLED_DB = 6.0
 FROZEN_GATE = 1.0  # seconds
 START_GATE = 0.04  # seconds
+NEAR = 0.01  # seconds: ends of parts are written rounded
 SYNC_RATE, SYNC_SECONDS = 24.0, 20.0  # frames a second and length that are looked at
 TOKENS_PER_WORD = 1.5  # of UMT5 in English prose; only where no tokenizer is at hand
 SPEAKING = re.compile(
     r"\b(says?|said|saying|speaks?|speaking|talks?|talking|asks?|tells?|sings?|singing)\b", re.I
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """`fixable`: `lora_trainer.fixes` can mend it in a copy of the data set."""
-
-    clip: str
-    check: str
-    severity: str
-    figure: str
-    fix: str
-    fixable: bool = False
 
 
 @dataclass
@@ -87,9 +77,18 @@ class Examination:
         return [finding for finding in self.findings if finding.severity == "error"]
 
 
-def examine(config: Config, report: Report = lambda *_: None) -> Examination:
-    """Every finding about the data set of `config`. Raises UserError if there is no data set at all."""
-    items = read_items(config.data.path)
+def examine(
+    config: Config,
+    report: Report = lambda *_: None,
+    items: list[Item] | None = None,
+    read: "Callable[[Clip], None] | None" = None,
+) -> Examination:
+    """Every finding about `items`, by default the data set of `config`.
+
+    `read` measures a clip, by default anew. Raises UserError if there is no data set at all.
+    """
+    items = read_items(config.data.path) if items is None else items
+    read = read or read_clip
     clips, windows = [], []
     for done, item in enumerate(items):
         report("clips", done, len(items))
@@ -109,7 +108,7 @@ def examine(config: Config, report: Report = lambda *_: None) -> Examination:
     return Examination(clips, windows)
 
 
-def read(clip: Clip) -> None:
+def read_clip(clip: Clip) -> None:
     """Measure what can be; raises UserError at the first part that cannot."""
     item = clip.item
     with item.video.open("rb") as file:
@@ -181,6 +180,8 @@ def check_picture(clip: Clip, config: Config) -> Iterator[Finding]:
     if frozen > FROZEN_GATE:
         yield found("frozen", "warning", f"nothing moves for {frozen:.1f} s", "cut that part out")
     for start, end in seen.black_spans(picture):
+        if end <= clip.item.start + NEAR or (clip.item.end is not None and start >= clip.item.end - NEAR):
+            continue  # not in the part that is used
         outer = start <= 0.05 or end >= picture.times[-1]
         fix = "cut it off (--fix leaves it out)" if outer else "cut that part out"
         yield found("black", "warning", f"black from {start:.2f} to {end:.2f} s", fix, fixable=outer)

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from lora_trainer.doctor import Clip, Examination
+from lora_trainer.findings import SEVERITIES
 from mova.outputs import new_output
 
-ORDER = ("error", "warning", "note")
 WAVE = (400, 60)  # width, height
 THUMBNAILS = 5
 STYLE = """
@@ -27,7 +27,7 @@ def text_report(examination: Examination) -> str:
     """Findings by clip, worst first, and what the data set amounts to."""
     lines = []
     for clip in examination.clips:
-        for finding in sorted(clip.findings, key=lambda finding: ORDER.index(finding.severity)):
+        for finding in sorted(clip.findings, key=lambda finding: SEVERITIES.index(finding.severity)):
             lines.append(
                 f"{finding.severity:8} {finding.clip}: {finding.check}: {finding.figure}. {finding.fix}"
             )
@@ -39,7 +39,7 @@ def summary(examination: Examination) -> str:
     buckets = Counter(window.bucket for window in examination.windows)
     sizes = ", ".join(f"{n} of {w}x{h} x {frames}" for (h, w, frames), n in sorted(buckets.items()))
     seconds = sum(window.seconds for window in examination.windows)
-    found = ", ".join(f"{counts[severity]} {severity}s" for severity in ORDER)
+    found = ", ".join(f"{counts[severity]} {severity}s" for severity in SEVERITIES)
     return f"{len(examination.clips)} clips, {seconds:.1f} s to train on ({sizes or 'no windows'}): {found}"
 
 
@@ -58,7 +58,7 @@ def section(clip: Clip) -> str:
     findings = "".join(
         f"<p class={finding.severity}><b>{escape(finding.check)}</b>: {escape(finding.figure)}. "
         f"{escape(finding.fix)}</p>"
-        for finding in sorted(clip.findings, key=lambda finding: ORDER.index(finding.severity))
+        for finding in sorted(clip.findings, key=lambda finding: SEVERITIES.index(finding.severity))
     )
     caption = f"<p>{escape(clip.item.caption)}</p>"
     pictures = f"{thumbnails(clip)}{waveform(clip)}"

@@ -1,0 +1,159 @@
+"""The clips that somebody is about to train on: a folder with a `.txt` beside each, as the trainer reads it.
+
+What the doctor mends is noted in `mended.json` and leaves the clips alone. Names are made safe when a clip
+comes in; a clip is never replaced by another.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lora_trainer.manifest import (
+    AUDIO_FORMATS,
+    MAX_CAPTION_BYTES,
+    VIDEO_FORMATS,
+    Item,
+    read_caption,
+    sound_beside,
+)
+from mova.outputs import new_output
+from mova.types import UserError
+
+MENDED = "mended.json"
+MAX_CLIPS = 200
+UNSAFE = re.compile(r"[^\w. -]+")
+
+
+class ClipSet:
+    """The clips in `folder`, which need not be there yet; at most `max_bytes` of them."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder, self.max_bytes = folder, max_bytes
+
+    def videos(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if path.suffix.lower() in VIDEO_FORMATS)
+
+    def items(self) -> list[Item]:
+        """The clips with their captions, mended where that was asked for; a caption may be empty."""
+        mended, items = self._mended(), []
+        for video in self.videos():
+            text = video.with_suffix(".txt")
+            item = Item(video.name, video, read_caption(text) if text.is_file() else "", sound_beside(video))
+            fix = mended.get(video.name, {})
+            sound = self.folder / fix["audio"] if "audio" in fix else item.audio
+            items.append(replace(item, start=fix.get("start", 0.0), end=fix.get("end"), audio=sound))
+        return items
+
+    def add(self, files: Iterable[Path]) -> list[str]:
+        """Take in clips, captions (.txt) and sounds of the same name; sentences about what was not taken."""
+        files, told = list(files), []
+        named: dict[str, str] = {}  # stems as they were, and as they are now
+        order = [*(f for f in files if f.suffix.lower() in VIDEO_FORMATS)]
+        order += [f for f in files if f not in order]
+        for file in order:
+            suffix = file.suffix.lower()
+            try:
+                if suffix in VIDEO_FORMATS:
+                    named[file.stem] = self._add_clip(file)
+                elif suffix in AUDIO_FORMATS or suffix == ".txt":
+                    self._add_beside(file, named.get(file.stem, safe_stem(file.stem)))
+                else:
+                    told.append(f"{file.name} is no clip; give {', '.join(VIDEO_FORMATS)}, and .txt captions")
+            except UserError as error:
+                told.append(str(error))
+        return told
+
+    def write_captions(self, captions: Mapping[str, str]) -> None:
+        """Save captions by clip. Raises UserError for one that is too long, BackendError on a full disk."""
+        names = {video.name for video in self.videos()}
+        for name, text in captions.items():
+            text = " ".join(str(text).split())
+            if len(text.encode()) > MAX_CAPTION_BYTES:
+                raise UserError(f"the text of {name} is over {MAX_CAPTION_BYTES} bytes; shorten it")
+            path = (self.folder / name).with_suffix(".txt")
+            if name in names and (not path.is_file() or read_caption(path) != text):
+                with new_output(path, overwrite=True) as temporary:
+                    temporary.write_text(text, encoding="utf-8")
+
+    def remove(self, name: str) -> None:
+        """Take a clip out, with what lies beside it. Raises UserError: there is none of that name."""
+        video = next((video for video in self.videos() if video.name == name), None)
+        if video is None:
+            raise UserError(f"{name} is not here any more")
+        stem = video.stem
+        for path in self.folder.iterdir():
+            if path == video or (path.stem == stem and path.suffix.lower() in {".txt", *AUDIO_FORMATS}):
+                path.unlink()
+        mended = self._mended()
+        if (fix := mended.pop(name, None)) is not None:
+            if "audio" in fix:
+                (self.folder / fix["audio"]).unlink(missing_ok=True)
+            self._write_mended(mended)
+
+    def mend(self, name: str, **changes: Any) -> None:  # noqa: ANN401 - start, end (seconds), audio (a file's name)
+        """Note that only a part of a clip is used, or another sound."""
+        mended = self._mended()
+        mended[name] = mended.get(name, {}) | {
+            key: value for key, value in changes.items() if value is not None
+        }
+        self._write_mended(mended)
+
+    def last_change(self) -> float:
+        """When something was last added or taken out, in seconds since 1970."""
+        return self.folder.stat().st_mtime if self.folder.is_dir() else time.time()
+
+    def _add_clip(self, file: Path) -> str:
+        videos = self.videos()
+        if len(videos) >= MAX_CLIPS:
+            raise UserError(f"{file.name} was not taken: there are {MAX_CLIPS} clips already")
+        size = sum(path.stat().st_size for path in videos) + file.stat().st_size
+        if size > self.max_bytes:
+            limit = f"{self.max_bytes / 2**30:.3g} GB"
+            raise UserError(
+                f"{file.name} was not taken: all clips together may have {limit}; cut or shrink them"
+            )
+        digest = file_digest(file)
+        for video in videos:
+            if video.stat().st_size == file.stat().st_size and file_digest(video) == digest:
+                raise UserError(f"{file.name} was not taken: it is the same file as {video.name}")
+        taken, stem = {video.stem for video in videos}, safe_stem(file.stem)
+        name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, 1000))) if n not in taken)
+        with new_output(self.folder / f"{name}{file.suffix.lower()}") as temporary:
+            shutil.copyfile(file, temporary)
+        return name
+
+    def _add_beside(self, file: Path, stem: str) -> None:
+        if stem not in {video.stem for video in self.videos()}:
+            raise UserError(f"{file.name} belongs to no clip here; give it the name of one")
+        if file.suffix.lower() == ".txt":
+            read_caption(file)
+        with new_output(self.folder / f"{stem}{file.suffix.lower()}", overwrite=True) as temporary:
+            shutil.copyfile(file, temporary)
+
+    def _mended(self) -> dict[str, dict[str, Any]]:
+        try:
+            return json.loads((self.folder / MENDED).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def _write_mended(self, mended: Mapping[str, Any]) -> None:
+        with new_output(self.folder / MENDED, overwrite=True) as temporary:
+            temporary.write_text(json.dumps(mended), encoding="utf-8")
+
+
+def safe_stem(stem: str) -> str:
+    """A file's name without what shells, browsers and other systems stumble over."""
+    return UNSAFE.sub("_", stem).strip(" ._-")[:80] or "clip"
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
