@@ -13,9 +13,11 @@ import sys
 
 import gradio as gr
 
+from lora_trainer.ui import build_train
+from lora_trainer.ui.workshop import PREVIEWS, RUNS
 from mova.types import UserError
 from mova.ui.history import CLIPS
-from mova.ui.page import build_page, explain_training
+from mova.ui.page import build_page
 from mova.ui.settings import Settings
 from mova.ui.studio import Studio
 from mova.ui.theme import launch_look
@@ -30,7 +32,7 @@ def build(settings: Settings) -> tuple[gr.Blocks, Studio]:
     studio = Studio(settings)
     if settings.is_zero_gpu:
         studio.run_on_gpu = on_zero_gpu(studio.costs)
-    return build_page(studio, explain_training if settings.train_tab else None), studio
+    return build_page(studio, build_train if settings.train_tab else None), studio
 
 
 def launch_options(settings: Settings) -> dict[str, object]:
@@ -43,8 +45,8 @@ def launch_options(settings: Settings) -> dict[str, object]:
         "max_threads": MAX_THREADS,
         "run_history": False,  # it would keep every field of every run in the browser's storage
         "mcp_server": True,
-        # A clip's path holds two random names: who can name it, may see it.
-        "allowed_paths": [str(settings.outputs.absolute() / CLIPS)],
+        # A clip's path holds names that cannot be guessed: who can name it, may see it.
+        "allowed_paths": [str(settings.outputs.absolute() / name) for name in (CLIPS, PREVIEWS, RUNS)],
         "blocked_paths": [".env", ".git", str(settings.outputs.absolute() / KEY_FILE)],
         "footer_links": ["api"],
         "show_error": False,

@@ -1,7 +1,6 @@
-"""Captions suggested by a vision-language model: it sees some frames of a clip side by side, and hears nothing.
+"""Captions suggested by a vision-language model, which sees some frames of a clip and hears nothing.
 
-Words that the person has quoted are kept; a model that takes no pictures is refused, as it would make things
-up.
+Words that the person has quoted are kept. A model that takes no pictures is refused: it would make things up.
 """
 
 from io import BytesIO

@@ -68,10 +68,14 @@ def build_cache(
     return cache
 
 
-def plan_windows(config: Config) -> list[Window]:
-    """Every window of the data set. Raises UserError that names each clip that cannot be used, and why."""
+def plan_windows(config: Config, items: list[Item] | None = None) -> list[Window]:
+    """Every window of the data set, or of `items`.
+
+    Raises:
+        UserError: names each clip that cannot be used, and why.
+    """
     model, windows, problems = find_model(config.model), [], []
-    for item in read_items(config.data.path):
+    for item in read_items(config.data.path) if items is None else items:
         try:
             windows += windows_of(item, probe(item), config.data, model)
         except UserError as error:

@@ -102,14 +102,14 @@ def mend(settings: Mapping[str, Any], clips: ClipSet) -> list[str]:
     return told
 
 
-def count_cost(settings: Mapping[str, Any]) -> Cost:
+def count_cost(settings: Mapping[str, Any], items: Sequence[Item]) -> Cost:
     """The plan of a run, with frozen weights kept where it fits this machine, the fastest way first."""
     from lora_trainer.plan import figures
     from lora_trainer.plan_advice import advise
     from lora_trainer.plan_inputs import find_card, outline
 
     config = config_of(settings)
-    card, known = find_card(config, None), outline(config)
+    card, known = find_card(config, None), outline(config, list(items))
     plan, changes = figures(config, card, known), {}
     for offload in OFFLOADS[1:] if card.is_gpu and not plan.fits else ():
         other = config_of(settings, {"run.offload": offload})

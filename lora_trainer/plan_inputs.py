@@ -12,6 +12,7 @@ from torch import nn
 from lora_trainer import plan_memory
 from lora_trainer.cache import INDEX, Entry, read_index
 from lora_trainer.config import Config, Data
+from lora_trainer.manifest import Item
 from lora_trainer.objective import expert_range, training_sigmas
 from lora_trainer.presets import EXPERTS
 from mova import layout, loading
@@ -73,8 +74,11 @@ def find_card(config: Config, gpu: str | None) -> Card:
     return Card(machine.name, machine.vram, machine.ram, rate, link, is_gpu, dtype)
 
 
-def outline(config: Config) -> Outline:
-    """Model and data from configs, the cache's index or the clips' headers. Raises UserError."""
+def outline(config: Config, items: list[Item] | None = None) -> Outline:
+    """Model and data from configs, the cache's index or the clips' headers. Raises UserError.
+
+    `items` stand for the data set of `config`.
+    """
     source = find_model(config.model).source
     folder = loading.resolve(source, CONFIGS)
     towers = plan_memory.build_towers(folder)
@@ -85,7 +89,7 @@ def outline(config: Config) -> Outline:
     sigmas = training_sigmas(scheduler)
     high = len(expert_range(scheduler, layout.read_boundary_ratio(folder), EXPERTS[0])) / len(sigmas)
     sizes = {name: plan_memory.size_of(part) for name, part in (towers | coders).items()}
-    windows, clips, captions, cached = read_windows(config, Checkpoint(configs, {}))
+    windows, clips, captions, cached = read_windows(config, Checkpoint(configs, {}), items)
     texts = list(dict.fromkeys([*captions, *config.texts]))
     is_local = Path(source).expanduser().is_dir()
     return Outline(
@@ -102,16 +106,18 @@ def outline(config: Config) -> Outline:
     )
 
 
-def read_windows(config: Config, checkpoint: Checkpoint) -> tuple[Counter[ClipShape], int, list[str], bool]:
+def read_windows(
+    config: Config, checkpoint: Checkpoint, items: list[Item] | None = None
+) -> tuple[Counter[ClipShape], int, list[str], bool]:
     """Shapes of the windows with their number, clips, captions, and whether they are in the cache."""
     held = read_index(config.cache).entries if (config.cache / INDEX).is_file() else ()
-    if held and all(is_wanted(entry, config.data) for entry in held):
+    if items is None and held and all(is_wanted(entry, config.data) for entry in held):
         found = held
         captions, clips, cached = [entry.caption for entry in found], {entry.clip for entry in found}, True
     else:
         from lora_trainer.encode import plan_windows  # needs what reads clips
 
-        found = plan_windows(config)
+        found = plan_windows(config, items)
         captions = [f"{config.data.caption_prefix}{window.item.caption}" for window in found]
         clips, cached = {window.item.name for window in found}, False
     shapes = [checkpoint.clip_shape(w.height, w.width, w.num_frames, w.frame_rate) for w in found]

@@ -44,6 +44,7 @@ class About:
     clips: int
     steps: int
     device: str
+    on_gpu: bool
     created: float
 
 

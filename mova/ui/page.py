@@ -8,17 +8,18 @@ from mova.ui import enhance_events, generate_events, html
 from mova.ui.api import add_endpoints
 from mova.ui.enhance import build_enhance
 from mova.ui.examples import read_examples
-from mova.ui.generate import build_generate
+from mova.ui.generate import GenerateTab, build_generate
 from mova.ui.studio import Studio
 
 TITLE = "MOVA: video with sound"
 MAX_QUEUE = 64  # requests of all kinds that may wait; clips have their own line
 
-BuildTrainTab = Callable[[Studio, gr.BrowserState], None]
+# Given what the tabs share, the generate tab, all tabs, and its own.
+BuildTrainTab = Callable[[Studio, gr.BrowserState, GenerateTab, gr.Tabs, gr.Tab], None]
 
 
 def build_page(studio: Studio, build_train: BuildTrainTab | None = None) -> gr.Blocks:
-    """The page. `build_train(studio, visitor)` fills the Train tab, which there is only with it."""
+    """The page. `build_train` fills the Train tab, which there is only with it."""
     examples = read_examples(studio.settings.examples)
     hours = min(studio.settings.keep_hours, 24)
     with gr.Blocks(
@@ -39,24 +40,11 @@ def build_page(studio: Studio, build_train: BuildTrainTab | None = None) -> gr.B
             with gr.Tab("Write a prompt", id="enhance"):
                 enhance_tab = build_enhance(studio)
             if build_train is not None:
-                with gr.Tab("Train", id="train"):
-                    build_train(studio, visitor)
+                with gr.Tab("Train", id="train") as train_tab:
+                    build_train(studio, visitor, generate_tab, tabs, train_tab)
         machine = gr.HTML(html.note(studio.machine), elem_id="machine")
         generate_events.wire(studio, generate_tab, visitor, machine, examples, demo)
         enhance_events.wire(studio, enhance_tab, visitor, generate_tab, tabs)
         add_endpoints(studio)
     demo.queue(max_size=MAX_QUEUE, default_concurrency_limit=16)
     return demo
-
-
-def explain_training(studio: Studio, visitor: gr.BrowserState) -> None:
-    """What the Train tab says until there is a trainer."""
-    del studio, visitor
-    gr.HTML(
-        html.empty(
-            "Teach it a face, a voice, a thing",
-            "A few clips of your own make an adapter: a small file that adds a look and a sound to the "
-            "model. The trainer is not part of this page yet; the clips you keep for it wait for it.",
-        ),
-        elem_id="train-empty",
-    )

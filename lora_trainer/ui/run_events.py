@@ -1,0 +1,181 @@
+"""What happens when somebody starts, watches, ends or uses a run."""
+
+from collections.abc import Callable
+
+import gradio as gr
+from huggingface_hub import get_token
+
+from lora_trainer.runs import Run
+from lora_trainer.simple import Simple
+from lora_trainer.ui import pieces
+from lora_trainer.ui.events import PRIVATE, Updates
+from lora_trainer.ui.layout import TrainTab
+from lora_trainer.ui.workshop import Workshop
+from mova.types import BackendError, UserError
+from mova.ui.generate import GenerateTab
+
+
+class RunEvents:
+    """Handlers of step 4. They return updates by component."""
+
+    def __init__(self, shop: Workshop, tab: TrainTab, generate: GenerateTab, tabs: gr.Tabs) -> None:
+        self.shop, self.tab, self.generate, self.tabs = shop, tab, generate, tabs
+
+    def start(self, visitor: str, *form: object) -> Updates:
+        tab = self.tab
+        try:
+            self._check()
+            run = self.shop.start(self.shop.owner(visitor), Simple.read(form))
+        except (UserError, BackendError) as error:
+            return {tab.start_notes: pieces.note(str(error), "error")}
+        return {tab.start_notes: ""} | self._show(visitor, run)
+
+    def open(self, visitor: str) -> Updates:
+        """The newest run, as the tab comes into view."""
+        try:
+            runs = self.shop.jobs.runs(self.shop.owner(visitor))
+        except UserError:
+            return {self.tab.run_box: gr.update(visible=False)}
+        if not runs:
+            return {self.tab.run_box: gr.update(visible=False), self.tab.timer: gr.Timer(active=False)}
+        live = [run for run in runs if run.status().is_live]
+        return self._show(visitor, (live or runs)[0])
+
+    def choose(self, visitor: str, run_id: str | None) -> Updates:
+        run = self._run(visitor, run_id)
+        return self._show(visitor, run) if run else self.open(visitor)
+
+    def watch(self, visitor: str, run_id: str | None, seen: str) -> Updates:
+        """What has changed since the last look: `seen` names what the browser shows."""
+        run = self._run(visitor, run_id)
+        if run is None:
+            return self.open(visitor) | {self.seen: ""}
+        now = fingerprint(run)
+        if now == seen:
+            return {self.seen: seen}
+        updates = self._show(visitor, run) | {self.seen: now}
+        if seen and now.rpartition("|")[2] == seen.rpartition("|")[2]:
+            del updates[self.tab.samples]  # a clip that plays is left alone
+        return updates
+
+    def stop(self, visitor: str, run_id: str | None) -> Updates:
+        run = self._run(visitor, run_id)
+        if run is not None:
+            self.shop.jobs.stop(run)
+        return self.choose(visitor, run_id)
+
+    def go_on(self, visitor: str, run_id: str | None) -> Updates:
+        run = self._run(visitor, run_id)
+        try:
+            self._check()
+            if run is not None:
+                self.shop.go_on(run)
+        except (UserError, BackendError) as error:
+            return {self.tab.start_notes: pieces.note(str(error), "error")}
+        return {self.tab.start_notes: ""} | self.choose(visitor, run_id)
+
+    def delete(self, visitor: str, run_id: str | None) -> Updates:
+        run = self._run(visitor, run_id)
+        try:
+            if run is not None:
+                self.shop.jobs.delete(run)
+        except UserError as error:
+            return {self.tab.start_notes: pieces.note(str(error), "error")}
+        return self.open(visitor)
+
+    def use(self, visitor: str, run_id: str | None) -> Updates:
+        """Choose the adapter in Generate, and go there."""
+        run, generate = self._run(visitor, run_id), self.generate
+        try:
+            if run is None:
+                raise UserError("this run is no longer here")
+            name = self.shop.use(self.shop.owner(visitor), run)
+        except (UserError, BackendError) as error:
+            return {self.tab.start_notes: pieces.note(str(error), "error")}
+        names = self.shop.studio.trained_adapters(visitor)
+        said = f"{name} is chosen: your next clip shows it. Its strength is under More settings, Adapter."
+        return {
+            generate.field("adapter_trained"): gr.update(choices=names, value=name, visible=True),
+            generate.field("prompt"): run.about.prompt,
+            generate.status: pieces.note(said, "good"),
+            self.tabs: gr.Tabs(selected="generate"),
+        }
+
+    def push(self, visitor: str, run_id: str | None, repo: str, is_public: bool) -> str:
+        run = self._run(visitor, run_id)
+        token = "" if self.shop.studio.settings.is_public else get_token() or ""
+        try:
+            if run is None:
+                raise UserError("this run is no longer here")
+            url = self.shop.publish(run, repo, token, is_public)
+        except (UserError, BackendError) as error:
+            return pieces.note(str(error), "error")
+        url = pieces.safe(url)
+        return f'<p class="mova-note mova-good">Uploaded: <a href="{url}" target="_blank">{url}</a></p>'
+
+    def _show(self, visitor: str, run: Run) -> Updates:
+        tab, state, events = self.tab, run.status(), run.events()
+        runs = self.shop.jobs.runs(self.shop.owner(visitor))
+        has_adapter = run.adapter is not None
+        return {
+            tab.run_box: gr.update(visible=True),
+            tab.runs: gr.update(choices=[(label(each), each.run_id) for each in runs], value=run.run_id),
+            tab.status: pieces.status(run, state) + pieces.alarms(events),
+            tab.charts: pieces.charts(events),
+            tab.samples: pieces.samples(run, events),
+            tab.stop: gr.update(
+                visible=state.is_live, value="End it at once" if state.kind == "stopping" else "Stop"
+            ),
+            tab.go_on: gr.update(visible=state.kind in ("stopped", "failed", "broken")),
+            tab.use: gr.update(visible=has_adapter),
+            tab.download: gr.update(visible=has_adapter, value=str(run.adapter) if has_adapter else None),
+            tab.delete: gr.update(visible=not state.is_live),
+            tab.push_box: gr.update(visible=has_adapter),
+            tab.log: run.log_tail(),
+            tab.timer: gr.Timer(active=state.is_live),
+        }
+
+    def _run(self, visitor: str, run_id: str | None) -> Run | None:
+        try:
+            return self.shop.jobs.get(self.shop.owner(visitor), run_id)
+        except UserError:
+            return None
+
+    def _check(self) -> None:
+        if why := self.shop.why_not():
+            raise UserError(why)
+
+
+def label(run: Run) -> str:
+    return f"{run.about.name} · {pieces.KINDS[run.status().kind]}"
+
+
+def fingerprint(run: Run) -> str:
+    """Changes when what is shown of a run does; after the bar, when its samples do."""
+    events = run.events()
+    samples = sum(event["event"] == "sample" for event in events)
+    return f"{run.status()} {len(events)} {len(run.log_tail())}|{samples}"
+
+
+def wire_runs(
+    shop: Workshop,
+    tab: TrainTab,
+    visitor: gr.BrowserState,
+    opened: list[Callable],
+    generate: GenerateTab,
+    tabs: gr.Tabs,
+) -> None:
+    """Connect step 4; `opened` are the events at which the tab comes into view."""
+    events = RunEvents(shop, tab, generate, tabs)
+    events.seen = seen = gr.State("")
+    chosen, shown = [visitor, tab.runs], tab.shown_run
+    gr.on(opened, events.open, [visitor], shown, **PRIVATE)
+    tab.start.click(events.start, [visitor, *tab.form], [tab.start_notes, *shown], **PRIVATE)
+    tab.runs.input(events.choose, chosen, shown, **PRIVATE)
+    tab.timer.tick(events.watch, [*chosen, seen], [*shown, seen], concurrency_limit=None, **PRIVATE)
+    tab.stop.click(events.stop, chosen, shown, **PRIVATE)
+    for button, fn in ((tab.go_on, events.go_on), (tab.delete, events.delete)):
+        button.click(fn, chosen, [tab.start_notes, *shown], **PRIVATE)
+    used = [generate.field("adapter_trained"), generate.field("prompt"), generate.status, tabs]
+    tab.use.click(events.use, chosen, [*used, tab.start_notes], **PRIVATE)
+    tab.push.click(events.push, [*chosen, tab.repo, tab.public], [tab.push_notes], api_visibility="private")

@@ -1,0 +1,213 @@
+"""What the train tab can do, without the page: clips, cost and runs of each visitor. No gradio, no torch."""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from lora_trainer import looking
+from lora_trainer.captions import suggest_caption
+from lora_trainer.clipset import ClipSet, safe_stem
+from lora_trainer.config import read_config
+from lora_trainer.jobs import Jobs
+from lora_trainer.looking import Cost, Looks
+from lora_trainer.manifest import Item
+from lora_trainer.publish import push
+from lora_trainer.runs import About, Run
+from lora_trainer.simple import Simple, settings_of
+from mova.outputs import new_output
+from mova.prompting.endpoint import EndpointWriter
+from mova.types import UserError
+from mova.ui.studio import Studio
+from mova.ui.worker import WorkerProcess
+from mova.ui.writers import SERVER, WriterChoice, endpoint_of
+
+RUNS, PREVIEWS = "runs", "previews"
+PUBLIC_BYTES, OWN_BYTES = 2**30, 50 * 2**30
+MOST_SUGGESTED = 20  # captions for one click
+SWEEP_SECONDS = 600
+COMMAND = "python -m lora_trainer train --model 360p --data clips --output runs/anna"
+
+
+class Workshop:
+    """The train tab's doings. Owners are visitors' names on the disk (`mova.ui.visitors`)."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio, outputs = studio, studio.settings.outputs
+        self.jobs = Jobs(outputs / RUNS)
+        self.previews = outputs / PREVIEWS
+        self.helper = WorkerProcess()
+        self._swept, self._sweeping = 0.0, threading.Lock()
+
+    def owner(self, visitor: object) -> str:
+        self._sweep()
+        return self.studio.visitors.folder_name(visitor)
+
+    def clips(self, owner: str) -> ClipSet:
+        limit = PUBLIC_BYTES if self.studio.settings.is_public else OWN_BYTES
+        return ClipSet(self.studio.history.training_folder(owner), limit)
+
+    def why_not(self, username: str = "") -> str:
+        """Why this visitor cannot train here and what to do instead; empty if they can."""
+        settings = self.studio.settings
+        if settings.is_zero_gpu:
+            return (
+                "ZeroGPU lends a GPU for minutes; training takes hours. Duplicate this Space to your "
+                f"own GPU, where this tab works for you alone, or train where you have one: {COMMAND}"
+            )
+        if settings.backend == "remote":
+            return f"Clips are made by an engine elsewhere, which does not train. Where a GPU is: {COMMAND}"
+        if settings.space_id:
+            owner = os.environ.get("SPACE_AUTHOR_NAME") or settings.space_id.partition("/")[0]
+            if not username or username.lower() != owner.lower():
+                return f"This Space's GPU trains for {owner} alone: sign in as such, or duplicate the Space."
+            return ""
+        if settings.is_public:
+            return f"Strangers visit this page, so it does not lend its GPU for hours. On your own: {COMMAND}"
+        return ""
+
+    def settings(self, owner: str, simple: Simple, items: Sequence[Item]) -> dict[str, Any]:
+        """The config's settings for these wishes. Raises UserError."""
+        settings = settings_of(simple, self.studio.model, len(items), self.studio.settings.device)
+        where = {"path": str(self.clips(owner).folder.absolute())}
+        whole = {**settings, "data": settings["data"] | where, "output": "run"}
+        read_config(None, whole)  # says what is wrong with it
+        return whole
+
+    def look(self, owner: str, simple: Simple) -> Looks:
+        """What the doctor finds. Raises UserError, BackendError."""
+        items = self.clips(owner).items()
+        if not items:
+            return Looks()
+        previews = (self.previews / owner).absolute()
+        return self.helper.call(looking.look_over, self.settings(owner, simple, items), items, previews)
+
+    def mend(self, owner: str, simple: Simple) -> list[str]:
+        clips = self.clips(owner)
+        return self.helper.call(looking.mend, self.settings(owner, simple, clips.items()), clips)
+
+    def cost(self, owner: str, simple: Simple) -> Cost | None:
+        """What a run would take, or None while a clip has no caption. Raises UserError, BackendError."""
+        items = self.clips(owner).items()
+        if not items or not all(item.caption for item in items):
+            return None
+        settings = self.settings(owner, with_prompt(simple, items), items)
+        return self.helper.call(looking.count_cost, settings, items)
+
+    def pace(self, owner: str) -> float | None:
+        """Seconds that a step of the owner's last run with this model took, or None."""
+        for run in self.jobs.runs(owner):
+            seconds = [event["seconds"] for event in run.events() if event["event"] == "step"]
+            if seconds and run.about.model == self.studio.model_name:
+                return sorted(seconds)[len(seconds) // 2]
+        return None
+
+    def start(self, owner: str, simple: Simple) -> Run:
+        """Start a run with what is there now.
+
+        Raises:
+            UserError: clips, captions or settings are not ready, or it does not fit. BackendError: disk full.
+        """
+        items = self.clips(owner).items()
+        if not items:
+            raise UserError("there are no clips yet; add some in step 1")
+        if empty := [item.name for item in items if not item.caption]:
+            raise UserError(f"{listed(empty)} lack a caption; write in step 2 what is seen and heard")
+        simple = with_prompt(simple, items)
+        if errors := self.look(owner, simple).errors:
+            raise UserError(f"{listed(sorted({e.clip for e in errors}))} cannot be learnt from; see step 1")
+        cost = self.cost(owner, simple)
+        if not cost.fits:
+            raise UserError(f"it does not fit this machine. {' '.join(cost.advice)}")
+        if cost.is_gpu:
+            self._free_gpu()
+        settings = self.settings(owner, simple, items)
+        for key, value in cost.changes.items():
+            section, _, name = key.partition(".")
+            settings[section] = settings[section] | {name: value}
+        del settings["output"]
+        steps = settings["run"]["steps"]
+        name = safe_stem(simple.name.strip() or "lora")
+        device = self.studio.settings.device
+        about = About(
+            name, self.studio.model_name, simple.prompt, len(items), steps, device, cost.is_gpu, time.time()
+        )
+        run = self.jobs.create(owner, about, settings, items, sum(cost.disk.values()))
+        self.jobs.start(run)
+        return run
+
+    def go_on(self, run: Run) -> None:
+        if run.about.on_gpu:
+            self._free_gpu()
+        self.jobs.start(run)
+
+    def use(self, owner: str, run: Run) -> str:
+        """Put the adapter where Generate offers it; the name that it has there."""
+        if run.adapter is None:
+            raise UserError("this run has no adapter yet; let it learn to its end")
+        folder, content = self.studio.adapters_folder(owner), run.adapter.read_bytes()
+        names = (run.about.name, *(f"{run.about.name}-{number}" for number in range(2, 1000)))
+        for name in names:
+            path = folder / f"{name}.safetensors"
+            if not path.exists():
+                with new_output(path) as temporary:
+                    temporary.write_bytes(content)
+            if path.read_bytes() == content:
+                return name
+        raise UserError(f"there are too many adapters called {run.about.name}")
+
+    def suggest(self, owner: str, server: Sequence[str], caller: str) -> list[str]:
+        """Write captions for clips that have none; sentences about those that got none."""
+        url, model, key = (str(value or "") for value in server)
+        writer = EndpointWriter(endpoint_of(self.studio, WriterChoice(SERVER, url, model, key)))
+        clips = self.clips(owner)
+        looks = {look.name: look for look in self.look(owner, Simple()).clips}
+        empty = [item for item in clips.items() if not item.caption][:MOST_SUGGESTED]
+        if not empty:
+            raise UserError("every clip has a caption; empty those that shall be written anew")
+        told = []
+        for item in empty:
+            preview = looks[item.name].preview
+            if preview is None:
+                told.append(f"{item.name} cannot be shown to the model")
+                continue
+            self.studio.limiter.check(caller)
+            clips.write_captions({item.name: suggest_caption(writer, preview)})
+        return told
+
+    def publish(self, run: Run, repo: str, token: str, is_public: bool) -> str:
+        return push(run, repo.strip(), token, is_public)
+
+    def _free_gpu(self) -> None:
+        """The model that makes clips gives the card back; it is loaded again for the next clip."""
+        if self.studio.line.active():
+            raise UserError("a clip is being made on this GPU; start when it is done")
+        self.studio.worker.close()
+        self.studio.text_worker.close()
+
+    def _sweep(self) -> None:
+        """Delete what strangers and old visits left, now and then."""
+        with self._sweeping:
+            if time.monotonic() - self._swept < SWEEP_SECONDS and self._swept:
+                return
+            self._swept = time.monotonic()
+        keep = self.studio.settings.keep_hours * 3600
+        self.jobs.sweep(keep)
+        training = self.studio.history.training_folder("-").parent
+        for folder in training.iterdir() if training.is_dir() else ():
+            if time.time() - ClipSet(folder, 0).last_change() > keep:
+                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(self.previews / folder.name, ignore_errors=True)
+
+
+def with_prompt(simple: Simple, items: Sequence[Item]) -> Simple:
+    """The wishes with the first caption as the prompt that shows what was learnt, if none is given."""
+    return simple if simple.prompt.strip() else replace(simple, prompt=items[0].caption)
+
+
+def listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
