@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 SECONDS_BETWEEN_REPORTS = 0.5
+Report = Callable[[str, int, int], None]  # what is done, of how many
 
 
 def main(folder: Path) -> int:
@@ -41,11 +42,11 @@ def main(folder: Path) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
     write_ticket(folder, os.getpid())
     signal.signal(signal.SIGTERM, stop_now)
-    run = read_run(folder)
+    run, report = read_run(folder), Phase(folder)
     try:
-        with turn(run):
-            train(run)
-        kind, message = "done", "It has learnt what it could."
+        with turn(run, report):
+            train(run, report)
+        kind, message = "done", f"done, {run.about.steps} steps"
     except Cancelled:
         kind, message = "stopped", f"stopped at step {run.saved_step()}; all is saved"
     except KeyboardInterrupt:
@@ -60,9 +61,8 @@ def main(folder: Path) -> int:
     return {"done": 0, "stopped": 130}.get(kind, 1)
 
 
-def train(run: Run) -> None:
+def train(run: Run, report: Report) -> None:
     config = read_config(run.folder / CONFIG, {})
-    report = Phase(run.folder)
     report("start", 0, 0)
     from lora_trainer.train import open_trainer  # loads torch: not before it is our turn
 
@@ -85,7 +85,7 @@ class Phase:
 
 
 @contextmanager
-def turn(run: Run) -> Iterator[None]:
+def turn(run: Run, report: Report) -> Iterator[None]:
     """Wait until no other run has the device, in the order in which they were started."""
     root = run.folder.parents[1]
     lock = FileLock(root / f".{slug(run.about.device)}.lock")
@@ -97,6 +97,7 @@ def turn(run: Run) -> Iterator[None]:
                     return
             except Timeout:
                 pass
+        report("turn", 0, 0)
         time.sleep(LOOK_SECONDS)
 
 

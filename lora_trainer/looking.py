@@ -50,7 +50,13 @@ class Looks:
 
     @property
     def errors(self) -> list[Finding]:
-        return [f for clip in self.clips for f in clip.findings if f.severity == "error"]
+        """What keeps clips from being learnt from; a missing caption is for the next step."""
+        found = [finding for clip in self.clips for finding in clip.findings]
+        return [f for f in found if f.severity == "error" and f.check != "caption"]
+
+    @property
+    def uncaptioned(self) -> int:
+        return sum(finding.check == "caption" for clip in self.clips for finding in clip.findings)
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,9 @@ class Run:
 
     @property
     def adapter(self) -> Path | None:
-        path = self.folder / ADAPTER
-        return path if path.is_file() else None
+        """What it has learnt: at the end, or as it was saved last."""
+        saved = [self.folder, *sorted((self.folder / CHECKPOINTS).glob("step-*"), reverse=True)]
+        return next((path for folder in saved if (path := folder / ADAPTER).is_file()), None)
 
     def saved_step(self) -> int:
         """The last step that is safe on the disk."""
@@ -109,9 +110,9 @@ class Run:
             return Status("broken", self._epitaph())
         if (self.folder / STOP).exists():
             return Status("stopping", "It saves what it has learnt, then stops.")
-        phase = read_json(self.folder / PHASE)
-        if not phase:
-            return Status("waiting", "It waits for the run before it to end.")
+        phase = read_json(self.folder / PHASE) or {"what": "start", "done": 0, "count": 0}
+        if phase["what"] == "turn":
+            return Status("waiting", "It begins when the run before it ends.")
         steps = [event for event in self.events() if event["event"] == "step"]
         if phase["what"] != "train" or not steps:
             return Status("running", "", phase["what"], phase["done"], phase["count"])

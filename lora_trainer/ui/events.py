@@ -113,8 +113,8 @@ class ClipEvents:
         }
 
 
-def wire_clips(shop: Workshop, tab: TrainTab, visitor: gr.BrowserState, opened: list[Callable]) -> None:
-    """Connect steps 1 to 3; `opened` are the events at which the tab comes into view."""
+def wire_clips(shop: Workshop, tab: TrainTab, visitor: gr.BrowserState, opened: Callable) -> None:
+    """Connect steps 1 to 3; `opened` registers what happens when the tab comes into view."""
     events = ClipEvents(shop, tab)
     shown = [tab.cards, tab.table, tab.clip_notes]
     found = [tab.cards, tab.clip_notes, tab.mend]
@@ -124,7 +124,7 @@ def wire_clips(shop: Workshop, tab: TrainTab, visitor: gr.BrowserState, opened: 
         looked = event.then(events.look, asked, found, **PRIVATE)
         looked.then(events.cost, asked, [tab.cost], **PRIVATE)
 
-    then_look(gr.on(opened, events.show, [visitor], shown, **PRIVATE))
+    then_look(opened(events.show, [visitor], shown, **PRIVATE))
     then_look(tab.upload.upload(events.add, [visitor, tab.upload], [tab.upload, *shown], **PRIVATE))
     then_look(tab.cards.click(events.remove, [visitor], shown, **PRIVATE))
     mended = tab.mend.click(events.mend, asked, [*shown, tab.caption_notes], **PRIVATE)

@@ -22,7 +22,6 @@ RECIPES = [("Balanced", "balanced"), ("As the public trainer", "released"), ("As
 class TrainTab:
     """The tab's components. `form` has one for each field of `Simple`, in its order."""
 
-    gate: gr.HTML
     body: gr.Column
     upload: gr.File
     clip_notes: gr.HTML
@@ -68,9 +67,9 @@ class TrainTab:
 
 
 def lay_out(studio: Studio) -> TrainTab:
-    parts: dict[str, object] = {"gate": gr.HTML(elem_id="train-gate")}
+    parts: dict[str, object] = {}
     by_name: dict[str, gr.components.Component] = {}
-    with gr.Column(elem_id="train-body") as body:
+    with gr.Column(elem_id="train-body", visible=not studio.settings.space_id) as body:
         parts |= _lay_out_clips()
         parts |= _lay_out_captions()
         parts |= _lay_out_settings(studio, by_name)
@@ -82,7 +81,7 @@ def lay_out(studio: Studio) -> TrainTab:
 def _lay_out_clips() -> dict:
     gr.HTML(pieces.head(1, "Clips", "What the model shall learn, seen and heard."))
     upload = gr.File(
-        label="Add clips, and .txt captions of the same names if you have them",
+        label="Add clips (and .txt captions)",
         file_count="multiple",
         type="filepath",
         height=130,
@@ -154,6 +153,7 @@ def _lay_out_settings(studio: Studio, by_name: dict) -> dict:
             placeholder="as the first caption",
             elem_id="train-prompt",
             scale=3,
+            min_width=280,
         )
     by_name["preset"] = gr.Radio(
         [(label, name) for name, label in LABELS.items()],
@@ -171,10 +171,10 @@ def _lay_out_advanced(studio: Studio, by_name: dict) -> None:
     steps = default_steps(studio.model)
     with gr.Row(elem_classes="mova-phone-wrap"):
         for name, label, info, value in (
-            ("steps", "Steps", f"Empty: {steps}.", None),
-            ("rank", "Rank", "How much the file can hold. Empty: as the preset.", None),
-            ("learning_rate", "Learning rate", "Empty: as usual for the model.", None),
-            ("accumulation", "Clips for a step", "Empty: as usual for the model.", None),
+            ("steps", "Steps", "More is more time, and more learnt by heart.", steps),
+            ("rank", "Rank", "How much the file can hold. 0: as the preset.", 0),
+            ("learning_rate", "Learning rate", "0: as usual for the model.", 0),
+            ("accumulation", "Clips for a step", "0: as usual for the model.", 0),
         ):
             by_name[name] = gr.Number(
                 value, label=label, info=info, elem_id=f"train-{name.replace('_', '-')}", min_width=150
@@ -190,14 +190,14 @@ def _lay_out_advanced(studio: Studio, by_name: dict) -> None:
             min_width=150,
         )
         by_name["seconds"] = gr.Number(
-            None,
+            0,
             label="Longest part (s)",
-            info="Shorter needs less memory and time. Empty: the model's length.",
+            info="Shorter needs less memory and time. 0: the model's length.",
             elem_id="train-seconds",
             min_width=150,
         )
         by_name["price"] = gr.Number(
-            None, label="Price of an hour", info="For the estimate.", elem_id="train-price", min_width=150
+            0, label="Price of an hour", info="For the estimate.", elem_id="train-price", min_width=150
         )
 
 

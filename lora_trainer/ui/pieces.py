@@ -15,6 +15,7 @@ from mova.catalog import human_seconds
 from mova.ui import html
 
 GIB = 2**30
+LEAST_SECONDS = 600
 PHASES = {
     "start": "Starting",
     "captions": "Reading the captions",
@@ -89,6 +90,8 @@ def used_part(item: Item, seconds: float) -> str:
 
 
 def finding(found: Finding) -> str:
+    if found.check == "caption":
+        return note("It has no caption yet.")
     kind = {"error": "error", "warning": "warning"}.get(found.severity, "quiet")
     text = found.figure if found.fix == "see above" else f"{found.figure}: {found.fix}"
     return note(f"{text[:1].upper()}{text[1:]}.", kind)
@@ -110,16 +113,18 @@ def summary(looks: Looks) -> str:
     text = f"{len(looks.clips)} clips, {human_seconds(looks.seconds)} to learn from"
     if errors:
         return note(f"{text}; {errors} must be put right or taken out first.", "warning")
+    if looks.uncaptioned:
+        return note(f"{text}; {looks.uncaptioned} captions are missing.")
     return note(f"{text}.", "good")
 
 
 def cost(cost: Cost, steps: int, price: float | None, pace: float | None) -> str:
-    """Seconds, memory and money before the click; `pace` is what a step of an earlier run here took."""
-    training = cost.seconds.get("training", 0.0)
-    seconds = sum(cost.seconds.values()) + (max(0.0, pace - cost.step_seconds) * steps if pace else 0.0)
+    """Seconds, memory and money before the click; `pace` is what a step of the last run took in all."""
+    seconds = pace * steps if pace else sum(cost.seconds.values())
+    # Where steps take milliseconds, what surrounds the arithmetic counts, and the plan counts arithmetic.
+    about = "At least" if not pace and seconds < LEAST_SECONDS else "About"
     measured = "as fast as your last run" if pace else "counted, not measured"
-    lines = [f"About {human_seconds(seconds)} on {cost.card} ({measured}; {steps} steps"]
-    lines[0] += f", samples {human_seconds(cost.seconds.get('samples', 0.0))})." if training else ")."
+    lines = [f"{about} {human_seconds(max(seconds, 1))} on {cost.card}, {steps} steps ({measured})."]
     if price:
         lines.append(f"Money: about {seconds / 3600 * price:.2f} at {price:g} an hour.")
     device, host = sum(cost.device.values()) / GIB, sum(cost.host.values()) / GIB

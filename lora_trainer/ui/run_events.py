@@ -24,7 +24,6 @@ class RunEvents:
     def start(self, visitor: str, *form: object) -> Updates:
         tab = self.tab
         try:
-            self._check()
             run = self.shop.start(self.shop.owner(visitor), Simple.read(form))
         except (UserError, BackendError) as error:
             return {tab.start_notes: pieces.note(str(error), "error")}
@@ -67,7 +66,6 @@ class RunEvents:
     def go_on(self, visitor: str, run_id: str | None) -> Updates:
         run = self._run(visitor, run_id)
         try:
-            self._check()
             if run is not None:
                 self.shop.go_on(run)
         except (UserError, BackendError) as error:
@@ -93,7 +91,7 @@ class RunEvents:
         except (UserError, BackendError) as error:
             return {self.tab.start_notes: pieces.note(str(error), "error")}
         names = self.shop.studio.trained_adapters(visitor)
-        said = f"{name} is chosen: your next clip shows it. Its strength is under More settings, Adapter."
+        said = f'Adapter "{name}" is chosen for the next clip. Its strength is under More settings, Adapter.'
         return {
             generate.field("adapter_trained"): gr.update(choices=names, value=name, visible=True),
             generate.field("prompt"): run.about.prompt,
@@ -101,9 +99,11 @@ class RunEvents:
             self.tabs: gr.Tabs(selected="generate"),
         }
 
-    def push(self, visitor: str, run_id: str | None, repo: str, is_public: bool) -> str:
+    def push(self, visitor: str, run_id: str | None, repo: str, is_public: bool, token: str = "") -> str:
+        """Upload with the visitor's token, on one's own machine with that of `hf auth login`."""
         run = self._run(visitor, run_id)
-        token = "" if self.shop.studio.settings.is_public else get_token() or ""
+        if not self.shop.studio.settings.is_public:
+            token = get_token() or ""
         try:
             if run is None:
                 raise UserError("this run is no longer here")
@@ -116,7 +116,7 @@ class RunEvents:
     def _show(self, visitor: str, run: Run) -> Updates:
         tab, state, events = self.tab, run.status(), run.events()
         runs = self.shop.jobs.runs(self.shop.owner(visitor))
-        has_adapter = run.adapter is not None
+        has_adapter = run.adapter is not None and not state.is_live
         return {
             tab.run_box: gr.update(visible=True),
             tab.runs: gr.update(choices=[(label(each), each.run_id) for each in runs], value=run.run_id),
@@ -128,7 +128,9 @@ class RunEvents:
             ),
             tab.go_on: gr.update(visible=state.kind in ("stopped", "failed", "broken")),
             tab.use: gr.update(visible=has_adapter),
-            tab.download: gr.update(visible=has_adapter, value=str(run.adapter) if has_adapter else None),
+            tab.download: gr.update(
+                visible=has_adapter, value=str(self.shop.download(run)) if has_adapter else None
+            ),
             tab.delete: gr.update(visible=not state.is_live),
             tab.push_box: gr.update(visible=has_adapter),
             tab.log: run.log_tail(),
@@ -140,10 +142,6 @@ class RunEvents:
             return self.shop.jobs.get(self.shop.owner(visitor), run_id)
         except UserError:
             return None
-
-    def _check(self) -> None:
-        if why := self.shop.why_not():
-            raise UserError(why)
 
 
 def label(run: Run) -> str:
@@ -161,15 +159,15 @@ def wire_runs(
     shop: Workshop,
     tab: TrainTab,
     visitor: gr.BrowserState,
-    opened: list[Callable],
+    opened: Callable,
     generate: GenerateTab,
     tabs: gr.Tabs,
 ) -> None:
-    """Connect step 4; `opened` are the events at which the tab comes into view."""
+    """Connect step 4; `opened` registers what happens when the tab comes into view."""
     events = RunEvents(shop, tab, generate, tabs)
     events.seen = seen = gr.State("")
     chosen, shown = [visitor, tab.runs], tab.shown_run
-    gr.on(opened, events.open, [visitor], shown, **PRIVATE)
+    opened(events.open, [visitor], shown, **PRIVATE)
     tab.start.click(events.start, [visitor, *tab.form], [tab.start_notes, *shown], **PRIVATE)
     tab.runs.input(events.choose, chosen, shown, **PRIVATE)
     tab.timer.tick(events.watch, [*chosen, seen], [*shown, seen], concurrency_limit=None, **PRIVATE)
@@ -178,4 +176,13 @@ def wire_runs(
         button.click(fn, chosen, [tab.start_notes, *shown], **PRIVATE)
     used = [generate.field("adapter_trained"), generate.field("prompt"), generate.status, tabs]
     tab.use.click(events.use, chosen, [*used, tab.start_notes], **PRIVATE)
-    tab.push.click(events.push, [*chosen, tab.repo, tab.public], [tab.push_notes], api_visibility="private")
+    push = events.push
+    if shop.studio.settings.space_id:  # elsewhere gradio would ask for a login of the machine
+
+        def push(
+            visitor: str, run_id: str | None, repo: str, is_public: bool, token: gr.OAuthToken | None
+        ) -> str:
+            return events.push(visitor, run_id, repo, is_public, token.token if token else "")
+
+    inputs = [*chosen, tab.repo, tab.public]
+    tab.push.click(push, inputs, [tab.push_notes], api_visibility="private")

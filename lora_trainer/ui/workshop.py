@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from lora_trainer import looking
 from lora_trainer.captions import suggest_caption
 from lora_trainer.clipset import ClipSet, safe_stem
 from lora_trainer.config import read_config
-from lora_trainer.jobs import Jobs
+from lora_trainer.jobs import Jobs, link_or_copy
 from lora_trainer.looking import Cost, Looks
 from lora_trainer.manifest import Item
 from lora_trainer.publish import push
@@ -40,11 +41,22 @@ class Workshop:
         self.jobs = Jobs(outputs / RUNS)
         self.previews = outputs / PREVIEWS
         self.helper = WorkerProcess()
+        self._admitted: set[str] = set()  # on a Space: browsers of its owner
         self._swept, self._sweeping = 0.0, threading.Lock()
 
     def owner(self, visitor: object) -> str:
+        """The visitor's name on the disk. Raises UserError: the page does not know them, or may not serve."""
         self._sweep()
-        return self.studio.visitors.folder_name(visitor)
+        owner = self.studio.visitors.folder_name(visitor)
+        if self.studio.settings.space_id and owner not in self._admitted:
+            raise UserError(self.why_not())
+        return owner
+
+    def admit(self, visitor: object, username: str) -> str:
+        """On a Space, let the browser in whose visitor is signed in as the owner; else why not."""
+        why, owner = self.why_not(username), self.studio.visitors.folder_name(visitor)
+        (self._admitted.discard if why else self._admitted.add)(owner)
+        return why
 
     def clips(self, owner: str) -> ClipSet:
         limit = PUBLIC_BYTES if self.studio.settings.is_public else OWN_BYTES
@@ -68,6 +80,12 @@ class Workshop:
         if settings.is_public:
             return f"Strangers visit this page, so it does not lend its GPU for hours. On your own: {COMMAND}"
         return ""
+
+    @property
+    def lends_to_owner(self) -> bool:
+        """Whether this is a Space on a GPU of its own."""
+        settings = self.studio.settings
+        return bool(settings.space_id) and not settings.is_zero_gpu and settings.backend == "local"
 
     def settings(self, owner: str, simple: Simple, items: Sequence[Item]) -> dict[str, Any]:
         """The config's settings for these wishes. Raises UserError."""
@@ -98,11 +116,12 @@ class Workshop:
         return self.helper.call(looking.count_cost, settings, items)
 
     def pace(self, owner: str) -> float | None:
-        """Seconds that a step of the owner's last run with this model took, or None."""
+        """Seconds for a step of the owner's last whole run with this model, all in all, or None."""
         for run in self.jobs.runs(owner):
-            seconds = [event["seconds"] for event in run.events() if event["event"] == "step"]
-            if seconds and run.about.model == self.studio.model_name:
-                return sorted(seconds)[len(seconds) // 2]
+            times = {event["event"]: event["time"] for event in run.events()}
+            whole = {"run", "done"} <= times.keys() and "resumed" not in times
+            if whole and run.about.model == self.studio.model_name:
+                return (times["done"] - times["run"]) / run.about.steps
         return None
 
     def start(self, owner: str, simple: Simple) -> Run:
@@ -144,10 +163,17 @@ class Workshop:
             self._free_gpu()
         self.jobs.start(run)
 
+    def download(self, run: Run) -> Path:
+        """The adapter under the name of its run."""
+        path = run.folder / "download" / f"{run.about.name}.safetensors"
+        if not path.is_file() or path.stat().st_mtime < run.adapter.stat().st_mtime:
+            link_or_copy(run.adapter, path)
+        return path
+
     def use(self, owner: str, run: Run) -> str:
         """Put the adapter where Generate offers it; the name that it has there."""
         if run.adapter is None:
-            raise UserError("this run has no adapter yet; let it learn to its end")
+            raise UserError("this run has saved nothing yet; let it learn longer")
         folder, content = self.studio.adapters_folder(owner), run.adapter.read_bytes()
         names = (run.about.name, *(f"{run.about.name}-{number}" for number in range(2, 1000)))
         for name in names:

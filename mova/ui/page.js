@@ -1,14 +1,15 @@
 // A clip dropped anywhere goes to the field that restores settings; other files stay with the field under them.
 (() => {
   const isClip = (event) => [...(event.dataTransfer?.items || [])].some((item) => item.type === "video/mp4");
+  const inTraining = () => document.querySelector("#train-upload")?.offsetParent; // there clips are for learning
   const mark = (on) => document.body.classList.toggle("mova-drop", on);
-  addEventListener("dragover", (event) => { if (isClip(event)) { event.preventDefault(); mark(true); } }, true);
+  addEventListener("dragover", (event) => { if (isClip(event) && !inTraining()) { event.preventDefault(); mark(true); } }, true);
   addEventListener("dragleave", (event) => { if (!event.relatedTarget) mark(false); }, true);
   addEventListener("drop", (event) => {
     mark(false);
     const clips = [...(event.dataTransfer?.files || [])].filter((file) => file.type === "video/mp4");
     const input = document.querySelector("#restore")?.previousElementSibling; // gradio puts the field there
-    if (!clips.length || !input || event.target.closest("[data-keeps-clips]")) return;
+    if (!clips.length || !input || inTraining()) return;
     event.preventDefault();
     event.stopPropagation();
     const transfer = new DataTransfer();
