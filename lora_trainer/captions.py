@@ -38,8 +38,8 @@ def suggest_caption(writer: Writer, clip: Path, written: str = "") -> str:
     text = " ".join(MARKS.sub("", REASONING.sub("", plain_text(answer.text))).split())[:MAX_CHARACTERS]
     if not text:
         raise BackendError(f"{answer.model} wrote nothing; try again, or write the text yourself")
-    lost = [quote for quote in quotes if quote not in text]
-    return f'{text} {" ".join(f"""Somebody says, "{quote}".""" for quote in lost)}'.strip()
+    said = [f'Somebody says, "{quote}"' for quote in quotes if quote not in text]
+    return " ".join([text, *said])
 
 
 def frames_of(clip: Path) -> tuple[bytes, float]:

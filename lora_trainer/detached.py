@@ -47,10 +47,9 @@ def main(folder: Path) -> int:
         with turn(run, report):
             train(run, report)
         kind, message = "done", f"done, {run.about.steps} steps"
-    except Cancelled:
-        kind, message = "stopped", f"stopped at step {run.saved_step()}; all is saved"
-    except KeyboardInterrupt:
-        kind, message = "stopped", "stopped before the first step"
+    except (Cancelled, KeyboardInterrupt):
+        saved = run.saved_step()
+        kind, message = "stopped", f"stopped at step {saved}, all is saved" if saved else "stopped, not begun"
     except (UserError, BackendError) as error:
         logger.error("%s", error)
         kind, message = "failed", str(error)
