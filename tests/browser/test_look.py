@@ -79,13 +79,16 @@ def test_an_idea_is_written_edited_repaired_and_made(demo):
     page.get_by_text("The idea is empty").wait_for(timeout=10_000)
 
 
-def test_the_train_tab_explains_itself_and_a_clip_is_kept_for_it(demo, server):
+def test_the_train_tab_explains_itself_and_shows_a_clip_that_was_kept_for_it(demo, server):
     page = demo.page
     page.get_by_role("tab", name="Train").click()
-    page.get_by_text("Teach it a face, a voice, a thing").wait_for()
+    page.get_by_text("Clips of one thing").wait_for()
     page.get_by_role("tab", name="Generate").click()
     demo.make("A drum. The audio shows a drum.")
     page.locator("#train-on").click()
     page.get_by_text("Kept; 1 clips wait").wait_for(timeout=10_000)
     (caption,) = server.outputs.glob("training/*/*.txt")
     assert caption.read_text() == "A drum. The audio shows a drum."
+    page.get_by_role("tab", name="Train").click()
+    page.locator("#train-table").get_by_text("A drum. The audio shows a drum.").first.wait_for()
+    page.locator(".train-card video").wait_for(timeout=60_000)

@@ -16,7 +16,7 @@ from lora_trainer.runs import OUTCOME, PROCESS, About, find_process, is_alive, w
 from mova.strengths import TOWERS
 from mova.types import UserError
 
-STEPS = 30
+STEPS = 10
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def files_of_at_most(size):
 
 
 @pytest.mark.slow
-def test_killed_stopped_and_starved_runs_lose_nothing_and_take_turns(jobs, make):
+def test_killed_and_starved_runs_lose_nothing_and_take_turns(jobs, make):
     one, other = make("one"), make("two")
     jobs.start(one)
     with pytest.raises(UserError, match="under way already"):
@@ -106,14 +106,6 @@ def test_killed_stopped_and_starved_runs_lose_nothing_and_take_turns(jobs, make)
     assert [run.run_id for run in again.runs("one")] == [one.run_id]
     (one.folder / "data" / "b.mp4").unlink()
     again.start(again.get("one", one.run_id))
-    wait_for(one, ("running",), until=lambda run: run.status().done > killed_at + 2)
-    again.stop(one)
-    assert one.status().kind in ("stopping", "stopped")
-    stopped = wait_for(one, ("stopped",))
-    assert stopped.message == f"stopped at step {one.saved_step()}, all is saved"
-    assert killed_at + 2 < one.saved_step() < STEPS
-    again.stop(one)  # nothing to do
-    again.start(one)
     assert wait_for(one, ("done",)).message == f"done, {STEPS} steps"
     steps = [event["step"] for event in one.events() if event["event"] == "step"]
     assert steps == list(range(1, STEPS + 1))
