@@ -1,5 +1,6 @@
 """A Hub small enough to read: one repo of local files behind the endpoints that huggingface_hub asks."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -8,11 +9,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
+TOKEN = "hf_of_me"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves `folder` as org/tiny; org/gated is gated, others do not exist. `served` counts bytes by file."""
+    """Serves `folder` as org/tiny; org/gated is gated, others do not exist. `served` counts bytes by file.
+
+    With the token TOKEN repos of "me" can be made and written; what was is in `made` and `commits`.
+    """
 
     daemon_threads = True
 
@@ -20,6 +25,8 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder = folder
         self.served: dict[str, int] = {}
+        self.made: dict[str, dict] = {}  # what was asked for, by repo
+        self.commits: list[tuple[str, dict[str, bytes]]] = []  # repo and files
 
     @property
     def url(self) -> str:
@@ -55,6 +62,35 @@ class Handler(BaseHTTPRequestHandler):
             self.send_file(path.split("/", 5)[5])
 
     do_HEAD = do_GET  # noqa: N815
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        parts = self.path.strip("/").split("/")
+        if self.path == "/api/validate-yaml":
+            self.answer(200, json.dumps({"errors": [], "warnings": []}).encode())
+        elif self.headers.get("authorization") != f"Bearer {TOKEN}":
+            self.answer(401)
+        elif self.path == "/api/repos/create":
+            asked = json.loads(body)
+            repo = f"{asked.get('organization', 'me')}/{asked['name']}"
+            if not repo.startswith("me/"):
+                self.answer(403)
+            else:
+                taken = repo in self.server.made
+                self.server.made.setdefault(repo, asked)
+                body = {"url": f"{self.server.url}/{repo}", "name": repo}
+                self.answer(409 if taken else 200, json.dumps(body).encode())
+        elif parts[4] == "preupload":
+            names = [file["path"] for file in json.loads(body)["files"]]
+            files = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
+            self.answer(200, json.dumps({"files": files}).encode())
+        else:
+            repo = "/".join(parts[2:4])
+            lines = [json.loads(line) for line in body.splitlines()]
+            files = [line["value"] for line in lines if line["key"] == "file"]
+            self.server.commits.append((repo, {f["path"]: base64.b64decode(f["content"]) for f in files}))
+            url = f"{self.server.url}/{repo}/commit/{COMMIT}"
+            self.answer(200, json.dumps({"commitUrl": url, "commitOid": COMMIT}).encode())
 
     def send_file(self, name: str) -> None:
         file = self.server.files().get(name)

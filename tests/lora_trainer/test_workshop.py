@@ -1,0 +1,154 @@
+"""What the train tab can do, without a page: who may train, what follows from a form, where adapters go."""
+
+import os
+
+import pytest
+
+from lora_trainer.config import read_config
+from lora_trainer.jobs import Jobs
+from lora_trainer.journal import ADAPTER
+from lora_trainer.manifest import read_items
+from lora_trainer.runs import About
+from lora_trainer.simple import Simple, settings_of
+from lora_trainer.ui.workshop import Workshop
+from mova.catalog import Model, find_model
+from mova.types import UserError
+from mova.ui.settings import Settings
+from mova.ui.studio import Studio
+
+
+@pytest.fixture
+def open_shop(tmp_path, golden):
+    shops = []
+
+    def open_shop(**environment):
+        tiny = {"MOVA_MODEL": str(golden / "checkpoint"), "MOVA_SIZE": "64x32", "MOVA_SECONDS": "0.71"}
+        settings = Settings.read(tiny | {"MOVA_OUTPUTS": str(tmp_path / "outputs")} | environment)
+        shops.append(Workshop(Studio(settings)))
+        return shops[-1]
+
+    yield open_shop
+    for shop in shops:
+        shop.helper.close()
+
+
+@pytest.fixture
+def shop(open_shop):
+    return open_shop()
+
+
+@pytest.fixture
+def finished(shop, clips):
+    """A finished run of `owner`, named `name`, whose adapter has `content`."""
+
+    def finished(owner, name="lamp", content=b"weights"):
+        about = About(name, "tiny", "A lamp.", 3, 4, "", False, 0.0)
+        run = Jobs(shop.jobs.root).create(owner, about, {}, read_items(str(clips)))
+        (run.folder / ADAPTER).write_bytes(content)
+        return run
+
+    return finished
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"SPACES_ZERO_GPU": "1", "SPACE_ID": "anna/mova"}, "ZeroGPU lends a GPU for minutes"),
+        ({"MOVA_PUBLIC": "1"}, "Strangers visit this page"),
+        ({"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": "http://gpu:3000"}, "an engine elsewhere"),
+    ],
+    ids=["zerogpu", "public", "remote"],
+)
+def test_where_nothing_is_trained_it_says_where_instead(open_shop, environment, sentence):
+    why = open_shop(**environment).why_not("anna")
+    assert sentence in why
+    assert "python -m lora_trainer train" in why
+
+
+def test_a_spaces_own_gpu_trains_for_its_owner_alone(open_shop):
+    shop = open_shop(SPACE_ID="Anna/mova")
+    owner, stranger = (shop.studio.visitors.issue() for _ in range(2))
+    assert shop.admit(owner, "anna") == ""
+    assert shop.owner(owner)
+    assert "sign in as such" in shop.admit(stranger, "bert")
+    for call in (lambda: shop.owner(stranger), lambda: shop.owner("made up")):
+        with pytest.raises(UserError):
+            call()
+    assert shop.admit(owner, "")  # signed out
+    with pytest.raises(UserError, match="trains for Anna alone"):
+        shop.owner(owner)
+
+
+def test_visitors_have_clips_runs_and_adapters_of_their_own(shop, finished, clips):
+    one, two = (shop.owner(shop.studio.visitors.issue()) for _ in range(2))
+    shop.clips(one).add(sorted(clips.iterdir()))
+    assert len(shop.clips(one).items()) == 3
+    assert shop.clips(two).items() == []
+    shop.use(one, finished(one))
+    assert [path.name for path in shop.studio.adapters_folder(one).iterdir()] == ["lamp.safetensors"]
+    assert not shop.studio.adapters_folder(two).exists()
+
+
+def test_an_adapter_is_offered_once_and_never_replaces_another(shop, finished):
+    visitor = shop.studio.visitors.issue()
+    owner = shop.owner(visitor)
+    first, other = finished(owner), finished(owner, content=b"others")
+    assert [shop.use(owner, run) for run in (first, other, first, other)] == ["lamp", "lamp-2"] * 2
+    assert sorted(shop.studio.trained_adapters(visitor)) == ["lamp", "lamp-2"]
+    assert shop.download(other).name == "lamp.safetensors"
+    assert shop.download(other).read_bytes() == b"others"
+
+
+def test_clips_that_cannot_be_learnt_from_do_not_start(shop, clips):
+    owner = shop.owner(shop.studio.visitors.issue())
+    with pytest.raises(UserError, match="there are no clips yet"):
+        shop.start(owner, Simple())
+    shop.clips(owner).add([clips / "a.mp4"])
+    with pytest.raises(UserError, match=r"a\.mp4 lack a caption"):
+        shop.start(owner, Simple())
+    assert shop.cost(owner, Simple()) is None
+    assert shop.jobs.runs(owner) == []
+
+
+@pytest.mark.parametrize("preset", ["look_and_voice", "look", "voice", "motion", "sound_only"])
+@pytest.mark.parametrize("name", ["360p", "tiny"])
+def test_every_form_is_a_config(golden, preset, name):
+    model = find_model("360p")
+    if name == "tiny":
+        model = Model("tiny", str(golden / "checkpoint"), 32, 64, 17)
+    simple = Simple("x", preset, "A lamp.", trigger="sks", rank=8, seconds=0.7)
+    settings = settings_of(simple, model, 12, "cpu")
+    whole = settings | {"output": "run", "data": settings["data"] | {"path": "clips"}}
+    config = read_config(None, whole)
+    assert config.data.held_out == 2
+    assert config.data.num_frames[0] == 17
+    assert {tower.rank for tower in config.towers.trained().values()} == {8}
+    assert config.run.steps == (300 if name == "tiny" else 1000)
+    assert config.samples.clips[0].prompt == "A lamp."
+    assert config.data.caption_prefix == "sks "
+
+
+def test_numbers_that_cannot_be_meant_are_named(golden):
+    model = find_model("360p")
+    for wrong, sentence in (
+        ({"steps": 0.5}, "steps=0.5 must be a whole number from 1 to 20000"),
+        ({"steps": -1}, "steps=-1 must be"),
+        ({"rank": 300}, "rank=300 must be a whole number from 1 to 256"),
+        ({"learning_rate": -1.0}, "learning rate=-1 must be over 0"),
+        ({"seconds": 99}, "longest part=99 s must be from"),
+        ({"steps": float("nan")}, "steps=nan"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            settings_of(Simple(**wrong), model, 3, "")
+
+
+def test_what_was_left_behind_is_swept_in_time(open_shop, clips, tmp_path):
+    shop = open_shop(MOVA_KEEP_HOURS="0.01")
+    owner = shop.owner(shop.studio.visitors.issue())
+    shop.clips(owner).add([clips / "a.mp4"])
+    (shop.previews / owner).mkdir(parents=True)
+    os.utime(shop.clips(owner).folder, (1, 1))
+    other = open_shop(MOVA_KEEP_HOURS="0.01")  # the same outputs
+    other.owner(other.studio.visitors.issue())
+    assert not shop.clips(owner).folder.exists()
+    assert not (shop.previews / owner).exists()
