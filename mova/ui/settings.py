@@ -41,7 +41,7 @@ class Settings:
     max_upload_mb: int = 200
     abandon_seconds: float = 120.0
     is_public: bool = False
-    train_tab: bool = False
+    train_tab: bool = True
     zerogpu_size: str = "xlarge"
     zerogpu_speed: float = 1.0
     is_zero_gpu: bool = False
@@ -146,7 +146,7 @@ VARIABLES = (
         "MOVA_ABANDON_SECONDS", "abandon_seconds", _number(5, 1e6), "a run nobody watches stops then; 120"
     ),
     Variable("MOVA_PUBLIC", "is_public", _flag, "1: strangers visit this page; always so on a Space"),
-    Variable("MOVA_TRAIN_TAB", "train_tab", _flag, "1: show the Train tab"),
+    Variable("MOVA_TRAIN_TAB", "train_tab", _flag, "0: hide the Train tab"),
     Variable("MOVA_ZEROGPU_SIZE", "zerogpu_size", _one_of("large", "xlarge"), "large needs MOVA_FP8=1"),
     Variable(
         "MOVA_ZEROGPU_SPEED", "zerogpu_speed", _number(0.05, 20), "how fast the card is against the estimate"

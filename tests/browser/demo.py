@@ -41,7 +41,6 @@ class Server:
             "MOVA_SIZE": "64x32",
             "MOVA_SECONDS": "0.71",
             "MOVA_OUTPUTS": str(self.outputs),
-            "MOVA_TRAIN_TAB": "1",
             "GRADIO_SERVER_PORT": str(port),
             "OMP_NUM_THREADS": "1",
         }

@@ -8,11 +8,13 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
 from tests.browser.demo import ROOT, Demo, serving
+from tests.lora_trainer.clips import make_clip
 
 WIDTHS = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 PROMPT = (
@@ -73,8 +75,38 @@ def take(demo: Demo, stem: Path) -> None:
     text = page.locator("#candidate-0 textarea")
     text.fill(text.input_value().replace("The lips", "The camera zooms in. The lips"))
     shoot("7-prompt", 2500)
+    take_training(demo, shoot)
+
+
+def take_training(demo: Demo, shoot: Callable[..., None]) -> None:
+    """The train tab from empty to a finished run."""
+    page = demo.page
     page.get_by_role("tab", name="Train").click()
+    page.get_by_text("Clips of one thing").wait_for()
     shoot("8-train")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, flash in (("lamp in the hall", 0.2), ("lamp on the desk", 0.5), ("late lamp", 0.6)):
+            make_clip(Path(folder) / f"{name}.mp4", 0.9, 25, (flash,), f"A {name} blinks. A beep is heard.")
+        (Path(folder) / "broken.mp4").write_bytes(b"no clip")
+        page.locator("#train-upload input[type=file]").set_input_files(sorted(Path(folder).iterdir()))
+        page.locator(".train-card .mova-error").wait_for(timeout=60_000)
+    shoot("9-clips", 2500)
+    page.locator(".train-card", has_text="broken").get_by_role("button", name="Take").click()
+    page.locator(".train-card .mova-error").wait_for(state="detached", timeout=60_000)
+    page.get_by_text("Advanced", exact=True).click()
+    page.locator("#train-steps input").fill("40")
+    page.locator("#train-name :is(input, textarea)").fill("lamp")
+    page.wait_for_timeout(3000)
+    page.locator("#train-start").click()
+    page.wait_for_function(
+        "() => /step [2-9]/.test(document.querySelector('#train-status')?.innerText)", timeout=90_000
+    )
+    shoot("10-learning", 0)
+    page.wait_for_function(
+        "() => /Done/.test(document.querySelector('#train-status')?.innerText)", timeout=90_000
+    )
+    page.get_by_text("Put it on the Hugging Face Hub").click()
+    shoot("11-learnt", 2500)
 
 
 if __name__ == "__main__":
