@@ -71,8 +71,10 @@ def settings_of(simple: Simple, model: Model, clips: int, device: str) -> dict[s
     rate = simple.learning_rate or (1e-3 if small else 1e-4)
     if not 0 < rate <= 1:
         raise UserError(f"learning rate={rate:g} must be over 0 and at most 1; 0.0001 is usual")
+    folder = Path(model.source).expanduser()
     settings: dict[str, Any] = {
-        "model": model.name,
+        # A run may be gone on with from elsewhere.
+        "model": str(folder.absolute()) if model.name not in MODELS and folder.is_dir() else model.name,
         "preset": simple.preset,
         "recipe": simple.recipe,
         "data": {

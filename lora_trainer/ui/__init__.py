@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from functools import partial
 
 import gradio as gr
 
@@ -37,7 +36,7 @@ def build_train(
         gate = gr.HTML(pieces.note(why, "warning"))
         gr.LoginButton(size="sm")
     train = lay_out(studio)
-    opened = partial(gr.on, [tab.select, visitor.change])
+    opened = tab.select
     if can_sign_in:
         opened = wire_gate(shop, train, gate, visitor, opened)
     wire_clips(shop, train, visitor, opened)

@@ -216,13 +216,19 @@ def _lay_out_run() -> dict:
             for name, label in (("stop", "Stop"), ("go_on", "Go on"), ("use", "Use in Generate")):
                 variant = "primary" if name == "use" else "secondary"
                 parts[name] = gr.Button(
-                    label, size="sm", variant=variant, visible=False, min_width=110, elem_id=f"train-{name}"
+                    label,
+                    size="sm",
+                    variant=variant,
+                    visible=False,
+                    scale=0,
+                    min_width=130,
+                    elem_id=f"train-{name}",
                 )
             parts["download"] = gr.DownloadButton(
-                "Download", size="sm", visible=False, min_width=110, elem_id="train-download"
+                "Download", size="sm", visible=False, scale=0, min_width=130, elem_id="train-download"
             )
             parts["delete"] = gr.Button(
-                "Delete", size="sm", visible=False, min_width=90, elem_id="train-delete"
+                "Delete", size="sm", visible=False, scale=0, min_width=100, elem_id="train-delete"
             )
         parts |= _lay_out_push()
         with gr.Accordion("What the trainer wrote", open=False):

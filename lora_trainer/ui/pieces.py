@@ -93,7 +93,8 @@ def finding(found: Finding) -> str:
     if found.check == "caption":
         return note("It has no caption yet.")
     kind = {"error": "error", "warning": "warning"}.get(found.severity, "quiet")
-    text = found.figure if found.fix == "see above" else f"{found.figure}: {found.fix}"
+    figure = found.figure.removeprefix(f"{found.clip} ")
+    text = figure if found.fix == "see above" else f"{figure}: {found.fix}"
     return note(f"{text[:1].upper()}{text[1:]}.", kind)
 
 
@@ -188,7 +189,7 @@ def figures(made: Sequence[tuple[int, Path]]) -> str:
     return f'<div class="train-samples">{clips}</div>'
 
 
-def charts(events: Sequence[Mapping[str, Any]]) -> str:
+def charts(run: Run, events: Sequence[Mapping[str, Any]]) -> str:
     """The loss on fixed clips and noise against the base model's, for picture and sound."""
     base = next((event for event in events if event["event"] == "base"), None)
     if base is None:
@@ -202,7 +203,7 @@ def charts(events: Sequence[Mapping[str, Any]]) -> str:
         points = [(step, value) for step, value in points if value is not None]
         steps = [(e["step"], e[key]) for e in events if e["event"] == "step"]
         if points:
-            drawn += chart(title, points, smoothed(steps))
+            drawn += chart(title, run.about.steps, points, smoothed(steps))
     text = (
         f"Loss on {whose}, always with the same noise: under the dashed line it knows more than before. "
         "The faint line is the mean loss of the steps."
@@ -224,14 +225,16 @@ def smoothed(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     ]
 
 
-def chart(title: str, points: Sequence[tuple[int, float]], steps: Sequence[tuple[int, float]]) -> str:
+def chart(
+    title: str, most: int, points: Sequence[tuple[int, float]], steps: Sequence[tuple[int, float]]
+) -> str:
+    """Points and lines over the run's `most` steps."""
     width, height = CHART
     left, right, top, bottom = MARGIN
-    base, (last_step, now) = points[0][1], points[-1]
+    base, now = points[0][1], points[-1][1]
     values = [value for _, value in [*points, *steps]]
     pad = max(0.08 * (max(values) - min(values)), 0.01 * abs(base), 1e-9)
     low, high = min(values) - pad, max(values) + pad
-    most = max([1, last_step, *(step for step, _ in steps)])
 
     def place(step: float, value: float) -> str:
         x = left + (width - left - right) * step / most
@@ -240,7 +243,7 @@ def chart(title: str, points: Sequence[tuple[int, float]], steps: Sequence[tuple
     line = "M" + "L".join(place(*point) for point in points)
     faint = f'<path class="train-steps" d="M{"L".join(place(*p) for p in steps)}"/>' if len(steps) > 1 else ""
     dots = "".join('<circle cx="{}" cy="{}" r="2.6"/>'.format(*place(*p).split()) for p in points)
-    change = f"{100 * (now / base - 1):+.1f} %" if len(points) > 1 and base else "not measured again yet"
+    change = f"{100 * (now / base - 1):+.1f} %" if len(points) > 1 and base else "not yet measured again"
     said = f"{title}: {now:.4g}, base model {base:.4g}, {change}"
     labels = "".join(
         f'<text x="{left - 5}" y="{place(0, value).split()[1]}" text-anchor="end" dy="3">{value:.3g}</text>'

@@ -81,8 +81,8 @@ class RunEvents:
             return {self.tab.start_notes: pieces.note(str(error), "error")}
         return self.open(visitor)
 
-    def use(self, visitor: str, run_id: str | None) -> Updates:
-        """Choose the adapter in Generate, and go there."""
+    def use(self, visitor: str, run_id: str | None, prompt: str) -> Updates:
+        """Choose the adapter in Generate, and go there; an empty prompt becomes the run's."""
         run, generate = self._run(visitor, run_id), self.generate
         try:
             if run is None:
@@ -94,7 +94,7 @@ class RunEvents:
         said = f'Adapter "{name}" is chosen for the next clip. Its strength is under More settings, Adapter.'
         return {
             generate.field("adapter_trained"): gr.update(choices=names, value=name, visible=True),
-            generate.field("prompt"): run.about.prompt,
+            generate.field("prompt"): prompt or run.about.prompt,
             generate.status: pieces.note(said, "good"),
             self.tabs: gr.Tabs(selected="generate"),
         }
@@ -121,7 +121,7 @@ class RunEvents:
             tab.run_box: gr.update(visible=True),
             tab.runs: gr.update(choices=[(label(each), each.run_id) for each in runs], value=run.run_id),
             tab.status: pieces.status(run, state) + pieces.alarms(events),
-            tab.charts: pieces.charts(events),
+            tab.charts: pieces.charts(run, events),
             tab.samples: pieces.samples(run, events),
             tab.stop: gr.update(
                 visible=state.is_live, value="End it at once" if state.kind == "stopping" else "Stop"
@@ -175,7 +175,7 @@ def wire_runs(
     for button, fn in ((tab.go_on, events.go_on), (tab.delete, events.delete)):
         button.click(fn, chosen, [tab.start_notes, *shown], **PRIVATE)
     used = [generate.field("adapter_trained"), generate.field("prompt"), generate.status, tabs]
-    tab.use.click(events.use, chosen, [*used, tab.start_notes], **PRIVATE)
+    tab.use.click(events.use, [*chosen, generate.field("prompt")], [*used, tab.start_notes], **PRIVATE)
     push = events.push
     if shop.studio.settings.space_id:  # elsewhere gradio would ask for a login of the machine
 

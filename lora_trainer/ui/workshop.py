@@ -230,8 +230,9 @@ class Workshop:
 
 
 def with_prompt(simple: Simple, items: Sequence[Item]) -> Simple:
-    """The wishes with the first caption as the prompt that shows what was learnt, if none is given."""
-    return simple if simple.prompt.strip() else replace(simple, prompt=items[0].caption)
+    """The wishes with a prompt that shows what was learnt: by default the first caption; with the trigger."""
+    prompt, trigger = simple.prompt.strip() or items[0].caption, simple.trigger.strip()
+    return replace(simple, prompt=prompt if trigger in prompt else f"{trigger} {prompt}")
 
 
 def listed(names: Sequence[str]) -> str:
