@@ -202,7 +202,7 @@ def _lay_out_advanced(studio: Studio, by_name: dict) -> None:
 
 
 def _lay_out_run() -> dict:
-    gr.HTML(pieces.head(4, "Run", "It goes on when you close the page, and can be stopped and gone on with."))
+    gr.HTML(pieces.head(4, "Run", "It goes on when you close the page, and can be stopped and resumed."))
     parts: dict[str, object] = {
         "start": gr.Button("Start training", variant="primary", elem_id="train-start"),
         "start_notes": gr.HTML(elem_id="train-start-notes"),

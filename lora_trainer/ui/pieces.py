@@ -16,6 +16,7 @@ from mova.ui import html
 
 GIB = 2**30
 LEAST_SECONDS = 600
+LOAD_SECONDS = 10  # until the trainer's process has loaded its libraries, on two cores
 PHASES = {
     "start": "Starting",
     "captions": "Reading the captions",
@@ -121,11 +122,11 @@ def summary(looks: Looks) -> str:
 
 def cost(cost: Cost, steps: int, price: float | None, pace: float | None) -> str:
     """Seconds, memory and money before the click; `pace` is what a step of the last run took in all."""
-    seconds = pace * steps if pace else sum(cost.seconds.values())
+    seconds = LOAD_SECONDS + (pace * steps if pace else sum(cost.seconds.values()))
     # Where steps take milliseconds, what surrounds the arithmetic counts, and the plan counts arithmetic.
     about = "At least" if not pace and seconds < LEAST_SECONDS else "About"
     measured = "as fast as your last run" if pace else "counted, not measured"
-    lines = [f"{about} {human_seconds(max(seconds, 1))} on {cost.card}, {steps} steps ({measured})."]
+    lines = [f"{about} {human_seconds(seconds)} on {cost.card}, {steps} steps ({measured})."]
     if price:
         lines.append(f"Money: about {seconds / 3600 * price:.2f} at {price:g} an hour.")
     device, host = sum(cost.device.values()) / GIB, sum(cost.host.values()) / GIB
