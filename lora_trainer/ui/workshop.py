@@ -37,7 +37,7 @@ class Workshop:
     """The train tab's doings. Owners are visitors' names on the disk (`mova.ui.visitors`)."""
 
     def __init__(self, studio: Studio) -> None:
-        self.studio, outputs = studio, studio.settings.outputs
+        self.studio, outputs = studio, studio.settings.outputs.absolute()
         self.jobs = Jobs(outputs / RUNS)
         self.previews = outputs / PREVIEWS
         self.helper = WorkerProcess()
@@ -100,7 +100,7 @@ class Workshop:
         items = self.clips(owner).items()
         if not items:
             return Looks()
-        previews = (self.previews / owner).absolute()
+        previews = self.previews / owner
         return self.helper.call(looking.look_over, self.settings(owner, simple, items), items, previews)
 
     def mend(self, owner: str, simple: Simple) -> list[str]:

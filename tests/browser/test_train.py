@@ -1,10 +1,16 @@
 """Training as a person does it, in Chromium: from clips to an adapter that Generate uses."""
 
+import base64
+import hashlib
+import json
+import time
+
+import itsdangerous
 import numpy as np
 import pytest
 
 from mova.media import read_settings, write_mp4
-from tests.browser.demo import Demo
+from tests.browser.demo import Demo, serving
 from tests.lora_trainer.clips import SAMPLE_RATE, make_clip, picture, wave
 
 EVIL = "A lamp blinks. {{7*7}} ${7*7} <img src=x onerror=\"document.title='x'\"> A beep is heard."
@@ -117,3 +123,33 @@ def test_starting_too_early_is_a_sentence(demo):
     page.get_by_text("There are no clips yet; add some in step 1").wait_for()
     page.locator("#train-suggest").click()
     page.get_by_text("No server is configured; give an address").wait_for()
+
+
+def signed_in(name, secret):
+    """The cookie that gradio gives to who signed in, with the secret of the Space."""
+    profile = {"sub": "1", "name": name, "preferred_username": name, "profile": "", "picture": ""}
+    info = {"access_token": "hf_x", "scope": "openid", "expires_at": time.time() + 600, "userinfo": profile}
+    key = hashlib.sha256(f"{secret}-v4".encode()).hexdigest()
+    session = base64.b64encode(json.dumps({"oauth_info": info}).encode())
+    return itsdangerous.TimestampSigner(key).sign(session).decode()
+
+
+def test_a_space_of_its_own_gpu_lets_its_owner_alone_in(chromium, tmp_path):
+    space = {"SYSTEM": "spaces", "SPACE_ID": "anna/mova", "SPACE_HOST": "anna-mova.hf.space"}
+    login = {"OAUTH_CLIENT_ID": "x", "OAUTH_CLIENT_SECRET": "s", "OAUTH_SCOPES": "openid profile"}
+    provider = {"OPENID_PROVIDER_URL": "https://huggingface.co"}
+    with serving(tmp_path, **space, **login, **provider) as server:
+        for name in ("anna", "bert"):
+            visit = Demo(chromium, server.url)
+            cookie = {"name": "session", "value": signed_in(name, "s"), "url": server.url}
+            visit.context.add_cookies([cookie])
+            visit.open()
+            visit.page.get_by_role("tab", name="Train").click()
+            if name == "anna":
+                visit.page.locator("#train-start").click()
+                visit.page.get_by_text("There are no clips yet").wait_for()
+            else:
+                visit.page.wait_for_timeout(1500)
+                visit.page.get_by_text("This Space's GPU trains for anna alone").wait_for()
+                assert visit.page.locator("#train-start").count() == 0
+            visit.close()
