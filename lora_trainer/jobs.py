@@ -111,8 +111,8 @@ class Jobs:
                 process.kill()
                 process.wait(10)
             else:
-                write_json(run.folder / STOP, {"time": time.time()})
                 process.terminate()
+                write_json(run.folder / STOP, {"time": time.time()})
         except psutil.NoSuchProcess:  # it was quicker
             pass
 

@@ -59,8 +59,11 @@ class RunEvents:
 
     def stop(self, visitor: str, run_id: str | None) -> Updates:
         run = self._run(visitor, run_id)
-        if run is not None:
-            self.shop.jobs.stop(run)
+        try:
+            if run is not None:
+                self.shop.jobs.stop(run)
+        except BackendError as error:  # told to stop, but the mark found no room on the disk
+            return self.choose(visitor, run_id) | {self.tab.start_notes: pieces.note(str(error), "error")}
         return self.choose(visitor, run_id)
 
     def go_on(self, visitor: str, run_id: str | None) -> Updates:
@@ -171,8 +174,7 @@ def wire_runs(
     tab.start.click(events.start, [visitor, *tab.form], [tab.start_notes, *shown], **PRIVATE)
     tab.runs.input(events.choose, chosen, shown, **PRIVATE)
     tab.timer.tick(events.watch, [*chosen, seen], [*shown, seen], concurrency_limit=None, **PRIVATE)
-    tab.stop.click(events.stop, chosen, shown, **PRIVATE)
-    for button, fn in ((tab.go_on, events.go_on), (tab.delete, events.delete)):
+    for button, fn in ((tab.stop, events.stop), (tab.go_on, events.go_on), (tab.delete, events.delete)):
         button.click(fn, chosen, [tab.start_notes, *shown], **PRIVATE)
     used = [generate.field("adapter_trained"), generate.field("prompt"), generate.status, tabs]
     tab.use.click(events.use, [*chosen, generate.field("prompt")], [*used, tab.start_notes], **PRIVATE)

@@ -21,7 +21,7 @@ from lora_trainer.runs import About, Run
 from lora_trainer.simple import Simple, settings_of
 from mova.outputs import new_output
 from mova.prompting.endpoint import EndpointWriter
-from mova.types import UserError
+from mova.types import BackendError, UserError
 from mova.ui.studio import Studio
 from mova.ui.worker import WorkerProcess
 from mova.ui.writers import SERVER, WriterChoice, endpoint_of
@@ -164,10 +164,13 @@ class Workshop:
         self.jobs.start(run)
 
     def download(self, run: Run) -> Path:
-        """The adapter under the name of its run."""
+        """The adapter under the name of its run, or under its own where the disk has no room for that."""
         path = run.folder / "download" / f"{run.about.name}.safetensors"
-        if not path.is_file() or path.stat().st_mtime < run.adapter.stat().st_mtime:
-            link_or_copy(run.adapter, path)
+        try:
+            if not path.is_file() or path.stat().st_mtime < run.adapter.stat().st_mtime:
+                link_or_copy(run.adapter, path)
+        except BackendError:
+            return run.adapter
         return path
 
     def use(self, owner: str, run: Run) -> str:

@@ -87,8 +87,8 @@ def test_the_train_tab_explains_itself_and_shows_a_clip_that_was_kept_for_it(dem
     demo.make("A drum. The audio shows a drum.")
     page.locator("#train-on").click()
     page.get_by_text("Kept; 1 clips wait").wait_for(timeout=10_000)
-    (caption,) = server.outputs.glob("training/*/*.txt")
-    assert caption.read_text() == "A drum. The audio shows a drum."
+    captions = [path.read_text() for path in server.outputs.glob("training/*/*.txt")]
+    assert "A drum. The audio shows a drum." in captions
     page.get_by_role("tab", name="Train").click()
     page.locator("#train-table").get_by_text("A drum. The audio shows a drum.").first.wait_for()
     page.locator(".train-card video").wait_for(timeout=60_000)
