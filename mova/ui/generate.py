@@ -86,7 +86,10 @@ def build_generate(studio: Studio, examples: list[Example]) -> GenerateTab:
             parts |= _lay_out_picture_and_words(by_name)
             parts |= _lay_out_shape(studio, by_name)
             with gr.Row(elem_classes="mova-phone-wrap"):
-                parts["make"] = gr.Button("Make the clip", variant="primary", elem_id="make", scale=3)
+                # It can be pressed once the page has told the browser its name (`hello`).
+                parts["make"] = gr.Button(
+                    "Make the clip", variant="primary", elem_id="make", scale=3, interactive=False
+                )
                 parts["stop"] = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=90)
             lay_out_advanced(studio, by_name)
         with gr.Column(scale=6, min_width=320):

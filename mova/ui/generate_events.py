@@ -87,12 +87,13 @@ class GenerateEvents:
             self.studio.line.stop(run)
         return {self.tab.stop: gr.update(interactive=False)}
 
-    def hello(self, visitor: str | None) -> tuple[str, str, list, Any, list[str]]:
+    def hello(self, visitor: str | None) -> tuple[str, str, Any, list, Any, list[str]]:
         """Greet a browser: give it a name if it has none, and find its clips and its run."""
         if not self.studio.visitors.is_known(visitor):
             visitor = self.studio.visitors.issue()
         run = self.studio.line.current(self.studio.visitors.folder_name(visitor))
-        return visitor, run.run_id if run else "", *self.list_mine(visitor)
+        run_id = run.run_id if run else ""
+        return visitor, run_id, gr.update(interactive=True), *self.list_mine(visitor)
 
     def list_mine(self, visitor: str) -> tuple[list, Any, list[str]]:
         """The gallery, whether it is shown, and the clips' ids in its order."""
@@ -246,7 +247,7 @@ def wire(
     }
     relist = {"fn": events.list_mine, "inputs": [visitor], "outputs": listing}
 
-    hello = demo.load(events.hello, [visitor], [visitor, tab.run_id, *listing], **PRIVATE)
+    hello = demo.load(events.hello, [visitor], [visitor, tab.run_id, tab.make, *listing], **PRIVATE)
     hello.then(events.list_adapters, [visitor], [tab.field("adapter_trained")], **PRIVATE)
     hello.then(**follow, **PRIVATE).then(**relist, **PRIVATE)
     made = tab.make.click(
