@@ -58,7 +58,13 @@ def first_clip(server: Server, page: Page, began: float, folder: Path) -> None:
     page.locator("#prompt textarea").fill(PROMPT)
     page.get_by_role("radio", name="Quick").check()
     page.locator("#make").click()
-    page.wait_for_function("() => document.querySelector('#player video')?.readyState >= 2", timeout=600_000)
+    page.wait_for_function(
+        "() => document.querySelector('#player video')?.readyState >= 2"
+        " || document.querySelector('#status .mova-error')",
+        timeout=600_000,
+    )
+    if refused := page.locator("#status .mova-error").all_inner_texts():
+        sys.exit(refused[0])
     say("the clip plays after", time.monotonic() - began)
     source = page.evaluate("() => document.querySelector('#player video').currentSrc")
     (folder / "clip.mp4").write_bytes(page.request.get(source).body())

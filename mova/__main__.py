@@ -136,6 +136,7 @@ def build_request(options: argparse.Namespace, settings: dict, model: catalog.Mo
         "audio_shift": options.audio_shift,
         "seed": options.seed,
         "fit": options.fit,
+        "crop_position": options.crop_position,
         "adapters": [parse_adapter(text) for text in options.lora] or None,
     }
     if options.size:

@@ -65,6 +65,11 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     length.add_argument("--seconds", type=float, help="length, rounded to a valid number of frames")
     clip.add_argument("--frame-rate", type=float, help="frames a second, default 24, as trained")
     clip.add_argument("--fit", choices=("crop", "pad"), help="how the image fills the clip, default crop")
+    clip.add_argument(
+        "--crop-position",
+        type=float,
+        help="which part of the image is kept: 0 left or top, 1 right or bottom, default 0.5",
+    )
     clip.add_argument("--seed", type=int, help="the same seed makes the same clip; default: random, reported")
 
     quality = parser.add_argument_group("quality and cost")
