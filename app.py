@@ -36,7 +36,7 @@ def open_studio(settings: Settings) -> Studio:
 
 def build(studio: Studio) -> "gr.Blocks":
     """The page."""
-    # gradio is imported here and not above: that takes seconds, and what is wrong with the settings is said first.
+    # gradio is imported here, not above: it takes seconds, and what is wrong with the settings comes first.
     from mova.ui.page import build_page, explain_training
 
     return build_page(studio, explain_training if studio.settings.train_tab else None)

@@ -74,7 +74,7 @@ def _lay_out_adapters(by_name: dict) -> dict:
     boxes = []
     with gr.Accordion("Adapters (LoRA)", open=False, elem_id="adapters"):
         for slot in range(MAX_ADAPTERS):
-            with gr.Group(visible=slot == 0, elem_id=f"adapter-{slot}") as box:
+            with gr.Group(visible=slot == 0) as box:
                 _lay_out_adapter(slot, by_name)
             boxes.append(box)
         more = gr.Button("Add another adapter", size="sm", elem_id="more-adapters")

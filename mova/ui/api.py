@@ -24,8 +24,8 @@ def add_endpoints(studio: Studio) -> None:
     """Add the endpoints to the Blocks in the making."""
 
     def generate(
-        image: str | None,
         prompt: str,
+        image: str | None = None,
         preset: str = catalog.DEFAULT_PRESET,
         shape: str = forms.WIDE,
         seconds: float | None = None,
@@ -40,8 +40,8 @@ def add_endpoints(studio: Studio) -> None:
         """Make a video clip with sound from a description and, if given, a first frame.
 
         Args:
-            image: The picture the clip starts from; leave it out to start from the description alone.
             prompt: What is seen and heard. Spoken words in double quotes; end with a sentence on the sound.
+            image: The picture the clip starts from; leave it out to start from the description alone.
             preset: quick, standard or full; decides steps and length unless these are given.
             shape: wide, tall, square, or image for the first frame's own.
             seconds: Length of the clip.
@@ -57,8 +57,8 @@ def add_endpoints(studio: Studio) -> None:
         """
         form = fill(
             studio,
-            image=image,
             prompt=prompt,
+            image=image,
             preset=preset,
             shape=shape,
             seconds=seconds,
@@ -140,8 +140,8 @@ def _publish(generate: Any, enhance: Any, estimate: Any) -> None:  # noqa: ANN40
     seconds, steps = (gr.Number(None, label=label, visible=False) for label in ("seconds", "steps"))
     trigger = {"concurrency_limit": None, "api_visibility": "public", "show_progress": "hidden"}
     inputs = [
-        gr.Image(type="filepath", image_mode=None, label="image", visible=False),
         gr.Textbox(label="prompt", visible=False),
+        gr.Image(type="filepath", image_mode=None, label="image", visible=False),
         preset,
         gr.Textbox(forms.WIDE, label="shape", visible=False),
         seconds,

@@ -113,7 +113,7 @@ def call(server, values):
 def test_no_file_of_the_machine_is_read_for_a_stranger(server, golden):
     for path in ("/etc/passwd", "../../etc/passwd", str(golden / "image.png"), str(server.outputs / ".key")):
         image = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        status, text = call(server, [image, PROMPT, "quick", "wide", 0.4, 1, 3, 5, 1, None, ""])
+        status, text = call(server, [PROMPT, image, "quick", "wide", 0.4, 1, 3, 5, 1, None, ""])
         assert "event: error" in text or status >= 400, path
         for prefix in ("/gradio_api/file=", "/file="):
             assert post(f"{server.url}{prefix}{path}", None)[0] in (403, 404, 405)
@@ -122,7 +122,7 @@ def test_no_file_of_the_machine_is_read_for_a_stranger(server, golden):
 
 
 def test_not_a_number_is_no_number(server):
-    status, text = call(server, [None, PROMPT, "quick", "wide", math.nan, 1, 3, 5, 1, None, ""])
+    status, text = call(server, [PROMPT, None, "quick", "wide", math.nan, 1, 3, 5, 1, None, ""])
     assert status >= 400 or "event: error" in text
 
 
