@@ -141,7 +141,8 @@ def _publish(generate: Any, enhance: Any, estimate: Any) -> None:  # noqa: ANN40
     trigger = {"concurrency_limit": None, "api_visibility": "public", "show_progress": "hidden"}
     inputs = [
         gr.Textbox(label="prompt", visible=False),
-        gr.Image(type="filepath", image_mode=None, label="image", visible=False),
+        # A file, as gr.Image opens what comes before our own checks, and fails without a sentence.
+        gr.File(type="filepath", label="image", visible=False),
         preset,
         gr.Textbox(forms.WIDE, label="shape", visible=False),
         seconds,
