@@ -93,7 +93,8 @@ def _lay_out_adapter(slot: int, by_name: dict) -> None:
             value=None,
             allow_custom_value=True,
             label=number,
-            info="One trained here, or owner/name on the Hugging Face Hub; or a file below.",
+            info="One trained here, owner/name on the Hugging Face Hub, or a file. "
+            "Strength 1 is as trained, 0 is off.",
             elem_id=f"adapter-{slot}-name",
         ),
     )
@@ -103,7 +104,7 @@ def _lay_out_adapter(slot: int, by_name: dict) -> None:
             label=f"{number}: file (.safetensors)",
             file_types=[".safetensors"],
             type="filepath",
-            height=100,
+            height=130,
             elem_id=f"adapter-{slot}-file",
         ),
     )
@@ -114,7 +115,7 @@ def _lay_out_adapter(slot: int, by_name: dict) -> None:
                 2,
                 value=1,
                 step=0.05,
-                label=f"{label}: strength",
+                label=label,
                 elem_id=f"adapter-{slot}-{part}",
                 min_width=120,
             )

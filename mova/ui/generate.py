@@ -102,7 +102,7 @@ def build_generate(studio: Studio, examples: list[Example]) -> GenerateTab:
             parts |= _lay_out_result(bool(examples))
     parts["examples"] = _lay_out_examples(examples)
     with gr.Column(visible=False) as mine_box:
-        gr.Markdown("### Your clips", elem_classes="mova-plain")
+        gr.Markdown("## Your clips", elem_classes="mova-plain")
         parts["mine"] = gr.Gallery(
             label="Your clips",
             show_label=False,
@@ -259,7 +259,7 @@ def _lay_out_examples(examples: list[Example]) -> gr.Gallery | None:
     pictured = [example for example in examples if example.image or example.clip]
     if not pictured:
         return None
-    gr.Markdown("### Examples", elem_classes="mova-plain")
+    gr.Markdown("## Examples", elem_classes="mova-plain")
     return gr.Gallery(
         value=[(str(example.image or example.clip), example.title) for example in pictured],
         label="Examples",

@@ -56,6 +56,8 @@ def take(demo: Demo, stem: Path) -> None:
     page.locator("#prompt textarea").fill(PROMPT)
     page.locator("#crop img").wait_for()
     page.get_by_text("More settings").click()
+    page.get_by_text("Adapters (LoRA)").click()
+    page.locator("#more-adapters").click()
     shoot("3-filled", 2000)
     page.get_by_text("More settings").click()
     page.locator("#make").click()
@@ -75,6 +77,17 @@ def take(demo: Demo, stem: Path) -> None:
     shoot("7-prompt", 2500)
     page.get_by_role("tab", name="Train").click()
     shoot("8-train")
+    page.get_by_role("tab", name="Write a prompt").click()
+    demo.choose("A server of yours")
+    page.locator("#server-url :is(input, textarea)").fill("http://127.0.0.1:9/v1")
+    page.locator("#test-server").click()
+    page.locator("#test-note p").wait_for(timeout=30_000)
+    shoot("9-server")
+    page.get_by_role("tab", name="Generate").click()
+    page.locator("#prompt textarea").fill("A very long word: " + "Donaudampfschifffahrt" * 9)
+    page.locator("#suggest").click()
+    page.locator("#suggestion-notes p").first.wait_for(timeout=30_000)
+    shoot("10-wording")
 
 
 if __name__ == "__main__":
