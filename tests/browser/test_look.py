@@ -19,7 +19,7 @@ def test_a_phone_needs_no_sideways_scrolling(chromium, server, scheme):
         assert page.evaluate("() => document.documentElement.scrollWidth") <= 390, tab
     page.get_by_role("tab", name="Generate").click()
     page.get_by_text("More settings").click()
-    page.get_by_text("Adapter (LoRA)").click()
+    page.get_by_text("Adapters (LoRA)").click()
     page.wait_for_timeout(300)
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
     demo.close()
