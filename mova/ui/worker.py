@@ -22,7 +22,6 @@ from mova.types import BackendError, Cancelled, UserError
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[2]
-NICENESS = 5  # on a busy machine the page comes first
 
 
 class WorkerProcess:
@@ -117,8 +116,6 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(levelname)s: worker: %(message)s", level=logging.WARNING)
-    if hasattr(os, "nice"):  # not on Windows
-        os.nice(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the page, which then takes us with it
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

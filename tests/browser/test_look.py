@@ -88,8 +88,8 @@ def test_the_keyboard_goes_through_the_form_in_the_order_it_is_read(demo):
         )
         reached.append(place)
         assert outline != "none", place
-    order = [name for name in ("suggest", "make") if name in reached]
-    assert [place for place in dict.fromkeys(reached) if place in order] == ["suggest", "make"]
+    order = ["suggest", "preset", "shape", "seconds", "make"]
+    assert [place for place in dict.fromkeys(reached) if place in order] == order
 
 
 def test_an_idea_is_written_edited_repaired_and_made(demo):
