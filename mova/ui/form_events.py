@@ -94,10 +94,10 @@ class FormEvents:
 
 
 def wordless(values: tuple) -> Form:
-    """The form of all its fields but the prompt.
+    """The form of all its own fields but the prompt, and without adapters.
 
     gradio takes away what a validator said of a field as soon as any event that reads the field is done, so
-    events that do not need the prompt do not read it.
+    events that do not need the prompt and the adapters do not read them.
     """
     image, *rest = values
     return Form.read([image, "-", *rest])
@@ -108,7 +108,7 @@ def wire_form(studio: Studio, tab: GenerateTab, machine: gr.HTML, demo: gr.Block
     events = FormEvents(studio)
     live = {"trigger_mode": "always_last", **PRIVATE}
     field = tab.field
-    unspoken = [component for component in tab.form if component is not field("prompt")]
+    unspoken = [field(name) for name in forms.OWN_FIELDS if name != "prompt"]
     tab.field("preset").input(
         events.choose_preset, [field("preset"), field("model")], [field("seconds"), field("steps")], **live
     )
