@@ -54,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--family", choices=FAMILIES, default=None)
         command.add_argument("--split", choices=SPLITS, default="train")
         command.set_defaults(run=run)
+    examples = commands.add_parser("examples", help="write the page's examples, made by a model on the CPU")
+    examples.add_argument("--model", default=DEFAULT_MODEL)
+    examples.add_argument("--out", type=Path, default=Path("assets/examples"))
+    examples.add_argument("--speech", type=Path, default=DEFAULT_FOLDER, help="folder of the word bank")
+    examples.set_defaults(run=_examples)
     _add_evaluate(commands)
     add_stages(commands)
     add_enhancer(commands)
@@ -132,6 +137,12 @@ def _shards(arguments: argparse.Namespace) -> None:
         speech=arguments.speech,
     )
     logger.info("%d clips in %d shards in %.1f s", arguments.count, len(paths), time.monotonic() - start)
+
+
+def _examples(arguments: argparse.Namespace) -> None:
+    from pocket.examples import make_examples
+
+    make_examples(arguments.model, arguments.out, arguments.speech)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

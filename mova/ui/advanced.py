@@ -2,14 +2,13 @@
 
 import gradio as gr
 
-from mova import catalog
 from mova.ui.forms import MAX_ADAPTERS, adapter_field
 from mova.ui.studio import Studio
 
 
 def lay_out_advanced(studio: Studio, by_name: dict) -> dict:
     """Lay the fields out into `by_name`; the other parts that events need."""
-    preset = catalog.find_preset(catalog.DEFAULT_PRESET)
+    model = studio.model
     with gr.Accordion("More settings", open=False, elem_id="advanced"):
         with gr.Row(elem_classes="mova-phone-wrap"):
             by_name["seed"] = gr.Number(
@@ -23,7 +22,7 @@ def lay_out_advanced(studio: Studio, by_name: dict) -> dict:
         by_name["steps"] = gr.Slider(
             1,
             studio.settings.max_steps,
-            value=preset.num_inference_steps,
+            value=model.preset().num_inference_steps,
             step=1,
             label="Steps",
             info="More is finer, and slower in proportion.",
@@ -32,7 +31,7 @@ def lay_out_advanced(studio: Studio, by_name: dict) -> dict:
         by_name["guidance"] = gr.Slider(
             0,
             15,
-            value=5,
+            value=model.guidance_scale,
             step=0.1,
             label="Hold to the words",
             info="1 is off, 5 is usual.",
@@ -41,16 +40,16 @@ def lay_out_advanced(studio: Studio, by_name: dict) -> dict:
         by_name["sync_guidance"] = gr.Slider(
             0,
             10,
-            value=1,
+            value=model.bridge_guidance_scale,
             step=0.1,
             label="Hold sound and picture together",
             info="1 is off; 3 helps lips and hits, and takes half as long again.",
             elem_id="sync-guidance",
         )
         by_name["negative"] = gr.Textbox(
-            value=catalog.default_negative_prompt(),
+            value=model.negative_prompt,
             label="Steer away from",
-            info="The text the model was released with.",
+            info="At first what the model is best used with.",
             lines=2,
             max_lines=4,
             elem_id="negative",

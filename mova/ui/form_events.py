@@ -87,10 +87,22 @@ class FormEvents:
 
     def choose_preset(self, name: str, model: str) -> tuple[float, int]:
         """Length and steps of a preset."""
-        preset = catalog.find_preset(name)
         described = forms.describe_model(model, self.studio.settings)
-        seconds = preset.num_frames(described) / described.frame_rate
+        preset = described.preset(name)
+        seconds = described.clip_length(preset) / described.frame_rate
         return round(min(seconds, self.studio.settings.max_seconds), 2), preset.num_inference_steps
+
+    def choose_model(self, model: str) -> tuple:
+        """The presets of a model, and the settings it is best used with."""
+        described = forms.describe_model(model, self.studio.settings)
+        presets = gr.update(choices=forms.preset_choices(described), value=catalog.DEFAULT_PRESET)
+        return (
+            presets,
+            *self.choose_preset(catalog.DEFAULT_PRESET, model),
+            described.guidance_scale,
+            described.bridge_guidance_scale,
+            described.negative_prompt,
+        )
 
 
 def wordless(values: tuple) -> Form:
@@ -109,7 +121,9 @@ def wire_form(studio: Studio, tab: GenerateTab, machine: gr.HTML, demo: gr.Block
     live = {"trigger_mode": "always_last", **PRIVATE}
     field = tab.field
     unspoken = [field(name) for name in forms.OWN_FIELDS if name != "prompt"]
-    tab.field("preset").input(
+    chosen = ("preset", "seconds", "steps", "guidance", "sync_guidance", "negative")
+    field("model").input(events.choose_model, [field("model")], [field(name) for name in chosen], **live)
+    field("preset").input(
         events.choose_preset, [field("preset"), field("model")], [field("seconds"), field("steps")], **live
     )
     priced = ("model", "shape", "seconds", "steps", "guidance", "sync_guidance", "exact_size", "image")

@@ -261,6 +261,14 @@ def _shift(value: float | None) -> float | None:
     return float(value) if value else None
 
 
+def preset_choices(model: catalog.Model) -> list[tuple[str, str]]:
+    """Labels and names of the model's presets."""
+    return [
+        (f"{preset.name.capitalize()} ({preset.num_inference_steps} steps)", preset.name)
+        for preset in model.presets
+    ]
+
+
 def describe_size(request: GenerationRequest) -> str:
     """The valid values that the form's wishes became."""
     seconds = request.num_frames / request.frame_rate

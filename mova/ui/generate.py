@@ -182,12 +182,12 @@ def _lay_out_shape(studio: Studio, by_name: dict) -> dict:
         visible=len(names) > 1,
         elem_id="model",
     )
-    presets = [
-        (f"{preset.name.capitalize()} ({preset.num_inference_steps} steps)", preset.name)
-        for preset in catalog.PRESETS.values()
-    ]
     by_name["preset"] = gr.Radio(
-        presets, value=catalog.DEFAULT_PRESET, label="Care taken", elem_id="preset", elem_classes="mova-wrap"
+        forms.preset_choices(studio.model),
+        value=catalog.DEFAULT_PRESET,
+        label="Care taken",
+        elem_id="preset",
+        elem_classes="mova-wrap",
     )
     by_name["shape"] = gr.Radio(SHAPE_CHOICES, value=forms.WIDE, label="Shape", elem_id="shape")
     by_name["seconds"] = gr.Slider(

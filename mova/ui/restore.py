@@ -43,14 +43,7 @@ def form_of(
     """
     name = model if model in studio.model_names else studio.model_name
     described = forms.describe_model(name, studio.settings)
-    fresh = GenerationRequest(
-        "-",
-        height=described.height,
-        width=described.width,
-        num_frames=catalog.find_preset(catalog.DEFAULT_PRESET).num_frames(described),
-        negative_prompt=catalog.default_negative_prompt(),
-        num_inference_steps=catalog.find_preset(catalog.DEFAULT_PRESET).num_inference_steps,
-    )
+    fresh = GenerationRequest("-", **described.defaults(described.preset()))
     request = GenerationRequest.from_settings(fresh.to_settings() | settings)
     size = (request.height, request.width)
     shape = forms.TALL if size == (described.width, described.height) != size[::-1] else forms.WIDE

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mova import catalog, hub
+from mova import hub
 from mova.catalog import human_seconds
 from mova.checks import check_request
 from mova.outputs import new_output
@@ -232,8 +232,7 @@ class Studio:
     @property
     def default_seconds(self) -> float:
         """The length that a fresh form proposes."""
-        preset = catalog.find_preset(catalog.DEFAULT_PRESET)
-        return round(preset.num_frames(self.model) / self.model.frame_rate, 2)
+        return round(self.model.clip_length(self.model.preset()) / self.model.frame_rate, 2)
 
     def _fetch(self, name: str) -> None:
         """Download the model before a GPU is booked for it: waiting for the Hub would cost quota."""
