@@ -100,7 +100,8 @@ def _speech(arguments: argparse.Namespace) -> None:
 
 
 def _render(arguments: argparse.Namespace) -> None:
-    from pocket.film import write_mp4
+    from mova.media import write_mp4
+    from pocket.clip import FRAME_RATE, SAMPLE_RATE
     from pocket.sheet import captioned_sheet
     from pocket.world import render
 
@@ -110,7 +111,8 @@ def _render(arguments: argparse.Namespace) -> None:
         clip = render(seed, arguments.family, arguments.split, arguments.speech)
         seconds = time.process_time() - start
         stem = arguments.out / f"{seed:05d}_{clip.family}"
-        write_mp4(stem.with_suffix(".mp4"), clip)
+        path = stem.with_suffix(".mp4")
+        write_mp4(path, clip.frames, clip.waveform, FRAME_RATE, SAMPLE_RATE, {}, overwrite=True)
         if arguments.sheet:
             captioned_sheet(clip).save(stem.with_suffix(".png"))
         logger.info("%s.mp4 rendered in %.0f ms: %s", stem, seconds * 1000, clip.caption.replace("\n\n", " "))
