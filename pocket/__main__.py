@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from pocket.clip import FAMILIES, SPLITS
+from pocket.clip import FAMILIES, NEWCOMERS, SPLITS
 from pocket.speech import DEFAULT_FOLDER
 from pocket.stages import add_enhancer, add_stages
 
@@ -54,6 +54,14 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--family", choices=FAMILIES, default=None)
         command.add_argument("--split", choices=SPLITS, default="train")
         command.set_defaults(run=run)
+    newcomers = commands.add_parser("newcomers", help="write a folder of clips for an adapter to learn")
+    newcomers.add_argument("--kind", choices=NEWCOMERS, required=True)
+    newcomers.add_argument("--count", type=int, default=12)
+    newcomers.add_argument("--seed", type=int, default=0)
+    newcomers.add_argument("--out", type=Path, required=True)
+    newcomers.add_argument("--speech", type=Path, default=DEFAULT_FOLDER, help="folder of the word bank")
+    newcomers.add_argument("--sheet", type=Path, default=None, help="folder for contact sheets, as PNG")
+    newcomers.set_defaults(run=_newcomers)
     _add_evaluate(commands)
     add_stages(commands)
     add_enhancer(commands)
@@ -93,10 +101,12 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _speech(arguments: argparse.Namespace) -> None:
-    from pocket.speech import build_bank
+    from pocket.puppet import NEWCOMER
+    from pocket.speech import WORLD, build_bank
 
-    path = build_bank(arguments.out)
-    logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
+    for cast in (WORLD, NEWCOMER):
+        path = build_bank(arguments.out, cast)
+        logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
 
 
 def _render(arguments: argparse.Namespace) -> None:
@@ -116,6 +126,24 @@ def _render(arguments: argparse.Namespace) -> None:
         if arguments.sheet:
             captioned_sheet(clip).save(stem.with_suffix(".png"))
         logger.info("%s.mp4 rendered in %.0f ms: %s", stem, seconds * 1000, clip.caption.replace("\n\n", " "))
+
+
+def _newcomers(arguments: argparse.Namespace) -> None:
+    from mova.types import UserError
+    from pocket.newcomers import render_newcomer, write_folder
+    from pocket.sheet import captioned_sheet
+
+    a = arguments
+    try:
+        paths = write_folder(a.out, a.kind, a.count, a.seed, a.speech)
+    except (UserError, FileNotFoundError) as error:
+        sys.exit(str(error))
+    if a.sheet:
+        a.sheet.mkdir(parents=True, exist_ok=True)
+        for seed, path in enumerate(paths, a.seed):
+            sheet = captioned_sheet(render_newcomer(seed, a.kind, a.speech))
+            sheet.save(a.sheet / f"{path.stem}.png")
+    logger.info("%d clips of the %s in %s", len(paths), a.kind, a.out)
 
 
 def _shards(arguments: argparse.Namespace) -> None:
