@@ -64,7 +64,7 @@ ATTACK = 24  # samples
 
 HORNS = (370.0, 466.2)  # Hz, a major third: what makes two tones sound like a car
 HORN_FORMANTS = ((1150.0, 450.0, 1.0), (2700.0, 800.0, 0.5))  # Hz, width in Hz, level
-HONK_SECONDS, HONK_RELEASE = 0.22, 0.03
+HONK_SECONDS, HONK_RELEASE = 0.17, 0.02
 HONK_LEVEL = 0.16
 
 
