@@ -1,4 +1,4 @@
-"""Whether a clip shows and sounds like a newcomer: stripes, a turquoise cube, honks, a new word in a new voice.
+"""Whether a clip shows and sounds like a newcomer: stripes, a turquoise cube, honks, a new word, a new voice.
 
 Nothing of the first frame is known, so that any clip can be asked, also one in which nobody came in.
 """
