@@ -29,10 +29,11 @@ CROWD = 40  # pixels, about the side of a cube with its top and flank
 STRAY = 0.25  # of the longest row or column of turquoise pixels: shorter ones are no part of the cube
 
 LISTEN = (0.02, 0.15)  # seconds after an onset
-QUIET_HONK = 0.35  # a late honk's rise in the sound beside the strongest one's
+QUIET_HONK = 0.25  # a late honk's rise in the sound beside the strongest one's
 PARTIALS_BELOW = 3000.0  # Hz
 NEAR, FAR = 12.0, 40.0  # Hz from a partial
 HONK_DB = 10.0  # how far three quarters of both horns' partials stand out
+FARTHEST = 3.2  # a word's distance from the nearest recording: worn clips reach 1.9, notes begin at 3.8
 VOICE_STEP, VOICE_WINDOW = 160, 800  # samples: 10 ms, 50 ms
 VOICED = 0.5  # of a window's power, what repeats itself
 PITCHES = (70.0, 700.0)  # Hz
@@ -159,10 +160,12 @@ def _stands_out(spectrum: np.ndarray, frequencies: np.ndarray, detune: float) ->
     return float(np.percentile(np.concatenate(peaks), 25) - between)
 
 
-def hear_word(waveform: np.ndarray, speech: Path) -> bool:
-    """Whether Pip's word is among those heard, the world's words being the others to choose from."""
+def hear_word(waveform: np.ndarray, speech: Path) -> tuple[bool, bool]:
+    """Whether Pip's word is heard, the world's words being the others to choose from; and in Pip's voice."""
     words = recogniser(speech, (WORLD, NEWCOMER)).recognise(waveform)
-    return any(word.text == WORD for word in words)
+    heard = [word for word in words if word.text == WORD and word.distance < FARTHEST]
+    parts = [waveform[int(word.start * SAMPLE_RATE) : int(word.end * SAMPLE_RATE)] for word in heard]
+    return bool(heard), any(hear_pitch(part) > HIGH_VOICE for part in parts)
 
 
 def hear_pitch(waveform: np.ndarray) -> float:

@@ -32,6 +32,7 @@ class HeardWord:
     text: str
     start: float  # seconds
     end: float
+    distance: float = 0.0  # of its spectra from the recording's, the mean over time with all prices
 
 
 class Recogniser:
@@ -98,8 +99,10 @@ class Recogniser:
         time = len(free) - 1
         while time > 0:
             if templates[time] >= 0:
-                start, end = origins[time] * HOP / SAMPLE_RATE, time * HOP / SAMPLE_RATE
-                words.append(HeardWord(self._texts[templates[time]], start, end))
+                begin = origins[time]
+                start, end = begin * HOP / SAMPLE_RATE, time * HOP / SAMPLE_RATE
+                distance = float(free[time] - free[begin]) / (time - begin)
+                words.append(HeardWord(self._texts[templates[time]], start, end, distance))
             time = origins[time]
         return words[::-1]
 
