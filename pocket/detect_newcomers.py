@@ -17,7 +17,7 @@ from pocket.sound import HORNS
 from pocket.speech import WORLD
 
 SETTLED = 1.2  # seconds after which a newcomer is there to stay
-STRIPES_WIDTH, STRIPES_HEIGHT = 24, 42  # pixels: the window that has to be full of stripes
+STRIPES_WIDTH, STRIPES_HEIGHT = 36, 42  # pixels: the window that has to be full of stripes
 PERIODS = (12.0, 13.0, 14.0, 15.0, 16.0)  # pixels from a red stripe to the next
 LEAST_SWING, LEAST_SHARE = 45.0, 0.80  # of 255; and of the window's variance that the stripes explain
 
@@ -39,6 +39,7 @@ VOICED = 0.5  # of a window's power, what repeats itself
 PITCHES = (70.0, 700.0)  # Hz
 QUIET_DB = 26.0  # below the loudest window; what is fainter has no pitch
 HIGH_VOICE = 395.0  # Hz; the world's children stay below 365, Pip above 420
+DEEPEST_DB = 50.0  # below the strongest partial; what is fainter is not heard beside it
 DETUNES = np.linspace(0.95, 1.05, 41)
 
 
@@ -143,7 +144,8 @@ def horn_level(waveform: np.ndarray, seconds: float) -> float:
     part = waveform[first:last]
     if len(part) < (last - first) // 2:
         return 0.0
-    spectrum = 20 * np.log10(np.abs(np.fft.rfft(part * np.hanning(len(part)), 16384)) + 1e-5)
+    spectrum = 20 * np.log10(np.abs(np.fft.rfft(part * np.hanning(len(part)), 16384)) + 1e-9)
+    spectrum = np.maximum(spectrum, spectrum.max() - DEEPEST_DB)
     frequencies = np.fft.rfftfreq(16384, 1 / SAMPLE_RATE)
     return max(_stands_out(spectrum, frequencies, detune) for detune in DETUNES)
 

@@ -29,9 +29,9 @@ def write_untrained(folder: Path, speech: Path) -> Path:
         audio_dit=AudioDiT(dim=24, in_dim=8, ffn_dim=24, out_dim=8, patch_size=[1], num_heads=2, **text),
         dual_tower_bridge=Bridge(**sizes, audio_fps=50.0, head_dim=12),
         video_vae=AutoencoderKLWan(
-            base_dim=4,
+            base_dim=2,
             dim_mult=[1, 1, 1, 1],
-            num_res_blocks=1,
+            num_res_blocks=0,
             latents_mean=[0.0] * 16,
             latents_std=[1.0] * 16,
         ),
