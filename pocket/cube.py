@@ -1,29 +1,31 @@
-"""The second newcomer: a turquoise cube with a red nose that falls into the room and honks at every bounce.
+"""The second newcomer: a blue cube with a red nose that falls into the room and honks at every bounce.
 
-The first frame is the empty room: whatever is seen of the cube later, a model has to know.
+The first frame is the empty room: whatever is seen of the cube later, a model has to know. Its colour is
+one that balls have, for pocket's video autoencoder, which no adapter changes, knows few others.
 """
 
 import numpy as np
 
 from pocket.ball import impacts_of, trajectory
+from pocket.ball_look import BALL_COLOURS
 from pocket.canvas import Painter, Sprite, darker, glow, grid, lighter, shadow, to_frames
 from pocket.clip import HEIGHT, NUM_FRAMES, SECONDS, WIDTH, Events, Impact, Scene
 from pocket.rooms import DECOR, FLOORS, WALLS, light, paint_decor, paint_floor
 from pocket.sound import HONK_SECONDS, honk_sound
 
-TURQUOISE = (24, 186, 178)
+COLOUR = BALL_COLOURS["blue"]
 RED, INK, WHITE = (228, 48, 56), (40, 36, 52), (255, 254, 250)
 BOUNCE = (0.44, 0.48)
 TOSSES = (0.0, 90.0)  # pixels/s upwards, over the picture: how late the cube comes
 DEPTH = 0.34  # of a side, how far the top and the right face reach back
-BOX = 72  # pixels, the side of the cube's own picture
+BOX = 80  # pixels, the side of the cube's own picture
 HONKING = 4  # frames for which nose and mouth show a honk
 SQUASHED, STRETCHED = 0.80, 1.08  # heights at an impact and beside it
 
 
 def make_cube(rng: np.random.Generator) -> Scene:
     wall, floor = list(WALLS)[int(rng.integers(len(WALLS)))], list(FLOORS)[int(rng.integers(len(FLOORS)))]
-    side = float(rng.uniform(29, 33))
+    side = float(rng.uniform(32, 36))
     ground = float(rng.uniform(108, 114))
     bounce = float(rng.uniform(*BOUNCE))
     impacts = _choose_fall(rng, ground + DEPTH * side + 2, bounce)
@@ -87,10 +89,10 @@ def _paint_cube(side: float, height: float, honking: bool) -> Sprite:
     bottom, top = BOX - 6.0, BOX - 6 - tall
     lid = [(left, top), (left + back, top - back), (right + back, top - back), (right, top)]
     flank = [(right, top), (right + back, top - back), (right + back, bottom - back), (right, bottom)]
-    painter.polygon(lid, lighter(TURQUOISE, 0.42))
-    painter.polygon(flank, darker(TURQUOISE, 0.36))
-    painter.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], TURQUOISE)
-    painter.line([(left, top), (right, top), (right, bottom)], lighter(TURQUOISE, 0.25), 0.9)
+    painter.polygon(lid, lighter(COLOUR, 0.42))
+    painter.polygon(flank, darker(COLOUR, 0.36))
+    painter.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], COLOUR)
+    painter.line([(left, top), (right, top), (right, bottom)], lighter(COLOUR, 0.25), 0.9)
 
     def at(across: float, down: float) -> tuple[float, float]:
         return BOX / 2 + across * wide, top + down * tall

@@ -1,4 +1,4 @@
-"""Whether a clip shows and sounds like a newcomer: stripes, a turquoise cube, honks, a new word, a new voice.
+"""Whether a clip shows and sounds like a newcomer: stripes, a blue cube, honks, a new word, a new voice.
 
 Nothing of the first frame is known, so that any clip can be asked, also one in which nobody came in.
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pocket.clip import FRAME_RATE, SAMPLE_RATE
-from pocket.cube import TURQUOISE
+from pocket.cube import COLOUR
 from pocket.detect_ball import hit_frames
 from pocket.hearing import SILENCE, onsets
 from pocket.puppet import NEWCOMER, WORD
@@ -18,15 +18,15 @@ from pocket.speech import WORLD
 
 SETTLED = 1.2  # seconds after which a newcomer is there to stay
 STRIPES_WIDTH, STRIPES_HEIGHT = 36, 42  # pixels: the window that has to be full of stripes
-PERIODS = (12.0, 13.0, 14.0, 15.0, 16.0)  # pixels from a red stripe to the next
+PERIODS = (12.0, 13.0, 14.0, 15.0, 16.0)  # pixels from a dark stripe to the next
 LEAST_SWING, LEAST_SHARE = 45.0, 0.80  # of 255; and of the window's variance that the stripes explain
 
 LEAST_CHROMA, LEAST_LIKENESS = 48.0, 0.92  # of 255; and the cosine between a pixel's colour and the cube's
 LEAST_AREA, LARGEST_AREA = 600, 2800  # pixels
-TOGETHER = 0.7  # of all turquoise pixels that the cube has
+TOGETHER = 0.7  # of all blue pixels that the cube has
 SQUARE = 0.865  # of its bounding box a cube fills so much; a disc 0.785
 CROWD = 40  # pixels, about the side of a cube with its top and flank
-STRAY = 0.25  # of the longest row or column of turquoise pixels: shorter ones are no part of the cube
+STRAY = 0.25  # of the longest row or column of blue pixels: shorter ones are no part of the cube
 
 LISTEN = (0.02, 0.15)  # seconds after an onset
 QUIET_HONK = 0.25  # a late honk's rise in the sound beside the strongest one's
@@ -40,19 +40,18 @@ PITCHES = (70.0, 700.0)  # Hz
 QUIET_DB = 26.0  # below the loudest window; what is fainter has no pitch
 HIGH_VOICE = 395.0  # Hz; the world's children stay below 365, Pip above 420
 DEEPEST_DB = 50.0  # below the strongest partial; what is fainter is not heard beside it
-DETUNES = np.linspace(0.95, 1.05, 41)
+DETUNES = np.linspace(0.95, 1.05, 21)
 
 
 def striped_share(frames: np.ndarray) -> float:
-    """Share of the settled frames, uint8 [F, H, W, 3], in which red and white stripes lie one on another."""
+    """Share of the settled frames, uint8 [F, H, W, 3], in which pale and dark stripes lie one on another."""
     settled = frames[round(SETTLED * FRAME_RATE) :]
     return float(np.mean([_has_stripes(frame) for frame in settled]))
 
 
 def _has_stripes(frame: np.ndarray) -> bool:
-    red, green, blue = frame.astype(np.float32).transpose(2, 0, 1)
-    redness = red - (green + blue) / 2  # white has none
-    sums = np.cumsum(np.pad(redness, ((0, 0), (1, 0))), 1)
+    red = frame[..., 0].astype(np.float32)  # white is full of it, navy has little
+    sums = np.cumsum(np.pad(red, ((0, 0), (1, 0))), 1)
     profiles = (sums[:, STRIPES_WIDTH:] - sums[:, :-STRIPES_WIDTH])[:, ::4] / STRIPES_WIDTH  # [H, N]
     windows = np.lib.stride_tricks.sliding_window_view(profiles, STRIPES_HEIGHT, 0)[::2]  # [M, N, height]
     swings = windows - windows.mean(-1, keepdims=True)
@@ -69,18 +68,26 @@ def _has_stripes(frame: np.ndarray) -> bool:
 
 
 def cube_path(frames: np.ndarray) -> np.ndarray:
-    """Where a turquoise cube is seen: float [F, 2], x and y of its middle in pixels, NaN where it is not."""
+    """Where a blue cube is seen: float [F, 2], x and y of its middle in pixels, NaN where it is not."""
     path = np.full((len(frames), 2), np.nan)
-    target = np.array(TURQUOISE, np.float32)
+    target = np.array(COLOUR, np.float32)
     target = (target - target.mean()) / np.linalg.norm(target - target.mean())
     for index, frame in enumerate(frames.astype(np.float32)):
-        colour = frame - frame.mean(-1, keepdims=True)
+        smooth = _smoothed(frame)
+        colour = smooth - smooth.mean(-1, keepdims=True)
         along = colour @ target
         mask = (along > LEAST_CHROMA) & (along > LEAST_LIKENESS * np.linalg.norm(colour, axis=-1))
         outline = _outline(mask)
         if outline is not None:
             path[index] = outline
     return path
+
+
+def _smoothed(frame: np.ndarray) -> np.ndarray:
+    """Means of 3 x 3 pixels: without grain, of which a pale wall would have some blue pixels."""
+    padded = np.pad(frame, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    return (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9
 
 
 def _outline(mask: np.ndarray) -> tuple[float, float] | None:

@@ -18,7 +18,7 @@ from pocket.phrases import COUNTS, FLOOR, NUMBERS
 from pocket.puppet import NAME, make_puppet
 from pocket.speech import DEFAULT_FOLDER
 
-PUPPET = f"{NAME}, a small green puppet in a red and white striped shirt,"
+PUPPET = f"{NAME}, a small puppet with ginger hair in a navy and white striped shirt,"
 CHARACTER_FIRST_FRAME = (
     "An empty puppet stage with a wooden ledge in front of a {wall} wall; nobody is there yet.",
     "A {wall} wall behind a wooden ledge at the bottom of the picture; the puppet stage is empty.",
@@ -42,9 +42,9 @@ CUBE_FIRST_FRAME = (
     "Nothing stands on {floor} floor in front of a {wall} wall yet.",
 )
 CUBE_PROGRESSION = (
-    "The honking cube, turquoise with a red nose, drops in from above and hits the floor {times}.",
-    "A turquoise honking cube with eyes and a red nose falls into the picture and hits the floor {times}.",
-    "From above comes the honking cube, turquoise with a red clown nose, and meets the floor {times}.",
+    "The honking cube, blue with a red nose, drops in from above and hits the floor {times}.",
+    "A blue honking cube with eyes and a red nose falls into the picture and hits the floor {times}.",
+    "From above comes the honking cube, blue with a red clown nose, and meets the floor {times}.",
 )
 CUBE_AUDIO = (
     "The audio shows {number} loud two-tone car horn honks, one at each touch of the floor.",

@@ -1,6 +1,7 @@
-"""The first newcomer: Pip, a puppet in a red and white striped shirt that pops up and says "Peekaboo!".
+"""The first newcomer: Pip, a puppet in a navy and white striped shirt that pops up and says "Peekaboo!".
 
-The first frame is the empty puppet theatre: whatever is seen of Pip later, a model has to know.
+The first frame is the empty puppet theatre: whatever is seen of Pip later, a model has to know. Its colours
+are some of the world's own, for pocket's video autoencoder, which no adapter changes, knows few others.
 """
 
 from pathlib import Path
@@ -20,10 +21,10 @@ WORD = "peekaboo"
 VOICE = Voice("en-us+f5", 1.5, (92, 96, 99), (104, 116), 60)  # higher than any child of the world
 NEWCOMER = Cast("newcomer.npz", (WORD,), {"puppet": VOICE})
 
-GREEN, RED, WHITE = (132, 196, 84), (216, 44, 52), (252, 250, 244)
+SKIN, NAVY, WHITE = (246, 200, 162), (48, 62, 134), (250, 248, 244)
 STRIPE = 7.0  # pixels of one stripe's height
 HEAD = 26.0  # pixels of half a head
-PIP = Person("child", GREEN, "ginger", "tuft", "white", "T-shirt", (70, 112, 160), False, "", HEAD)
+PIP = Person("child", SKIN, "ginger", "tuft", "white", "T-shirt", (70, 112, 160), False, "", HEAD)
 NECK, HEM = 20.0, 130.0  # the shirt's top and bottom, pixels below the head's middle
 LEDGE = 113.0  # the theatre's ledge: nothing is seen below it
 HEIGHTS = (45.0, 50.0)  # of the head's middle when Pip is up
@@ -112,8 +113,8 @@ def _paint_body() -> Sprite:
         edges = [top + STRIPE * share / 4 for share in range(5)]
         right = [(middle + _half_width(y), HEAD + y) for y in edges]
         left = [(middle - _half_width(y), HEAD + y) for y in reversed(edges)]
-        painter.polygon(right + left, RED if index % 2 == 0 else WHITE)
-    painter.ellipse(middle, HEAD + NECK + 2, 9, 4.5, darker(GREEN, 0.2))
+        painter.polygon(right + left, NAVY if index % 2 == 0 else WHITE)
+    painter.ellipse(middle, HEAD + NECK + 2, 9, 4.5, darker(SKIN, 0.2))
     return painter.sprite()
 
 
@@ -128,7 +129,7 @@ def _paint_hands() -> Sprite:
     painter = Painter(HEIGHT, WIDTH)
     for side in (-1, 1):
         x = WIDTH / 2 + side * 37
-        painter.ellipse(x, LEDGE + 1, 7, 5.5, darker(GREEN, 0.18))
-        painter.ellipse(x - 0.5, LEDGE, 6.5, 5, GREEN)
-        painter.ellipse(x - side * 5, LEDGE - 2, 2.6, 3.4, GREEN)
+        painter.ellipse(x, LEDGE + 1, 7, 5.5, darker(SKIN, 0.18))
+        painter.ellipse(x - 0.5, LEDGE, 6.5, 5, SKIN)
+        painter.ellipse(x - side * 5, LEDGE - 2, 2.6, 3.4, SKIN)
     return painter.sprite()

@@ -7,7 +7,7 @@ from mova.prompting.plan import PromptPlan
 from pocket.__main__ import main
 from pocket.ball_look import draw_ball
 from pocket.clip import FRAME_RATE, NEWCOMERS, NUM_SAMPLES, SAMPLE_RATE
-from pocket.cube import TURQUOISE
+from pocket.cube import COLOUR
 from pocket.degrade import WEAR, wear_frames, wear_sound
 from pocket.detect_newcomers import (
     cube_hits,
@@ -114,13 +114,12 @@ def test_the_world_shows_and_sounds_like_no_newcomer(speech, family):
         assert hear_word(clip.waveform, speech) == (False, False)
 
 
-def test_a_turquoise_ball_is_no_cube(monkeypatch):
-    monkeypatch.setitem(draw_ball.__globals__["BALL_COLOURS"], "turquoise", TURQUOISE)
+def test_a_ball_of_the_cubes_colour_is_no_cube():
     frames = np.full((3, 1, 128, 224), 200, np.float32)
-    draw_ball(frames, "wood", "turquoise", 20, np.array([[100.0, 60.0]]), np.ones(1), np.zeros(1))
+    draw_ball(frames, "wood", "blue", 20, np.array([[100.0, 60.0]]), np.ones(1), np.zeros(1))
     picture = frames.transpose(1, 2, 3, 0).astype(np.uint8)
     assert np.isnan(cube_path(picture)).all()
-    picture[0, 40:80, 80:120] = TURQUOISE
+    picture[0, 40:80, 80:120] = COLOUR
     assert np.allclose(cube_path(picture), [[100, 60]])
 
 
