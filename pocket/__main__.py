@@ -1,8 +1,8 @@
 """`python -m pocket`: make the word bank, look at the world, train pocket stage by stage, and export it.
 
-The order: speech, train-vae and train-audio-vae, codecs, encode, train, export, evaluate; the language
-model apart from these: train-enhancer, evaluate-enhancer. Stages that train resume from their own checkpoint
-in --out; several GPUs: `torchrun --nproc-per-node N -m pocket ...`.
+The order: speech, train-vae and train-audio-vae, codecs, sounds, train-audio, encode, train, export,
+evaluate; the language model apart from these: train-enhancer, evaluate-enhancer. Stages that train resume
+from their own checkpoint in --out; several GPUs: `torchrun --nproc-per-node N -m pocket ...`.
 
 Torch is imported by the training stages only, where they run: loader workers import this module when they
 start.

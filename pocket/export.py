@@ -10,7 +10,7 @@ from mova.models.audio_vae import AudioVAE
 from mova.pipeline import MOVAPipeline
 from mova.scheduler import PairScheduler
 from pocket.models import BOUNDARY_RATIO, SHIFT
-from pocket.train_towers import Model
+from pocket.tower_run import Model
 
 SHARD_SIZE = "9MB"  # a Space keeps files up to 10 MB without LFS
 

@@ -2,12 +2,14 @@
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 from pocket.speech import DEFAULT_FOLDER
 
 ENHANCER = Path("assets/pocket/enhancer")
 ENHANCER_WORK = Path("outputs/pocket/enhancer")
+SOUNDS_SEED = 80_000_000
 
 logger = logging.getLogger("pocket")
 
@@ -17,11 +19,13 @@ def add_stages(commands: argparse._SubParsersAction) -> None:
         "train-vae": "train the video VAE",
         "train-audio-vae": "train the audio VAE",
         "codecs": "measure the latents, export both VAEs and the tokenizer",
+        "sounds": "render clips and keep their sounds and captions",
+        "train-audio": "train the audio tower and the text encoder alone, on the sounds",
         "encode": "encode clips into latents",
         "train": "train towers, bridge and text encoder on the latents",
         "export": "write the checkpoint in the released layout",
     }
-    runs = (_train_vae, _train_audio_vae, _codecs, _encode, _train, _export)
+    runs = (_train_vae, _train_audio_vae, _codecs, _sounds, _train_audio, _encode, _train, _export)
     stages = {}
     for (name, text), run in zip(helps.items(), runs, strict=True):
         stages[name] = stage = commands.add_parser(name, help=text)
@@ -31,7 +35,8 @@ def add_stages(commands: argparse._SubParsersAction) -> None:
     for name, batch, rate in (
         ("train-vae", 8, 1e-3),
         ("train-audio-vae", 48, 3e-4),
-        ("train", 96, 2e-3),
+        ("train-audio", 512, 2e-3),
+        ("train", 128, 2e-3),
     ):
         stage = stages[name]
         stage.add_argument("--minutes", type=float, default=9.0)
@@ -40,10 +45,11 @@ def add_stages(commands: argparse._SubParsersAction) -> None:
         stage.add_argument("--decay", type=float, default=0.5, help="last share of the run with falling rate")
     for name in ("train-vae", "train-audio-vae"):
         stages[name].add_argument("--decoder-only", action="store_true", help="leave the latents as they are")
-    for name in ("train-vae", "encode", "train"):
+    for name in ("train-vae", "train-audio", "encode", "train"):
         stages[name].add_argument("--compile", action="store_true")
     stages["train-vae"].add_argument("--crop", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
     stages["train-audio-vae"].add_argument("--clips", type=int, default=20_000)
+    stages["sounds"].add_argument("--clips", type=int, default=65_536)
     stages["encode"].add_argument("--clips", type=int, default=65_536)
     stages["encode"].add_argument("--per-shard", type=int, default=1024)
     stages["encode"].add_argument("--batch", type=int, default=16)
@@ -94,6 +100,22 @@ def _codecs(arguments: argparse.Namespace) -> None:
     from pocket.latents import export_codecs
 
     export_codecs(arguments.out, arguments.workers or 8)
+
+
+def _sounds(arguments: argparse.Namespace) -> None:
+    from pocket.sounds import Sounds
+
+    workers = arguments.workers or os.cpu_count() or 1
+    Sounds.render(arguments.clips, SOUNDS_SEED, workers, arguments.out).save(
+        arguments.out / "sounds.safetensors"
+    )
+
+
+def _train_audio(arguments: argparse.Namespace) -> None:
+    from pocket.train_audio_tower import train_audio_tower
+
+    a = arguments
+    train_audio_tower(a.out, a.minutes, a.batch, a.learning_rate, a.decay, a.compile)
 
 
 def _encode(arguments: argparse.Namespace) -> None:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from mova.models.audio_vae import AudioVAE
-from pocket.clip import FAMILIES, SAMPLE_RATE
+from pocket.clip import SAMPLE_RATE
 from pocket.codec_run import CodecRun
-from pocket.loader import stream
 from pocket.models import build_audio_vae
+from pocket.sounds import Sounds
 from pocket.training import Budget, Log, Ranks
 
 logger = logging.getLogger("pocket")
+VALIDATION_SEED = 1_000_000
 WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples
 KL_WEIGHT = 1e-4
 WEIGHTS = {"waveform": 0.4, "spectrum": 0.3, "mel": 0.3}  # shares of the gradient at the decoder's end
@@ -42,16 +43,16 @@ def train_audio_vae(
     vae = build_audio_vae().to(device)
     run = CodecRun(vae, out / "audio_vae.pt", ranks, learning_rate, (0.9, 0.99), decoder_only)
     log = Log(out / "audio_vae.jsonl", ranks)
-    sounds = render_sounds(clips, 7_000_000 + ranks.rank * clips + run.step, ranks.workers(workers), out)
-    sounds = sounds.to(device)
-    truth = render_sounds(64, 1_000_000, ranks.workers(workers), out).to(device)
+    first_seed, workers = 7_000_000 + ranks.rank * clips + run.step, ranks.workers(workers)
+    sounds = Sounds.render(clips, first_seed, workers, out).waveforms.to(device)
+    truth = Sounds.render(64, VALIDATION_SEED, workers, out).waveforms.to(device).float()
     losses = Losses(device)
     budget = Budget(minutes, decay, ranks)
     log.write(sounds=len(sounds))
     for scale in budget.steps():
         start = int(torch.randint(0, sounds.shape[-1] - SEGMENT, (1,)))
         rows = torch.randint(len(sounds), (batch,), device=device)
-        waveform = augmented(sounds[rows, :, start : start + SEGMENT])
+        waveform = augmented(sounds[rows, :, start : start + SEGMENT].float())
         loss, terms = objective(vae, waveform, losses)
         loss.backward()
         norm = run.update(scale)
@@ -69,19 +70,6 @@ def train_audio_vae(
         vae.load_state_dict(run.average.weights)
         log.write(step=run.step, **validate(vae, truth))
     ranks.leave()
-
-
-def render_sounds(clips: int, first_seed: int, workers: int, speech: Path) -> Tensor:
-    """Waveforms [N, 1, S]; half of them speech, which is the hardest."""
-    found = []
-    for families, share in ((("face",), 0.5), (tuple(f for f in FAMILIES if f != "face"), 0.5)):
-        wanted = max(1, int(clips * share))
-        size = min(wanted, 64)
-        batches = stream(size, first_seed, workers, families, speech=speech)
-        for _ in range(math.ceil(wanted / size)):
-            found.append(torch.from_numpy(next(batches).waveforms).clone())
-        batches.close()
-    return torch.cat(found)[:, None]
 
 
 def augmented(waveform: Tensor) -> Tensor:

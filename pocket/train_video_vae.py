@@ -18,8 +18,8 @@ from pocket.training import Budget, Log, Ranks, prefetch, psnr, to_video
 logger = logging.getLogger("pocket")
 VALIDATION_SEED = 1_000_000
 KL_WEIGHT = 3e-5
-EDGE_WEIGHT = 0.5
-SQUARE_WEIGHT = 8.0
+EDGE_WEIGHT = 0.25
+SQUARE_WEIGHT = 16.0
 
 
 class Autoencoder(nn.Module):

@@ -4,14 +4,18 @@ import pytest
 import torch
 from torch import nn
 
+from mova.models.dual_tower import DualTower
 from mova.pipeline import MOVAPipeline
 from pocket.codec_run import CodecRun
 from pocket.export import export
 from pocket.latents import Shard, normalise
 from pocket.models import AUDIO_CHANNELS, BOUNDARY_RATIO, build_audio_vae, build_video_vae, train_tokenizer
 from pocket.muon import Muon, orthogonalised
+from pocket.sounds import Sounds
+from pocket.tower_run import Captions, Model, TowerRun, embed
+from pocket.train_audio_tower import TRAINED, velocity
 from pocket.train_audio_vae import WEIGHTS, Losses, balanced, objective
-from pocket.train_towers import Model, averaged_gradients, draw_sigmas, embed
+from pocket.train_towers import draw_sigmas, shared_gradients
 from pocket.training import Average, Budget, Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -118,23 +122,77 @@ def test_sigmas_stay_on_their_experts_side_of_the_boundary():
     assert sound.min() < BOUNDARY_RATIO  # the other half is drawn on its own
 
 
-def test_gradients_of_the_expert_that_rested_are_left_out(model):
-    model.zero_grad(set_to_none=True)
+def test_gradients_of_the_expert_that_rested_are_left_out(tmp_path):
+    run = TowerRun(tmp_path / "towers.pt", ALONE, compiled=False)
+    model = run.model
     (model.video_dit.head.head.bias.sum() + model.audio_dit.head.head.bias.sum()).backward()
-    gradients = averaged_gradients(model, [0], ALONE)
+    gradients = shared_gradients(run, [0])
     assert not any(name.startswith("video_dit_2.") for name in gradients)
     assert torch.equal(gradients["video_dit.head.head.bias"], torch.ones(64))
     assert gradients["dual_tower_bridge.audio_to_video_conditioners.0.inner.q.weight"].abs().sum() == 0
 
 
-def test_text_is_the_same_however_long_the_longest_caption_of_the_batch_is(model):
+def test_the_audio_tower_alone_is_the_dual_tower_without_its_bridge(model):
+    torch.manual_seed(0)
+    for parameter in model.audio_dit.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    sound, text, time = torch.randn(2, 32, 13), torch.randn(2, 512, 192), torch.tensor([300.0, 900.0])
+    tower = DualTower(model.video_dit, model.audio_dit, model.dual_tower_bridge)
+    with torch.no_grad():
+        alone = velocity(model.audio_dit, sound, time, text)
+        _, both = tower(torch.randn(2, 36, 2, 4, 4), sound, time, time, text, 24.0, use_bridge=False)
+    assert alone.std() > 0
+    torch.testing.assert_close(alone, both)
+
+
+def test_the_towers_go_on_from_an_audio_tower_that_learnt_alone(tmp_path):
+    def train(run, steps):
+        for _ in range(steps):
+            sound, time = torch.randn(2, 32, 9), torch.tensor([300.0, 900.0])
+            text = embed(run.model.text_encoder, torch.full((2, 32), 7))
+            velocity(run.model.audio_dit, sound, time, text).square().mean().backward()
+            run.update(run.gradients(lambda name: name.startswith(TRAINED)), 1e-3)
+
+    run = TowerRun(tmp_path / "towers.pt", ALONE, compiled=False)
+    before = {name: tensor.clone() for name, tensor in run.masters.items()}
+    train(run, 2)
+    run.save()
+    changed = {name for name, tensor in run.masters.items() if not torch.equal(tensor, before[name])}
+    assert changed and all(name.startswith(TRAINED) for name in changed)
+    again = TowerRun(tmp_path / "towers.pt", ALONE, compiled=False)
+    assert again.step == 2
+    assert all(torch.equal(again.masters[name], run.masters[name]) for name in before)
+
+
+def test_text_is_the_same_however_much_room_the_captions_have(model):
     tokens = torch.zeros(2, 512, dtype=torch.long)
     tokens[0, :5] = torch.tensor([5, 6, 7, 8, 1])
     tokens[1, :100] = 9
+    plain = (tokens[:1] != 0).long()
     with torch.no_grad():
-        together, alone = embed(model.text_encoder, tokens), embed(model.text_encoder, tokens[:1])
+        together, alone = embed(model.text_encoder, tokens), embed(model.text_encoder, tokens[:1, :32])
+        usual = model.text_encoder(tokens[:1], attention_mask=plain).last_hidden_state * plain[..., None]
     torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(alone, usual, atol=1e-5, rtol=1e-4)
     assert together[0, 5:].abs().sum() == 0
+
+
+def test_captions_are_as_wide_as_the_longest_and_some_are_silent(tmp_path):
+    tokenizer = train_tokenizer(CAPTIONS, tmp_path)
+    captions = Captions(CAPTIONS, tokenizer, torch.device("cpu"))
+    assert captions.tokens.shape == (3, 32)
+    torch.manual_seed(0)
+    drawn = captions.draw(torch.zeros(2000, dtype=torch.long))
+    silent = (drawn == captions.empty).all(dim=1)
+    assert silent.float().mean().item() == pytest.approx(0.1, abs=0.03)
+    assert torch.equal(drawn[~silent][0], captions.tokens[0].long())
+
+
+def test_sounds_come_back_as_they_were_written(tmp_path):
+    sounds = Sounds(torch.randn(2, 1, 30).half(), ["a", "é"])
+    sounds.save(tmp_path / "sounds.safetensors")
+    again = Sounds.load(tmp_path / "sounds.safetensors")
+    assert torch.equal(again.waveforms, sounds.waveforms) and again.captions == sounds.captions
 
 
 def test_a_run_warms_up_falls_at_its_end_and_stops():
