@@ -1,3 +1,4 @@
+import copy
 import json
 
 import pytest
@@ -53,6 +54,7 @@ def test_claims_are_reached_only_where_every_figure_is_good(run):
     report = json.loads((folder / "figures.json").read_text())
     cube = report["kinds"]["cube"]
     cube["with"] |= dict.fromkeys(("cube", "honks", "synced"), 1.0)
+    report["old"]["cube"] = copy.deepcopy(report["old"]["without"])  # noise of an untrained model
     text, reached = report_text(report)
     assert reached
     assert "missed" not in text
