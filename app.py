@@ -10,33 +10,44 @@ import spaces  # noqa: F401  # isort: skip - before anything that may touch CUDA
 
 import logging
 import sys
+from typing import TYPE_CHECKING
 
-import gradio as gr
-
-from lora_trainer.ui import build_train
-from lora_trainer.ui.workshop import PREVIEWS, RUNS
 from mova.types import UserError
 from mova.ui.history import CLIPS
-from mova.ui.page import build_page
 from mova.ui.settings import Settings
 from mova.ui.studio import Studio
-from mova.ui.theme import launch_look
 from mova.ui.visitors import KEY_FILE
-from mova.ui.zerogpu import on_zero_gpu
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 MAX_THREADS = 80  # each clip that is watched takes one now and then
 
 
-def build(settings: Settings) -> tuple[gr.Blocks, Studio]:
-    """The page and what is behind it; nothing runs yet."""
+def open_studio(settings: Settings) -> Studio:
+    """What is behind the page; nothing runs yet."""
     studio = Studio(settings)
     if settings.is_zero_gpu:
+        from mova.ui.zerogpu import on_zero_gpu
+
         studio.run_on_gpu = on_zero_gpu(studio.costs)
-    return build_page(studio, build_train if settings.train_tab else None), studio
+    return studio
+
+
+def build(studio: Studio) -> "gr.Blocks":
+    """The page."""
+    # gradio is imported here, not above: it takes seconds, and what is wrong with the settings comes first.
+    from lora_trainer.ui import build_train
+    from mova.ui.page import build_page
+
+    return build_page(studio, build_train if studio.settings.train_tab else None)
 
 
 def launch_options(settings: Settings) -> dict[str, object]:
     """All that `launch` needs to know; a test that launches the page itself takes it from here."""
+    from lora_trainer.ui.workshop import PREVIEWS, RUNS
+    from mova.ui.theme import launch_look
+
     space = settings.space_id
     card = f"https://huggingface.co/spaces/{space}/resolve/main/assets/card.png" if space else ""
     return {
@@ -57,15 +68,19 @@ def main() -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("mova").setLevel(logging.INFO)
     try:
-        demo, studio = build(Settings.read(os.environ))
+        studio = open_studio(Settings.read(os.environ))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     sys.stderr.write(f"{studio.machine}\n")
     try:
+        demo = build(studio)
         demo.launch(prevent_thread_lock=True, **launch_options(studio.settings))
         studio.start()  # after the page is up: looking at the machine takes a core for seconds
         demo.block_thread()
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
     finally:
         studio.close()
     return 0

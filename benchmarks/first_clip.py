@@ -1,4 +1,4 @@
-"""From `python app.py` to the first clip in a browser, and what fifty more cost in memory.
+"""From `python app.py` to the page and to the first clip in a browser, and what fifty more cost in memory.
 
     python -m benchmarks.first_clip [--clips 50]
 
@@ -8,6 +8,7 @@ Uses the model that the page chooses for the machine, or MOVA_MODEL; needs Chrom
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import psutil
 from gradio_client import Client
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from mova.media import read_clip
 from tests.browser.demo import Server
@@ -31,39 +32,46 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=0, help="then make so many more, watching memory")
     options = parser.parse_args()
     given = {name: os.environ.get(name, "") for name in ("MOVA_MODEL", "MOVA_SIZE", "MOVA_SECONDS")}
-    with tempfile.TemporaryDirectory() as folder:
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import gradio"], check=True)
+    say("of what follows, `import gradio` alone:", time.monotonic() - began)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = browser.new_page()
         began = time.monotonic()
         server = Server(Path(folder), **given)
+        say("the page answers after", time.monotonic() - began)
         try:
-            first_clip(server, began, Path(folder))
+            first_clip(server, page, began, Path(folder))
+            browser.close()
             if options.clips:
                 watch_memory(server, options.clips)
         finally:
             server.close()
 
 
-def first_clip(server: Server, began: float, folder: Path) -> None:
-    say("the page answers", time.monotonic() - began)
-    with sync_playwright() as playwright:
-        path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.goto(server.url)
-        page.locator("#prompt textarea").fill(PROMPT)
-        say("it can be used", time.monotonic() - began)
-        page.get_by_role("radio", name="Quick").check()
-        page.locator("#make").click()
-        page.wait_for_function(
-            "() => document.querySelector('#player video')?.readyState >= 2", timeout=600_000
-        )
-        say("the clip plays", time.monotonic() - began)
-        source = page.evaluate("() => document.querySelector('#player video').currentSrc")
-        (folder / "clip.mp4").write_bytes(page.request.get(source).body())
-        clip = read_clip(folder / "clip.mp4")
-        sys.stdout.write(
-            f"{len(clip.frames)} frames, {clip.waveform.shape[1] / clip.sample_rate:.2f} s of sound\n"
-        )
-        browser.close()
+def first_clip(server: Server, page: Page, began: float, folder: Path) -> None:
+    page.goto(server.url)
+    page.get_by_role("button", name="Make the clip").wait_for()
+    say("it is drawn after", time.monotonic() - began)
+    page.locator("#prompt textarea").fill(PROMPT)
+    page.get_by_role("radio", name="Quick").check()
+    page.locator("#make").click()
+    page.wait_for_function(
+        "() => document.querySelector('#player video')?.readyState >= 2"
+        " || document.querySelector('#status .mova-error')",
+        timeout=600_000,
+    )
+    if refused := page.locator("#status .mova-error").all_inner_texts():
+        sys.exit(refused[0])
+    say("the clip plays after", time.monotonic() - began)
+    source = page.evaluate("() => document.querySelector('#player video').currentSrc")
+    (folder / "clip.mp4").write_bytes(page.request.get(source).body())
+    clip = read_clip(folder / "clip.mp4")
+    sys.stdout.write(
+        f"{len(clip.frames)} frames, {clip.waveform.shape[1] / clip.sample_rate:.2f} s of sound\n"
+    )
 
 
 def watch_memory(server: Server, clips: int) -> None:
@@ -80,7 +88,8 @@ def watch_memory(server: Server, clips: int) -> None:
 
 
 def say(what: str, seconds: float) -> None:
-    sys.stdout.write(f"{what} after {seconds:.1f} s\n")
+    sys.stdout.write(f"{what} {seconds:.1f} s\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

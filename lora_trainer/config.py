@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lora_trainer.presets import PRESETS, RECIPES
-from mova.catalog import default_negative_prompt
+from mova.catalog import find_model
 from mova.shapes import check_num_frames, parse_size
 from mova.strengths import TOWERS
 from mova.types import UserError
@@ -131,7 +131,7 @@ class Samples(Section):
     every: int = Field(0, ge=0)  # optimizer steps; 0 makes none
     num_inference_steps: int = Field(25, ge=1, le=1000)
     guidance_scale: float = Field(5.0, ge=0, le=50)
-    negative_prompt: str | None = None  # None is the released scripts'
+    negative_prompt: str | None = None  # None is the model's own
     num_frames: int | None = None  # None is the longest trained
     clips: tuple[Sample, ...] = ()
 
@@ -194,7 +194,7 @@ class Config(Section):
         negative = self.samples.negative_prompt
         return [
             "",
-            default_negative_prompt() if negative is None else negative,
+            find_model(self.model).negative_prompt if negative is None else negative,
             *(clip.prompt for clip in self.samples.clips),
         ]
 

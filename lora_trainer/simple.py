@@ -93,7 +93,8 @@ def settings_of(simple: Simple, model: Model, clips: int, device: str) -> dict[s
         },
         "samples": {
             "every": max(1, steps // SAMPLES),
-            "num_inference_steps": 15 if small else 25,
+            "num_inference_steps": model.preset().num_inference_steps,
+            "guidance_scale": model.guidance_scale,
             "clips": [{"prompt": simple.prompt.strip(), "seed": 42}] if simple.prompt.strip() else [],
         },
     }

@@ -84,7 +84,7 @@ def inspect(options: argparse.Namespace) -> int:
     machine = Machine.probe(options.device)
     checkpoint = look(model.source)
     shape = checkpoint.clip_shape(height, width, frames, model.frame_rate)
-    steps = catalog.PRESETS["full"].num_inference_steps
+    steps = model.preset("full").num_inference_steps
     sys.stdout.write(report(checkpoint, machine, shape, steps, **fixed) + "\n")
     return 0
 
@@ -109,15 +109,7 @@ def read_source(options: argparse.Namespace) -> dict:
 
 def build_request(options: argparse.Namespace, settings: dict, model: catalog.Model) -> GenerationRequest:
     """The request: what the command line gives, else the clip of --from, else preset and model."""
-    preset = catalog.find_preset(options.preset or catalog.DEFAULT_PRESET)
-    defaults = {
-        "height": model.height,
-        "width": model.width,
-        "frame_rate": model.frame_rate,
-        "num_frames": preset.num_frames(model),
-        "num_inference_steps": preset.num_inference_steps,
-        "negative_prompt": catalog.default_negative_prompt(),
-    }
+    defaults = model.defaults(model.preset(options.preset or catalog.DEFAULT_PRESET))
     if not settings and options.prompt is None:
         raise UserError("give --prompt: what is seen and what is heard")
     chosen = settings if settings else defaults
@@ -136,6 +128,7 @@ def build_request(options: argparse.Namespace, settings: dict, model: catalog.Mo
         "audio_shift": options.audio_shift,
         "seed": options.seed,
         "fit": options.fit,
+        "crop_position": options.crop_position,
         "adapters": [parse_adapter(text) for text in options.lora] or None,
     }
     if options.size:

@@ -41,9 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_generate(parser: argparse.ArgumentParser) -> None:
-    presets = ", ".join(
-        f"{p.name} ({p.num_inference_steps} steps, {p.note})" for p in catalog.PRESETS.values()
-    )
+    model = catalog.MODELS[catalog.DEFAULT_MODEL]
+    presets = ", ".join(f"{p.name} ({p.num_inference_steps} steps, {p.note})" for p in model.presets)
     clip = parser.add_argument_group("the clip")
     clip.add_argument("--prompt", help="what is seen and heard; put spoken words in double quotes")
     clip.add_argument(
@@ -51,7 +50,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="first frame; without one the clip starts from a white frame, by text alone",
     )
-    clip.add_argument("--negative-prompt", help="what to steer away from; default: prompts/negative.zh.txt")
+    clip.add_argument("--negative-prompt", help="what to steer away from; default: the model's own")
     clip.add_argument(
         "--from",
         dest="source",
@@ -65,6 +64,11 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     length.add_argument("--seconds", type=float, help="length, rounded to a valid number of frames")
     clip.add_argument("--frame-rate", type=float, help="frames a second, default 24, as trained")
     clip.add_argument("--fit", choices=("crop", "pad"), help="how the image fills the clip, default crop")
+    clip.add_argument(
+        "--crop-position",
+        type=float,
+        help="which part of the image is kept: 0 left or top, 1 right or bottom, default 0.5",
+    )
     clip.add_argument("--seed", type=int, help="the same seed makes the same clip; default: random, reported")
 
     quality = parser.add_argument_group("quality and cost")
@@ -72,13 +76,11 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         "--model", help=f"360p, 720p, a folder or a Hub repo id; default {catalog.DEFAULT_MODEL}"
     )
     quality.add_argument(
-        "--preset", choices=catalog.PRESETS, help=f"{presets}; default {catalog.DEFAULT_PRESET}"
+        "--preset", choices=catalog.PRESET_NAMES, help=f"{presets}; default {catalog.DEFAULT_PRESET}"
     )
     quality.add_argument("--steps", type=int, help="denoising steps, default: the preset's")
-    quality.add_argument("--guidance-scale", type=float, help="hold to the prompt; default 5, 1 is off")
-    quality.add_argument(
-        "--bridge-guidance-scale", type=float, help="hold to synchrony; default 1 (off), try 3"
-    )
+    quality.add_argument("--guidance-scale", type=float, help="hold to the prompt; 1 is off, 5 is usual")
+    quality.add_argument("--bridge-guidance-scale", type=float, help="hold to synchrony; 1 is off, try 3")
     quality.add_argument("--video-shift", type=float, help="of the noise schedule; default: the checkpoint's")
     quality.add_argument("--audio-shift", type=float, help="of the noise schedule; default: the checkpoint's")
     quality.add_argument(

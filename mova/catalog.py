@@ -12,18 +12,6 @@ PROMPTS = Path(__file__).parents[1] / "prompts"
 
 
 @dataclass(frozen=True)
-class Model:
-    """A checkpoint by a short name, with the size it was trained for."""
-
-    name: str
-    source: str
-    height: int
-    width: int
-    num_frames: int = 193
-    frame_rate: float = 24.0
-
-
-@dataclass(frozen=True)
 class Preset:
     """How much work a clip is worth: denoising steps, and the share of the trained length."""
 
@@ -32,8 +20,64 @@ class Preset:
     length: float
     note: str
 
-    def num_frames(self, model: Model) -> int:
-        return frames_for_seconds(model.num_frames * self.length / model.frame_rate, model.frame_rate)
+
+PRESET_NAMES = ("quick", "standard", "full")
+DEFAULT_PRESET = "standard"
+RELEASED_PRESETS = (
+    Preset("quick", 15, 0.5, "half the length, to try an idea"),
+    Preset("standard", 25, 1.0, "the trained length, half the steps"),
+    Preset("full", 50, 1.0, "as the released scripts run"),
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint by a short name: the size it was trained for, and how it is best asked.
+
+    `negative_prompt_file` lies in prompts/; None for a model that learnt guidance from the empty prompt.
+    """
+
+    name: str
+    source: str
+    height: int
+    width: int
+    num_frames: int = 193
+    frame_rate: float = 24.0
+    presets: tuple[Preset, ...] = RELEASED_PRESETS
+    guidance_scale: float = 5.0
+    bridge_guidance_scale: float = 1.0
+    negative_prompt_file: str | None = "negative.zh.txt"
+
+    @property
+    def negative_prompt(self) -> str:
+        """What the model steers away from where nothing else is said."""
+        if self.negative_prompt_file is None:
+            return ""
+        return (PROMPTS / self.negative_prompt_file).read_text(encoding="utf-8").strip()
+
+    def preset(self, name: str = DEFAULT_PRESET) -> Preset:
+        """Raises UserError: there is none of that name."""
+        found = next((preset for preset in self.presets if preset.name == name), None)
+        if found is None:
+            raise UserError(f"there is no preset {name!r}; choose one of {', '.join(PRESET_NAMES)}")
+        return found
+
+    def clip_length(self, preset: Preset) -> int:
+        """Frames of a clip that is made with `preset`."""
+        return frames_for_seconds(self.num_frames * preset.length / self.frame_rate, self.frame_rate)
+
+    def defaults(self, preset: Preset) -> dict[str, Any]:
+        """The fields of a GenerationRequest that model and preset decide."""
+        return {
+            "height": self.height,
+            "width": self.width,
+            "frame_rate": self.frame_rate,
+            "num_frames": self.clip_length(preset),
+            "num_inference_steps": preset.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "bridge_guidance_scale": self.bridge_guidance_scale,
+            "negative_prompt": self.negative_prompt,
+        }
 
 
 MODELS = {
@@ -45,16 +89,6 @@ MODELS = {
 }
 DEFAULT_MODEL = "360p"
 REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-
-PRESETS = {
-    preset.name: preset
-    for preset in (
-        Preset("quick", 15, 0.5, "half the length, to try an idea"),
-        Preset("standard", 25, 1.0, "the trained length, half the steps"),
-        Preset("full", 50, 1.0, "as the released scripts run"),
-    )
-}
-DEFAULT_PRESET = "standard"
 
 
 @dataclass(frozen=True)
@@ -93,13 +127,16 @@ CPU_TFLOPS_PER_CORE = 0.05
 
 
 def find_model(name: str) -> Model:
-    """The catalogue's model of that name, else the folder or repo id, taken to be of 360p size.
+    """The catalogue's model of that name or source, else the folder or repo id, taken to be of 360p size.
 
     Raises:
         UserError: it is none of these. Whether the Hub has the repo is not looked up.
     """
     if name in MODELS:
         return MODELS[name]
+    known = next((model for model in MODELS.values() if model.source == name), None)
+    if known is not None:
+        return known
     if not name or not (Path(name).expanduser().is_dir() or REPO_ID.fullmatch(name)):
         raise UserError(
             f"there is no model {name!r}; give {', '.join(MODELS)}, the folder of a checkpoint, "
@@ -116,17 +153,6 @@ def find_gpu(name: str) -> Gpu:
         names = ", ".join(gpu.name for gpu in GPUS)
         raise UserError(f"there is no GPU {name!r} in the table; choose one of {names}")
     return found
-
-
-def find_preset(name: str) -> Preset:
-    if name not in PRESETS:
-        raise UserError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
-
-
-def default_negative_prompt() -> str:
-    """The negative prompt of the released scripts."""
-    return (PROMPTS / "negative.zh.txt").read_text(encoding="utf-8").strip()
 
 
 def forward_flops(

@@ -36,6 +36,7 @@ def check_request(request: GenerationRequest, out: Path, overwrite: bool = False
     for name, shift in (("video_shift", request.video_shift), ("audio_shift", request.audio_shift)):
         if shift is not None:
             check_finite(name, shift, *SHIFTS)
+    check_finite("crop_position", request.crop_position, 0, 1)
     if request.seed is not None:
         check_finite("seed", request.seed, 0, MAX_SEED)
     for source, strength in request.adapters:
@@ -44,7 +45,7 @@ def check_request(request: GenerationRequest, out: Path, overwrite: bool = False
     check_output(out, overwrite, needed_bytes=int(pixels * BYTES_PER_PIXEL))
     if request.image is None:
         return None
-    return load_first_frame(request.image, request.height, request.width, request.fit)
+    return load_first_frame(request.image, request.height, request.width, request.fit, request.crop_position)
 
 
 def check_adapter(source: str, strength: Strength) -> None:

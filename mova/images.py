@@ -18,9 +18,11 @@ MAX_IMAGE_PIXELS = 50_000_000
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError)  # what Pillow's decoders raise
 
 
-def load_first_frame(path: Path, height: int, width: int, fit: str = "crop") -> np.ndarray:
+def load_first_frame(
+    path: Path, height: int, width: int, fit: str = "crop", position: float = 0.5
+) -> np.ndarray:
     """The image at `path`, fitted: uint8 [H, W, 3]. Raises UserError as `open_image` and `fit_image` do."""
-    return np.asarray(fit_image(open_image(path), height, width, fit))
+    return np.asarray(fit_image(open_image(path), height, width, fit, position))
 
 
 def white_frame(height: int, width: int) -> np.ndarray:
@@ -58,20 +60,27 @@ def open_image(path: Path) -> Image.Image:
         ) from error
 
 
-def crop_box(size: tuple[int, int], height: int, width: int) -> tuple[int, int, int, int]:
-    """The centred (left, top, right, bottom) of an image that has the aspect of height and width.
+def crop_box(
+    size: tuple[int, int], height: int, width: int, position: float = 0.5
+) -> tuple[int, int, int, int]:
+    """The (left, top, right, bottom) of an image that has the aspect of height and width.
 
-    `size` is PIL's (width, height). The cut side and its margin are rounded down.
+    `size` is PIL's (width, height). `position` in 0..1 goes from the left or upper end to the other, 0.5 is
+    the middle. The cut side and its margin are rounded down.
     """
     image_width, image_height = size
     crop_width = max(1, min(image_width, image_height * width // height))
     crop_height = max(1, min(image_height, image_width * height // width))
-    left, top = (image_width - crop_width) // 2, (image_height - crop_height) // 2
+    left, top = int((image_width - crop_width) * position), int((image_height - crop_height) * position)
     return left, top, left + crop_width, top + crop_height
 
 
-def fit_image(image: Image.Image, height: int, width: int, fit: str = "crop") -> Image.Image:
+def fit_image(
+    image: Image.Image, height: int, width: int, fit: str = "crop", position: float = 0.5
+) -> Image.Image:
     """`image` at exactly this size: "crop" cuts what is outside the aspect, "pad" adds black bars.
+
+    `position` is as for `crop_box`.
 
     "crop" cuts first and resizes then, both as the released pipeline does: the first frame a model sees
     decides every latent after it.
@@ -80,7 +89,7 @@ def fit_image(image: Image.Image, height: int, width: int, fit: str = "crop") ->
         UserError: `fit` is neither.
     """
     if fit == "crop":
-        return image.crop(crop_box(image.size, height, width)).resize(
+        return image.crop(crop_box(image.size, height, width, position)).resize(
             (width, height), Image.Resampling.BICUBIC
         )
     if fit == "pad":

@@ -53,7 +53,9 @@ class GenerationRequest:
     """Everything that decides a clip. Two equal requests make the same clip on the same model.
 
     `image` is a path, or None for text alone (the model then starts from a white frame). Sizes are in
-    pixels. A `seed` of None is replaced by a random one when the run starts and reported in the result.
+    pixels. `crop_position` is which part of an image is kept where it is cut: 0 its left or upper end, 1 the
+    other; 0.5, the middle, is what the models were released with. A `seed` of None is replaced by a random
+    one when the run starts and reported in the result.
     """
 
     prompt: str
@@ -70,6 +72,7 @@ class GenerationRequest:
     audio_shift: float | None = None
     seed: int | None = None
     fit: str = "crop"
+    crop_position: float = 0.5
     adapters: tuple[tuple[str, Strength], ...] = ()
 
     def to_settings(self, beside: Path | None = None) -> dict[str, Any]:

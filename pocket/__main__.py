@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from pocket.clip import FAMILIES, SPLITS
+from pocket.clip import FAMILIES, NEWCOMERS, SPLITS
 from pocket.speech import DEFAULT_FOLDER
 from pocket.stages import add_enhancer, add_stages
 
@@ -54,6 +54,19 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--family", choices=FAMILIES, default=None)
         command.add_argument("--split", choices=SPLITS, default="train")
         command.set_defaults(run=run)
+    examples = commands.add_parser("examples", help="write the page's examples, made by a model on the CPU")
+    examples.add_argument("--model", default=DEFAULT_MODEL)
+    examples.add_argument("--out", type=Path, default=Path("assets/examples"))
+    examples.add_argument("--speech", type=Path, default=DEFAULT_FOLDER, help="folder of the word bank")
+    examples.set_defaults(run=_examples)
+    newcomers = commands.add_parser("newcomers", help="write a folder of clips for an adapter to learn")
+    newcomers.add_argument("--kind", choices=NEWCOMERS, required=True)
+    newcomers.add_argument("--count", type=int, default=12)
+    newcomers.add_argument("--seed", type=int, default=0)
+    newcomers.add_argument("--out", type=Path, required=True)
+    newcomers.add_argument("--speech", type=Path, default=DEFAULT_FOLDER, help="folder of the word bank")
+    newcomers.add_argument("--sheet", type=Path, default=None, help="folder for contact sheets, as PNG")
+    newcomers.set_defaults(run=_newcomers)
     _add_evaluate(commands)
     add_stages(commands)
     add_enhancer(commands)
@@ -93,14 +106,17 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _speech(arguments: argparse.Namespace) -> None:
-    from pocket.speech import build_bank
+    from pocket.puppet import NEWCOMER
+    from pocket.speech import WORLD, build_bank
 
-    path = build_bank(arguments.out)
-    logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
+    for cast in (WORLD, NEWCOMER):
+        path = build_bank(arguments.out, cast)
+        logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
 
 
 def _render(arguments: argparse.Namespace) -> None:
-    from pocket.film import write_mp4
+    from mova.media import write_mp4
+    from pocket.clip import FRAME_RATE, SAMPLE_RATE
     from pocket.sheet import captioned_sheet
     from pocket.world import render
 
@@ -110,10 +126,29 @@ def _render(arguments: argparse.Namespace) -> None:
         clip = render(seed, arguments.family, arguments.split, arguments.speech)
         seconds = time.process_time() - start
         stem = arguments.out / f"{seed:05d}_{clip.family}"
-        write_mp4(stem.with_suffix(".mp4"), clip)
+        path = stem.with_suffix(".mp4")
+        write_mp4(path, clip.frames, clip.waveform, FRAME_RATE, SAMPLE_RATE, {}, overwrite=True)
         if arguments.sheet:
             captioned_sheet(clip).save(stem.with_suffix(".png"))
         logger.info("%s.mp4 rendered in %.0f ms: %s", stem, seconds * 1000, clip.caption.replace("\n\n", " "))
+
+
+def _newcomers(arguments: argparse.Namespace) -> None:
+    from mova.types import UserError
+    from pocket.newcomers import render_newcomer, write_folder
+    from pocket.sheet import captioned_sheet
+
+    a = arguments
+    try:
+        paths = write_folder(a.out, a.kind, a.count, a.seed, a.speech)
+    except (UserError, FileNotFoundError) as error:
+        sys.exit(str(error))
+    if a.sheet:
+        a.sheet.mkdir(parents=True, exist_ok=True)
+        for seed, path in enumerate(paths, a.seed):
+            sheet = captioned_sheet(render_newcomer(seed, a.kind, a.speech))
+            sheet.save(a.sheet / f"{path.stem}.png")
+    logger.info("%d clips of the %s in %s", len(paths), a.kind, a.out)
 
 
 def _shards(arguments: argparse.Namespace) -> None:
@@ -132,6 +167,12 @@ def _shards(arguments: argparse.Namespace) -> None:
         speech=arguments.speech,
     )
     logger.info("%d clips in %d shards in %.1f s", arguments.count, len(paths), time.monotonic() - start)
+
+
+def _examples(arguments: argparse.Namespace) -> None:
+    from pocket.examples import make_examples
+
+    make_examples(arguments.model, arguments.out, arguments.speech)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ def make_ball(rng: np.random.Generator, split: str) -> Scene:
     travel = velocity * SECONDS
     margin = radius + 8
     start = float(rng.uniform(margin + max(-travel, 0), WIDTH - margin - max(travel, 0)))
-    path, squash = _trajectory(impacts, bounce, ground - radius, start, velocity)
+    path, squash = trajectory(impacts, bounce, ground - radius, start, velocity)
     if material != "rubber":
         squash[:] = 1
     else:
@@ -75,13 +75,14 @@ def _choose_start(
     while True:
         toss = float(rng.uniform(*TOSSES)) if rng.random() < 0.5 else 0.0
         height = float(rng.uniform(24 if toss else 36, highest))
-        impacts = _impacts(toss, height, bounce)
+        impacts = impacts_of(toss, height, bounce)
         in_time = all(i.seconds < SECONDS - QUIET_END or i.seconds > SECONDS + 0.05 for i in impacts)
         if in_time and height + toss**2 / (2 * GRAVITY) < highest:
             return toss, height, tuple(impact for impact in impacts if impact.seconds < SECONDS)
 
 
-def _impacts(toss: float, height: float, bounce: float) -> list[Impact]:
+def impacts_of(toss: float, height: float, bounce: float) -> list[Impact]:
+    """Hits of what is thrown up at `toss` pixels/s, `height` pixels over its lowest place."""
     speed = np.sqrt(toss**2 + 2 * GRAVITY * height)
     seconds = (toss + speed) / GRAVITY
     impacts = [Impact(float(seconds), float(speed), frame_of(seconds))]
@@ -94,7 +95,7 @@ def _impacts(toss: float, height: float, bounce: float) -> list[Impact]:
         impacts.append(Impact(float(seconds), float(speed), frame_of(seconds)))
 
 
-def _trajectory(
+def trajectory(
     impacts: tuple[Impact, ...], bounce: float, lowest: float, start: float, velocity: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Centres [F, 2] and heights [F] (1 round). The frame of a hit shows the hit, as an animator draws it."""

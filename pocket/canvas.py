@@ -126,6 +126,8 @@ class Sprite:
         top, left = max(row, 0), max(column, 0)
         bottom = min(row + pixels.shape[1], frame.shape[1])
         right = min(column + pixels.shape[2], frame.shape[2])
+        if top >= bottom or left >= right:
+            return
         part = pixels[:, top - row : bottom - row, left - column : right - column]
         area = frame[:, top:bottom, left:right]
         if strength < 1:

@@ -19,6 +19,7 @@ FRAME_TIMES = (np.arange(NUM_FRAMES) + 0.5) / FRAME_RATE  # seconds, middle of e
 
 FAMILIES = ("face", "ball", "piano")
 SPLITS = ("train", "heldout")
+NEWCOMERS = ("character", "cube")  # which the model is never trained on
 
 
 def frame_of(seconds: float) -> int:

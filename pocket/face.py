@@ -44,7 +44,7 @@ def make_face(rng: np.random.Generator, split: str, speech: Path = DEFAULT_FOLDE
     kind = PEOPLE[int(rng.integers(3))]
     texts = choose_words(rng, split)
     spoken, variant = _choose_recordings(rng, texts, kind, speech)
-    waveform, words, phonemes = _assemble(rng, spoken)
+    waveform, words, phonemes = lay_out(rng, spoken, FIRST_WORD)
     person = choose_person(rng, kind)
     wall = list(WALLS)[int(rng.integers(len(WALLS)))]
     shapes = mouth_shapes(phonemes)
@@ -98,14 +98,17 @@ def _choose_recordings(
     return spoken, variant
 
 
-def _assemble(
-    rng: np.random.Generator, spoken: list[SpokenWord]
+def lay_out(
+    rng: np.random.Generator, spoken: list[SpokenWord], earliest: float
 ) -> tuple[np.ndarray, tuple[Word, ...], tuple[Phoneme, ...]]:
-    """Lay the words on the clip's time line; start and gaps shrink when the words would not fit otherwise."""
+    """The words on the clip's time line, from `earliest` (seconds) if they leave room; float32 [S] first.
+
+    Start and gaps shrink when the words would not fit otherwise.
+    """
     gaps = rng.uniform(*GAPS, size=len(spoken))
     length = sum(word.seconds for word in spoken) + gaps[:-1].sum()
     latest = LAST_SOUND - length
-    start = rng.uniform(FIRST_WORD, max(FIRST_WORD, FIRST_WORD + LATENESS * (latest - FIRST_WORD)))
+    start = rng.uniform(earliest, max(earliest, earliest + LATENESS * (latest - earliest)))
     start = max(min(start, latest), 0.08)
     waveform = np.zeros(NUM_SAMPLES, np.float32)
     gain = float(rng.uniform(0.85, 1.1))
@@ -142,23 +145,40 @@ def _render(
     faces = np.repeat(picture[:, None, top:bottom, left:right], NUM_FRAMES, 1)  # [3, F, h, w]
     for frame, (dx, dy) in enumerate(zip(sway_x, sway_y, strict=True)):
         head.place(faces[:, frame], x + dx - corner - left, y + dy - corner - top)
-    blink = _blinks(rng)
-    raised = _raised_brows(words)
-    middle_x, middle_y = x + sway_x - left, y + sway_y - top
-    rows, columns = _box(x - left, y - top, s, (-0.62, 0.62), (-0.62, 0.32), faces.shape[2])
-    gx, gy = _offsets(rows, columns, middle_x, middle_y)
-    eyes = faces[..., rows, columns].copy()
-    draw_eyes(eyes, person, gx / s, gy / s, blink, raised, float(rng.uniform(-1, 1)))
-    faces[..., rows, columns] = eyes
-    mouth = MOUTH_HEIGHT[person.kind]
-    rows, columns = _box(x - left, y - top, s, (-0.50, 0.50), (mouth - 0.26, mouth + 0.42), faces.shape[2])
-    gx, gy = _offsets(rows, columns, middle_x, middle_y + mouth * s, fine=True)
-    lips = faces[..., rows, columns].copy()
-    draw_mouth(lips, person, gx, gy, shapes)
-    faces[..., rows, columns] = lips
+    draw_features(rng, faces, person, shapes, words, x + sway_x - left, y + sway_y - top, (x - left, y - top))
     frames = np.repeat(to_frames(picture)[None], NUM_FRAMES, 0)
     frames[:, top:bottom, left:right] = to_frames(faces)
     return frames
+
+
+def draw_features(
+    rng: np.random.Generator,
+    frames: np.ndarray,
+    person: Person,
+    shapes: np.ndarray,
+    words: tuple[Word, ...],
+    x: np.ndarray,
+    y: np.ndarray,
+    rest: tuple[float, float],
+    travel: float = 0,
+) -> None:
+    """Brows, eyes and mouth on float32 [3, F, h, w], around the head's middle at x, y [F].
+
+    Only what is near the place of rest is drawn, and up to `travel` pixels below it.
+    """
+    s, height = person.size, frames.shape[2]
+    blink, raised = _blinks(rng), _raised_brows(words)
+    rows, columns = _box(*rest, s, (-0.62, 0.62), (-0.62, 0.32 + travel / s), height)
+    gx, gy = _offsets(rows, columns, x, y)
+    eyes = frames[..., rows, columns].copy()
+    draw_eyes(eyes, person, gx / s, gy / s, blink, raised, float(rng.uniform(-1, 1)))
+    frames[..., rows, columns] = eyes
+    mouth = MOUTH_HEIGHT[person.kind]
+    rows, columns = _box(*rest, s, (-0.50, 0.50), (mouth - 0.26, mouth + 0.42 + travel / s), height)
+    gx, gy = _offsets(rows, columns, x, y + mouth * s, fine=True)
+    lips = frames[..., rows, columns].copy()
+    draw_mouth(lips, person, gx, gy, shapes)
+    frames[..., rows, columns] = lips
 
 
 def _background(rng: np.random.Generator, person: Person, wall: str, x: float, y: float) -> np.ndarray:

@@ -11,6 +11,14 @@ from pocket.clip import FRAME_RATE, Attributes, Clip
 from pocket.degrade import WEAR, wear_frames, wear_sound
 from pocket.detect_ball import hear_hits, hear_material, see_ball
 from pocket.detect_face import lag_correlations, loudness, mouth_opening
+from pocket.detect_newcomers import (
+    cube_hits,
+    cube_path,
+    cube_share,
+    hear_honks,
+    hear_word,
+    striped_share,
+)
 from pocket.detect_piano import hear_notes, see_keys
 from pocket.melody import KEYS
 from pocket.recognise import recogniser
@@ -44,20 +52,26 @@ class Asked:
     speech: Path
 
     @classmethod
-    def of(cls, task: Task, clip: Clip) -> "Asked":
-        return cls(clip.family, clip.attributes, clip.layout, clip.frames[0], task.speech)
+    def of(cls, clip: Clip, speech: Path) -> "Asked":
+        return cls(clip.family, clip.attributes, clip.layout, clip.frames[0], speech)
 
 
 def judge(frames: np.ndarray, waveform: np.ndarray, asked: Asked) -> Figures:
     """Figures of frames uint8 [F, H, W, 3] and their sound float32 [S]."""
-    look = {"ball": _judge_ball, "piano": _judge_piano, "face": _judge_face}[asked.family]
+    look = {
+        "ball": _judge_ball,
+        "piano": _judge_piano,
+        "face": _judge_face,
+        "character": _judge_character,
+        "cube": _judge_cube,
+    }[asked.family]
     return {"first_frame_psnr": psnr(frames[0], asked.first_frame)} | look(frames, waveform, asked)
 
 
 def judge_true(task: Task, worn: bool) -> tuple[str, Asked, dict[str, Figures]]:
     """The true clip's caption, what it asks, and its figures: as it is and, if wanted, worn."""
     clip = task.render()
-    asked = Asked.of(task, clip)
+    asked = Asked.of(clip, task.speech)
     figures = {"true": judge(clip.frames, clip.waveform, asked)}
     for wear in WEAR if worn else ():
         rng = np.random.default_rng(task.seed)
@@ -98,4 +112,18 @@ def _judge_face(frames: np.ndarray, waveform: np.ndarray, asked: Asked) -> Figur
         "opening": opening.round(2).tolist(),
         "loudness": loud.round(5).tolist(),
         "correlations": lag_correlations(opening, loud).tolist(),
+    }
+
+
+def _judge_character(frames: np.ndarray, waveform: np.ndarray, asked: Asked) -> Figures:
+    word, voice = hear_word(waveform, asked.speech)
+    return {"striped": striped_share(frames), "word": word, "voice": voice}
+
+
+def _judge_cube(frames: np.ndarray, waveform: np.ndarray, _: Asked) -> Figures:
+    path = cube_path(frames)
+    return {
+        "cube": cube_share(path),
+        "seen_seconds": ((cube_hits(path) + 0.5) / FRAME_RATE).tolist(),
+        "heard_seconds": hear_honks(waveform).tolist(),
     }

@@ -19,7 +19,7 @@ import numpy as np
 
 from pocket.captions import CaptionMix
 from pocket.clip import FAMILIES, HEIGHT, NUM_FRAMES, NUM_SAMPLES, WIDTH
-from pocket.speech import BANK_NAME, DEFAULT_FOLDER
+from pocket.speech import DEFAULT_FOLDER, WORLD
 from pocket.world import DEFAULT_MIX, choose_family, render
 
 FRAMES_SHAPE = (NUM_FRAMES, HEIGHT, WIDTH, 3)
@@ -60,7 +60,7 @@ def stream(
     `slots` batches are in memory, 4.3 MB a clip: one with the caller, the others filling. By default there is
     one worker a core. Close the generator, or drop it, to stop them.
     """
-    if "face" in families and not (Path(speech) / BANK_NAME).exists():
+    if "face" in families and not (Path(speech) / WORLD.bank).exists():
         raise FileNotFoundError(
             f"no word bank in {speech}; make it with: python -m pocket speech --out {speech}"
         )

@@ -8,13 +8,14 @@ many words there are is not told.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from pocket.clip import SAMPLE_RATE
 from pocket.hearing import band_levels
-from pocket.speech import PEOPLE, VARIANTS, WORDS, load_bank
+from pocket.speech import VARIANTS, WORLD, Cast, load_bank
 
 WINDOW, HOP, BANDS = 400, 160, 26  # 25 ms, 10 ms
 DEPTH_DB = 40.0  # below the clip's loudest; what is fainter is silence
@@ -31,20 +32,22 @@ class HeardWord:
     text: str
     start: float  # seconds
     end: float
+    distance: float = 0.0  # of its spectra from the recording's, the mean over time with all prices
 
 
 class Recogniser:
-    """Recordings of a word bank, ready for matching. `without` leaves out one (person, variant)."""
+    """Recordings of word banks, ready for matching. `without` leaves out one (person, variant)."""
 
-    def __init__(self, folder: Path, without: tuple[str, int] | None = None) -> None:
-        bank = load_bank(folder)
+    def __init__(
+        self, folder: Path, without: tuple[str, int] | None = None, casts: tuple[Cast, ...] = (WORLD,)
+    ) -> None:
         rows, self._texts = [], []
-        for text in WORDS:
-            for person in PEOPLE:
-                for variant in range(VARIANTS):
-                    if (person, variant) != without:
-                        rows.append(word_features(bank.word(text, person, variant).waveform))
-                        self._texts.append(text)
+        for cast in casts:
+            bank = load_bank(folder, cast)
+            for text, person, variant in product(cast.words, cast.voices, range(VARIANTS)):
+                if (person, variant) != without:
+                    rows.append(word_features(bank.word(text, person, variant).waveform))
+                    self._texts.append(text)
         self._lengths = np.array([len(row) for row in rows])
         width = self._lengths.max()
         padded = [np.pad(row, ((0, width - len(row)), (0, 0)), constant_values=FAR**0.25) for row in rows]
@@ -96,15 +99,17 @@ class Recogniser:
         time = len(free) - 1
         while time > 0:
             if templates[time] >= 0:
-                start, end = origins[time] * HOP / SAMPLE_RATE, time * HOP / SAMPLE_RATE
-                words.append(HeardWord(self._texts[templates[time]], start, end))
+                begin = origins[time]
+                start, end = begin * HOP / SAMPLE_RATE, time * HOP / SAMPLE_RATE
+                distance = float(free[time] - free[begin]) / (time - begin)
+                words.append(HeardWord(self._texts[templates[time]], start, end, distance))
             time = origins[time]
         return words[::-1]
 
 
 @lru_cache(maxsize=2)
-def recogniser(folder: Path) -> Recogniser:
-    return Recogniser(folder)
+def recogniser(folder: Path, casts: tuple[Cast, ...] = (WORLD,)) -> Recogniser:
+    return Recogniser(folder, casts=casts)
 
 
 def word_features(waveform: np.ndarray) -> np.ndarray:

@@ -13,12 +13,19 @@ from pocket.recognise import errors
 NEAR = 2.0  # frames: a sound so near belongs to what is seen
 NOT_HEARD = 1e3  # frames
 SHUFFLES = 5  # other clips whose sound each picture is tried with, for the baseline
+MOST = 0.5  # of the frames in which a newcomer could be there
 Scores = dict[str, float]
 
 
 def score(family: str, clips: Sequence[Figures]) -> Scores:
     """Scores of a family's clips. Offsets are in frames, shares in 0..1, PSNR in decibels."""
-    gather = {"ball": _score_ball, "piano": _score_piano, "face": _score_face}[family]
+    gather = {
+        "ball": _score_ball,
+        "piano": _score_piano,
+        "face": _score_face,
+        "character": _score_character,
+        "cube": _score_cube,
+    }[family]
     decibels = [clip["first_frame_psnr"] for clip in clips]
     return gather(clips) | {
         "first_frame_psnr": float(np.mean(decibels)),
@@ -59,6 +66,22 @@ def _score_face(clips: Sequence[Figures]) -> Scores:
         ),
         "lag": float(np.argmax(curves.mean(0)) - LARGEST_LAG),
         "clip_lag": float(np.median(np.abs(curves.argmax(1) - LARGEST_LAG))),
+    }
+
+
+def _score_character(clips: Sequence[Figures]) -> Scores:
+    return {
+        "striped": float(np.mean([clip["striped"] >= MOST for clip in clips])),
+        "word": float(np.mean([clip["word"] for clip in clips])),
+        "voice": float(np.mean([clip["voice"] for clip in clips])),
+    }
+
+
+def _score_cube(clips: Sequence[Figures]) -> Scores:
+    return {
+        "cube": float(np.mean([clip["cube"] >= MOST for clip in clips])),
+        "honks": float(np.mean([bool(clip["heard_seconds"]) for clip in clips])),
+        "synced": _sync(clips)["synced"],
     }
 
 

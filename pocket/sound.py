@@ -62,6 +62,11 @@ DAMPED_DECAY = 0.07  # seconds to 1/e once the key is up
 PIANO_LEVEL = 0.34
 ATTACK = 24  # samples
 
+HORNS = (370.0, 466.2)  # Hz, a major third: what makes two tones sound like a car
+HORN_FORMANTS = ((1150.0, 450.0, 1.0), (2700.0, 800.0, 0.5))  # Hz, width in Hz, level
+HONK_SECONDS, HONK_RELEASE = 0.17, 0.02
+HONK_LEVEL = 0.16
+
 
 def impact_sound(
     rng: np.random.Generator, material: str, impacts: Sequence[Impact], radius: float
@@ -107,6 +112,26 @@ def piano_sound(rng: np.random.Generator, notes: Sequence[Note]) -> np.ndarray:
         tone[:ATTACK] *= np.linspace(0, 1, ATTACK, dtype=np.float32)
         _add(waveform, tone * PIANO_LEVEL, note.seconds)
     return waveform
+
+
+def honk_sound(rng: np.random.Generator, impacts: Sequence[Impact]) -> np.ndarray:
+    """The whole clip's sound, float32 [S], of a two-tone horn that is squeezed at every impact."""
+    waveform = np.zeros(NUM_SAMPLES, np.float32)
+    seconds = np.arange(int((HONK_SECONDS + 3 * HONK_RELEASE) * SAMPLE_RATE), dtype=np.float32) / SAMPLE_RATE
+    detune = float(rng.uniform(0.98, 1.02))
+    glide = seconds - 0.012 * 0.05 * (1 - np.exp(-seconds / 0.012))  # the reed starts a little flat
+    honk = np.zeros_like(seconds)
+    for horn in HORNS:
+        for harmonic in range(1, int(7400 / horn) + 1):
+            pitch = harmonic * horn * detune
+            throat = sum(level / (1 + ((pitch - at) / width) ** 2) for at, width, level in HORN_FORMANTS)
+            honk += (0.15 + throat) / harmonic**0.5 * np.sin(2 * np.pi * pitch * glide)
+    honk *= np.exp(-np.maximum(seconds - HONK_SECONDS, 0) / HONK_RELEASE)
+    honk[:ATTACK] *= np.linspace(0, 1, ATTACK, dtype=np.float32)
+    for impact in impacts:
+        _damp(waveform, impact.seconds)
+        _add(waveform, honk * HONK_LEVEL * min(impact.speed / FULL_SPEED, 1.1) ** 0.7, impact.seconds)
+    return np.clip(waveform, -0.98, 0.98)
 
 
 def _click(rng: np.random.Generator, cutoff: float) -> np.ndarray:

@@ -20,7 +20,6 @@ WORDS = (
     *("music", "moon", "water", "happy", "robot", "tiger", "summer", "cookie"),
 )
 PEOPLE = ("man", "woman", "child")
-BANK_NAME = "speech.npz"
 DEFAULT_FOLDER = Path("outputs/pocket")
 
 ACTIVE_RMS = 0.13
@@ -47,6 +46,18 @@ VOICES = {
 VARIANTS = 6  # pitches times speeds, in that order
 
 
+@dataclass(frozen=True, eq=False)
+class Cast:
+    """Who says which words in a bank of recordings."""
+
+    bank: str  # name of its file
+    words: tuple[str, ...]
+    voices: dict[str, Voice]  # by person
+
+
+WORLD = Cast("speech.npz", WORDS, VOICES)
+
+
 @dataclass(frozen=True)
 class SpokenWord:
     text: str
@@ -59,9 +70,10 @@ class SpokenWord:
 
 
 class SpeechBank:
-    """All recordings in one array; `word` cuts one out."""
+    """All recordings of a cast in one array; `word` cuts one out."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, cast: Cast) -> None:
+        self._words, self._people = cast.words, tuple(cast.voices)
         with np.load(path) as file:
             self._samples = file["samples"]
             self._edges = file["edges"]
@@ -70,7 +82,8 @@ class SpeechBank:
             self._phoneme_edges = file["phoneme_edges"]
 
     def word(self, text: str, person: str, variant: int) -> SpokenWord:
-        index = (WORDS.index(text) * len(PEOPLE) + PEOPLE.index(person)) * VARIANTS + variant
+        place = self._words.index(text) * len(self._people) + self._people.index(person)
+        index = place * VARIANTS + variant
         samples = self._samples[self._edges[index] : self._edges[index + 1]]
         first, last = self._phoneme_edges[index], self._phoneme_edges[index + 1]
         starts = self._phoneme_starts[first:last].tolist()
@@ -79,31 +92,30 @@ class SpeechBank:
 
 
 @lru_cache(maxsize=4)
-def load_bank(folder: Path = DEFAULT_FOLDER) -> SpeechBank:
-    path = Path(folder) / BANK_NAME
+def load_bank(folder: Path = DEFAULT_FOLDER, cast: Cast = WORLD) -> SpeechBank:
+    path = Path(folder) / cast.bank
     if not path.exists():
         raise FileNotFoundError(
             f"no word bank at {path}; make it with: python -m pocket speech --out {folder}"
         )
-    return SpeechBank(path)
+    return SpeechBank(path, cast)
 
 
-def build_bank(folder: Path) -> Path:
+def build_bank(folder: Path, cast: Cast = WORLD) -> Path:
     """Speak every word in every voice and variant, and write the bank; returns its path."""
     espeak = Espeak()
     waveforms: list[np.ndarray] = []
     starts: list[int] = []
     names: list[str] = []
     phoneme_edges = [0]
-    for text, person in product(WORDS, PEOPLE):
-        voice = VOICES[person]
+    for text, voice in product(cast.words, cast.voices.values()):
         for pitch, words_per_minute in product(voice.pitches, voice.words_per_minute):
             spoken = _speak(espeak, text, voice, pitch, words_per_minute)
             waveforms.append((spoken.waveform * 32767).astype(np.int16))
             starts += [start for start, _ in spoken.phonemes]
             names += [name for _, name in spoken.phonemes]
             phoneme_edges.append(len(starts))
-    path = Path(folder) / BANK_NAME
+    path = Path(folder) / cast.bank
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(
         path,

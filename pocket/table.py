@@ -49,7 +49,7 @@ def claims_table(report: Report) -> str:
     for bar in BARS:
         cells = [_claim_cell(report, bar, kind) for kind in kinds]
         rows.append([bar.claim, bar.bar, *cells])
-    return _align(rows)
+    return aligned(rows)
 
 
 def _claim_cell(report: Report, bar: Bar, kind: str) -> str:
@@ -57,14 +57,14 @@ def _claim_cell(report: Report, bar: Bar, kind: str) -> str:
     if scores is None:
         return "-"
     value = scores[bar.key]
-    text = _number(value, bar.unit)
+    text = number(value, bar.unit)
     if kind.startswith(DEFAULT_RUN) and bar.reached is not None:
         true = report["scores"]["true"][bar.family][bar.key]
         text += "" if bar.reached(value, true) else "  missed"
     return text
 
 
-def _number(value: float, unit: str) -> str:
+def number(value: float, unit: str) -> str:
     if value >= NOT_HEARD:
         return "none"
     match unit:
@@ -84,7 +84,7 @@ def _autoencoders_table(report: Report) -> str:
         cells = [f"{value:.1f} dB" for value in decibels]
         rows.append([family, cells[0] + mark, *cells[1:]])
     return (
-        _align(rows)
+        aligned(rows)
         + f"\n(bar: video PSNR >= {VIDEO_BAR:.0f} dB; the column 'true, coded' above is of these clips)"
     )
 
@@ -94,11 +94,11 @@ def _runs_table(report: Report) -> str:
     for name, run in report["runs"].items():
         scores = report["scores"][name]
         cells = [
-            _number(scores[family][key], _unit(family, key)) if family in scores else "-"
+            number(scores[family][key], _unit(family, key)) if family in scores else "-"
             for family, key, _ in RUN_COLUMNS
         ]
         rows.append([name, *cells, f"{sum(run['seconds_per_clip'].values()):.2f}"])
-    return _align(rows)
+    return aligned(rows)
 
 
 def _unit(family: str, key: str) -> str:
@@ -111,7 +111,7 @@ def _seconds_table(report: Report) -> str:
     rows = [["seconds a clip, in batches", *stages]]
     for name, run in report["runs"].items():
         rows.append([name, *(f"{run['seconds_per_clip'][stage]:.3f}" for stage in stages)])
-    return _align(rows)
+    return aligned(rows)
 
 
 def _cost_table(report: Report) -> str:
@@ -122,10 +122,10 @@ def _cost_table(report: Report) -> str:
     for name, (unit, limit) in COST_BARS.items():
         mark = "" if cost[name] <= limit else "  missed"
         rows.append([name.replace("_", " "), f"{cost[name]:.2f} {unit}{mark}", f"<= {limit:g} {unit}"])
-    return _align(rows) + f"\n({cost['machine']})"
+    return aligned(rows) + f"\n({cost['machine']})"
 
 
-def _align(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0].rstrip()), *lines[1:]])

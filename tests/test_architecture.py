@@ -159,7 +159,9 @@ def test_an_import_loads_nothing_heavy(module):
 def test_the_page_is_built_without_what_the_model_needs(golden, tmp_path):
     """It must be up in seconds, and stay light: the model has a process of its own."""
     code = (
-        "import os, sys, app; from mova.ui.settings import Settings; app.build(Settings.read(os.environ)); "
+        "import os, sys, app; from mova.ui.settings import Settings; "
+        "studio = app.open_studio(Settings.read(os.environ)); assert 'gradio' not in sys.modules; "
+        "app.build(studio); "
         "print(*{m.partition('.')[0] for m in sys.modules})"
     )
     environment = os.environ | {"MOVA_MODEL": str(golden / "checkpoint"), "MOVA_OUTPUTS": str(tmp_path)}

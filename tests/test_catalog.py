@@ -5,9 +5,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from mova import catalog, shapes
-from mova.catalog import MODELS, PRESETS
+from mova.catalog import MODELS
 from mova.guidance import branches
-from mova.types import UserError
+from mova.types import GenerationRequest, UserError
 
 SMALL = (
     {"dim": 48, "ffn_dim": 80, "num_layers": 4},
@@ -23,16 +23,27 @@ def test_every_model_has_a_size_and_length_that_can_run(model):
     assert catalog.find_model(model.name) is model
 
 
-@pytest.mark.parametrize("preset", PRESETS.values())
-def test_every_preset_makes_a_length_that_can_run(preset):
-    for model in MODELS.values():
-        shapes.check_num_frames(preset.num_frames(model))
-    assert catalog.find_preset(preset.name) is preset
+@pytest.mark.parametrize("model", MODELS.values())
+def test_every_model_has_every_preset_and_each_makes_a_request_that_can_run(model):
+    assert tuple(preset.name for preset in model.presets) == catalog.PRESET_NAMES
+    for preset in model.presets:
+        assert model.preset(preset.name) is preset
+        request = GenerationRequest("a clip", **model.defaults(preset))
+        shapes.check_num_frames(request.num_frames)
+        assert request.num_inference_steps == preset.num_inference_steps
+    steps = [preset.num_inference_steps for preset in model.presets]
+    assert steps == sorted(steps)
 
 
 def test_presets_are_of_the_lengths_they_say():
-    frames = {name: preset.num_frames(MODELS["360p"]) for name, preset in PRESETS.items()}
+    model = MODELS["360p"]
+    frames = {preset.name: model.clip_length(preset) for preset in model.presets}
     assert frames == {"quick": 97, "standard": 193, "full": 193}
+
+
+@pytest.mark.parametrize("model", MODELS.values())
+def test_a_model_given_by_its_source_is_asked_as_by_its_name(model):
+    assert catalog.find_model(model.source) is model
 
 
 def test_a_folder_and_a_repo_id_are_models_of_the_size_their_name_says(tmp_path):
@@ -51,11 +62,11 @@ def test_what_can_be_no_model_is_refused_without_asking_the_hub(name):
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match="no preset 'fast'; choose one of quick, standard, full"):
-        catalog.find_preset("fast")
+        MODELS["360p"].preset("fast")
 
 
 def test_the_default_negative_prompt_is_that_of_the_released_scripts():
-    text = catalog.default_negative_prompt()
+    text = MODELS["360p"].negative_prompt
     assert text.startswith("色调艳丽")
     assert text == text.strip()
     assert Path(catalog.PROMPTS / "negative.zh.txt").is_file()

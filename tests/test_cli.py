@@ -171,6 +171,8 @@ def test_a_clip_is_made_again_from_its_own_settings_bit_for_bit(generate, golden
         "2",
         "--audio-shift",
         "1",
+        "--crop-position",
+        "0.25",
         "--lora",
         adapter,
     ]
@@ -179,6 +181,7 @@ def test_a_clip_is_made_again_from_its_own_settings_bit_for_bit(generate, golden
     again, repeated = generate("--from", "first.mp4", "--device", "cpu", out="again.mp4")
     assert repeated == settings
     assert (settings["dtype"], settings["audio_shift"]) == ("bfloat16", 1.0)
+    assert settings["crop_position"] == 0.25
     assert settings["adapters"] == [[adapter.partition(":")[0], {"video": 0.5, "audio": 2.0}]]
     assert np.array_equal(first.frames, again.frames)
     assert np.array_equal(first.waveform, again.waveform)

@@ -190,3 +190,9 @@ def test_what_is_no_file_is_refused(tmp_path):
     for path in (tmp_path / "missing.png", tmp_path, tmp_path / "pipe", Path("a\0b.png"), Path("n" * 300)):
         with pytest.raises(UserError, match=r"cannot be read|is not a file"):
             images.open_image(path)
+
+
+@pytest.mark.parametrize(("position", "left"), [(0, 0), (0.25, 20), (0.5, 40), (1, 80)])
+def test_the_cut_moves_from_one_end_to_the_other(position, left):
+    assert images.crop_box((120, 40), 40, 40, position) == (left, 0, left + 40, 40)
+    assert images.crop_box((40, 120), 40, 40, position) == (0, left, 40, left + 40)

@@ -76,7 +76,7 @@ def _own_first_frame(path: Path, height: int, width: int) -> np.ndarray | None:
         if request.image is None:
             return None
         check_source_image(request.image, settings.get("image_sha256"))
-        return load_first_frame(request.image, height, width, request.fit)
+        return load_first_frame(request.image, height, width, request.fit, request.crop_position)
     except UserError:  # clips of others, moved pictures: there is just nothing to compare with
         return None
 

@@ -24,15 +24,15 @@ def add_endpoints(studio: Studio) -> None:
     """Add the endpoints to the Blocks in the making."""
 
     def generate(
-        image: str | None,
         prompt: str,
+        image: str | None = None,
         preset: str = catalog.DEFAULT_PRESET,
         shape: str = forms.WIDE,
         seconds: float | None = None,
         seed: float | None = None,
         steps: float | None = None,
-        guidance: float = 5.0,
-        sync_guidance: float = 1.0,
+        guidance: float | None = None,
+        sync_guidance: float | None = None,
         negative: str | None = None,
         model: str = "",
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio asks for it so
@@ -40,15 +40,15 @@ def add_endpoints(studio: Studio) -> None:
         """Make a video clip with sound from a description and, if given, a first frame.
 
         Args:
-            image: The picture the clip starts from; leave it out to start from the description alone.
             prompt: What is seen and heard. Spoken words in double quotes; end with a sentence on the sound.
+            image: The picture the clip starts from; leave it out to start from the description alone.
             preset: quick, standard or full; decides steps and length unless these are given.
             shape: wide, tall, square, or image for the first frame's own.
             seconds: Length of the clip.
             seed: The same seed makes the same clip; leave it out for a random one.
             steps: Denoising steps.
-            guidance: How closely the words are followed; 5 is usual, 1 is off.
-            sync_guidance: How closely sound and picture are held together; 1 is off, 3 is strong.
+            guidance: How closely the words are followed; 1 is off; leave it out for the model's own.
+            sync_guidance: How closely sound and picture are held together; 1 is off, 3 is strong, as above.
             negative: What to steer away from; leave it out for the model's own.
             model: A model of this page; leave it out for its own choice.
 
@@ -57,8 +57,8 @@ def add_endpoints(studio: Studio) -> None:
         """
         form = fill(
             studio,
-            image=image,
             prompt=prompt,
+            image=image,
             preset=preset,
             shape=shape,
             seconds=seconds,
@@ -140,15 +140,16 @@ def _publish(generate: Any, enhance: Any, estimate: Any) -> None:  # noqa: ANN40
     seconds, steps = (gr.Number(None, label=label, visible=False) for label in ("seconds", "steps"))
     trigger = {"concurrency_limit": None, "api_visibility": "public", "show_progress": "hidden"}
     inputs = [
-        gr.Image(type="filepath", image_mode=None, label="image", visible=False),
         gr.Textbox(label="prompt", visible=False),
+        # A file, as gr.Image opens what comes before our own checks, and fails without a sentence.
+        gr.File(type="filepath", label="image", visible=False),
         preset,
         gr.Textbox(forms.WIDE, label="shape", visible=False),
         seconds,
         gr.Number(None, label="seed", precision=0, visible=False),
         steps,
-        gr.Number(5.0, label="guidance", visible=False),
-        gr.Number(1.0, label="sync_guidance", visible=False),
+        gr.Number(None, label="guidance", visible=False),
+        gr.Number(None, label="sync_guidance", visible=False),
         gr.Textbox(None, label="negative", visible=False),
         gr.Textbox("", label="model", visible=False),
     ]
@@ -178,13 +179,18 @@ def fill(studio: Studio, **given: Any) -> Form:  # noqa: ANN401
             raise FieldError(
                 "model", f"there is no model {name!r} here; choose {', '.join(studio.model_names)}"
             )
-        preset = catalog.find_preset(given.get("preset") or catalog.DEFAULT_PRESET)
-    model = describe_model(name, studio.settings)
+        model = describe_model(name, studio.settings)
+        preset = model.preset(given.get("preset") or catalog.DEFAULT_PRESET)
     values = {key: value for key, value in given.items() if value is not None}
-    values.setdefault("seconds", preset.num_frames(model) / model.frame_rate)
-    values.setdefault("steps", preset.num_inference_steps)
-    values.setdefault("negative", catalog.default_negative_prompt())
-    return Form(**values | {"model": name, "preset": preset.name, "random_seed": given.get("seed") is None})
+    best = {
+        "seconds": model.clip_length(preset) / model.frame_rate,
+        "steps": preset.num_inference_steps,
+        "guidance": model.guidance_scale,
+        "sync_guidance": model.bridge_guidance_scale,
+        "negative": model.negative_prompt,
+    }
+    fixed = {"model": name, "preset": preset.name, "random_seed": given.get("seed") is None}
+    return Form(**best | values | fixed)
 
 
 class told:  # noqa: N801 - reads as a statement

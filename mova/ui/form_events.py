@@ -1,6 +1,5 @@
 """What the form says about itself while it is filled in: what is wrong, what it will make, at what cost."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from mova.shapes import MAX_PROMPT_TOKENS
 from mova.types import UserError
 from mova.ui import forms, html, pictures
 from mova.ui.forms import FieldError, Form
-from mova.ui.generate import GenerateTab
+from mova.ui.generate import KEEP_HEIGHT, KEEP_WIDTH, GenerateTab
 from mova.ui.studio import Studio
 
 READY_SECONDS = 60.0
@@ -26,13 +25,14 @@ class FormEvents:
 
     def check(self, visitor: str, *values: object) -> list[dict]:
         """The validator of the form: a sentence under the field that is wrong."""
-        del visitor
-        names = ["", *(field.name for field in dataclasses.fields(Form))]
+        names = ["", *forms.FIELDS]
         wrong, message = "", ""
         try:
-            Form(*values).request(self.studio.settings)
+            self.studio.check(visitor, Form.read(values))
         except FieldError as error:
             wrong, message = error.field, html.sentence(str(error))
+        except UserError:
+            wrong = ""  # it lies in no field: the click itself says what is wrong
         return [gr.validate(name != wrong or not wrong, message) for name in names]
 
     def describe(self, *values: object) -> str:
@@ -63,37 +63,56 @@ class FormEvents:
             parts.append(html.meter("Speech", spoken, seconds, text))
         return f'<div class="mova-meters">{"".join(parts)}</div>'
 
-    def preview_crop(self, *values: object) -> Any:  # noqa: ANN401
-        """The first frame with what falls outside the clip dimmed."""
+    def preview_crop(self, *values: object) -> tuple[Any, str, Any]:
+        """The box of the preview, the first frame with what falls outside dimmed, and what moves the cut."""
         form = wordless(values)
         if not form.image:
-            return gr.update(visible=False, value="")
+            return gr.update(visible=False), "", gr.update()
         try:
             height, width = form.size(forms.describe_model(form.model, self.studio.settings))
-            picture = pictures.draw_crop(Path(form.image), height, width, form.fit)
+            picture, cut = pictures.draw_crop(
+                Path(form.image), height, width, form.fit, float(form.crop_position)
+            )
         except UserError as error:
-            return gr.update(visible=True, value=html.note(str(error), "error"))
-        text = "Bright: what the clip starts from." if form.fit == "crop" else "What the clip starts from."
-        return gr.update(
-            visible=True, value=html.picture(picture, "The first frame as the clip starts") + html.note(text)
-        )
+            return gr.update(visible=True), html.note(str(error), "error"), gr.update(visible=False)
+        text = "Bright: what the clip starts from." if cut else "The clip starts from this."
+        keep = gr.update(visible=bool(cut), label=KEEP_HEIGHT if cut == "height" else KEEP_WIDTH)
+        shown = html.picture(picture, "The first frame as the clip starts") + html.note(text)
+        return gr.update(visible=True), shown, keep
+
+    def show_adapters(self, count: int) -> list:
+        """As many places for adapters as are asked for, and whether there can be more."""
+        shown = [gr.update(visible=slot < count) for slot in range(forms.MAX_ADAPTERS)]
+        return [*shown, gr.update(visible=count < forms.MAX_ADAPTERS)]
 
     def choose_preset(self, name: str, model: str) -> tuple[float, int]:
         """Length and steps of a preset."""
-        preset = catalog.find_preset(name)
         described = forms.describe_model(model, self.studio.settings)
-        seconds = preset.num_frames(described) / described.frame_rate
+        preset = described.preset(name)
+        seconds = described.clip_length(preset) / described.frame_rate
         return round(min(seconds, self.studio.settings.max_seconds), 2), preset.num_inference_steps
+
+    def choose_model(self, model: str) -> tuple:
+        """The presets of a model, and the settings it is best used with."""
+        described = forms.describe_model(model, self.studio.settings)
+        presets = gr.update(choices=forms.preset_choices(described), value=catalog.DEFAULT_PRESET)
+        return (
+            presets,
+            *self.choose_preset(catalog.DEFAULT_PRESET, model),
+            described.guidance_scale,
+            described.bridge_guidance_scale,
+            described.negative_prompt,
+        )
 
 
 def wordless(values: tuple) -> Form:
-    """The form of all its fields but the prompt.
+    """The form of all its own fields but the prompt, and without adapters.
 
     gradio takes away what a validator said of a field as soon as any event that reads the field is done, so
-    events that do not need the prompt do not read it.
+    events that do not need the prompt and the adapters do not read them.
     """
     image, *rest = values
-    return Form(image, "-", *rest)
+    return Form.read([image, "-", *rest])
 
 
 def wire_form(studio: Studio, tab: GenerateTab, machine: gr.HTML, demo: gr.Blocks) -> None:
@@ -101,8 +120,10 @@ def wire_form(studio: Studio, tab: GenerateTab, machine: gr.HTML, demo: gr.Block
     events = FormEvents(studio)
     live = {"trigger_mode": "always_last", **PRIVATE}
     field = tab.field
-    unspoken = [component for component in tab.form if component is not field("prompt")]
-    tab.field("preset").input(
+    unspoken = [field(name) for name in forms.OWN_FIELDS if name != "prompt"]
+    chosen = ("preset", "seconds", "steps", "guidance", "sync_guidance", "negative")
+    field("model").input(events.choose_model, [field("model")], [field(name) for name in chosen], **live)
+    field("preset").input(
         events.choose_preset, [field("preset"), field("model")], [field("seconds"), field("steps")], **live
     )
     priced = ("model", "shape", "seconds", "steps", "guidance", "sync_guidance", "exact_size", "image")
@@ -119,9 +140,12 @@ def wire_form(studio: Studio, tab: GenerateTab, machine: gr.HTML, demo: gr.Block
         **live,
     )
     gr.on(
-        [field(name).change for name in ("image", "shape", "fit", "exact_size", "model")],
+        [field(n).change for n in ("image", "shape", "fit", "crop_position", "exact_size", "model")],
         events.preview_crop,
         unspoken,
-        [tab.crop],
+        [tab.crop_box, tab.crop, field("crop_position")],
         **live,
     )
+    tab.more_adapters.click(lambda count: count + 1, [tab.adapters_shown], [tab.adapters_shown], **PRIVATE)
+    places = [*tab.adapter_boxes, tab.more_adapters]
+    tab.adapters_shown.change(events.show_adapters, [tab.adapters_shown], places, **PRIVATE)

@@ -1,6 +1,7 @@
 """The generate form: what is in its fields, what that means for the model, and which field is wrong."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ from mova.images import open_image
 from mova.prompting.cleaning import clean_prompt
 from mova.shapes import frames_for_seconds, parse_size, size_for_aspect
 from mova.strengths import is_repo
-from mova.types import SHIFTS, GenerationRequest, UserError, check_finite
+from mova.types import SHIFTS, GenerationRequest, Strength, UserError, check_finite
 from mova.ui.settings import Settings, describe_model
 
 WIDE, TALL, SQUARE, AS_IMAGE = "wide", "tall", "square", "image"
@@ -20,6 +21,8 @@ SHAPES = (WIDE, TALL, SQUARE, AS_IMAGE)
 RANDOM_SEEDS = 2**31
 MAX_SEED = 2**53 - 1  # what a browser's number can hold
 MAX_UPLOAD_SIDE = 2048  # as the largest clip
+MAX_ADAPTERS = 4
+OWN = "trained:"
 
 
 class FieldError(UserError):
@@ -34,11 +37,31 @@ class FieldError(UserError):
 
 
 @dataclass(frozen=True)
-class Form:
-    """The form's values as the page sends them, in the order of its fields.
+class AdapterChoice:
+    """One adapter of the form and its strength for each part: a file, or else a name.
 
-    `image` and `adapter_file` are files or None, `adapter_trained` is the name of one of the visitor's own.
-    A `seed` of None is a random one, a shift of None or 0 the model's own.
+    A name is a Hub repo, or OWN and the name of an adapter trained in this visitor's browser.
+    """
+
+    file: str | None = None
+    name: str = ""
+    video: float = 1.0
+    audio: float = 1.0
+    bridge: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", str(self.name or "").strip())  # an untouched field is sent as null
+
+    @property
+    def is_chosen(self) -> bool:
+        return bool(self.file or self.name)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the page asks for; its components are those of `FIELDS`.
+
+    `image` is a file or None. A `seed` of None is a random one, a shift of None or 0 the model's own.
     """
 
     image: str | None = None
@@ -56,13 +79,22 @@ class Form:
     audio_shift: float | None = None
     negative: str = ""
     fit: str = "crop"
+    crop_position: float = 0.5
     exact_size: str = ""
-    adapter_trained: str = ""
-    adapter_file: str | None = None
-    adapter_repo: str = ""
-    adapter_video: float = 1.0
-    adapter_audio: float = 1.0
-    adapter_bridge: float = 1.0
+    adapters: tuple[AdapterChoice, ...] = ()
+
+    @classmethod
+    def read(cls, values: Sequence[object]) -> "Form":
+        """The form of its components' values, in the order of `FIELDS`."""
+        own, rest = values[: len(OWN_FIELDS)], values[len(OWN_FIELDS) :]
+        choices = (AdapterChoice(*rest[at : at + len(PARTS)]) for at in range(0, len(rest), len(PARTS)))
+        return cls(*own, tuple(choices))
+
+    def values(self) -> list[object]:
+        """The components' values, in the order of `FIELDS`."""
+        slots = [*self.adapters, *[AdapterChoice()] * MAX_ADAPTERS][:MAX_ADAPTERS]
+        own = [getattr(self, name) for name in OWN_FIELDS]
+        return own + [getattr(slot, part) for slot in slots for part in PARTS]
 
     def __post_init__(self) -> None:
         # An untouched text field of the page is sent as null.
@@ -97,7 +129,8 @@ class Form:
             _shift(self.audio_shift),
             seed,
             self.fit,
-            self.adapters(),
+            float(self.crop_position),
+            tuple(self._adapter(slot, each) for slot, each in enumerate(self.adapters) if each.is_chosen),
         )
 
     def size(self, model: catalog.Model) -> tuple[int, int]:
@@ -122,17 +155,17 @@ class Form:
             aspect = min(max(image.width / image.height, 0.4), 2.5)
         return size_for_aspect(aspect, model.height * model.width)
 
-    def adapters(self) -> tuple:
-        source = self.adapter_file or self.adapter_repo.strip()
-        if not source:
-            return ()
+    def _adapter(self, slot: int, choice: AdapterChoice) -> tuple[str, Strength]:
+        """The source and strength of a choice whose own adapters have become files."""
+        source = choice.file or choice.name
         # What a visitor types must not name a file or folder of this machine.
-        if not self.adapter_file and (not is_repo(source) or Path(source).exists()):
-            raise FieldError("adapter_repo", f"{source!r} is no repo of the Hub; give one as owner/name")
-        if self.adapter_video == self.adapter_audio == self.adapter_bridge:
-            return ((source, float(self.adapter_video)),)
-        by_part = {"video": self.adapter_video, "audio": self.adapter_audio, "bridge": self.adapter_bridge}
-        return ((source, by_part),)
+        if not choice.file and (not is_repo(source) or Path(source).exists()):
+            raise FieldError(
+                adapter_field(slot, "name"), f"{source!r} is no repo of the Hub; give one as owner/name"
+            )
+        if choice.video == choice.audio == choice.bridge:
+            return source, float(choice.video)
+        return source, {"video": choice.video, "audio": choice.audio, "bridge": choice.bridge}
 
     def _check(self, settings: Settings) -> None:
         with blaming("prompt"):
@@ -155,8 +188,10 @@ class Form:
         for name in ("video_shift", "audio_shift"):
             if getattr(self, name):
                 self._check_number(name, getattr(self, name), *SHIFTS)
-        for name in ("adapter_video", "adapter_audio", "adapter_bridge"):
-            self._check_number(name, getattr(self, name), -2, 2)
+        self._check_number("crop_position", self.crop_position, 0, 1)
+        for slot, choice in enumerate(self.adapters):
+            for part in ("video", "audio", "bridge"):
+                self._check_number(adapter_field(slot, part), getattr(choice, part), -2, 2)
 
     def _check_model(self, settings: Settings) -> None:
         """A page runs the models it offers; a name from outside must not make it read some folder."""
@@ -170,6 +205,16 @@ class Form:
             check_finite(name.replace("_", " "), value, low, high)
             if whole and value != int(value):
                 raise UserError(f"{name}={value} must be a whole number")
+
+
+def adapter_field(slot: int, part: str) -> str:
+    """What the component for a part of an adapter's choice is called."""
+    return f"adapter_{slot}_{part}"
+
+
+OWN_FIELDS = tuple(field.name for field in fields(Form) if field.name != "adapters")
+PARTS = tuple(field.name for field in fields(AdapterChoice))
+FIELDS = (*OWN_FIELDS, *(adapter_field(slot, part) for slot in range(MAX_ADAPTERS) for part in PARTS))
 
 
 class blaming:  # noqa: N801 - reads as a statement
@@ -214,6 +259,14 @@ def prepare_image(source: Path, target: Path) -> str:
 
 def _shift(value: float | None) -> float | None:
     return float(value) if value else None
+
+
+def preset_choices(model: catalog.Model) -> list[tuple[str, str]]:
+    """Labels and names of the model's presets."""
+    return [
+        (f"{preset.name.capitalize()} ({preset.num_inference_steps} steps)", preset.name)
+        for preset in model.presets
+    ]
 
 
 def describe_size(request: GenerationRequest) -> str:

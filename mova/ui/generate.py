@@ -1,6 +1,6 @@
 """The generate tab: the form on one side, the clip on the other, examples and one's own clips below."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import gradio as gr
 
@@ -16,19 +16,21 @@ SHAPE_CHOICES = [
     ("Square", forms.SQUARE),
     ("As the picture", forms.AS_IMAGE),
 ]
+KEEP_WIDTH, KEEP_HEIGHT = "What is kept, from left to right", "What is kept, from top to bottom"
 PLACEHOLDER = (
     'A woman at a kitchen table looks up and smiles. She says, "Good morning." '
     "The audio shows her calm voice and a kettle."
 )
 EMPTY = (
     "Your clip appears here",
-    "Pick an example below, or describe a moment: what is seen, what is said, what is heard.",
+    "Describe a moment: what is seen, what is said, what is heard. A picture to start from is welcome.",
 )
+PICK = "Pick an example below, or describe a moment: what is seen, what is said, what is heard."
 
 
 @dataclass
 class GenerateTab:
-    """The tab's components. `form` has one for each field of `Form`, in its order."""
+    """The tab's components. `form` has one for each of `forms.FIELDS`, in their order."""
 
     form: list[gr.components.Component]
     suggest: gr.Button
@@ -38,6 +40,7 @@ class GenerateTab:
     use_suggestion: gr.Button
     dismiss_suggestion: gr.Button
     crop: gr.HTML
+    crop_box: gr.Column
     meters: gr.HTML
     cost_note: gr.HTML
     make: gr.Button
@@ -56,12 +59,15 @@ class GenerateTab:
     examples: gr.Gallery | None
     mine_box: gr.Column
     mine: gr.Gallery
+    adapter_boxes: list[gr.Group]
+    more_adapters: gr.Button
+    adapters_shown: gr.State
     shown_clip: gr.State
     run_id: gr.State
 
     def field(self, name: str) -> gr.components.Component:
         """The form's component for a field of `Form`."""
-        return self.form[[f.name for f in fields(forms.Form)].index(name)]
+        return self.form[forms.FIELDS.index(name)]
 
     @property
     def shown(self) -> list[gr.components.Component]:
@@ -86,14 +92,17 @@ def build_generate(studio: Studio, examples: list[Example]) -> GenerateTab:
             parts |= _lay_out_picture_and_words(by_name)
             parts |= _lay_out_shape(studio, by_name)
             with gr.Row(elem_classes="mova-phone-wrap"):
-                parts["make"] = gr.Button("Make the clip", variant="primary", elem_id="make", scale=3)
+                # It can be pressed once the page has told the browser its name (`hello`).
+                parts["make"] = gr.Button(
+                    "Make the clip", variant="primary", elem_id="make", scale=3, interactive=False
+                )
                 parts["stop"] = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=90)
-            lay_out_advanced(studio, by_name)
+            parts |= lay_out_advanced(studio, by_name)
         with gr.Column(scale=6, min_width=320):
-            parts |= _lay_out_result()
+            parts |= _lay_out_result(bool(examples))
     parts["examples"] = _lay_out_examples(examples)
     with gr.Column(visible=False) as mine_box:
-        gr.Markdown("### Your clips", elem_classes="mova-plain")
+        gr.Markdown("## Your clips", elem_classes="mova-plain")
         parts["mine"] = gr.Gallery(
             label="Your clips",
             show_label=False,
@@ -108,7 +117,7 @@ def build_generate(studio: Studio, examples: list[Example]) -> GenerateTab:
         kept = f"{hours:g} hours" if hours < 72 else f"{hours / 24:g} days"
         gr.HTML(html.note(f"Only this browser sees them. They are deleted after {kept}."))
     parts["mine_box"] = mine_box
-    parts["form"] = [by_name[field.name] for field in fields(forms.Form)]
+    parts["form"] = [by_name[name] for name in forms.FIELDS]
     return GenerateTab(**parts)
 
 
@@ -123,7 +132,17 @@ def _lay_out_picture_and_words(by_name: dict) -> dict:
             elem_id="first-frame",
             buttons=[],
         )
-        crop = gr.HTML(elem_id="crop", visible=False, padding=True)
+        with gr.Column(visible=False, elem_id="crop-box", elem_classes="mova-tight") as crop_box:
+            crop = gr.HTML(elem_id="crop", padding=True)
+            by_name["fit"] = gr.Radio(
+                [("Cut to fit", "crop"), ("Black bars", "pad")],
+                value="crop",
+                label="Where the picture has another shape",
+                elem_id="fit",
+            )
+            by_name["crop_position"] = gr.Slider(
+                0, 1, value=0.5, step=0.01, label=KEEP_WIDTH, elem_id="crop-position", buttons=[]
+            )
     with gr.Group():
         by_name["prompt"] = gr.Textbox(
             label="What is seen and heard",
@@ -143,6 +162,7 @@ def _lay_out_picture_and_words(by_name: dict) -> dict:
             dismiss = gr.Button("Keep mine", size="sm", elem_id="dismiss-suggestion")
     return {
         "crop": crop,
+        "crop_box": crop_box,
         "meters": meters,
         "suggest": suggest,
         "suggestion_box": box,
@@ -162,12 +182,12 @@ def _lay_out_shape(studio: Studio, by_name: dict) -> dict:
         visible=len(names) > 1,
         elem_id="model",
     )
-    presets = [
-        (f"{preset.name.capitalize()} ({preset.num_inference_steps} steps)", preset.name)
-        for preset in catalog.PRESETS.values()
-    ]
     by_name["preset"] = gr.Radio(
-        presets, value=catalog.DEFAULT_PRESET, label="Care taken", elem_id="preset", elem_classes="mova-wrap"
+        forms.preset_choices(studio.model),
+        value=catalog.DEFAULT_PRESET,
+        label="Care taken",
+        elem_id="preset",
+        elem_classes="mova-wrap",
     )
     by_name["shape"] = gr.Radio(SHAPE_CHOICES, value=forms.WIDE, label="Shape", elem_id="shape")
     by_name["seconds"] = gr.Slider(
@@ -181,8 +201,9 @@ def _lay_out_shape(studio: Studio, by_name: dict) -> dict:
     return {"cost_note": gr.HTML(elem_id="cost-note")}
 
 
-def _lay_out_result() -> dict:
-    status = gr.HTML(html.empty(*EMPTY), elem_id="status", padding=True)
+def _lay_out_result(has_examples: bool) -> dict:
+    title, text = EMPTY
+    status = gr.HTML(html.empty(title, PICK if has_examples else text), elem_id="status", padding=True)
     with gr.Column(visible=False, elem_id="result") as result:
         player = gr.Video(
             label="Clip",
@@ -238,7 +259,7 @@ def _lay_out_examples(examples: list[Example]) -> gr.Gallery | None:
     pictured = [example for example in examples if example.image or example.clip]
     if not pictured:
         return None
-    gr.Markdown("### Examples", elem_classes="mova-plain")
+    gr.Markdown("## Examples", elem_classes="mova-plain")
     return gr.Gallery(
         value=[(str(example.image or example.clip), example.title) for example in pictured],
         label="Examples",

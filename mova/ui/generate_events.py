@@ -1,6 +1,5 @@
 """What happens when somebody uses the generate tab."""
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ class GenerateEvents:
         """Put the clip in the line."""
         tab = self.tab
         try:
-            run = self.studio.submit(visitor, Form(*values))
+            run = self.studio.submit(visitor, Form.read(values))
         except (UserError, BackendError) as error:
             return {tab.run_id: "", tab.status: html.note(str(error), "error")}
         return {
@@ -77,9 +76,11 @@ class GenerateEvents:
                 yield {tab.status: now}
         yield self._ended(owner, run.outcome.kind, run.outcome.message, run.job.folder.name)
 
-    def list_adapters(self, visitor: str) -> Any:  # noqa: ANN401
+    def list_adapters(self, visitor: str) -> list:
+        """The visitor's own adapters as choices, for each place."""
         names = self.studio.trained_adapters(visitor)
-        return gr.update(choices=names, visible=bool(names))
+        choices = [(f"{name} (trained here)", f"{forms.OWN}{name}") for name in names]
+        return [gr.update(choices=choices)] * forms.MAX_ADAPTERS
 
     def stop(self, visitor: str, run_id: str) -> Updates:
         run = self.studio.line.get(self.studio.visitors.folder_name(visitor), run_id)
@@ -87,12 +88,13 @@ class GenerateEvents:
             self.studio.line.stop(run)
         return {self.tab.stop: gr.update(interactive=False)}
 
-    def hello(self, visitor: str | None) -> tuple[str, str, list, Any, list[str]]:
+    def hello(self, visitor: str | None) -> tuple[str, str, Any, list, Any, list[str]]:
         """Greet a browser: give it a name if it has none, and find its clips and its run."""
         if not self.studio.visitors.is_known(visitor):
             visitor = self.studio.visitors.issue()
         run = self.studio.line.current(self.studio.visitors.folder_name(visitor))
-        return visitor, run.run_id if run else "", *self.list_mine(visitor)
+        run_id = run.run_id if run else ""
+        return visitor, run_id, gr.update(interactive=True), *self.list_mine(visitor)
 
     def list_mine(self, visitor: str) -> tuple[list, Any, list[str]]:
         """The gallery, whether it is shown, and the clips' ids in its order."""
@@ -197,9 +199,9 @@ class GenerateEvents:
             return None
 
     def _fill(self, form: Form) -> Updates:
-        values = {field.name: getattr(form, field.name) for field in dataclasses.fields(Form)}
-        values["adapter_trained"] = values["adapter_trained"] or None  # "" is not among a dropdown's choices
-        return dict(zip(self.tab.form, values.values(), strict=True))
+        return dict(zip(self.tab.form, form.values(), strict=True)) | {
+            self.tab.adapters_shown: max(1, len(form.adapters))
+        }
 
 
 def show(tab: GenerateTab, entry: Entry) -> Updates:
@@ -246,8 +248,9 @@ def wire(
     }
     relist = {"fn": events.list_mine, "inputs": [visitor], "outputs": listing}
 
-    hello = demo.load(events.hello, [visitor], [visitor, tab.run_id, *listing], **PRIVATE)
-    hello.then(events.list_adapters, [visitor], [tab.field("adapter_trained")], **PRIVATE)
+    hello = demo.load(events.hello, [visitor], [visitor, tab.run_id, tab.make, *listing], **PRIVATE)
+    own_adapters = [tab.field(forms.adapter_field(slot, "name")) for slot in range(forms.MAX_ADAPTERS)]
+    hello.then(events.list_adapters, [visitor], own_adapters, **PRIVATE)
     hello.then(**follow, **PRIVATE).then(**relist, **PRIVATE)
     made = tab.make.click(
         events.make,
@@ -262,12 +265,13 @@ def wire(
 
     tab.mine.select(events.pick_mine, [visitor, mine_ids], tab.shown, **PRIVATE)
     shown = [visitor, tab.shown_clip]
-    tab.reuse.click(events.reuse, shown, [*tab.form, tab.status], **PRIVATE)
+    filled = [*tab.form, tab.adapters_shown]
+    tab.reuse.click(events.reuse, shown, [*filled, tab.status], **PRIVATE)
     tab.go_on.click(events.go_on, shown, [tab.field("image"), tab.field("shape")], **PRIVATE)
     tab.train.click(events.keep_for_training, shown, [tab.figures], **PRIVATE)
     tab.delete.click(events.delete, shown, [tab.result, tab.player, tab.status, *listing], **PRIVATE)
-    tab.restore.upload(events.restore, [visitor, tab.restore], [*tab.form, tab.status], **PRIVATE)
+    tab.restore.upload(events.restore, [visitor, tab.restore], [*filled, tab.status], **PRIVATE)
     if tab.examples is not None:
-        tab.examples.select(events.pick_example, None, [*tab.form, *tab.shown], **PRIVATE)
+        tab.examples.select(events.pick_example, None, [*filled, *tab.shown], **PRIVATE)
     wire_form(studio, tab, machine, demo)
     suggest(studio, tab, visitor)

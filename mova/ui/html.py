@@ -93,7 +93,7 @@ def empty(title: str, text: str) -> str:
             f'<rect x="{4 + 8 * i}" y="{24 - h / 2}" width="4" height="{h}" rx="2"/>'
             for i, h in enumerate((6, 14, 24, 36, 20, 40, 28, 14, 30, 18, 8))
         )
-        + f"</svg><h3>{escape(title)}</h3><p>{escape(text)}</p></div>"
+        + f"</svg><h2>{escape(title)}</h2><p>{escape(text)}</p></div>"
     )
 
 

@@ -3,10 +3,12 @@
 import threading
 import time
 from collections import deque
-
-import gradio as gr
+from typing import TYPE_CHECKING
 
 from mova.types import UserError
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 WINDOW_SECONDS = 60.0
 MOST_KNOWN = 10_000
@@ -35,7 +37,7 @@ class Limiter:
             times.append(now)
 
 
-def caller_of(request: gr.Request | None) -> str:
+def caller_of(request: "gr.Request | None") -> str:
     """Who calls: on a Space the first hop that the proxy names, else the connection's address."""
     if request is None:
         return "nobody"

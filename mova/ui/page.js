@@ -17,6 +17,11 @@
     input.files = transfer.files;
     input.dispatchEvent(new Event("change", { bubbles: true }));
   }, true);
+  // gradio leaves the picture's own button without a name.
+  new MutationObserver(() => {
+    for (const button of document.querySelectorAll("#strip button:not([aria-label]):not([title])"))
+      button.setAttribute("aria-label", "Frames over sound, larger");
+  }).observe(document, { childList: true, subtree: true });
   // On a phone the clip is below the form: go there once it is being made.
   addEventListener("click", (event) => {
     if (!event.target.closest("#make") || innerWidth > 720) return;

@@ -38,24 +38,30 @@ def small_frames(frames: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(image) for image in resized])
 
 
-def draw_crop(path: Path, height: int, width: int, fit: str) -> bytes:
-    """A WebP of the first frame: with "crop" what falls outside is dimmed, with "pad" as it will be.
+def draw_crop(path: Path, height: int, width: int, fit: str, position: float = 0.5) -> tuple[bytes, str]:
+    """A WebP of the first frame, and the side of it that is cut: "width", "height", or "" for none.
+
+    With "crop" what falls outside is dimmed, with "pad" the picture is as it will be.
 
     Raises:
         UserError: as `mova.images.open_image`.
     """
     image = open_image(path)
+    cut = ""
     if fit == "pad":
         image = fit_image(image, height, width, fit)
+    else:
+        left, top, right, bottom = crop_box(image.size, height, width)
+        cut = "width" if right - left < image.width else "height" if bottom - top < image.height else ""
     image.thumbnail((CROP_SIDE, CROP_SIDE))
     if fit == "crop":
-        box = crop_box(image.size, height, width)
+        box = crop_box(image.size, height, width, position)
         dimmed = Image.blend(image, Image.new("RGB", image.size, "#808890"), 0.72)
         dimmed.paste(image.crop(box), box[:2])
         image = dimmed
     buffer = BytesIO()
     image.save(buffer, "WEBP", quality=80)
-    return buffer.getvalue()
+    return buffer.getvalue(), cut
 
 
 def save_last_frame(clip: Path) -> Path:

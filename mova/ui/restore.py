@@ -1,5 +1,6 @@
 """From a clip's settings back to the form that asks for them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from mova.media import read_settings
 from mova.strengths import is_repo
 from mova.types import GenerationRequest
 from mova.ui import forms, pictures
-from mova.ui.forms import Form
+from mova.ui.forms import MAX_ADAPTERS, AdapterChoice, Form
 from mova.ui.studio import Studio
 
 PARTS = ("video", "audio", "bridge")
@@ -25,8 +26,11 @@ def restore_clip(studio: Studio, visitor: str, clip: Path) -> tuple[Form, str]:
     GenerationRequest.from_settings(settings)
     image, remark = _first_frame_of(studio, visitor, clip, settings)
     form = form_of(studio, settings, image, str(settings.get("model", "")))
-    if settings.get("adapters") and not form.adapter_repo:
-        remark = f"{remark} Its adapter is a file that is not here: choose it again.".strip()
+    if missing := len(settings.get("adapters", ())) - len(form.adapters):
+        what = (
+            "An adapter of it is a file that is" if missing == 1 else f"{missing} of its adapters are files"
+        )
+        remark = f"{remark} {what} not here: choose it again.".strip()
     return form, remark
 
 
@@ -39,14 +43,7 @@ def form_of(
     """
     name = model if model in studio.model_names else studio.model_name
     described = forms.describe_model(name, studio.settings)
-    fresh = GenerationRequest(
-        "-",
-        height=described.height,
-        width=described.width,
-        num_frames=catalog.find_preset(catalog.DEFAULT_PRESET).num_frames(described),
-        negative_prompt=catalog.default_negative_prompt(),
-        num_inference_steps=catalog.find_preset(catalog.DEFAULT_PRESET).num_inference_steps,
-    )
+    fresh = GenerationRequest("-", **described.defaults(described.preset()))
     request = GenerationRequest.from_settings(fresh.to_settings() | settings)
     size = (request.height, request.width)
     shape = forms.TALL if size == (described.width, described.height) != size[::-1] else forms.WIDE
@@ -67,25 +64,21 @@ def form_of(
         audio_shift=request.audio_shift,
         negative=request.negative_prompt,
         fit=request.fit,
-        **_adapter_fields(request, folder),
+        crop_position=request.crop_position,
+        adapters=tuple(_adapter_choices(request, folder)),
         exact_size="" if is_own_size else f"{request.width}x{request.height}",
     )
 
 
-def _adapter_fields(request: GenerationRequest, folder: Path | None) -> dict[str, Any]:
-    """The form's fields for the request's first adapter, as far as it is here or on the Hub."""
-    if not request.adapters:
-        return {}
-    source, strength = request.adapters[0]
-    strengths = (
-        strength if isinstance(strength, dict) else dict.fromkeys(("video", "audio", "bridge"), strength)
-    )
-    fields: dict[str, Any] = {f"adapter_{part}": value for part, value in strengths.items() if part in PARTS}
-    if folder and (folder / Path(source).name).is_file():
-        fields["adapter_file"] = str(folder / Path(source).name)
-    elif is_repo(source):
-        fields["adapter_repo"] = source
-    return fields
+def _adapter_choices(request: GenerationRequest, folder: Path | None) -> Iterator[AdapterChoice]:
+    """The form's choices for the request's adapters, as far as they are here or on the Hub."""
+    for source, strength in request.adapters[:MAX_ADAPTERS]:
+        given = strength if isinstance(strength, dict) else dict.fromkeys(PARTS, strength)
+        strengths = {part: value for part, value in given.items() if part in PARTS}
+        if folder and (folder / Path(source).name).is_file():
+            yield AdapterChoice(file=str(folder / Path(source).name), **strengths)
+        elif is_repo(source):
+            yield AdapterChoice(name=source, **strengths)
 
 
 def _first_frame_of(

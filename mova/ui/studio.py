@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mova import catalog, hub
+from mova import hub
 from mova.catalog import human_seconds
 from mova.checks import check_request
 from mova.outputs import new_output
@@ -20,7 +20,7 @@ from mova.prompting.tokens import TokenMeter
 from mova.prompting.words import speech_seconds
 from mova.types import BackendError, GenerationRequest, UserError
 from mova.ui.costs import Costs
-from mova.ui.forms import FieldError, Form, blaming, describe_size, prepare_image
+from mova.ui.forms import OWN, FieldError, Form, adapter_field, blaming, describe_size, prepare_image
 from mova.ui.history import CLIP, FIRST_FRAME, SETTINGS, Entry, History
 from mova.ui.jobs import Line, Run
 from mova.ui.limits import Limiter
@@ -83,9 +83,7 @@ class Studio:
         owner = self.visitors.folder_name(visitor)
         if sum(run.owner == owner for run in self.line.active()) >= VISITORS_IN_LINE:
             raise UserError("two clips of yours are in the line already; wait for one, or stop it")
-        if form.adapter_trained:
-            form = dataclasses.replace(form, adapter_file=str(self._trained_adapter(owner, form)))
-        request = form.request(self.settings)
+        request = self._with_own_adapters(owner, form).request(self.settings)
         folder = self.history.new_folder(owner)
         try:
             request = self._move_in(request, folder)
@@ -94,6 +92,10 @@ class Studio:
         except (UserError, BackendError):
             self.history.discard(folder)
             raise
+
+    def check(self, visitor: str, form: Form) -> None:
+        """Raise FieldError if something in the form is wrong, as far as it can be told at once."""
+        self._with_own_adapters(self.visitors.folder_name(visitor), form).request(self.settings)
 
     def adapters_folder(self, owner: str) -> Path:
         """Where adapters trained from the owner's browser lie as .safetensors: the train tab's way out."""
@@ -133,11 +135,20 @@ class Studio:
         """What a prompt for `idea` is checked against."""
         return Brief(idea, seconds, has_image)
 
-    def _trained_adapter(self, owner: str, form: Form) -> Path:
-        for path in self.adapters_folder(owner).glob("*.safetensors"):
-            if path.stem == form.adapter_trained:
-                return path
-        raise FieldError("adapter_trained", f"there is no adapter {form.adapter_trained!r} of yours here")
+    def _with_own_adapters(self, owner: str, form: Form) -> Form:
+        """The form with the files of the adapters that it names as the visitor's own."""
+        own = {path.stem: path for path in self.adapters_folder(owner).glob("*.safetensors")}
+        adapters = []
+        for slot, choice in enumerate(form.adapters):
+            if not choice.file and choice.name.startswith(OWN):
+                name = choice.name.removeprefix(OWN)
+                if name not in own:
+                    raise FieldError(
+                        adapter_field(slot, "name"), f"there is no adapter {name!r} of yours here"
+                    )
+                choice = dataclasses.replace(choice, file=str(own[name]))
+            adapters.append(choice)
+        return dataclasses.replace(form, adapters=tuple(adapters))
 
     def _run(self, job: Job) -> Outcome:
         if self.run_on_gpu is not None:
@@ -177,9 +188,11 @@ class Studio:
                 prepare_image(request.image, folder / FIRST_FRAME)
             request = request.replace(image=folder / FIRST_FRAME)
         adapters = []
-        for source, strength in request.adapters:
+        for number, (source, strength) in enumerate(request.adapters, 1):
             if Path(source).is_file():
                 target = folder / Path(source).name
+                if target.exists():  # two files of one name
+                    target = target.with_stem(f"{target.stem}-{number}")
                 _link(Path(source), target)
                 source = str(target)
             adapters.append((source, strength))
@@ -219,8 +232,7 @@ class Studio:
     @property
     def default_seconds(self) -> float:
         """The length that a fresh form proposes."""
-        preset = catalog.find_preset(catalog.DEFAULT_PRESET)
-        return round(preset.num_frames(self.model) / self.model.frame_rate, 2)
+        return round(self.model.clip_length(self.model.preset()) / self.model.frame_rate, 2)
 
     def _fetch(self, name: str) -> None:
         """Download the model before a GPU is booked for it: waiting for the Hub would cost quota."""

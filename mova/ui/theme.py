@@ -76,7 +76,7 @@ def make_theme() -> gr.themes.Base:
         button_primary_background_fill="*primary_500",
         button_primary_background_fill_hover="*primary_600",
         button_primary_background_fill_dark="*primary_500",
-        button_primary_background_fill_hover_dark="*primary_400",
+        button_primary_background_fill_hover_dark="*primary_600",
         button_primary_text_color="white",
         button_secondary_background_fill="*neutral_100",
         button_secondary_background_fill_hover="*neutral_200",

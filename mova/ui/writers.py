@@ -1,7 +1,7 @@
 """Who writes prompts for the page: a server, a model here, the small one that comes along, or nobody."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 from mova.prompting.cache import AnswerCache
@@ -25,6 +25,10 @@ class WriterChoice:
     model: str = ""
     api_key: str = ""
     local_model: str = ""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # an untouched field of the page is sent as null
+            object.__setattr__(self, field.name, getattr(self, field.name) or "")
 
 
 def offered_writers(studio: Studio) -> list[tuple[str, str]]:

@@ -58,6 +58,8 @@ def take(demo: Demo, stem: Path) -> None:
     page.locator("#prompt textarea").fill(PROMPT)
     page.locator("#crop img").wait_for()
     page.get_by_text("More settings").click()
+    page.get_by_text("Adapters (LoRA)").click()
+    page.locator("#more-adapters").click()
     shoot("3-filled", 2000)
     page.get_by_text("More settings").click()
     page.locator("#make").click()
@@ -75,6 +77,16 @@ def take(demo: Demo, stem: Path) -> None:
     text = page.locator("#candidate-0 textarea")
     text.fill(text.input_value().replace("The lips", "The camera zooms in. The lips"))
     shoot("7-prompt", 2500)
+    demo.choose("A server of yours")
+    page.locator("#server-url :is(input, textarea)").fill("http://127.0.0.1:9/v1")
+    page.locator("#test-server").click()
+    page.locator("#test-note p").wait_for(timeout=30_000)
+    shoot("8-server")
+    page.get_by_role("tab", name="Generate").click()
+    page.locator("#prompt textarea").fill("A very long word: " + "Donaudampfschifffahrt" * 9)
+    page.locator("#suggest").click()
+    page.locator("#suggestion-notes p").first.wait_for(timeout=30_000)
+    shoot("9-wording")
     take_training(demo, shoot)
 
 
@@ -83,14 +95,14 @@ def take_training(demo: Demo, shoot: Callable[..., None]) -> None:
     page = demo.page
     page.get_by_role("tab", name="Train").click()
     page.get_by_text("Clips of one thing").wait_for()
-    shoot("8-train")
+    shoot("10-train")
     with tempfile.TemporaryDirectory() as folder:
         for name, flash in (("lamp in the hall", 0.2), ("lamp on the desk", 0.5), ("late lamp", 0.6)):
             make_clip(Path(folder) / f"{name}.mp4", 0.9, 25, (flash,), f"A {name} blinks. A beep is heard.")
         (Path(folder) / "broken.mp4").write_bytes(b"no clip")
         page.locator("#train-upload input[type=file]").set_input_files(sorted(Path(folder).iterdir()))
         page.locator(".train-card .mova-error").wait_for(timeout=60_000)
-    shoot("9-clips", 2500)
+    shoot("11-clips", 2500)
     page.locator(".train-card", has_text="broken").get_by_role("button", name="Take").click()
     page.locator(".train-card .mova-error").wait_for(state="detached", timeout=60_000)
     page.get_by_text("Advanced", exact=True).click()
@@ -101,12 +113,12 @@ def take_training(demo: Demo, shoot: Callable[..., None]) -> None:
     page.wait_for_function(
         "() => /step [2-9]/.test(document.querySelector('#train-status')?.innerText)", timeout=90_000
     )
-    shoot("10-learning", 0)
+    shoot("12-learning", 0)
     page.wait_for_function(
         "() => /Done/.test(document.querySelector('#train-status')?.innerText)", timeout=90_000
     )
     page.get_by_text("Put it on the Hugging Face Hub").click()
-    shoot("11-learnt", 2500)
+    shoot("13-learnt", 2500)
 
 
 if __name__ == "__main__":

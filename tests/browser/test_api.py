@@ -3,13 +3,18 @@
 import json
 import math
 import os
+import re
 import signal
+import socket
+import tempfile
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import anyio
 import numpy as np
 import psutil
 import pytest
@@ -18,6 +23,7 @@ from gradio_client.exceptions import AppError
 
 from mova.media import read_clip
 from tests.browser.demo import serving
+from tests.ui.test_forms import bomb, polyglot
 
 SNAPSHOT = Path(__file__).with_name("api.json")
 PROMPT = 'A man says, "Yes." The audio shows a voice.'
@@ -89,6 +95,62 @@ def test_a_request_that_cannot_be_met_is_a_sentence(api, given, sentence):
     assert sentence in refusal(api, **{"image": None} | SMALL | given, api_name="/generate")
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "sentence"),
+    [
+        ("bomb.png", bomb(), "too many pixels"),
+        ("drawing.svg", b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>', "not an image"),
+        ("page.png", b"<html><script>alert(1)</script>", "not an image"),
+        ("empty.png", b"", "is empty"),
+    ],
+    ids=["20,000 x 20,000", "svg", "html", "empty"],
+)
+def test_a_hostile_picture_is_a_sentence_for_programs_too(api, tmp_path, name, data, sentence):
+    (tmp_path / name).write_bytes(data)
+    image = handle_file(str(tmp_path / name))
+    assert sentence in refusal(api, **SMALL | {"image": image}, api_name="/generate")
+
+
+def test_of_a_polyglot_a_program_gets_back_only_the_picture(api, server, tmp_path):
+    (tmp_path / "both.gif").write_bytes(polyglot())
+    api.predict(**SMALL | {"image": handle_file(str(tmp_path / "both.gif"))}, api_name="/generate")
+    kept = max(server.outputs.rglob("first.png"), key=lambda path: path.stat().st_mtime)
+    assert kept.read_bytes().startswith(b"\x89PNG")
+    assert not zipfile.is_zipfile(kept)
+
+
+def test_an_agent_makes_a_clip_by_the_tools_of_the_mcp_server(server):
+    mcp = pytest.importorskip("mcp")
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async def talk():
+        async with (
+            streamablehttp_client(f"{server.url}/gradio_api/mcp/") as (incoming, outgoing, _),
+            mcp.ClientSession(incoming, outgoing) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            answers = [
+                await session.call_tool("enhance", {"idea": 'a dog says "wuff"'}),
+                await session.call_tool("generate", SMALL | {"seed": 6}),
+                await session.call_tool("generate", {"prompt": " "}),
+            ]
+            return tools, [(answer.isError, answer.content[0].text) for answer in answers]
+
+    tools, (enhanced, made, refused) = anyio.run(talk)
+    assert set(tools) == {"generate", "enhance", "estimate"}
+    assert tools["generate"].inputSchema["required"] == ["prompt"]
+    assert all("description" in each for each in tools["generate"].inputSchema["properties"].values())
+    assert not enhanced[0]
+    assert "wuff" in enhanced[1]
+    assert not made[0]
+    assert "'seed': 6" in made[1]
+    assert refused == (True, "the prompt is empty; say what is seen and what is heard")
+    link = re.search(r"http://[^']+\.mp4", made[1])[0]
+    with urllib.request.urlopen(link, timeout=10) as clip:
+        assert clip.read(12)[4:8] == b"ftyp"
+
+
 def post(url, data, kind="application/json"):
     request = urllib.request.Request(url, data, {"Content-Type": kind})
     try:
@@ -113,7 +175,7 @@ def call(server, values):
 def test_no_file_of_the_machine_is_read_for_a_stranger(server, golden):
     for path in ("/etc/passwd", "../../etc/passwd", str(golden / "image.png"), str(server.outputs / ".key")):
         image = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        status, text = call(server, [image, PROMPT, "quick", "wide", 0.4, 1, 3, 5, 1, None, ""])
+        status, text = call(server, [PROMPT, image, "quick", "wide", 0.4, 1, 3, 5, 1, None, ""])
         assert "event: error" in text or status >= 400, path
         for prefix in ("/gradio_api/file=", "/file="):
             assert post(f"{server.url}{prefix}{path}", None)[0] in (403, 404, 405)
@@ -122,7 +184,7 @@ def test_no_file_of_the_machine_is_read_for_a_stranger(server, golden):
 
 
 def test_not_a_number_is_no_number(server):
-    status, text = call(server, [None, PROMPT, "quick", "wide", math.nan, 1, 3, 5, 1, None, ""])
+    status, text = call(server, [PROMPT, None, "quick", "wide", math.nan, 1, 3, 5, 1, None, ""])
     assert status >= 400 or "event: error" in text
 
 
@@ -131,6 +193,30 @@ def narrow(tmp_path_factory):
     """A page with a short line and small uploads."""
     with serving(tmp_path_factory.mktemp("narrow"), MOVA_QUEUE="8", MOVA_MAX_UPLOAD_MB="1") as server:
         yield server
+
+
+def test_half_a_gigabyte_is_cut_off_and_not_kept(narrow):
+    """The server answers and hangs up before it has read it all."""
+    boundary, megabyte = "xx", bytes(2**20)
+    host, port = narrow.url.removeprefix("http://").split(":")
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'.encode()
+    tail = f"\r\n--{boundary}--\r\n".encode()
+    before = psutil.disk_usage(tempfile.gettempdir()).used
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        length = len(head) + 500 * len(megabyte) + len(tail)
+        lines = ("POST /gradio_api/upload HTTP/1.1", f"Host: {host}", f"Content-Length: {length}")
+        kind = f"Content-Type: multipart/form-data; boundary={boundary}"
+        connection.sendall("\r\n".join([*lines, kind, "", ""]).encode() + head)
+        sent = 0
+        try:
+            while sent < 500:
+                connection.sendall(megabyte)
+                sent += 1
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        answer = b"" if sent < 500 else connection.recv(100)
+    assert sent < 500 or b" 413 " in answer
+    assert psutil.disk_usage(tempfile.gettempdir()).used - before < 250 * 2**20
 
 
 def test_a_large_upload_is_cut_off(narrow):
@@ -160,6 +246,19 @@ def test_twenty_clients_get_a_clip_or_hear_that_it_is_busy(narrow):
     assert all(result == (number, (9, 32, 64, 3)) for number, result in enumerate(results) if result in made)
     assert all("the machine is busy" in text and "try again" in text for text in busy)
     assert len(made) + len(busy) == 20
+
+
+def test_a_dozen_clips_leave_the_memory_of_page_and_model_as_it_was(narrow):
+    """`python -m benchmarks.first_clip --clips 50` shows fifty."""
+    client = Client(narrow.url, verbose=False)
+    page = psutil.Process(narrow.process.pid)
+    held = []
+    for number in range(12):
+        client.predict(**SMALL | {"seed": number}, api_name="/generate")
+        held.append(sum(each.memory_info().rss for each in (page, *page.children(recursive=True))) / 2**20)
+    assert max(held[-3:]) - max(held[2:5]) < 60, (
+        held
+    )  # MiB; a clip of this size kept would be 0.1, a model 300
 
 
 def test_a_killed_worker_costs_one_clip_and_the_next_is_made(narrow):

@@ -19,7 +19,7 @@ def test_a_phone_needs_no_sideways_scrolling(chromium, server, scheme):
         assert page.evaluate("() => document.documentElement.scrollWidth") <= 390, tab
     page.get_by_role("tab", name="Generate").click()
     page.get_by_text("More settings").click()
-    page.get_by_text("Adapter (LoRA)").click()
+    page.get_by_text("Adapters (LoRA)").click()
     page.wait_for_timeout(300)
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
     demo.close()
@@ -43,6 +43,53 @@ def test_every_field_has_a_name_and_the_main_ones_are_reached_by_keyboard(demo):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("() => document.activeElement.closest('[id]')?.id"))
     assert {"suggest", "make"} <= reached
+
+
+def test_the_page_keeps_the_rules_of_accessibility(chromium, server, golden):
+    """WCAG 2.1 A and AA as far as axe-core tells them, in every tab, light and dark."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+    found = {}
+
+    def note(state, page):
+        for violation in axe.run(page, options=rules).response["violations"]:
+            for node in violation["nodes"]:
+                found[f"{scheme}, {state}: {violation['id']} at {node['target']}"] = node["failureSummary"]
+
+    for scheme in ("light", "dark"):
+        demo = Demo(chromium, server.url, color_scheme=scheme)
+        page = demo.page
+        page.locator("#first-frame input[type=file]").set_input_files(golden / "image.png")
+        page.locator("#crop img").wait_for()
+        page.locator("#prompt textarea").fill('A man says, "Yes." The audio shows a voice.')
+        page.get_by_text("More settings").click()
+        page.get_by_text("Adapters (LoRA)").click()
+        page.wait_for_timeout(800)
+        for tab in ("Generate", "Write a prompt"):
+            page.get_by_role("tab", name=tab).click()
+            page.wait_for_timeout(300)
+            note(tab, page)
+        page.get_by_role("tab", name="Generate").click()
+        demo.make()
+        note("clip", page)
+        demo.close()
+    assert found == {}
+
+
+def test_the_keyboard_goes_through_the_form_in_the_order_it_is_read(demo):
+    page = demo.page
+    page.locator("#prompt textarea").focus()
+    reached = []
+    for _ in range(16):
+        page.keyboard.press("Tab")
+        place, outline = page.evaluate(
+            """() => { const element = document.activeElement;
+                return [element.closest('[id]')?.id, getComputedStyle(element).outlineStyle] }"""
+        )
+        reached.append(place)
+        assert outline != "none", place
+    order = ["suggest", "preset", "shape", "seconds", "make"]
+    assert [place for place in dict.fromkeys(reached) if place in order] == order
 
 
 def test_an_idea_is_written_edited_repaired_and_made(demo):

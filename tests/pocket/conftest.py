@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 
 from pocket.espeak import espeak_is_installed
-from pocket.speech import build_bank
+from pocket.puppet import NEWCOMER
+from pocket.speech import WORLD, build_bank
 
 
 @pytest.fixture(scope="session")
 def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a word bank."""
+    """The folder of the word banks."""
     if not espeak_is_installed():
         pytest.skip("espeak-ng is not installed: no words to speak")
     folder = tmp_path_factory.mktemp("speech")
-    build_bank(folder)
+    for cast in (WORLD, NEWCOMER):
+        build_bank(folder, cast)
     return folder

@@ -31,7 +31,7 @@ def test_clips_that_stand_still_in_silence_miss_the_bars(report, speech):
             task = Task(row["seed"], family, "train", speech, CAPTIONS["full"])
             clip = task.render()
             still = np.repeat(clip.frames[:1], len(clip.frames), 0)
-            figures = judge(still, np.zeros_like(clip.waveform), Asked.of(task, clip))
+            figures = judge(still, np.zeros_like(clip.waveform), Asked.of(clip, speech))
             rows.setdefault(family, []).append(figures)
     default = {family: score(family, clips) for family, clips in rows.items()}
     table = claims_table(report | {"scores": report["scores"] | {"default": default}})

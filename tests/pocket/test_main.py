@@ -3,7 +3,7 @@ from PIL import Image
 
 from pocket.__main__ import main
 from pocket.loader import read_shard
-from pocket.speech import BANK_NAME
+from pocket.speech import WORLD
 
 
 def test_render_writes_a_film_and_a_sheet_of_each_clip(tmp_path):
@@ -36,6 +36,6 @@ def test_shards_are_written_where_asked(tmp_path):
 
 
 def test_faces_render_from_the_bank_the_command_is_given(speech, tmp_path):
-    assert (speech / BANK_NAME).stat().st_size < 8e6
+    assert (speech / WORLD.bank).stat().st_size < 8e6
     main(["render", "--count", "1", "--family", "face", "--speech", str(speech), "--out", str(tmp_path)])
     assert (tmp_path / "00000_face.mp4").stat().st_size > 5000

@@ -75,7 +75,8 @@ def main(out: Path) -> None:
     from mova.ui.studio import ZEROGPU_VRAM
 
     ZEROGPU_VRAM["xlarge"] = 0  # there is no card to look at
-    demo, studio = app.build(Settings.read(os.environ))
+    studio = app.open_studio(Settings.read(os.environ))
+    demo = app.build(studio)
     options = app.launch_options(studio.settings) | {"quiet": True, "mcp_server": False}
     demo.launch(prevent_thread_lock=True, ssr_mode=False, **options)
     client = Client(demo.local_url, verbose=False)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mova.ui.forms import FieldError, Form, describe_size, prepare_image
+from mova.ui.forms import FIELDS, AdapterChoice, FieldError, Form, describe_size, prepare_image
 from mova.ui.settings import Settings
 
 
@@ -80,16 +80,46 @@ def test_the_shape_of_the_picture_is_taken_within_reason(form, settings, tmp_pat
         ("video_shift", -3, "from 0.01 to 100"),
         ("exact_size", "100x100", "nearest: 96x96"),
         ("exact_size", "2048x2048", "over four times"),
-        ("adapter_repo", "/etc/passwd", "no repo of the Hub"),
-        ("adapter_repo", "mova/ui", "no repo of the Hub"),
-        ("adapter_repo", "../..", "no repo of the Hub"),
-        ("adapter_audio", 50, "from -2 to 2"),
+        ("crop_position", 1.5, "from 0 to 1"),
+        ("crop_position", math.nan, "is not a number"),
     ],
 )
 def test_what_cannot_be_is_laid_on_its_field(form, settings, field, value, sentence):
     with pytest.raises(FieldError, match=sentence) as caught:
         with_values(form, **{field: value, "random_seed": field != "seed"}).request(settings)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("part", "choice", "sentence"),
+    [
+        ("name", {"name": "/etc/passwd"}, "no repo of the Hub"),
+        ("name", {"name": "mova/ui"}, "no repo of the Hub"),
+        ("name", {"name": "../.."}, "no repo of the Hub"),
+        ("name", {"name": "trained:../mine"}, "no repo of the Hub"),
+        ("audio", {"name": "org/name", "audio": 50}, "from -2 to 2"),
+        ("bridge", {"name": "org/name", "bridge": math.nan}, "is not a number"),
+    ],
+)
+def test_what_is_wrong_with_an_adapter_is_laid_on_its_own_place(form, settings, part, choice, sentence):
+    adapters = (AdapterChoice(), AdapterChoice(**choice))
+    with pytest.raises(FieldError, match=sentence) as caught:
+        with_values(form, adapters=adapters).request(settings)
+    assert caught.value.field == f"adapter_1_{part}"
+
+
+def test_a_form_is_read_from_what_it_fills_the_page_with(form, settings):
+    adapters = (AdapterChoice(name="org/a", audio=0.0), AdapterChoice(file="/tmp/b.safetensors"))
+    filled = with_values(form, random_seed=False, seed=1, crop_position=0.25, adapters=adapters)
+    values = filled.values()
+    assert len(values) == len(FIELDS)
+    request = Form.read(values).request(settings)
+    assert request == filled.request(settings)
+    assert request.crop_position == 0.25
+    assert request.adapters == (
+        ("org/a", {"video": 1.0, "audio": 0.0, "bridge": 1.0}),
+        ("/tmp/b.safetensors", 1.0),
+    )
 
 
 def bomb() -> bytes:

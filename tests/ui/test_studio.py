@@ -3,15 +3,18 @@
 import json
 import resource
 import time
+from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image
 from video_server import KEY, running_engine
 
+from mova.checks import check_request
 from mova.media import read_settings, write_mp4
 from mova.types import GenerationRequest, UserError
-from mova.ui.forms import Form
+from mova.ui.forms import AdapterChoice, Form
+from mova.ui.pictures import draw_crop
 from mova.ui.restore import form_of
 from mova.ui.settings import Settings
 from mova.ui.studio import Studio
@@ -75,40 +78,87 @@ def test_the_form_comes_back_from_the_clip(studio, visitor, form):
     assert restored.request(studio.settings) == given.request(studio.settings)
 
 
-def test_an_adapter_moves_into_the_clips_folder_and_out_of_the_next_clip(studio, visitor, form, tmp_path):
+def write_lora(path, seed):
+    """A LoRA of the tiny model's high-noise expert."""
     from safetensors.torch import save_file
-    from torch import randn
+    from torch import Generator, randn
 
+    generator = Generator().manual_seed(seed)
+    sizes = (("A", (2, 48)), ("B", (48, 2)))
     tensors = {
-        f"video_dit.blocks.0.self_attn.q.lora_{half}.weight": randn(size)
-        for half, size in (("A", (2, 48)), ("B", (48, 2)))
+        f"video_dit.blocks.0.self_attn.q.lora_{half}.weight": randn(size, generator=generator)
+        for half, size in sizes
     }
-    save_file(tensors, tmp_path / "style.safetensors", {"alpha": "2"})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, {"alpha": "2"})
+    return AdapterChoice(file=str(path))
+
+
+def test_adapters_move_into_the_clips_folder_and_out_of_the_next_clip(studio, visitor, form, tmp_path):
+    one, two = (
+        write_lora(tmp_path / "a/style.safetensors", 0),
+        write_lora(tmp_path / "b/style.safetensors", 1),
+    )
+    soft = AdapterChoice(file=two.file, video=0.5)
     seeded = changed(form, random_seed=False, seed=4)
-    digests = []
-    for adapter in (None, str(tmp_path / "style.safetensors"), None):
-        run = make(studio, visitor, changed(seeded, adapter_file=adapter))
+    sounds = []
+    for adapters in ((), (one,), (one, soft), (soft,), ()):
+        run = make(studio, visitor, changed(seeded, adapters=adapters))
         assert run.outcome.kind == "done", run.outcome.message
-        digests.append(run.job.folder.joinpath("sound.wav").read_bytes())
-    assert digests[0] == digests[2] != digests[1]
-    newest, with_adapter, _ = studio.history.entries(studio.visitors.folder_name(visitor))
-    assert with_adapter.settings["adapters"] == [["style.safetensors", 1.0]]
+        sounds.append(run.job.folder.joinpath("sound.wav").read_bytes())
+    assert sounds[0] == sounds[4]
+    assert len(set(sounds)) == 4
+    newest, _, with_both, _, _ = studio.history.entries(studio.visitors.folder_name(visitor))
+    assert with_both.settings["adapters"] == [
+        ["style.safetensors", 1.0],
+        ["style-2.safetensors", {"video": 0.5, "audio": 1.0, "bridge": 1.0}],
+    ]
     assert newest.settings["adapters"] == []
-    restored = form_of(studio, with_adapter.settings, None, studio.model_name, with_adapter.folder)
-    assert restored.adapter_file == str(with_adapter.folder / "style.safetensors")
-    repo = with_adapter.settings | {"adapters": [["org/name", {"video": 0.5, "audio": 0.0}]]}
+    restored = form_of(studio, with_both.settings, None, studio.model_name, with_both.folder)
+    again = make(studio, visitor, restored)
+    assert again.job.folder.joinpath("sound.wav").read_bytes() == sounds[2]
+    repo = with_both.settings | {"adapters": [["org/name", {"video": 0.5, "audio": 0.0}]]}
     restored = form_of(studio, repo, None, studio.model_name)
-    assert (restored.adapter_repo, restored.adapter_video, restored.adapter_audio) == ("org/name", 0.5, 0.0)
+    assert restored.adapters == (AdapterChoice(name="org/name", video=0.5, audio=0.0),)
+
+
+def test_an_adapter_trained_here_is_its_owners_alone(studio, visitor, form, tmp_path):
     own = studio.adapters_folder(studio.visitors.folder_name(visitor))
-    own.mkdir(parents=True)
-    (tmp_path / "style.safetensors").rename(own / "mine.safetensors")
+    lora = write_lora(own / "mine.safetensors", 0)
     assert studio.trained_adapters(visitor) == ["mine"]
-    run = make(studio, visitor, changed(seeded, adapter_trained="mine"))
-    assert run.job.folder.joinpath("sound.wav").read_bytes() == digests[1]
+    seeded = changed(form, random_seed=False, seed=4)
+    by_name = changed(seeded, adapters=(AdapterChoice(name="trained:mine"),))
+    studio.check(visitor, by_name)
+    sounds = [
+        make(studio, visitor, each).job.folder.joinpath("sound.wav").read_bytes()
+        for each in (by_name, changed(seeded, adapters=(lora,)))
+    ]
+    assert sounds[0] == sounds[1]
     stranger = studio.visitors.issue()
     for name in ("mine", f"../{own.name}/mine"):
-        with pytest.raises(UserError, match="there is no adapter"):
-            studio.submit(stranger, changed(seeded, adapter_trained=name))
+        wrong = changed(seeded, adapters=(AdapterChoice(name=f"trained:{name}"),))
+        for refused in (studio.submit, studio.check):
+            with pytest.raises(UserError, match="there is no adapter"):
+                refused(stranger, wrong)
+
+
+def test_the_part_of_the_picture_that_is_kept_is_the_one_that_was_chosen(studio, visitor, form, tmp_path):
+    wide = np.zeros((40, 240, 3), np.uint8)
+    wide[:, :80, 0] = wide[:, 80:160, 1] = wide[:, 160:, 2] = 255
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    for position, channel in ((0.0, 0), (0.5, 1), (1.0, 2)):
+        asked = changed(form, image=str(tmp_path / "wide.png"), shape="square", crop_position=position)
+        run = make(studio, visitor, asked)
+        request = run.outcome.request
+        frame = check_request(request, tmp_path / "no.mp4")
+        assert frame.reshape(-1, 3).mean(0).argmax() == channel
+        assert read_settings(run.job.folder / "clip.mp4")["crop_position"] == position
+        picture, cut = draw_crop(tmp_path / "wide.png", 48, 48, "crop", position)
+        assert cut == "width"
+        brightest = np.asarray(Image.open(BytesIO(picture)).convert("RGB"), int).max(2).mean(0).argmax()
+        assert abs(brightest / 240 - (0.08, 0.5, 0.92)[channel]) < 0.1
+    assert draw_crop(tmp_path / "wide.png", 40, 240, "crop")[1] == ""
+    assert draw_crop(tmp_path / "wide.png", 40, 480, "crop")[1] == "height"
 
 
 def test_a_refused_request_leaves_nothing_behind(studio, visitor, form, tmp_path):
@@ -116,7 +166,7 @@ def test_a_refused_request_leaves_nothing_behind(studio, visitor, form, tmp_path
     (tmp_path / "bad.safetensors").write_text("<html>")
     with pytest.raises(UserError, match="not an image"):
         studio.submit(visitor, changed(form, image=str(tmp_path / "page.png")))
-    run = make(studio, visitor, changed(form, adapter_file=str(tmp_path / "bad.safetensors")))
+    run = make(studio, visitor, changed(form, adapters=(AdapterChoice(str(tmp_path / "bad.safetensors")),)))
     assert run.outcome.kind == "user"
     owner = studio.visitors.folder_name(visitor)
     assert list((studio.history.root / owner).iterdir()) == []

@@ -1,0 +1,116 @@
+"""The picture a clip starts from, by every way it can come, and the adapters."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from mova.media import read_settings
+from tests.browser.demo import Demo
+
+
+@pytest.fixture
+def thirds(tmp_path):
+    """A wide picture: red, green, blue from left to right."""
+    pixels = np.zeros((60, 360, 3), np.uint8)
+    pixels[:, :120, 0] = pixels[:, 120:240, 1] = pixels[:, 240:, 2] = 255
+    Image.fromarray(pixels).save(tmp_path / "thirds.png")
+    return tmp_path / "thirds.png"
+
+
+def bright_centre(page):
+    """Where the bright part of the preview lies, from 0 to 1."""
+    box = page.locator("#crop img")
+    pixels = np.asarray(Image.open(io.BytesIO(box.screenshot())).convert("RGB"), int)
+    saturation = (pixels.max(2) - pixels.min(2)).mean(0)
+    bright = np.flatnonzero(saturation > 0.8 * saturation.max())
+    return bright.mean() / pixels.shape[1]
+
+
+def test_the_part_that_is_kept_is_chosen_by_hand_and_stays_with_the_clip(demo, thirds, tmp_path):
+    page = demo.page
+    assert not page.locator("#crop-position").is_visible()
+    page.locator("#first-frame input[type=file]").set_input_files(thirds)
+    page.locator("#crop img").wait_for()
+    page.get_by_text("What is kept, from left to right").wait_for()
+    assert bright_centre(page) == pytest.approx(0.5, abs=0.1)
+    before = page.locator("#crop img").get_attribute("src")
+    page.locator("#crop-position input[type=range]").focus()
+    page.keyboard.press("End")
+    page.wait_for_function("before => document.querySelector('#crop img')?.src !== before", arg=before)
+    page.wait_for_timeout(300)
+    assert bright_centre(page) > 0.7
+    demo.make("A wall. The audio shows a hum.")
+    settings = read_settings(demo.download(tmp_path / "clip.mp4"))
+    assert (settings["fit"], settings["crop_position"]) == ("crop", 1)
+    demo.choose("Black bars")
+    page.get_by_text("The clip starts from this.").wait_for()
+    assert not page.locator("#crop-position").is_visible()
+    page.locator("#reuse").click()
+    page.get_by_text("What is kept, from left to right").wait_for()
+    assert page.locator("#crop-position input[type=range]").input_value() == "1"
+
+
+def test_a_picture_is_pasted(chromium, server):
+    demo = Demo(chromium, server.url, permissions=["clipboard-read", "clipboard-write"])
+    page = demo.page
+    page.evaluate(
+        """async () => { const canvas = new OffscreenCanvas(64, 32);
+           const context = canvas.getContext('2d'); context.fillStyle = 'green';
+           context.fillRect(0, 0, 64, 32);
+           const blob = await canvas.convertToBlob({type: 'image/png'});
+           await navigator.clipboard.write([new ClipboardItem({'image/png': blob})]) }"""
+    )
+    page.locator("#first-frame").get_by_role("button", name="Paste from clipboard").click()
+    page.locator("#crop img").wait_for(timeout=10_000)
+    assert page.locator("#first-frame img").count() == 1
+    demo.close()
+    assert demo.complaints == []
+
+
+def test_a_picture_is_taken_with_the_camera(camera_chromium, server):
+    demo = Demo(camera_chromium, server.url, permissions=["camera"])
+    page = demo.page
+    frame = page.locator("#first-frame")
+    frame.get_by_role("button", name="Capture from camera").click()
+    frame.get_by_text("Click to Access Webcam").click()
+    frame.get_by_role("button", name="capture photo").click(timeout=15_000)
+    page.locator("#crop img").wait_for(timeout=15_000)
+    demo.close()
+    assert demo.complaints == []
+
+
+def test_two_adapters_act_together_each_as_strongly_as_was_said(demo, tmp_path):
+    page = demo.page
+    generator = np.random.default_rng(0)
+    for name in ("look", "voice"):
+        tensors = {
+            f"video_dit.blocks.0.self_attn.q.lora_{half}.weight": generator.normal(size=size).astype("f4")
+            for half, size in (("A", (2, 48)), ("B", (48, 2)))
+        }
+        save_file(tensors, tmp_path / f"{name}.safetensors", {"alpha": "2"})
+    page.get_by_text("More settings").click()
+    page.get_by_text("Adapters (LoRA)").click()
+    page.locator("#adapter-0-file input[type=file]").set_input_files(tmp_path / "look.safetensors")
+    assert not page.locator("#adapter-1-name").is_visible()
+    page.locator("#more-adapters").click()
+    page.locator("#adapter-1-name").wait_for()
+    page.locator("#adapter-1-name input").fill("/etc/passwd")
+    page.keyboard.press("Enter")
+    page.locator("#prompt textarea").fill("A bell. The audio shows a bell.")
+    page.locator("#make").click()
+    page.locator("#adapter-1-name").get_by_text("is no repo of the Hub").wait_for(timeout=10_000)
+    page.locator("#adapter-1-name input").fill("")
+    page.keyboard.press("Tab")
+    page.locator("#adapter-1-file input[type=file]").set_input_files(tmp_path / "voice.safetensors")
+    page.locator("#adapter-1-audio input[type=number]").fill("0.5")
+    page.keyboard.press("Tab")
+    page.get_by_text("voice.safetensors").or_(page.get_by_text("voice")).first.wait_for()
+    demo.make()
+    settings = read_settings(demo.download(tmp_path / "clip.mp4"))
+    assert settings["adapters"] == [
+        ["look.safetensors", 1.0],
+        ["voice.safetensors", {"video": 1, "audio": 0.5, "bridge": 1}],
+    ]
