@@ -12,7 +12,11 @@ from lora_trainer.ui.events import PRIVATE, Updates
 from lora_trainer.ui.layout import TrainTab
 from lora_trainer.ui.workshop import Workshop
 from mova.types import BackendError, UserError
+from mova.ui.forms import OWN, adapter_field
 from mova.ui.generate import GenerateTab
+from mova.ui.generate_events import own_adapters
+
+ADAPTER_NAME, ADAPTER_FILE = (adapter_field(0, part) for part in ("name", "file"))
 
 
 class RunEvents:
@@ -93,10 +97,11 @@ class RunEvents:
             name = self.shop.use(self.shop.owner(visitor), run)
         except (UserError, BackendError) as error:
             return {self.tab.start_notes: pieces.note(str(error), "error")}
-        names = self.shop.studio.trained_adapters(visitor)
-        said = f'Adapter "{name}" is chosen for the next clip. Its strength is under More settings, Adapter.'
+        choices = own_adapters(self.shop.studio, visitor)
+        said = f'Adapter "{name}" is chosen for the next clip. Its strength is under More settings, Adapters.'
         return {
-            generate.field("adapter_trained"): gr.update(choices=names, value=name, visible=True),
+            generate.field(ADAPTER_NAME): gr.update(choices=choices, value=f"{OWN}{name}"),
+            generate.field(ADAPTER_FILE): None,
             generate.field("prompt"): prompt or run.about.prompt,
             generate.status: pieces.note(said, "good"),
             self.tabs: gr.Tabs(selected="generate"),
@@ -176,7 +181,8 @@ def wire_runs(
     tab.timer.tick(events.watch, [*chosen, seen], [*shown, seen], concurrency_limit=None, **PRIVATE)
     for button, fn in ((tab.stop, events.stop), (tab.go_on, events.go_on), (tab.delete, events.delete)):
         button.click(fn, chosen, [tab.start_notes, *shown], **PRIVATE)
-    used = [generate.field("adapter_trained"), generate.field("prompt"), generate.status, tabs]
+    used = [generate.field(name) for name in (ADAPTER_NAME, ADAPTER_FILE, "prompt")]
+    used += [generate.status, tabs]
     tab.use.click(events.use, [*chosen, generate.field("prompt")], [*used, tab.start_notes], **PRIVATE)
     push = events.push
     if shop.studio.settings.space_id:  # elsewhere gradio would ask for a login of the machine

@@ -78,9 +78,7 @@ class GenerateEvents:
 
     def list_adapters(self, visitor: str) -> list:
         """The visitor's own adapters as choices, for each place."""
-        names = self.studio.trained_adapters(visitor)
-        choices = [(f"{name} (trained here)", f"{forms.OWN}{name}") for name in names]
-        return [gr.update(choices=choices)] * forms.MAX_ADAPTERS
+        return [gr.update(choices=own_adapters(self.studio, visitor))] * forms.MAX_ADAPTERS
 
     def stop(self, visitor: str, run_id: str) -> Updates:
         run = self.studio.line.get(self.studio.visitors.folder_name(visitor), run_id)
@@ -204,6 +202,11 @@ class GenerateEvents:
         }
 
 
+def own_adapters(studio: Studio, visitor: str) -> list[tuple[str, str]]:
+    """(label, name in the form) of adapters that were trained from this browser."""
+    return [(f"{name} (trained here)", f"{forms.OWN}{name}") for name in studio.trained_adapters(visitor)]
+
+
 def show(tab: GenerateTab, entry: Entry) -> Updates:
     """Updates that show a finished clip."""
     settings = entry.settings
@@ -249,8 +252,8 @@ def wire(
     relist = {"fn": events.list_mine, "inputs": [visitor], "outputs": listing}
 
     hello = demo.load(events.hello, [visitor], [visitor, tab.run_id, tab.make, *listing], **PRIVATE)
-    own_adapters = [tab.field(forms.adapter_field(slot, "name")) for slot in range(forms.MAX_ADAPTERS)]
-    hello.then(events.list_adapters, [visitor], own_adapters, **PRIVATE)
+    names = [tab.field(forms.adapter_field(slot, "name")) for slot in range(forms.MAX_ADAPTERS)]
+    hello.then(events.list_adapters, [visitor], names, **PRIVATE)
     hello.then(**follow, **PRIVATE).then(**relist, **PRIVATE)
     made = tab.make.click(
         events.make,
