@@ -1,13 +1,13 @@
 """Addresses that a stranger may not make a public page call."""
 
 import pytest
-from conftest import GOOD_ANSWER
 
 from mova.prompting.addresses import PublicAddress, check_public, check_url, is_public, shown_url
 from mova.prompting.endpoint import EndpointWriter
 from mova.prompting.settings import Endpoint, endpoint_from_environment, visitor_endpoint
 from mova.prompting.writing import Ask
 from mova.types import BackendError, UserError
+from tests.prompting.chat_server import GOOD_ANSWER
 
 PUBLIC_IP = "93.184.216.34"
 ASK = Ask((("user", "a boat"),), max_tokens=16)

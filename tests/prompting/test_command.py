@@ -5,10 +5,10 @@ import os
 import subprocess
 import sys
 
-from conftest import GOOD_ANSWER, IDEA, KEY, error
 from PIL import Image
 
 from mova.__main__ import main
+from tests.prompting.chat_server import GOOD_ANSWER, IDEA, KEY, error
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import GOOD_ANSWER, IDEA
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from mova.prompting.plan import NO_SUBTITLES, PromptPlan
 from mova.prompting.quotes import locate, take_out
 from mova.prompting.words import count_words, plain_text
 from mova.types import Cancelled, UserError
+from tests.prompting.chat_server import GOOD_ANSWER, IDEA
 
 CASES = json.loads((Path(__file__).parent / "cases.json").read_text(encoding="utf-8"))
 WRITTEN = [case for case in CASES if not case.get("refused")]

@@ -6,7 +6,6 @@ import pickle
 import time
 
 import pytest
-from conftest import GOOD_ANSWER, IDEA, KEY, Handler, chunk, error
 from PIL import Image
 
 from mova.prompting.cache import AnswerCache
@@ -15,6 +14,7 @@ from mova.prompting.enhancer import Enhancer, EnhanceRequest
 from mova.prompting.settings import Endpoint
 from mova.prompting.writing import Ask
 from mova.types import BackendError, Cancelled
+from tests.prompting.chat_server import GOOD_ANSWER, IDEA, KEY, Handler, chunk, error
 
 ASK = Ask((("system", "Write."), ("user", "a boat")), idea="a boat", max_tokens=64)
 REQUEST = EnhanceRequest(IDEA, seed=1)

@@ -2,11 +2,11 @@ import base64
 from io import BytesIO
 
 import pytest
-from conftest import Handler, error
 from PIL import Image
 
 from mova.prompting.first_frame import MAX_CHARACTERS, paint_first_frame, size_for, write_first_frame_prompt
 from mova.types import BackendError
+from tests.prompting.chat_server import Handler, error
 
 
 def picture(width: int = 64, height: int = 36) -> str:

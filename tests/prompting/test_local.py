@@ -1,7 +1,6 @@
 """Models in this process, made here; and the seam of the pocket enhancer."""
 
 import pytest
-from conftest import GOOD_ANSWER, IDEA
 
 from mova.prompting.enhancer import Enhancer, EnhanceRequest
 from mova.prompting.local import (
@@ -16,6 +15,7 @@ from mova.prompting.local import (
 )
 from mova.prompting.writing import Ask
 from mova.types import BackendError, Cancelled, UserError
+from tests.prompting.chat_server import GOOD_ANSWER, IDEA
 
 pytestmark = pytest.mark.slow
 

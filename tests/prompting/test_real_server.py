@@ -7,7 +7,6 @@ import sys
 import threading
 
 import pytest
-from conftest import GOOD_ANSWER, IDEA, RealServer
 from PIL import Image
 
 from mova.prompting.endpoint import EndpointWriter
@@ -15,6 +14,7 @@ from mova.prompting.enhancer import Enhancer, EnhanceRequest, read_image
 from mova.prompting.quotes import locate, take_out
 from mova.prompting.writing import Ask
 from mova.types import BackendError, Cancelled
+from tests.prompting.chat_server import GOOD_ANSWER, IDEA, RealServer
 
 pytestmark = pytest.mark.slow
 

@@ -28,6 +28,7 @@ def test_all_of_the_files_are_there():
         "describe_first_frame",
         "first_frame",
         "ask_again",
+        "caption_clip",
     }
     assert set(NAMES) == wanted
 
