@@ -24,9 +24,10 @@ FLAGS = {
     "recipe": f"how to learn: {', '.join(RECIPES)}",
     "size": "WIDTHxHEIGHT of the training clips",
     "steps": "optimizer steps",
+    "base": "how frozen layers are held: plain, fp8, int8, or nf4 (4 bits, needs bitsandbytes)",
     "device": "cuda, cuda:1, mps, cpu; default: the best there is",
 }
-KEYS = {"data": "data.path", "size": "data.size", "steps": "run.steps", "device": "run.device"}
+KEYS = {"data": "data.path", "size": "data.size", "steps": "run.steps", "base": "run.base", "device": "run.device"}
 
 
 def add_command(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
