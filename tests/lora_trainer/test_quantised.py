@@ -194,15 +194,19 @@ def test_the_adapter_works_on_the_plain_base(engine, golden, base, tmp_path):
     def run(pipeline):
         return pipeline(generator=torch.Generator().manual_seed(0), **text, **small)
 
-    ours, plain, same = run(trained.pipeline), fresh(), hold_rounded(fresh(), base)
-    before = run(plain)
-    for pipeline in (plain, same):
+    ours, bases = run(trained.pipeline), (fresh(), hold_rounded(fresh(), base))
+    before = [run(pipeline) for pipeline in bases]
+    for pipeline in bases:
         pipeline.load_lora_weights(path)
+    after = [run(pipeline) for pipeline in bases]
     for kind in ("frames", "audio"):
-        after, exact = (getattr(run(each), kind) for each in (plain, same))
-        assert relative_error(exact, getattr(ours, kind)) < 1e-5
-        learnt = relative_error(getattr(before, kind), getattr(ours, kind))
-        assert relative_error(after, getattr(ours, kind)) < 0.5 * learnt
+        on_plain, on_rounded = (getattr(new, kind) for new in after)
+        assert relative_error(on_rounded, getattr(ours, kind)) < 1e-5
+        # What the adapter changes is the same change on both bases, but for the rounding.
+        changes = [getattr(new, kind) - getattr(old, kind) for new, old in zip(after, before, strict=True)]
+        print(relative_error(*changes))
+        assert relative_error(*changes) < {"int8": 0.05, "nf4": 0.5}[base]
+        assert relative_error(on_plain, getattr(before[0], kind)) > 1e-2
 
 
 def test_every_tower_learns(settings, base, capsys):
