@@ -24,9 +24,10 @@ FLAGS = {
     "recipe": f"how to learn: {', '.join(RECIPES)}",
     "size": "WIDTHxHEIGHT of the training clips",
     "steps": "optimizer steps",
+    "base": "how frozen layers are held: plain, fp8, int8, or nf4 (4 bits, needs bitsandbytes)",
     "device": "cuda, cuda:1, mps, cpu; default: the best there is",
 }
-KEYS = {"data": "data.path", "size": "data.size", "steps": "run.steps", "device": "run.device"}
+KEYS = {"data": "data.path", "size": "data.size"} | {key: f"run.{key}" for key in ("steps", "base", "device")}
 
 
 def add_command(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -155,8 +156,10 @@ def run_overfit(options: argparse.Namespace) -> int:
     from lora_trainer.encode import checkpoint_folder
     from lora_trainer.model import choose_device, load_model
     from lora_trainer.overfit import STEPS, one_clip, overfit, overfit_config
+    from lora_trainer.quantised import check_base
 
     config = config_of(options)
+    check_base(config.run.base)
     if config.output.exists() and any(config.output.glob("checkpoints/*")):
         raise UserError(f"{config.output} holds a run; give another --output for the test")
     config = overfit_config(config, options.steps or STEPS)

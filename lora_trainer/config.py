@@ -149,7 +149,8 @@ class Run(Section):
     gradient_checkpointing: bool = True
     device: str | None = None
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    base: Literal["plain", "fp8"] = "plain"
+    # Frozen weights as they are; or smaller: fp8 the layers under the LoRA, int8 and nf4 (4 bits) all layers.
+    base: Literal["plain", "fp8", "int8", "nf4"] = "plain"
     # Frozen weights on the device: all; one video expert at a time; or three layers at a time, streamed.
     offload: Literal["none", "experts", "layers"] = "none"
     checkpoint_every: int = Field(100, ge=1)
@@ -163,7 +164,7 @@ class Run(Section):
         if self.offload == "layers" and not self.gradient_checkpointing:
             raise ValueError("offload layers needs gradient_checkpointing: streamed weights do not stay")
         if self.offload == "layers" and self.base == "fp8":
-            raise ValueError("offload layers streams plain weights; use base plain")
+            raise ValueError("offload layers does not stream fp8; use base int8, nf4 or plain")
         return self
 
 

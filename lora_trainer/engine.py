@@ -20,10 +20,12 @@ from lora_trainer.objective import Batch, Draw, draw, expert_range, losses, samp
 from lora_trainer.optimizers import averaged, build_optimizer, set_learning_rates
 from lora_trainer.order import Order, expert_at
 from lora_trainer.presets import EXPERTS
+from lora_trainer.quantised import BASES, quantise
 from lora_trainer.validation import Figures, fixed_measurements, measure, split
 from lora_trainer.watch import Watch, norm
 from lora_trainer.workers import Workers
 from mova.pipeline import MOVAPipeline
+from mova.strengths import TOWERS
 from mova.types import BackendError, UserError
 
 
@@ -51,6 +53,9 @@ class Engine:
         }
         trained = config.towers.trained()
         self.lora = Lora({name: getattr(pipeline, name) for name in trained}, config)
+        if config.run.base in BASES:
+            for name in TOWERS:
+                quantise(getattr(pipeline, name), config.run.base, self.device)
         pipeline.residency.settle()
         self.lora.make_weights()
         pipeline.dual_tower.gradient_checkpointing = config.run.gradient_checkpointing

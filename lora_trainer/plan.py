@@ -124,8 +124,9 @@ def streaming_seconds(config: Config, card: Card, known: Outline) -> float:
     """Seconds in which all layers come to the device, for the forward and again for the backward pass."""
     if config.run.offload != "layers" or not card.is_gpu:
         return 0.0
-    layers = sum(sum(plan_memory.layer_sizes(known.towers, part)) for part in ("shared", EXPERTS[0]))
-    return 2 * layers * DTYPES[card.dtype].itemsize / (card.link * 1e9)
+    width, parts = DTYPES[card.dtype].itemsize, ("shared", EXPERTS[0])
+    layers = sum(sum(plan_memory.layer_sizes(known.towers, part, config, width)) for part in parts)
+    return 2 * layers / (card.link * 1e9)
 
 
 def mean_forward_seconds(card: Card, known: Outline, windows: Mapping[ClipShape, int]) -> float:

@@ -6,6 +6,7 @@ from lora_trainer.config import Config, merge, nested
 from lora_trainer.plan import Plan, figures
 from lora_trainer.plan_inputs import Card, Outline
 from lora_trainer.plan_memory import PROCESS, Sizes
+from lora_trainer.quantised import BASES
 from mova.placement import GIB
 
 SHORTER = (145, 97, 73, 49, 25)  # frames
@@ -19,21 +20,25 @@ def advise(config: Config, card: Card, known: Outline, plan: Plan) -> list[str]:
         faster = ({"run.offload": "none"}, {"run.offload": "experts"}, {"run.gradient_checkpointing": False})
         found = fitting(config, card, known, faster)
         return [told(*each, plan) for each in found if each[1].step_seconds < WORTH * plan.step_seconds][:1]
-    streamed = {"run.offload": "layers", "run.gradient_checkpointing": True, "run.base": "plain"}
+    streamed = {"run.offload": "layers", "run.gradient_checkpointing": True}
+    if config.run.base == "fp8":
+        streamed["run.base"] = "plain"
+    smaller = [{"run.base": base} for base in BASES]
     single = [{"run.gradient_checkpointing": True}, {"run.offload": "experts"}, {"run.batch_size": 1}]
-    single += [{"run.base": "fp8"}, streamed]
+    single += [*smaller, streamed]
     if config.run.offload == "layers":
-        single = [{"run.batch_size": 1}]
+        single = [{"run.batch_size": 1}, *smaller]
     least = streamed | {"run.batch_size": 1}
     shorter = [{"data.num_frames": (count,)} for count in SHORTER if count < plan.largest.num_frames]
     found = [*fitting(config, card, known, single), *list(fitting(config, card, known, shorter))[:1]]
     if not found:
-        found = list(fitting(config, card, known, [least, *(least | each for each in shorter)]))[:1]
+        both = [least | base | each for base in ({}, smaller[-1]) for each in ({}, *shorter)]
+        found = list(fitting(config, card, known, both))[:1]
     if found:
         return [told(*each, plan) for each in found]
-    last = figures(changed(config, least | (shorter[-1] if shorter else {})), card, known)
+    last = figures(changed(config, least | smaller[-1] | (shorter[-1] if shorter else {})), card, known)
     return [
-        f"Nothing fits: even with layers streamed and {last.largest.num_frames} frames it takes "
+        f"Nothing fits: even with layers in 4 bits, streamed, and {last.largest.num_frames} frames it takes "
         f"{gib(last.device)} on the device and {gib(last.host)} of host memory; choose a smaller "
         "data.size, lower ranks, or another GPU."
     ]
@@ -53,8 +58,8 @@ def fitting(
 
 def allowed(flat: Change) -> bool:
     """Whether the config takes these settings together."""
-    plain = flat["run.gradient_checkpointing"] and flat["run.base"] == "plain"
-    return flat["run.offload"] != "layers" or bool(plain)
+    streams = flat["run.gradient_checkpointing"] and flat["run.base"] != "fp8"
+    return flat["run.offload"] != "layers" or bool(streams)
 
 
 def changed(config: Config, change: Change) -> Config:

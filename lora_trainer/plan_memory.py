@@ -4,6 +4,7 @@ All of it is counted from modules on the meta device and from what the engine ke
 """
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from lora_trainer.config import Config, Tower
 from lora_trainer.lora import target_layers
 from lora_trainer.presets import EXPERTS
+from lora_trainer.quantised import BASES, LAYER, held_bytes, linear_layers
 from mova import loading
 from mova.placement import DTYPES, GIB
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
@@ -53,7 +55,7 @@ def device_memory(towers: Mapping[str, nn.Module], shape: ClipShape, config: Con
         "activations between layers": between * width,
         "activations inside layers": inside * width,
         "gradients of activations": passing * width,
-        "8-bit weights widened": widened(towers, config, width),
+        "weights widened": widened(towers, config, width),
         "workspace": WORKSPACE,
     }
     # Copies from before the step, differences, and the optimizer's own intermediates.
@@ -73,13 +75,23 @@ def lora_parameters(towers: Mapping[str, nn.Module], config: Config) -> Sizes:
     }
 
 
-def frozen_bytes(towers: Mapping[str, nn.Module], name: str, config: Config, width: int) -> int:
-    """Bytes of a tower's frozen weights; with an 8-bit base the layers under the LoRA take one each."""
-    total = sum(p.numel() for p in towers[name].parameters())
+def held(towers: Mapping[str, nn.Module], name: str, config: Config, width: int) -> Sizes:
+    """Bytes of each frozen tensor of a tower, by path, as `run.base` holds it."""
+    model, base = towers[name], config.run.base
+    sizes = {path: parameter.numel() * width for path, parameter in model.named_parameters()}
     tower = config.towers.trained().get(name)
-    if config.run.base == "plain" or tower is None:
-        return total * width
-    return total * width - (width - 1) * sum(map(size_of, target_layers(name, towers[name], tower).values()))
+    if base == "fp8" and tower is not None:
+        for path, layer in target_layers(name, model, tower).items():
+            sizes |= {f"{path}.{key}": parameter.numel() for key, parameter in layer.named_parameters()}
+    if base in BASES:
+        for path, layer in linear_layers(model).items():
+            del sizes[f"{path}.weight"]
+            sizes |= {f"{path}.{key}": size for key, size in held_bytes(layer, base).items()}
+    return sizes
+
+
+def frozen_bytes(towers: Mapping[str, nn.Module], name: str, config: Config, width: int) -> int:
+    return sum(held(towers, name, config, width).values())
 
 
 def size_of(module: nn.Module) -> int:
@@ -93,22 +105,21 @@ def frozen_on_device(towers: Mapping[str, nn.Module], config: Config, width: int
     shared = {name: size for name, size in sizes.items() if name not in EXPERTS}
     if config.run.offload == "experts":
         return {"one video expert": max(sizes[name] for name in EXPERTS)} | shared
-    video, rest = layer_sizes(towers, EXPERTS[0]), layer_sizes(towers, "shared")
-    streamed = sum(map(sum, (rest, *(layer_sizes(towers, name) for name in EXPERTS))))
+    rest, *videos = (layer_sizes(towers, part, config, width) for part in ("shared", *EXPERTS))
     return {
-        f"{SLOTS} layers, streamed": SLOTS * (max(video) + max(rest)) * width,
-        "embeddings and heads": sum(sizes.values()) - streamed * width,
+        f"{SLOTS} layers, streamed": SLOTS * (max(videos[0]) + max(rest)),
+        "embeddings and heads": sum(sizes.values()) - sum(map(sum, (rest, *videos))),
     }
 
 
-def layer_sizes(towers: Mapping[str, nn.Module], part: str) -> list[int]:
-    """Parameters of each layer of an expert, or of what both experts share (audio block and bridge)."""
-    bridge, audio = towers["dual_tower_bridge"], towers["audio_dit"].blocks
-    shared = (audio, bridge.audio_to_video_conditioners, bridge.video_to_audio_conditioners)
-    lists = shared if part == "shared" else (towers[part].blocks,)
-    layers = max(len(towers[EXPERTS[0]].blocks), len(audio))
-    modules = ([each[index] for each in lists if index < len(each)] for index in range(layers))
-    return [sum(map(size_of, layer)) for layer in modules]
+def layer_sizes(towers: Mapping[str, nn.Module], part: str, config: Config, width: int) -> list[int]:
+    """Bytes of each layer of an expert, or of what both experts share (audio block and bridge)."""
+    layers = [0] * max(len(towers[name].blocks) for name in (EXPERTS[0], "audio_dit"))
+    for name in ("audio_dit", "dual_tower_bridge") if part == "shared" else (part,):
+        for path, size in held(towers, name, config, width).items():
+            if found := LAYER.match(path):
+                layers[int(found["index"])] += size
+    return layers
 
 
 def activations(towers: Mapping[str, nn.Module], shape: ClipShape, config: Config) -> tuple[int, int, int]:
@@ -152,9 +163,12 @@ def saved_in_bridge(video_dim: int, audio_dim: int, n: int, a: int, lora: Tower 
 
 
 def widened(towers: Mapping[str, nn.Module], config: Config, width: int) -> int:
-    """Bytes of 8-bit layers in their computing dtype, which autograd keeps until the layer's backward."""
+    """Bytes of small layers in their computing dtype: fp8's, which autograd keeps, or one of the others'."""
     if config.run.base == "plain":
         return 0
+    if config.run.base in BASES:
+        layers = (linear_layers(model).values() for model in towers.values())
+        return max(layer.weight.numel() for layer in chain.from_iterable(layers)) * width
     trained = config.towers.trained()
     sizes = [
         sum(map(size_of, target_layers(name, towers[name], tower).values()))
@@ -170,11 +184,11 @@ def host_memory(towers: Mapping[str, nn.Module], config: Config, dtype: str, on_
     width, run = DTYPES[dtype].itemsize, config.run
     sizes = {"process": PROCESS}
     if run.offload == "experts" and on_gpu:
-        frozen = [p.numel() * width for name in EXPERTS for p in towers[name].parameters()]
-        sizes["video experts, pinned"] = sum(map(pinned, frozen))
+        frozen = (held(towers, name, config, width).values() for name in EXPERTS)
+        sizes["video experts, pinned"] = sum(map(pinned, chain.from_iterable(frozen)))
     elif run.offload == "layers":
-        parts = [layer_sizes(towers, part) for part in ("shared", *EXPERTS)]
-        packed = [size * width for part in parts for size in part]
+        parts = (layer_sizes(towers, part, config, width) for part in ("shared", *EXPERTS))
+        packed = list(chain.from_iterable(parts))
         sizes["layers, pinned" if on_gpu else "layers"] = sum(map(pinned if on_gpu else int, packed))
     return sizes
 

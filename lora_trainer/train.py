@@ -216,11 +216,12 @@ class Trainer:
         advice = {
             "run.gradient_checkpointing true": not run.gradient_checkpointing,
             "run.offload experts": run.offload == "none",
-            "run.offload layers": run.offload != "layers" and run.base == "plain",
+            "run.offload layers": run.offload != "layers" and run.base != "fp8",
             "run.batch_size 1": run.batch_size > 1,
             "shorter windows (data.num_frames)": True,
             "a smaller data.size": True,
-            "run.base fp8": run.base == "plain" and run.offload != "layers",
+            "run.base int8": run.base in ("plain", "fp8"),
+            "run.base nf4": run.base != "nf4",
         }
         steps = ", ".join(step for step, applies in advice.items() if applies)
         return f"the device is out of memory; all is saved. Change one of: {steps}; then train again"

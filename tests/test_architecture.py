@@ -56,6 +56,7 @@ TRAINER_FLOORS = [
     ["lora_trainer.reading", "lora_trainer.checkpoint", "lora_trainer.order", "lora_trainer.workers"],
     ["lora_trainer.windows", "lora_trainer.picture", "lora_trainer.optimizers", "lora_trainer.lora"],
     ["lora_trainer.encode", "lora_trainer.objective", "lora_trainer.model", "lora_trainer.trackers"],
+    ["lora_trainer.quantised"],
     ["lora_trainer.validation", "lora_trainer.samples", "lora_trainer.doctor", "lora_trainer.plan_memory"],
     ["lora_trainer.engine", "lora_trainer.report", "lora_trainer.fixes", "lora_trainer.plan_time"],
     ["lora_trainer.train", "lora_trainer.plan_inputs", "lora_trainer.simple"],

@@ -94,6 +94,25 @@ def test_the_released_model_is_planned_from_configs_alone(known_release, release
     assert sum(plan_memory.lora_parameters(towers, config).values()) == pytest.approx(142e6, rel=0.01)
 
 
+def test_the_released_experts_take_a_byte_or_nine_sixteenths_for_each_linear_weight(known_release, planned):
+    dim, ffn_dim, layers, parameters = 5120, 13824, 40, 14_288_901_184
+    linear = layers * (8 * dim**2 + 2 * dim * ffn_dim)
+    rest, rows = 2 * (parameters - linear), layers * (9 * dim + ffn_dim)
+    int8, nf4 = (planned("H200", HALF, run__base=base)[0].device for base in ("int8", "nf4"))
+    assert int8["video_dit"] == rest + linear + 4 * rows
+    assert nf4["video_dit_2"] == rest + linear * 9 // 16
+    assert int8["weights widened"] == nf4["weights widened"] == 2 * dim * ffn_dim
+
+
+def test_streamed_layers_in_4_bits_need_a_small_host(planned):
+    plain, small = (
+        planned("4090", HALF, run__base=base, run__offload="layers")[0] for base in ("plain", "nf4")
+    )
+    assert small.fits
+    assert sum(small.host.values()) < 0.5 * sum(plain.host.values())
+    assert sum(small.device.values()) < sum(plain.device.values())
+
+
 @pytest.mark.parametrize(("shape", "petaflops"), [(FULL, 10.5), (HALF, 3.6)])
 def test_a_released_training_step_costs_what_the_reference_counts(planned, shape, petaflops):
     plan, _ = planned("H200", shape, run__accumulation=1)
