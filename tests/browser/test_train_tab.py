@@ -47,6 +47,23 @@ def wait_for_text(page, selector, pattern, seconds=60):
     )
 
 
+def write_caption(page, row, caption, saved):
+    """Type into the table as a person does: wait until the cell is open, and until the text is saved."""
+    page.locator(f"#train-table [data-row='{row}'][data-col='1']").dblclick()
+    page.wait_for_function(
+        "() => document.activeElement.matches('#train-table :is(input, textarea)')", timeout=10_000
+    )
+    page.keyboard.insert_text(caption)
+    page.keyboard.press("Enter")
+    for _ in range(100):
+        if saved.exists() and saved.read_text() == caption:
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(
+        f"the caption of row {row} was not saved: {page.locator('#train-table').inner_text()}"
+    )
+
+
 @pytest.mark.slow
 def test_from_clips_to_an_adapter_in_generate(chromium, server, demo, uploads, tmp_path):
     page = demo.page
@@ -64,14 +81,11 @@ def test_from_clips_to_an_adapter_in_generate(chromium, server, demo, uploads, t
     page.wait_for_function("() => document.querySelector('.train-card video').readyState >= 1")
     assert player.evaluate("video => video.duration") == pytest.approx(1.6, abs=0.1)
 
-    for row, caption in enumerate(CAPTIONS.values()):
-        page.locator(f"#train-table [data-row='{row}'][data-col='1']").dblclick()
-        page.keyboard.insert_text(caption)
-        page.keyboard.press("Enter")
-        page.wait_for_timeout(300)
-    wait_for_text(page, "#train-cost", "300 steps")
     (folder,) = [path for path in server.outputs.glob("training/*") if (path / "dark.mp4").exists()]
+    for row, (name, caption) in enumerate(CAPTIONS.items()):
+        write_caption(page, row, caption, (folder / name).with_suffix(".txt"))
     assert {path.with_suffix(".mp4").name: path.read_text() for path in folder.glob("*.txt")} == CAPTIONS
+    wait_for_text(page, "#train-cost", "300 steps")
 
     page.locator("#train-name :is(input, textarea)").fill("lamp")
     page.get_by_text("Advanced", exact=True).click()
