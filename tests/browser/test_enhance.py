@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from tests.prompting.conftest import GOOD_ANSWER, IDEA, KEY, ScriptedServer, error
+from tests.prompting.chat_server import GOOD_ANSWER, IDEA, KEY, ScriptedServer, error
 
 QUOTE = "Here it comes."
 

@@ -76,8 +76,12 @@ def test_a_picture_is_taken_with_the_camera(camera_chromium, server):
     frame = page.locator("#first-frame")
     frame.get_by_role("button", name="Capture from camera").click()
     frame.get_by_text("Click to Access Webcam").click()
-    frame.get_by_role("button", name="capture photo").click(timeout=15_000)
-    page.locator("#crop img").wait_for(timeout=15_000)
+    page.wait_for_function(  # a camera that has not begun gives no picture
+        """() => { const video = document.querySelector('#first-frame video');
+                   return video && video.videoWidth > 0 && video.currentTime > 0; }"""
+    )
+    frame.get_by_role("button", name="capture photo").click()
+    page.locator("#crop img").wait_for()
     demo.close()
     assert demo.complaints == []
 

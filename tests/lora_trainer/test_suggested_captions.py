@@ -10,7 +10,7 @@ from PIL import Image
 from lora_trainer.captions import suggest_caption
 from mova.types import BackendError
 from tests.lora_trainer.clips import make_clip
-from tests.prompting.conftest import ScriptedServer, error
+from tests.prompting.chat_server import ScriptedServer, error
 
 CAPTION = "A grey room. A bar moves to the right and the screen flashes. The audio shows a beep."
 
