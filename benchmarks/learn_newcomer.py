@@ -38,11 +38,15 @@ from pocket.speech import DEFAULT_FOLDER
 from pocket.table import aligned, number
 from pocket.world import render
 
-TRAINING = {"data.size": f"{WIDTH}x{HEIGHT}", "data.buckets": False, "data.num_frames": [NUM_FRAMES]}
-TRAINING |= {"run.accumulation": 1, "run.validate_every": 0, "run.checkpoint_every": 10_000}
-TRAINING |= {
-    "run.gradient_checkpointing": False
-}  # a pocket step takes 1 GB; running layers twice, 1.4x as long
+TRAINING = {
+    "data.size": f"{WIDTH}x{HEIGHT}",
+    "data.buckets": False,
+    "data.num_frames": [NUM_FRAMES],
+    "run.accumulation": 1,
+    "run.validate_every": 0,
+    "run.checkpoint_every": 10_000,
+    "run.gradient_checkpointing": False,  # a step takes 1 GB; running layers twice takes twice as long
+}
 ADAPTER = "newcomer"
 KEPT = 0.9  # of a figure without the adapter
 MOST, FEWEST = 0.75, 0.10  # of fresh prompts that show it with the adapter, and at most without

@@ -9,18 +9,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mova.models.audio_vae import AudioVAE
 from mova.models.video_vae import encode_whole
-from mova.outputs import new_output
 from pocket.captions import write_caption
 from pocket.codec_run import to_channels_last
 from pocket.loader import stream
 from pocket.models import build_audio_vae, build_video_vae, train_tokenizer
-from pocket.training import Log, Ranks, prefetch, to_video
+from pocket.training import Log, Ranks, load_captioned, prefetch, save_captioned, to_video
 from pocket.world import DEFAULT_MIX, choose_family, make_scene
 
 logger = logging.getLogger("pocket")
@@ -39,14 +36,12 @@ class Shard:
     def save(self, path: Path) -> None:
         tensors = {"video": self.video, "condition": self.condition, "audio": self.audio}
         tensors = {name: tensor.to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
-        with new_output(path, overwrite=True) as part:
-            save_file(tensors, part, {"captions": json.dumps(self.captions)})
+        save_captioned(path, tensors, self.captions)
 
     @classmethod
     def load(cls, path: Path) -> "Shard":
-        with safe_open(path, "pt") as file:
-            captions = json.loads(file.metadata()["captions"])
-        return cls(captions=captions, **load_file(path))
+        tensors, captions = load_captioned(path)
+        return cls(captions=captions, **tensors)
 
 
 class Encoder:

@@ -1,18 +1,15 @@
 """Clips without their pictures: what the audio VAE and the audio tower alone learn from."""
 
-import json
 import math
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mova.outputs import new_output
 from pocket.loader import stream
+from pocket.training import load_captioned, save_captioned
 
 FAMILIES = ("face", "face", "ball", "piano")  # half of them speech, which is the hardest
 BATCH = 64
@@ -36,11 +33,9 @@ class Sounds:
         return cls(torch.cat(waveforms)[:, None], captions)
 
     def save(self, path: Path) -> None:
-        with new_output(path, overwrite=True) as part:
-            save_file({"waveforms": self.waveforms}, part, {"captions": json.dumps(self.captions)})
+        save_captioned(path, {"waveforms": self.waveforms}, self.captions)
 
     @classmethod
     def load(cls, path: Path) -> "Sounds":
-        with safe_open(path, "pt") as file:
-            captions = json.loads(file.metadata()["captions"])
-        return cls(load_file(path)["waveforms"], captions)
+        tensors, captions = load_captioned(path)
+        return cls(tensors["waveforms"], captions)

@@ -45,7 +45,7 @@ def train_audio_tower(
         loss = (velocity(run.model.audio_dit, sound, sigma * 1000, text) - target).square().mean()
         loss.backward()
         norm = run.update(run.gradients(lambda name: name.startswith(TRAINED)), learning_rate * scale)
-        if ranks.is_first and budget.is_save_due():
+        if budget.is_save_due():
             run.save()
         if run.step % 200 == 0:
             log.write(step=run.step, loss=loss.item(), norm=norm.item(), steps_a_second=budget.steps_a_second)

@@ -12,10 +12,9 @@ from pocket.clip import SAMPLE_RATE
 from pocket.codec_run import CodecRun
 from pocket.models import build_audio_vae
 from pocket.sounds import Sounds
-from pocket.training import Budget, Log, Ranks
+from pocket.training import VALIDATION_SEED, Budget, Log, Ranks
 
 logger = logging.getLogger("pocket")
-VALIDATION_SEED = 1_000_000
 WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples
 KL_WEIGHT = 1e-4
 WEIGHTS = {"waveform": 0.4, "spectrum": 0.3, "mel": 0.3}  # shares of the gradient at the decoder's end
@@ -56,7 +55,7 @@ def train_audio_vae(
         loss, terms = objective(vae, waveform, losses)
         loss.backward()
         norm = run.update(scale)
-        if ranks.is_first and budget.is_save_due():
+        if budget.is_save_due():
             run.save()
         if run.step % 200 == 0:
             log.write(

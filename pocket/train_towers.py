@@ -129,7 +129,7 @@ def train_towers(
         video_loss, audio_loss = losses(towers[expert], model.text_encoder, drawn, sigmas, use_bridge)
         (video_loss + AUDIO_WEIGHT * audio_loss).backward()
         norm = run.update(shared_gradients(run, experts), learning_rate * scale)
-        if ranks.is_first and budget.is_save_due():
+        if budget.is_save_due():
             run.save()
         if run.step % 100 == 0:
             log.write(

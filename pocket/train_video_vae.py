@@ -13,10 +13,9 @@ from mova.models.video_vae import decode_whole, encode_whole
 from pocket.codec_run import CodecRun
 from pocket.loader import stream
 from pocket.models import build_video_vae
-from pocket.training import Budget, Log, Ranks, prefetch, psnr, to_video
+from pocket.training import VALIDATION_SEED, Budget, Log, Ranks, prefetch, psnr, to_video
 
 logger = logging.getLogger("pocket")
-VALIDATION_SEED = 1_000_000
 KL_WEIGHT = 3e-5
 EDGE_WEIGHT = 0.25
 SQUARE_WEIGHT = 16.0
@@ -78,7 +77,7 @@ def train_video_vae(
             loss, square, kl = reconstruct(video, noise)
         loss.backward()
         norm = run.update(scale)
-        if ranks.is_first and budget.is_save_due():
+        if budget.is_save_due():
             run.save()
         if run.step % 100 == 0:
             log.write(

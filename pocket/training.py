@@ -12,12 +12,15 @@ from threading import Thread
 
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mova.outputs import new_output
 from pocket.loader import Batch
 
 logger = logging.getLogger("pocket")
+VALIDATION_SEED = 1_000_000  # of clips that training does not draw
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,8 @@ class Budget:
             yield min(1.0, (self.step + 1) / self.WARMUP, max(ending, 0.0))
 
     def is_save_due(self) -> bool:
-        """True every two minutes: a run that is killed loses no more."""
-        due = time.monotonic() - self._saved > 120
+        """True every two minutes, for the first rank: a run that is killed loses no more."""
+        due = self.ranks.is_first and time.monotonic() - self._saved > 120
         if due:
             self._saved = time.monotonic()
         return due
@@ -151,6 +154,19 @@ class Log:
         with self.path.open("a") as file:
             file.write(json.dumps(rounded) + "\n")
         logger.info("%s: %s", self.path.stem, " ".join(f"{key}={value}" for key, value in rounded.items()))
+
+
+def save_captioned(path: Path, tensors: dict[str, Tensor], captions: list[str]) -> None:
+    """Write clips as one safetensors file, whole or not at all."""
+    with new_output(path, overwrite=True) as part:
+        save_file(tensors, part, {"captions": json.dumps(captions)})
+
+
+def load_captioned(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """What `save_captioned` wrote."""
+    with safe_open(path, "pt") as file:
+        captions = json.loads(file.metadata()["captions"])
+    return load_file(path), captions
 
 
 def save_state(path: Path, **state: object) -> None:
