@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from lora_trainer.__main__ import main as lora_trainer
+from mova.catalog import POCKET
 from mova.media import write_mp4
 from mova.pipeline import MOVAPipeline
 from mova.types import UserError
@@ -107,7 +108,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="assets/pocket", help="a pocket checkpoint's folder")
+    parser.add_argument("--model", default=str(POCKET), help="a pocket checkpoint's folder")
     parser.add_argument("--kind", nargs="+", choices=NEWCOMERS, default=list(NEWCOMERS))
     parser.add_argument(
         "--family", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="old skills that are measured"

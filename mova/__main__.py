@@ -14,6 +14,7 @@ from mova import catalog, shapes
 from mova.arguments import DTYPES, build_parser
 from mova.backends.settings import Remote, remote_from_environment, remote_from_option
 from mova.checks import check_request, check_source_image
+from mova.machine import suitable_model
 from mova.outputs import check_frames_folder, check_output
 from mova.prompting.command import enhance
 from mova.strengths import parse_adapter
@@ -41,14 +42,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def generate(options: argparse.Namespace) -> int:
     settings = read_source(options)
-    name = options.model or settings.get("model") or catalog.DEFAULT_MODEL
+    remote = chosen_server(options)
+    default = catalog.DEFAULT_MODEL if remote else suitable_model()
+    name = options.model or settings.get("model") or default
     request = build_request(options, settings, catalog.find_model(str(name)))
     out = options.out or default_output(request.seed)
     check_outputs(options, out)
     if options.image is None and request.image is not None:
         check_source_image(request.image, settings.get("image_sha256"))
     check_request(request, out, options.overwrite)
-    remote = chosen_server(options)
     if remote:
         from mova.backends.remote import RemoteBackend
 

@@ -41,8 +41,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_generate(parser: argparse.ArgumentParser) -> None:
-    model = catalog.MODELS[catalog.DEFAULT_MODEL]
-    presets = ", ".join(f"{p.name} ({p.num_inference_steps} steps, {p.note})" for p in model.presets)
+    steps = "; ".join(
+        f"{model.name}: {', '.join(str(preset.num_inference_steps) for preset in model.presets)}"
+        for model in catalog.MODELS.values()
+    )
     clip = parser.add_argument_group("the clip")
     clip.add_argument("--prompt", help="what is seen and heard; put spoken words in double quotes")
     clip.add_argument(
@@ -73,14 +75,20 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
 
     quality = parser.add_argument_group("quality and cost")
     quality.add_argument(
-        "--model", help=f"360p, 720p, a folder or a Hub repo id; default {catalog.DEFAULT_MODEL}"
+        "--model",
+        help=f"{models()}; default: {catalog.DEFAULT_MODEL} where this machine can run it, "
+        f"else {catalog.SMALL_MODEL}",
     )
     quality.add_argument(
-        "--preset", choices=catalog.PRESET_NAMES, help=f"{presets}; default {catalog.DEFAULT_PRESET}"
+        "--preset",
+        choices=catalog.PRESET_NAMES,
+        help=f"steps ({steps}) and, for the quick one of a released model, half the length; "
+        f"default {catalog.DEFAULT_PRESET}",
     )
     quality.add_argument("--steps", type=int, help="denoising steps, default: the preset's")
-    quality.add_argument("--guidance-scale", type=float, help="hold to the prompt; 1 is off, 5 is usual")
-    quality.add_argument("--bridge-guidance-scale", type=float, help="hold to synchrony; 1 is off, try 3")
+    own = "1 is off; default: the model's own"
+    quality.add_argument("--guidance-scale", type=float, help=f"hold to the prompt; {own}")
+    quality.add_argument("--bridge-guidance-scale", type=float, help=f"hold to synchrony; {own}")
     quality.add_argument("--video-shift", type=float, help="of the noise schedule; default: the checkpoint's")
     quality.add_argument("--audio-shift", type=float, help="of the noise schedule; default: the checkpoint's")
     quality.add_argument(
@@ -113,12 +121,16 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
+def models() -> str:
+    return f"{', '.join(catalog.MODELS)}, a folder or a Hub repo id"
+
+
 def add_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="360p, 720p, a folder or a Hub repo id")
+    parser.add_argument("model", metavar="MODEL", help=models())
     parser.add_argument(
         "--size", metavar="WIDTHxHEIGHT", help="of the clip to plan for; default: the model's own"
     )
-    parser.add_argument("--frames", type=int, help="of the clip to plan for; default 193")
+    parser.add_argument("--frames", type=int, help="of the clip to plan for; default: the model's own")
     add_machine(parser)
 
 

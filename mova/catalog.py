@@ -9,6 +9,7 @@ from mova.shapes import MAX_PROMPT_TOKENS, ClipShape, frames_for_seconds
 from mova.types import UserError
 
 PROMPTS = Path(__file__).parents[1] / "prompts"
+POCKET = Path(__file__).parents[1] / "assets" / "pocket"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ RELEASED_PRESETS = (
     Preset("quick", 15, 0.5, "half the length, to try an idea"),
     Preset("standard", 25, 1.0, "the trained length, half the steps"),
     Preset("full", 50, 1.0, "as the released scripts run"),
+)
+POCKET_PRESETS = (
+    Preset("quick", 4, 1.0, "the fewest steps"),
+    Preset("standard", 8, 1.0, "as good as any, by its figures"),
+    Preset("full", 20, 1.0, "smoother in details"),
 )
 
 
@@ -85,9 +91,11 @@ MODELS = {
     for model in (
         Model("360p", "OpenMOSS-Team/MOVA-360p", 352, 640),
         Model("720p", "OpenMOSS-Team/MOVA-720p", 720, 1280),
+        Model("pocket", str(POCKET), 128, 224, 49, 24.0, POCKET_PRESETS, 3.0, 2.0, None),
     )
 }
 DEFAULT_MODEL = "360p"
+SMALL_MODEL = "pocket"  # where that does not fit
 REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
@@ -134,7 +142,8 @@ def find_model(name: str) -> Model:
     """
     if name in MODELS:
         return MODELS[name]
-    known = next((model for model in MODELS.values() if model.source == name), None)
+    folder = str(Path(name).expanduser().absolute())
+    known = next((model for model in MODELS.values() if model.source in (name, folder)), None)
     if known is not None:
         return known
     if not name or not (Path(name).expanduser().is_dir() or REPO_ID.fullmatch(name)):

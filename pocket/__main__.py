@@ -15,11 +15,12 @@ import sys
 import time
 from pathlib import Path
 
+from mova.catalog import POCKET
 from pocket.clip import FAMILIES, NEWCOMERS, SPLITS
 from pocket.speech import DEFAULT_FOLDER
 from pocket.stages import add_enhancer, add_stages
 
-DEFAULT_MODEL = "assets/pocket"
+DEFAULT_MODEL = str(POCKET)
 GPU_BATCH = 32  # clips made at once
 
 logger = logging.getLogger("pocket")

@@ -36,4 +36,7 @@ def assemble(out: Path) -> MOVAPipeline:
 
 def export(out: Path, folder: Path) -> None:
     """Write the checkpoint. Raises UserError if `folder` holds one already."""
-    assemble(out).to(dtype=torch.bfloat16).save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    pipeline = assemble(out).to(dtype=torch.bfloat16)
+    for vae in (pipeline.video_vae, pipeline.audio_vae):
+        vae.register_to_config(_name_or_path=None)  # a folder of the machine that trained it
+    pipeline.save_pretrained(folder, max_shard_size=SHARD_SIZE)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mova.catalog import find_model
 from mova.guidance import Branch, branches
 from mova.inputs import draw_noise, to_pixels
 from mova.pipeline import MOVAPipeline
@@ -18,16 +19,18 @@ from mova.shapes import ClipShape
 from mova.types import UserError
 from pocket.clip import FRAME_RATE, NUM_FRAMES, SAMPLE_RATE, Clip
 
+POCKET = find_model("pocket")
+
 
 @dataclass(frozen=True)
 class Settings:
     """How clips are made. The defaults are those of the page and the command line for this model."""
 
-    steps: int = 20
-    guidance_scale: float = 5.0
-    bridge_guidance_scale: float = 1.0
+    steps: int = POCKET.preset().num_inference_steps
+    guidance_scale: float = POCKET.guidance_scale
+    bridge_guidance_scale: float = POCKET.bridge_guidance_scale
     use_bridge: bool = True
-    negative_prompt: str = ""
+    negative_prompt: str = POCKET.negative_prompt
     num_frames: int = NUM_FRAMES
 
     def forwards(self) -> list[Branch]:

@@ -14,6 +14,7 @@ FLOORS = [
     ["mova.types", "mova.prompting.cleaning"],
     ["mova.shapes", "mova.spectrum", "mova.strengths"],
     ["mova.outputs", "mova.images", "mova.catalog", "mova.guidance", "mova.pictures"],
+    ["mova.machine"],
     [
         "mova.media",
         "mova.hub",

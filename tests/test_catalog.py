@@ -56,7 +56,9 @@ def test_a_folder_and_a_repo_id_are_models_of_the_size_their_name_says(tmp_path)
     "name", ["", "36p", "./gone", "/gone/folder", "a/b/c", "org/", "/name", "org/na me", "a\0b"]
 )
 def test_what_can_be_no_model_is_refused_without_asking_the_hub(name):
-    with pytest.raises(UserError, match=r"there is no model .* give 360p, 720p, the folder of a checkpoint"):
+    with pytest.raises(
+        UserError, match=r"there is no model .* give 360p, 720p, pocket, the folder of a checkpoint"
+    ):
         catalog.find_model(name)
 
 

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from mova.catalog import DEFAULT_MODEL
+from mova.machine import suitable_model
 from mova.prompting.brief import CLIP_SECONDS, MAX_WORDS
 from mova.prompting.cache import AnswerCache
 from mova.prompting.endpoint import EndpointWriter
@@ -47,8 +47,7 @@ def add_enhance(parser: argparse.ArgumentParser) -> None:
         "--for",
         dest="clip_model",
         metavar="NAME",
-        default=DEFAULT_MODEL,
-        help=f"the model that will make the clip, such as pocket; default {DEFAULT_MODEL}",
+        help="the model that will make the clip, such as pocket; default: the one that suits this machine",
     )
     who.add_argument("--model", default="", help="of the server; default: the first it lists")
     who.add_argument(
@@ -119,7 +118,7 @@ def find_writer(options: argparse.Namespace) -> Writer | None:
         return EndpointWriter(
             visitor_endpoint(options.base_url or "", options.model, key, configured, is_public_page=False)
         )
-    return embedded_writer(options.clip_model)
+    return embedded_writer(options.clip_model or suitable_model())
 
 
 def read_key(name: str | None) -> str:

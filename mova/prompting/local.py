@@ -14,6 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mova import catalog
 from mova.prompting.writing import Answer, Ask, IsCancelled, OnText, ignore_text, never_cancelled, stop_if
 from mova.types import BackendError, UserError
 
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POCKET_ENHANCER = Path(__file__).parents[2] / "assets" / "pocket" / "enhancer"
+POCKET_ENHANCER = catalog.POCKET / "enhancer"
 POCKET_TOKENS = 320
-POCKET = "pocket"  # the model's name in the catalogue
 TOP_P = 0.9
 
 
@@ -154,7 +154,7 @@ def embedded_writer(clip_model: str, folder: Path = POCKET_ENHANCER) -> LocalWri
 
     The pocket enhancer knows the world of the pocket model alone; for other models it is the template.
     """
-    return pocket_writer(folder) if clip_model == POCKET else None
+    return pocket_writer(folder) if clip_model == catalog.SMALL_MODEL else None
 
 
 @lru_cache(maxsize=8)

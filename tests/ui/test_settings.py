@@ -5,13 +5,14 @@ import gradio
 import pytest
 import yaml
 
-from mova import catalog
+from mova import catalog, machine
+from mova.machine import GIB, InstalledGpu
 from mova.types import UserError
-from mova.ui import machine
-from mova.ui.machine import GIB, SMALL, InstalledGpu, choose_model, offered_models
+from mova.ui import machine as page_machine
+from mova.ui.machine import choose_model, offered_models
 from mova.ui.settings import VARIABLES, Settings, describe_model
 
-SMALLEST = SMALL if SMALL in catalog.MODELS else "360p"  # what is there for a machine without a GPU
+SMALLEST = catalog.SMALL_MODEL
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -75,7 +76,7 @@ def test_a_checkpoint_by_path_has_the_size_it_is_said_to_have(golden):
     ],
 )
 def test_the_machine_decides_the_model_and_says_why(monkeypatch, gpu, expected, sentence):
-    monkeypatch.setattr(machine, "installed_gpu", lambda: gpu)
+    monkeypatch.setattr(page_machine, "installed_gpu", lambda: gpu)
     monkeypatch.setattr(machine, "RELEASED_RAM", 0)
     name, why = choose_model(Settings())
     assert name == expected
