@@ -23,6 +23,7 @@ from mova.catalog import find_model
 from mova.codec import CodecMixin
 from mova.layout import COMPONENTS
 from mova.loading import load_components, resolve
+from mova.models.video_vae import to_channels_last
 from mova.offload import Residency
 from mova.prompting.cleaning import clean_prompt
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
@@ -98,6 +99,8 @@ class Encoders(CodecMixin):
         parts = load_components(folder, names, dtype)
         for name, part in parts.items():
             setattr(self, name, part.to(device) if isinstance(part, torch.nn.Module) else part)
+        if "video_vae" in parts:
+            to_channels_last(self.video_vae)
         self.residency = OnDevice(device)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from lora_trainer.config import Config
 from lora_trainer.presets import EXPERTS
+from mova.models.video_vae import to_channels_last
 from mova.offload import Residency, WeightSwap
 from mova.pipeline import MOVAPipeline
 from mova.placement import Machine, preferred_dtype
@@ -87,5 +88,6 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype, offload: 
     """The pipeline without text encoder, frozen, on the CPU until its residency is settled."""
     pipeline = MOVAPipeline.from_pretrained(folder, torch_dtype=dtype, text_encoder=None, tokenizer=None)
     pipeline.set_progress_bar_config(disable=True)
+    to_channels_last(pipeline.video_vae)
     pipeline.residency = TrainingResidency(pipeline, device, offload)
     return pipeline

@@ -146,7 +146,8 @@ def codec_seconds(
 ) -> float:
     width = known.configs["video_vae"].get("base_dim", plan_time.CODEC_DIM) / plan_time.CODEC_DIM
     pixels = shape.num_frames * shape.height * shape.width
-    return pixels * flops * width**2 / (card.tflops * 1e12 * plan_time.CODEC_RATE)
+    rate = plan_time.CODEC_RATE if card.is_gpu else plan_time.CODEC_RATE_CPU
+    return pixels * flops * width**2 / (card.tflops * 1e12 * rate)
 
 
 def validation_seconds(config: Config, card: Card, known: Outline, windows: Mapping[ClipShape, int]) -> float:

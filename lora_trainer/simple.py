@@ -5,17 +5,28 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from lora_trainer.config import merge
 from lora_trainer.windows import LENGTHS
 from mova.catalog import MODELS, Model
 from mova.shapes import frames_for_seconds
-from mova.strengths import TOWERS
+from mova.strengths import PARTS, TOWERS
 from mova.types import UserError
 
 SMALL_BYTES = 2**30  # of weights: such a model learns on a processor, in many quick steps
 KEPT_BACK = ((12, 2), (4, 1))  # from so many clips on, so many measure what was learnt
 MAX_STEPS = 20_000
-LOOKS, LOOKS_IF_SMALL = 12, 6  # times at which the losses are measured; there a look costs many steps
-SAMPLES = 4  # times at which a clip is made
+LOOKS, LOOKS_IF_SMALL = (
+    12,
+    3,
+)  # times at which the losses are measured; there a look takes as long as 10 steps
+SAMPLES, SAMPLES_IF_SMALL = 4, 2  # times at which a clip is made
+STEPS, STEPS_IF_SMALL = 1000, 240
+RATE, RATE_IF_SMALL = 1e-4, 3e-3  # the latter, with all layers, as measured (benchmarks/README.md)
+# Its layers are few and narrow: all of them learn, and what they compute is kept rather than computed twice.
+SMALL = {
+    "towers": {name: {"targets": "attention_ffn"} for name in PARTS["video"]},
+    "run": {"gradient_checkpointing": False},
+}
 LABELS = {
     "look_and_voice": "Look and voice",
     "look": "Look only",
@@ -56,7 +67,7 @@ def is_small(model: Model) -> bool:
 
 
 def default_steps(model: Model) -> int:
-    return 300 if is_small(model) else 1000
+    return STEPS_IF_SMALL if is_small(model) else STEPS
 
 
 def settings_of(simple: Simple, model: Model, clips: int, device: str) -> dict[str, Any]:
@@ -68,7 +79,7 @@ def settings_of(simple: Simple, model: Model, clips: int, device: str) -> dict[s
     small = is_small(model)
     steps = whole("steps", simple.steps, default_steps(model), MAX_STEPS)
     rank = whole("rank", simple.rank, 0, 256)
-    rate = simple.learning_rate or (1e-3 if small else 1e-4)
+    rate = simple.learning_rate or (RATE_IF_SMALL if small else RATE)
     if not 0 < rate <= 1:
         raise UserError(f"learning rate={rate:g} must be over 0 and at most 1; 0.0001 is usual")
     folder = Path(model.source).expanduser()
@@ -80,7 +91,7 @@ def settings_of(simple: Simple, model: Model, clips: int, device: str) -> dict[s
         "data": {
             "size": f"{model.width}x{model.height}",
             "num_frames": lengths_of(simple, model),
-            "held_out": next((count for least, count in KEPT_BACK if clips >= least), 0),
+            "held_out": kept_back(clips),
             "without_sound": "mute" if simple.preset in ("look", "motion") else "refuse",
             "caption_prefix": f"{simple.trigger.strip()} " if simple.trigger.strip() else "",
         },
@@ -92,7 +103,7 @@ def settings_of(simple: Simple, model: Model, clips: int, device: str) -> dict[s
             "validate_every": max(1, steps // (LOOKS_IF_SMALL if small else LOOKS)),
         },
         "samples": {
-            "every": max(1, steps // SAMPLES),
+            "every": max(1, steps // (SAMPLES_IF_SMALL if small else SAMPLES)),
             "num_inference_steps": model.preset().num_inference_steps,
             "guidance_scale": model.guidance_scale,
             "clips": [{"prompt": simple.prompt.strip(), "seed": 42}] if simple.prompt.strip() else [],
@@ -102,7 +113,12 @@ def settings_of(simple: Simple, model: Model, clips: int, device: str) -> dict[s
         settings["run"]["device"] = device
     if rank:
         settings["towers"] = {name: {"rank": rank} for name in TOWERS}
-    return settings
+    return merge(settings, SMALL) if small else settings
+
+
+def kept_back(clips: int) -> int:
+    """How many of so many clips are never trained on."""
+    return next((count for least, count in KEPT_BACK if clips >= least), 0)
 
 
 def lengths_of(simple: Simple, model: Model) -> list[int] | None:

@@ -10,6 +10,7 @@ import torch
 from diffusers.hooks import apply_layerwise_casting
 
 from mova.models.dual_tower import DualTower
+from mova.models.video_vae import to_channels_last
 from mova.offload import EXPERTS, ComponentResidency, LayerResidency
 from mova.shapes import ClipShape
 from mova.streaming import SLOTS
@@ -240,9 +241,7 @@ def place(pipeline: "MOVAPipeline", placement: Placement) -> None:
                 FP8_SKIP,
                 non_blocking=True,
             )
-    for parameter in pipeline.video_vae.parameters():
-        if parameter.ndim == 5:  # the 3-D convolutions: 6 to 17 % faster so on a GPU, more on a CPU
-            parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
+    to_channels_last(pipeline.video_vae)
     resident = modules if placement.offload == "none" else set()
     resident = resident - (set() if placement.keep_text_encoder else {"text_encoder"})
     resident = resident - (set() if placement.hold_both else set(EXPERTS))

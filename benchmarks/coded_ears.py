@@ -1,0 +1,98 @@
+"""Whose sound it is that begins in a clip, as the model's own audio autoencoder leaves it.
+
+What a small autoencoder has not been trained on comes out of it changed: a honk loses the partials by which
+`pocket.detect_newcomers` knows a horn. An adapter cannot teach more than the decoder can say. So here the
+sounds to compare with have gone through the autoencoder too: an onset is of the kind of which the nearest
+one is, among newcomers and the world's own families.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mova.pipeline import MOVAPipeline
+from pocket.clip import FAMILIES, NEWCOMERS, SAMPLE_RATE, Clip
+from pocket.detect_newcomers import HIGH_VOICE, hear_pitch
+from pocket.evaluate import CAPTIONS
+from pocket.hearing import HOP, SILENCE, band_levels, onsets
+from pocket.judge import Asked, Figures, judge
+from pocket.newcomers import render_newcomer
+from pocket.puppet import NEWCOMER, WORD
+from pocket.recognise import recogniser
+from pocket.speech import WORLD
+from pocket.world import render
+
+REFERENCES = 12  # clips of each kind, of seeds that nothing is measured on
+FIRST_SEED = 7_000_000
+SECONDS, SLICES = 0.16, 4  # after an onset
+DEPTH_DB = 40.0  # below the loudest band
+QUIET = 0.25  # a late onset's rise beside the strongest one's
+
+
+FARTHEST = 3.8  # a word's distance: coded true ones reach 3.4, what else is taken for Pip's begins at 4.0
+
+
+class CodedEars:
+    """Sounds of newcomers and of the world through the autoencoder of `pipeline`, ready to compare."""
+
+    def __init__(self, pipeline: MOVAPipeline, speech: Path) -> None:
+        rows, self._kinds = [], []
+        for kind in (*NEWCOMERS, *FAMILIES):
+            for clip in _references(kind, speech):
+                found = [row for _, row in _sounds(coded_sound(pipeline, clip.waveform))]
+                rows += found
+                self._kinds += [kind] * len(found)
+        self._rows = np.stack(rows)  # [N, D]
+        self._recogniser = recogniser(speech, (WORLD, NEWCOMER))
+
+    def hear(self, waveform: np.ndarray) -> list[tuple[float, str]]:
+        """Seconds at which something begins to sound, and whose sound it is."""
+        return [
+            (at, self._kinds[int(np.square(self._rows - row).sum(1).argmin())])
+            for at, row in _sounds(waveform)
+        ]
+
+    def judge(self, frames: np.ndarray, waveform: np.ndarray, asked: Asked) -> Figures:
+        """As `pocket.judge.judge` of a newcomer, but for what is heard."""
+        figures, heard = judge(frames, waveform, asked), self.hear(waveform)
+        if asked.family == "cube":
+            return figures | {"heard_seconds": [at for at, kind in heard if kind == "cube"]}
+        words = [word for word in self._recogniser.recognise(waveform) if word.text == WORD]
+        words = [word for word in words if word.distance < FARTHEST]
+        parts = [waveform[int(word.start * SAMPLE_RATE) : int(word.end * SAMPLE_RATE)] for word in words]
+        is_pip = sum(kind == "character" for _, kind in heard) > len(heard) / 2
+        voice = is_pip and any(hear_pitch(part) > HIGH_VOICE for part in parts)
+        return figures | {"word": bool(words), "voice": voice}
+
+
+@torch.no_grad()
+def coded_sound(pipeline: MOVAPipeline, waveform: np.ndarray) -> np.ndarray:
+    """Sound float32 [S] through the audio autoencoder and back."""
+    with pipeline.residency.use("audio_vae"):
+        vae = pipeline.audio_vae
+        latents = vae.encode(torch.from_numpy(waveform)[None, None].to(vae.device, vae.dtype)).mode()
+    return pipeline.decode_audio(latents)[0, 0, : len(waveform)].float().numpy()
+
+
+def _references(kind: str, speech: Path) -> Iterator[Clip]:
+    for seed in range(FIRST_SEED, FIRST_SEED + REFERENCES):
+        if kind in NEWCOMERS:
+            yield render_newcomer(seed, kind, speech)
+        else:
+            yield render(seed, kind, "train", speech, CAPTIONS["full"])
+
+
+def _sounds(waveform: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
+    """Each onset with its bands' levels over time, whatever the loudness [SLICES * bands]."""
+    if np.sqrt(np.mean(np.square(waveform))) < SILENCE:
+        return
+    levels = band_levels(waveform)  # [columns, bands]
+    columns = int(SECONDS * SAMPLE_RATE / HOP) // SLICES * SLICES
+    for at in onsets(waveform, QUIET):
+        first = int(at * SAMPLE_RATE / HOP)
+        part = levels[first : first + columns]
+        if len(part) == columns:
+            part = np.maximum(part, part.max() - DEPTH_DB).reshape(SLICES, -1, part.shape[1]).mean(1)
+            yield at, (part - part.mean()).ravel()
