@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mova.pipeline import MOVAPipeline
+from mova.codec import CodecMixin
 from pocket.clip import FAMILIES, NEWCOMERS, SAMPLE_RATE, Clip
 from pocket.detect_newcomers import HIGH_VOICE, hear_pitch
 from pocket.evaluate import CAPTIONS
@@ -24,7 +24,6 @@ from pocket.recognise import recogniser
 from pocket.speech import WORLD
 from pocket.world import render
 
-REFERENCES = 12  # clips of each kind, of seeds that nothing is measured on
 FIRST_SEED = 7_000_000
 SECONDS, SLICES = 0.16, 4  # after an onset
 DEPTH_DB = 40.0  # below the loudest band
@@ -35,13 +34,17 @@ FARTHEST = 3.8  # a word's distance: coded true ones reach 3.4, what else is tak
 
 
 class CodedEars:
-    """Sounds of newcomers and of the world through the autoencoder of `pipeline`, ready to compare."""
+    """Sounds of newcomers and of the world through the autoencoder of `codec`, ready to compare.
 
-    def __init__(self, pipeline: MOVAPipeline, speech: Path) -> None:
+    `references` are the clips of each kind, of seeds that nothing else uses.
+    """
+
+    def __init__(self, codec: CodecMixin, speech: Path, references: int = 12) -> None:
         rows, self._kinds = [], []
         for kind in (*NEWCOMERS, *FAMILIES):
-            for clip in _references(kind, speech):
-                found = [row for _, row in _sounds(coded_sound(pipeline, clip.waveform))]
+            for seed in range(FIRST_SEED, FIRST_SEED + references):
+                waveform = clip_of(kind, seed, speech).waveform
+                found = [row for _, row in _sounds(coded_sound(codec, waveform))]
                 rows += found
                 self._kinds += [kind] * len(found)
         self._rows = np.stack(rows)  # [N, D]
@@ -68,20 +71,19 @@ class CodedEars:
 
 
 @torch.no_grad()
-def coded_sound(pipeline: MOVAPipeline, waveform: np.ndarray) -> np.ndarray:
+def coded_sound(codec: CodecMixin, waveform: np.ndarray) -> np.ndarray:
     """Sound float32 [S] through the audio autoencoder and back."""
-    with pipeline.residency.use("audio_vae"):
-        vae = pipeline.audio_vae
+    with codec.residency.use("audio_vae"):
+        vae = codec.audio_vae
         latents = vae.encode(torch.from_numpy(waveform)[None, None].to(vae.device, vae.dtype)).mode()
-    return pipeline.decode_audio(latents)[0, 0, : len(waveform)].float().numpy()
+    return codec.decode_audio(latents)[0, 0, : len(waveform)].float().cpu().numpy()
 
 
-def _references(kind: str, speech: Path) -> Iterator[Clip]:
-    for seed in range(FIRST_SEED, FIRST_SEED + REFERENCES):
-        if kind in NEWCOMERS:
-            yield render_newcomer(seed, kind, speech)
-        else:
-            yield render(seed, kind, "train", speech, CAPTIONS["full"])
+def clip_of(kind: str, seed: int, speech: Path) -> Clip:
+    """A newcomer's clip, or one of the world's families."""
+    if kind in NEWCOMERS:
+        return render_newcomer(seed, kind, speech)
+    return render(seed, kind, "train", speech, CAPTIONS["full"])
 
 
 def _sounds(waveform: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:

@@ -208,13 +208,6 @@ def test_the_adapter_works_on_the_plain_base(engine, golden, base, tmp_path):
         assert relative_error(on_plain, getattr(before[0], kind)) > 1e-2
 
 
-def test_every_tower_learns(settings, base, capsys):
-    path = settings().output.parent / "config.yaml"
-    path.write_text(settings().model_dump_json())
-    assert main(["overfit", str(path), "--steps", "16", "--clip", "b.mp4", "--base", base]) == 0
-    assert capsys.readouterr().out.count(" learnt") == 4
-
-
 @pytest.mark.parametrize("command", ["train", "overfit"])
 def test_a_missing_library_is_named_before_anything_is_done(settings, command, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)

@@ -123,7 +123,8 @@ def test_every_form_is_a_config(golden, preset, name):
     assert config.data.held_out == 2
     assert config.data.num_frames[0] == 17
     assert {tower.rank for tower in config.towers.trained().values()} == {8}
-    assert config.run.steps == (300 if name == "tiny" else 1000)
+    assert config.run.steps == (240 if name == "tiny" else 1000)
+    assert config.run.gradient_checkpointing == (name == "360p")
     assert config.samples.clips[0].prompt == "A lamp."
     assert config.data.caption_prefix == "sks "
 
