@@ -148,7 +148,10 @@ def status(run: Run, state: Status) -> str:
         kind = {"done": "good", "stopped": "quiet"}.get(state.kind, "error")
         return note(state.message, kind)
     words = PHASES.get(state.phase, KINDS[state.kind].capitalize())
-    details = [f"step {state.done} of {state.count}"] if state.phase == "train" else []
+    details = []
+    if state.phase == "train":
+        learning = f"step {state.done} of {state.count}"
+        details = [learning if state.done else "first, what the model knows already"]
     if state.phase == "clips" and state.count:
         details.append(f"{state.done} of {state.count}")
     if state.seconds_left:
