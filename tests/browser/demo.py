@@ -16,7 +16,7 @@ EXAMPLE = {
     "family": "things",
     "title": "A bell",
     "prompt": 'A bell rings and a man says, "Good." The audio shows a bell and a calm voice.',
-    "model": "tiny",
+    "model": "tests/golden/checkpoint",
     "seed": 11,
     "num_inference_steps": 4,
     "height": 32,
