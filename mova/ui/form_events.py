@@ -146,11 +146,11 @@ def wire_form(studio: Studio, tab: GenerateTab, machine: gr.HTML, demo: gr.Block
         **live,
     )
     priced = ("model", "shape", "seconds", "steps", "guidance", "sync_guidance", "exact_size", "image")
-    priced += ("seed", "random_seed")
+    told = ("seed", "random_seed", "video_shift", "audio_shift")
     demo.load(
         events.describe_when_ready, unspoken, [tab.cost_note, machine], concurrency_limit=None, **PRIVATE
     )
-    triggers = [field(name).change for name in priced]
+    triggers = [field(name).change for name in (*priced, *told)]
     gr.on(triggers, events.describe, unspoken, [tab.cost_note], **live)
     gr.on(
         [field("prompt").change, field("seconds").change, field("model").change],
