@@ -22,7 +22,7 @@ from mova.media import read_clip
 from tests.browser.demo import Server
 
 MIB = 2**20
-PROMPT = 'A man says, "Hello." The audio shows his voice.'
+PROMPT = 'A child in a red shirt looks at the camera and says "banana, moon."'
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         page = browser.new_page()
         began = time.monotonic()
-        server = Server(Path(folder), **given)
+        server = Server(Path(folder), **given, OMP_NUM_THREADS=str(os.cpu_count()))
         say("the page answers after", time.monotonic() - began)
         try:
             first_clip(server, page, began, Path(folder))
