@@ -10,7 +10,7 @@ from pocket.codec_run import CodecRun
 from pocket.export import export
 from pocket.latents import Shard, normalise
 from pocket.models import AUDIO_CHANNELS, BOUNDARY_RATIO, build_audio_vae, build_video_vae, train_tokenizer
-from pocket.muon import Muon, orthogonalised
+from pocket.muon import TEXT_RATE, Muon, orthogonalised
 from pocket.sounds import Sounds
 from pocket.tower_run import Captions, Model, TowerRun, embed
 from pocket.train_audio_tower import TRAINED, velocity
@@ -58,6 +58,15 @@ def test_the_optimizer_steps_only_what_has_gradients_and_resumes_exactly():
     for each in (optimizer, resumed):
         each.step(gradients, 0.01)
     assert all(torch.equal(optimizer.masters[name], resumed.masters[name]) for name in ours)
+
+
+def test_the_text_encoder_learns_slowly_and_by_adamw():
+    names = ("text_encoder.encoder.block.0.layer.0.SelfAttention.q.weight", "audio_dit.head.bias")
+    masters = {name: torch.zeros(4, 4) for name in names}
+    Muon(masters).step({name: torch.randn(4, 4) for name in names}, 0.01)
+    slow, fast = (masters[name].abs().mean().item() for name in names)
+    assert fast == pytest.approx(0.01, rel=1e-3)  # AdamW's first step
+    assert slow == pytest.approx(0.01 * TEXT_RATE, rel=1e-3)
 
 
 def test_normalised_latents_decode_to_the_same_sound():
