@@ -57,11 +57,11 @@ def test_a_picture_that_cannot_be_opened_is_named_under_its_field(demo, tmp_path
     page = demo.page
     (tmp_path / "holiday.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(500))
     page.locator("#first-frame input[type=file]").set_input_files(tmp_path / "holiday.png")
-    page.locator("#crop-box").get_by_text("holiday.png is damaged or cut short").wait_for()
+    page.locator("#crop-box").get_by_text("holiday.png is not an image that can be read").wait_for()
     assert not page.locator("#fit").is_visible()
     page.locator("#prompt textarea").fill("A wall. The audio shows a hum.")
     page.locator("#make").click()
-    page.locator("#status").get_by_text("holiday.png is damaged or cut short").wait_for()
+    page.locator("#status").get_by_text("holiday.png is not an image that can be read").wait_for()
     assert page.locator("#make").is_enabled()
 
 
