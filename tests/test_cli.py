@@ -280,4 +280,4 @@ def test_without_a_model_the_small_one_is_taken_where_there_is_no_large_gpu(gene
     clip, settings = generate("--prompt", "a toy piano", "--frames", "5", "--steps", "1", "--seed", "1")
     assert settings["model"] == "pocket"
     assert clip.frames.shape[1:3] == (128, 224)
-    assert settings["bridge_guidance_scale"] == 2
+    assert settings["bridge_guidance_scale"] == 3
