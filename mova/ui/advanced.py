@@ -43,7 +43,7 @@ def lay_out_advanced(studio: Studio, by_name: dict) -> dict:
             value=model.bridge_guidance_scale,
             step=0.1,
             label="Hold sound and picture together",
-            info="For lips and hits. 1 is off and takes a third less time; 3 is strong.",
+            info="For lips and hits. 1 is off; slower by half unless equal to the value above.",
             elem_id="sync-guidance",
         )
         by_name["negative"] = gr.Textbox(
