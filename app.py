@@ -10,6 +10,7 @@ import spaces  # noqa: F401  # isort: skip - before anything that may touch CUDA
 
 import logging
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 from mova.types import UserError
@@ -21,6 +22,7 @@ from mova.ui.visitors import KEY_FILE
 if TYPE_CHECKING:
     import gradio as gr
 
+SHUTDOWN_SECONDS = 1  # that open pages get before they are hung up on
 MAX_THREADS = 80  # each clip that is watched takes one now and then
 
 
@@ -76,8 +78,15 @@ def main() -> int:
     try:
         demo = build(studio)
         demo.launch(prevent_thread_lock=True, **launch_options(studio.settings))
+        demo.server.config.timeout_graceful_shutdown = SHUTDOWN_SECONDS
         studio.start()  # after the page is up: looking at the machine takes a core for seconds
-        demo.block_thread()
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            sys.stderr.write("stopped; clips that were not finished are not kept\n")
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # hanging up on open pages is no error
+        studio.close()  # first, as threads that follow a clip wait for its end
+        demo.close(verbose=False)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -22,7 +22,7 @@ from mova.media import read_clip
 from tests.browser.demo import Server
 
 MIB = 2**20
-PROMPT = 'A man says, "Hello." The audio shows his voice.'
+PROMPT = 'A child in a red shirt looks at the camera and says "banana, moon."'
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         page = browser.new_page()
         began = time.monotonic()
-        server = Server(Path(folder), **given)
+        server = Server(Path(folder), **given, OMP_NUM_THREADS=str(os.cpu_count()))
         say("the page answers after", time.monotonic() - began)
         try:
             first_clip(server, page, began, Path(folder))
@@ -76,15 +76,17 @@ def first_clip(server: Server, page: Page, began: float, folder: Path) -> None:
 
 def watch_memory(server: Server, clips: int) -> None:
     client = Client(server.url, verbose=False)
-    page = psutil.Process(server.process.pid)
     for number in range(1, clips + 1):
         client.predict(image=None, prompt=PROMPT, preset="quick", seed=number, api_name="/generate")
         if number in (1, 5) or number % 10 == 0:
-            worker = sum(child.memory_info().rss for child in page.children(recursive=True))
-            sys.stdout.write(
-                f"after {number} clips: page {page.memory_info().rss / MIB:.0f} MiB, "
-                f"model {worker / MIB:.0f} MiB\n"
-            )
+            sys.stdout.write(f"after {number} clips: {memory_of(server)}\n")
+
+
+def memory_of(server: Server) -> str:
+    """What the page and its processes hold."""
+    page = psutil.Process(server.process.pid)
+    worker = sum(child.memory_info().rss for child in page.children(recursive=True))
+    return f"page {page.memory_info().rss / MIB:.0f} MiB, model {worker / MIB:.0f} MiB"
 
 
 def say(what: str, seconds: float) -> None:

@@ -14,6 +14,7 @@ from mova import catalog, shapes
 from mova.arguments import DTYPES, build_parser
 from mova.backends.settings import Remote, remote_from_environment, remote_from_option
 from mova.checks import check_request, check_source_image
+from mova.guidance import branches
 from mova.machine import suitable_model
 from mova.outputs import check_frames_folder, check_output
 from mova.prompting.command import enhance
@@ -87,7 +88,8 @@ def inspect(options: argparse.Namespace) -> int:
     checkpoint = look(model.source)
     shape = checkpoint.clip_shape(height, width, frames, model.frame_rate)
     steps = model.preset("full").num_inference_steps
-    sys.stdout.write(report(checkpoint, machine, shape, steps, **fixed) + "\n")
+    forwards = len(branches(model.guidance_scale, model.bridge_guidance_scale))
+    sys.stdout.write(report(checkpoint, machine, shape, steps, forwards, **fixed) + "\n")
     return 0
 
 

@@ -98,8 +98,13 @@ def summarise(parts: Iterable[SafetensorsFileMetadata]) -> Contents:
     )
 
 
-def report(checkpoint: Checkpoint, machine: Machine, shape: ClipShape, steps: int, **fixed: object) -> str:
-    """A table of the components, where each would go, and what a clip of `shape` would take."""
+def report(
+    checkpoint: Checkpoint, machine: Machine, shape: ClipShape, steps: int, forwards: int, **fixed: object
+) -> str:
+    """A table of the components, where each would go, and what a clip of `shape` would take.
+
+    `forwards` is the number that a step needs.
+    """
     workspace = checkpoint.workspace(shape, machine, fixed.get("dtype"))
     try:
         placement = choose(machine, checkpoint.parameters, workspace, **fixed)
@@ -107,7 +112,7 @@ def report(checkpoint: Checkpoint, machine: Machine, shape: ClipShape, steps: in
     except UserError as error:
         placement, verdict = None, str(error)
     flops = checkpoint.forward_flops(shape)
-    seconds = catalog.estimate_seconds(flops, steps, 2, machine.name, machine.cores)
+    seconds = catalog.estimate_seconds(flops, steps, forwards, machine.name, machine.cores)
     return "\n".join(
         [
             *component_table(checkpoint, placement),
@@ -116,8 +121,8 @@ def report(checkpoint: Checkpoint, machine: Machine, shape: ClipShape, steps: in
             f"placement: {verdict}",
             f"clip: {shape.width}x{shape.height}, {shape.num_frames} frames, {shape.seconds:.1f} s; "
             f"{human_bytes(workspace)} of working memory",
-            f"time: {flops / 1e12:,.{0 if flops > 1e13 else 2}f} TFLOP a forward, two forwards a step; "
-            f"{steps} steps take about {catalog.human_seconds(seconds)}",
+            f"time: {flops / 1e12:,.{0 if flops > 1e13 else 2}f} TFLOP a forward, "
+            f"{forwards} forwards a step; {steps} steps take about {catalog.human_seconds(seconds)}",
         ]
     )
 

@@ -2,6 +2,9 @@
 
 Muon (Jordan et al., 2024) orthogonalises the momentum of each matrix by five Newton-Schulz steps. Matrices of
 one shape go through them together: one by one the launches would take longer than the training step.
+
+The text encoder is AdamW's, at a lower rate: its attention scores are neither scaled nor normalised. Under
+Muon they grew to hundreds, each token saw one other whatever their distance, and no order was ever learnt.
 """
 
 from collections import defaultdict
@@ -14,6 +17,8 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 MOMENTUM = 0.95
 MATRIX_SCALE = 0.4  # root mean square of an update over the learning rate; AdamW's is about 0.2
 WEIGHT_DECAY = 0.01
+TEXT = "text_encoder"
+TEXT_RATE = 0.25  # of the learning rate
 
 
 class Muon:
@@ -32,7 +37,10 @@ class Muon:
         self.groups = list(groups.values())
         self.momenta = [torch.stack([torch.zeros_like(masters[n]) for n in names]) for names in self.groups]
         self.adam = torch.optim.AdamW(
-            [{"params": [masters[n] for n in names]} for names in others.values()],
+            [
+                {"params": [masters[n] for n in names], "scale": TEXT_RATE if part == TEXT else 1.0}
+                for part, names in others.items()
+            ],
             lr=0.0,
             betas=(0.9, 0.98),
             weight_decay=WEIGHT_DECAY,
@@ -52,7 +60,7 @@ class Muon:
                 torch._foreach_mul_(masters, 1 - WEIGHT_DECAY * learning_rate)
                 torch._foreach_add_(masters, list(update.float().unbind()), alpha=-scale)
         for group in self.adam.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["scale"]
         for name, master in self.masters.items():
             master.grad = gradients.get(name)
         self.adam.step()
@@ -71,8 +79,8 @@ class Muon:
 def _is_matrix_of_a_layer(name: str, tensor: Tensor) -> bool:
     return (
         tensor.ndim == 2
-        and any(part in name for part in (".blocks.", "_conditioners.", ".block."))
-        and "relative_attention_bias" not in name
+        and not name.startswith(f"{TEXT}.")
+        and any(part in name for part in (".blocks.", "_conditioners."))
     )
 
 

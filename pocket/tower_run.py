@@ -64,7 +64,10 @@ class Model(nn.Module):
 
 
 class TowerRun:
-    """Trains a `Model` from `path` if it is there, in bfloat16 as it is shipped, with float32 masters."""
+    """Trains a `Model` from `path` if it is there, in bfloat16 as it is shipped, with float32 masters.
+
+    The average begins anew with each run: what an earlier stage left untrained must not weigh in it.
+    """
 
     def __init__(self, path: Path, ranks: Ranks, compiled: bool) -> None:
         self.path, self.ranks = path, ranks
@@ -81,7 +84,6 @@ class TowerRun:
         self.step = held.get("step", 0)
         if held:
             self.optimizer.load_state_dict(held["optimizer"])
-            self.average.resume(held["average"], self.step)
         if compiled:
             self.model.compile_layers()
         torch.manual_seed(1000 * (self.step + 1) + ranks.rank)

@@ -19,6 +19,7 @@ WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples
 KL_WEIGHT = 1e-4
 WEIGHTS = {"waveform": 0.4, "spectrum": 0.3, "mel": 0.3}  # shares of the gradient at the decoder's end
 SEGMENT = 12800  # samples a step sees of each sound
+FAINT = 0.02  # of the batch's mean size; fainter sounds count less
 DITHER = 1e-4  # digital silence has no spectrum to learn
 
 
@@ -49,9 +50,8 @@ def train_audio_vae(
     budget = Budget(minutes, decay, ranks)
     log.write(sounds=len(sounds))
     for scale in budget.steps():
-        start = int(torch.randint(0, sounds.shape[-1] - SEGMENT, (1,)))
         rows = torch.randint(len(sounds), (batch,), device=device)
-        waveform = augmented(sounds[rows, :, start : start + SEGMENT].float())
+        waveform = augmented(excerpts(sounds[rows].float()))
         loss, terms = objective(vae, waveform, losses)
         loss.backward()
         norm = run.update(scale)
@@ -69,6 +69,13 @@ def train_audio_vae(
         vae.load_state_dict(run.average.weights)
         log.write(step=run.step, **validate(vae, truth))
     ranks.leave()
+
+
+def excerpts(sounds: Tensor) -> Tensor:
+    """A random `SEGMENT` of each sound [B, 1, S]."""
+    starts = torch.randint(sounds.shape[-1] - SEGMENT + 1, (len(sounds), 1), device=sounds.device)
+    places = starts + torch.arange(SEGMENT, device=sounds.device)
+    return sounds.gather(-1, places[:, None])
 
 
 def augmented(waveform: Tensor) -> Tensor:
@@ -115,10 +122,10 @@ class Losses:
         linear, loud = decoded.new_zeros(()), decoded.new_zeros(())
         for size in WINDOWS:
             a, b = self.magnitudes(decoded, size), self.magnitudes(waveform, size)
-            linear = linear + (a - b).abs().sum() / b.sum()
+            linear = linear + shares((a - b).abs(), b)
             loud = loud + (log(self.mels[size] @ a) - log(self.mels[size] @ b)).abs().mean()
         count = len(WINDOWS)
-        error = (decoded - waveform).square().sum() / waveform.square().sum()
+        error = shares((decoded - waveform).square(), waveform.square())
         return {"waveform": error, "spectrum": linear / count, "mel": loud / count}
 
     def magnitudes(self, waveform: Tensor, size: int) -> Tensor:
@@ -127,6 +134,12 @@ class Losses:
             waveform.squeeze(1), size, size // 4, window=self.windows[size], return_complex=True
         )
         return (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt() / size**0.5
+
+
+def shares(errors: Tensor, sizes: Tensor) -> Tensor:
+    """What part of each sound [B, ...] is wrong, on average: a faint clink counts as much as a loud chord."""
+    size = sizes.flatten(1).mean(dim=1)
+    return (errors.flatten(1).mean(dim=1) / (size + FAINT * size.mean())).mean()
 
 
 def log(magnitudes: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ logger = logging.getLogger("pocket")
 KL_WEIGHT = 3e-5
 EDGE_WEIGHT = 0.25
 SQUARE_WEIGHT = 16.0
+STRIDE = 8  # pixels between the windows that a crop chooses from
+STILL_SHARE = 0.5  # of the weight that all windows of a clip share alike, beside that for what moves in them
 
 
 class Autoencoder(nn.Module):
@@ -97,14 +99,23 @@ def train_video_vae(
 
 
 def cropped(frames: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """A window of `size` (height, width) of each frame, at one random place for the whole batch."""
+    """A window of `size` (height, width) of each clip [3, F, H, W] of a batch, likelier where more moves.
+
+    Walls are most of a clip and learnt soon; balls, lips and keys are small.
+    """
     if size is None:
         return frames
-    top, left = (
-        int(torch.randint(0, whole - part + 1, (1,)))
-        for whole, part in zip(frames.shape[3:], size, strict=True)
-    )
-    return frames[..., top : top + size[0], left : left + size[1]]
+    motion = frames.float().diff(dim=2).abs().mean(dim=(1, 2))  # [B, H, W]
+    moving = nn.functional.avg_pool2d(motion[:, None], size, STRIDE)[:, 0]  # [B, tops, lefts]
+    likely = moving.flatten(1) / moving.flatten(1).sum(dim=1, keepdim=True).clamp_min(1e-6)
+    place = torch.multinomial(likely + STILL_SHARE / likely.shape[1], 1)[:, 0]
+    top = STRIDE * (place // moving.shape[2])
+    left = STRIDE * (place % moving.shape[2])
+    rows = top[:, None] + torch.arange(size[0], device=frames.device)
+    columns = left[:, None] + torch.arange(size[1], device=frames.device)
+    clip = torch.arange(len(frames), device=frames.device)
+    picked = frames[clip[:, None, None], :, :, rows[:, :, None], columns[:, None]]  # [B, h, w, 3, F]
+    return picked.permute(0, 3, 4, 1, 2)
 
 
 def latent_size(video: Tensor) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mova.__main__ import main
+from mova.machine import installed_gpu, lacks_for_released
 from mova.media import read_clip, read_settings
 
 ROOT = Path(__file__).parents[1]
@@ -271,3 +272,12 @@ def test_inspect_prints_the_table_and_plans_for_the_size_asked(run):
     assert (code, messages) == (0, "")
     assert output.startswith("component          parameters  in files  type  goes to\nvideo_dit ")
     assert "clip: 64x32, 9 frames" in output
+
+
+def test_without_a_model_the_small_one_is_taken_where_there_is_no_large_gpu(generate):
+    if not lacks_for_released(installed_gpu()):
+        pytest.skip("this machine runs the released model")
+    clip, settings = generate("--prompt", "a toy piano", "--frames", "5", "--steps", "1", "--seed", "1")
+    assert settings["model"] == "pocket"
+    assert clip.frames.shape[1:3] == (128, 224)
+    assert settings["bridge_guidance_scale"] == 3

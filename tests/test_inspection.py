@@ -128,7 +128,7 @@ def test_a_forward_costs_what_the_reference_counts(released_checkpoint, height, 
     ],
 )
 def test_the_report_says_where_the_released_model_goes(released_checkpoint, vram, expert, text_encoder):
-    lines = report(released_checkpoint, machine(vram), CLIP, 50).splitlines()
+    lines = report(released_checkpoint, machine(vram), CLIP, 50, 2).splitlines()
     rows = {line.split()[0]: line for line in lines if line}
     assert rows["video_dit"] == f"video_dit          14,288,901,184  26.6 GiB  BF16  {expert}"
     assert rows["text_encoder"].endswith(f"BF16  {text_encoder}")
@@ -139,16 +139,16 @@ def test_the_report_says_where_the_released_model_goes(released_checkpoint, vram
 
 
 def test_a_choice_by_hand_is_in_the_report(released_checkpoint):
-    assert "layer by layer" in report(released_checkpoint, machine(141), CLIP, 50, offload="layers")
+    assert "layer by layer" in report(released_checkpoint, machine(141), CLIP, 50, 2, offload="layers")
     both, one = (
-        report(released_checkpoint, machine(141), CLIP, 50, hold_both=held) for held in (True, False)
+        report(released_checkpoint, machine(141), CLIP, 50, 2, hold_both=held) for held in (True, False)
     )
     assert "video_dit_2        14,288,901,184  26.6 GiB  BF16  cuda while it denoises" in one
     assert "cuda while it denoises" not in both
 
 
 def test_what_does_not_fit_is_said_with_what_to_change(released_checkpoint):
-    text = report(released_checkpoint, machine(4, ram=8), CLIP, 50)
+    text = report(released_checkpoint, machine(4, ram=8), CLIP, 50, 2)
     assert text.count("does not fit") == len(layout.MODULES) + 1
     assert "choose fewer frames or a smaller size" in text
 

@@ -34,7 +34,7 @@ def lay_out_advanced(studio: Studio, by_name: dict) -> dict:
             value=model.guidance_scale,
             step=0.1,
             label="Hold to the words",
-            info="1 is off, 5 is usual.",
+            info="1 is off; at first what the model is best used with.",
             elem_id="guidance",
         )
         by_name["sync_guidance"] = gr.Slider(
@@ -43,7 +43,7 @@ def lay_out_advanced(studio: Studio, by_name: dict) -> dict:
             value=model.bridge_guidance_scale,
             step=0.1,
             label="Hold sound and picture together",
-            info="1 is off; 3 helps lips and hits, and takes half as long again.",
+            info="For lips and hits. 1 is off; slower by half unless equal to the value above.",
             elem_id="sync-guidance",
         )
         by_name["negative"] = gr.Textbox(
@@ -55,7 +55,9 @@ def lay_out_advanced(studio: Studio, by_name: dict) -> dict:
             elem_id="negative",
         )
         by_name["exact_size"] = gr.Textbox(
-            label="Size in pixels", placeholder="as the shape says; or 640x352", elem_id="exact-size"
+            label="Size in pixels",
+            placeholder=f"as the shape says; or {model.width}x{model.height}",
+            elem_id="exact-size",
         )
         with gr.Row(elem_classes="mova-phone-wrap"):
             for name, label in (("video_shift", "Picture"), ("audio_shift", "Sound")):

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import gradio as gr
 
 from mova.ui import html
+from mova.ui.machine import sample_prompts
+from mova.ui.picture import PictureField
 from mova.ui.studio import Studio
 from mova.ui.writers import SERVER, configured_endpoint, local_models, offered_writers
 
@@ -56,7 +58,7 @@ def build_enhance(studio: Studio) -> EnhanceTab:
             parts["idea"] = gr.Textbox(
                 label="Your idea",
                 info='Put spoken words in "quotes"; they are never changed.',
-                placeholder='a baker lifts the bread and says "still warm"',
+                placeholder=sample_prompts(studio.model_name)[1],
                 lines=4,
                 max_lines=10,
                 elem_id="idea",
@@ -80,7 +82,7 @@ def build_enhance(studio: Studio) -> EnhanceTab:
             )
             parts |= _lay_out_writer(studio)
             with gr.Accordion("First frame", open=False):
-                parts["image"] = gr.Image(
+                parts["image"] = PictureField(
                     label="The picture the clip starts from (optional)",
                     type="filepath",
                     image_mode=None,

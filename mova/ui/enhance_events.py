@@ -11,6 +11,7 @@ import gradio as gr
 from mova.prompting.brief import Brief, Violation
 from mova.prompting.endpoint import EndpointWriter
 from mova.prompting.enhancer import EnhanceRequest, EnhanceResult, added_spans
+from mova.prompting.local import POCKET_ENHANCER
 from mova.prompting.validators import check
 from mova.types import BackendError, Cancelled, UserError
 from mova.ui import html
@@ -125,7 +126,9 @@ class EnhanceEvents:
 
 def say(result: EnhanceResult) -> str:
     """How the prompt came about."""
-    text = ROUTES[result.route].format(model=result.model.rpartition("/")[2] or "the model")
+    is_pocket = result.model == str(POCKET_ENHANCER)
+    name = "the small model here" if is_pocket else result.model.rpartition("/")[2] or "the model"
+    text = ROUTES[result.route].format(model=name)
     parts = html.note(result.failure, "warning") + html.note(text)
     if result.repairs:
         parts += html.note("Mended: " + "; ".join(repair.message for repair in result.repairs))

@@ -8,9 +8,12 @@ list, and any field of `GenerationRequest` as the clip was made.
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mova.types import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 REQUIRED = ("id", "family", "title", "prompt", "model", "seed")
 
@@ -44,6 +47,16 @@ def read_examples(folder: Path) -> list[Example]:
         return [_read_example(folder, row) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is malformed ({error!r}); see mova/ui/examples.py for its form") from error
+
+
+def thumbnail(example: Example) -> "str | np.ndarray":
+    """What stands for it: its first frame, or one of its clip [H, W, 3]."""
+    if example.image:
+        return str(example.image)
+    from mova.media import read_clip
+
+    frames = read_clip(example.clip).frames
+    return frames[len(frames) // 8]
 
 
 def _read_example(folder: Path, row: dict[str, Any]) -> Example:

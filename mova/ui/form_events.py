@@ -11,6 +11,7 @@ from mova.types import UserError
 from mova.ui import forms, html, pictures
 from mova.ui.forms import FieldError, Form
 from mova.ui.generate import KEEP_HEIGHT, KEEP_WIDTH, GenerateTab
+from mova.ui.machine import what_it_knows
 from mova.ui.studio import Studio
 
 READY_SECONDS = 60.0
@@ -37,8 +38,13 @@ class FormEvents:
 
     def describe(self, *values: object) -> str:
         """What will be made and what it will cost."""
-        size, cost = self.studio.describe(wordless(values))
-        return html.note(size) + html.note(cost) if cost else html.note(size, "error")
+        form = wordless(values)
+        size, cost, doubts = self.studio.describe(form)
+        if not cost:
+            return html.note(size, "error")
+        is_random = form.random_seed or form.seed is None
+        seed = "" if is_random else f"Seed {form.seed:.0f} is set: the same form makes the same clip."
+        return html.note(f"{cost} {size}.") + html.note(doubts, "warning") + html.note(seed)
 
     def describe_when_ready(self, *values: object) -> tuple[str, str]:
         """The same, once the machine has been looked at, and what the machine is."""
@@ -59,46 +65,54 @@ class FormEvents:
             parts.append(html.note(f"The end will not be read: {cut}" if cut else "", "warning"))
         words, spoken = self.studio.speech(prompt)
         if words:
-            text = f"{words} spoken words, about {spoken:.1f} s of {seconds:.1f} s"
+            spoken_words = "1 spoken word" if words == 1 else f"{words} spoken words"
+            text = f"{spoken_words}, about {spoken:.1f} s of {seconds:.1f} s"
             parts.append(html.meter("Speech", spoken, seconds, text))
         return f'<div class="mova-meters">{"".join(parts)}</div>'
 
-    def preview_crop(self, *values: object) -> tuple[Any, str, Any]:
-        """The box of the preview, the first frame with what falls outside dimmed, and what moves the cut."""
+    def preview_crop(self, *values: object) -> tuple[Any, str, Any, Any]:
+        """The box of the preview, the first frame with what falls outside dimmed, and its two fields."""
+        shown, hidden = gr.update(visible=True), gr.update(visible=False)
         form = wordless(values)
         if not form.image:
-            return gr.update(visible=False), "", gr.update()
+            return hidden, "", gr.update(), gr.update()
         try:
             height, width = form.size(forms.describe_model(form.model, self.studio.settings))
             picture, cut = pictures.draw_crop(
                 Path(form.image), height, width, form.fit, float(form.crop_position)
             )
         except UserError as error:
-            return gr.update(visible=True), html.note(str(error), "error"), gr.update(visible=False)
+            return shown, html.note(str(error), "error"), hidden, hidden
+        if not cut and form.fit == "crop":  # the field itself shows it
+            return hidden, "", hidden, hidden
         text = "Bright: what the clip starts from." if cut else "The clip starts from this."
         keep = gr.update(visible=bool(cut), label=KEEP_HEIGHT if cut == "height" else KEEP_WIDTH)
-        shown = html.picture(picture, "The first frame as the clip starts") + html.note(text)
-        return gr.update(visible=True), shown, keep
+        preview = html.picture(picture, "The first frame as the clip starts") + html.note(text)
+        return shown, preview, shown, keep
 
     def show_adapters(self, count: int) -> list:
         """As many places for adapters as are asked for, and whether there can be more."""
         shown = [gr.update(visible=slot < count) for slot in range(forms.MAX_ADAPTERS)]
         return [*shown, gr.update(visible=count < forms.MAX_ADAPTERS)]
 
-    def choose_preset(self, name: str, model: str) -> tuple[float, int]:
-        """Length and steps of a preset."""
+    def choose_preset(self, name: str, model: str) -> tuple[float, int, Any]:
+        """Length and steps of a preset, and what it is good for."""
         described = forms.describe_model(model, self.studio.settings)
         preset = described.preset(name)
         seconds = described.clip_length(preset) / described.frame_rate
-        return round(min(seconds, self.studio.settings.max_seconds), 2), preset.num_inference_steps
+        note = gr.update(info=html.sentence(preset.note) + ".")
+        return round(min(seconds, self.studio.settings.max_seconds), 2), preset.num_inference_steps, note
 
     def choose_model(self, model: str) -> tuple:
         """The presets of a model, and the settings it is best used with."""
         described = forms.describe_model(model, self.studio.settings)
-        presets = gr.update(choices=forms.preset_choices(described), value=catalog.DEFAULT_PRESET)
+        seconds, steps, note = self.choose_preset(catalog.DEFAULT_PRESET, model)
+        presets = {"choices": forms.preset_choices(described), "value": catalog.DEFAULT_PRESET}
         return (
-            presets,
-            *self.choose_preset(catalog.DEFAULT_PRESET, model),
+            html.note(what_it_knows(model)),
+            note | presets,
+            seconds,
+            steps,
             described.guidance_scale,
             described.bridge_guidance_scale,
             described.negative_prompt,
@@ -122,15 +136,21 @@ def wire_form(studio: Studio, tab: GenerateTab, machine: gr.HTML, demo: gr.Block
     field = tab.field
     unspoken = [field(name) for name in forms.OWN_FIELDS if name != "prompt"]
     chosen = ("preset", "seconds", "steps", "guidance", "sync_guidance", "negative")
-    field("model").input(events.choose_model, [field("model")], [field(name) for name in chosen], **live)
+    field("model").input(
+        events.choose_model, [field("model")], [tab.about, *(field(name) for name in chosen)], **live
+    )
     field("preset").input(
-        events.choose_preset, [field("preset"), field("model")], [field("seconds"), field("steps")], **live
+        events.choose_preset,
+        [field("preset"), field("model")],
+        [field("seconds"), field("steps"), field("preset")],
+        **live,
     )
     priced = ("model", "shape", "seconds", "steps", "guidance", "sync_guidance", "exact_size", "image")
+    told = ("seed", "random_seed", "video_shift", "audio_shift")
     demo.load(
         events.describe_when_ready, unspoken, [tab.cost_note, machine], concurrency_limit=None, **PRIVATE
     )
-    triggers = [field(name).change for name in priced]
+    triggers = [field(name).change for name in (*priced, *told)]
     gr.on(triggers, events.describe, unspoken, [tab.cost_note], **live)
     gr.on(
         [field("prompt").change, field("seconds").change, field("model").change],
@@ -143,7 +163,7 @@ def wire_form(studio: Studio, tab: GenerateTab, machine: gr.HTML, demo: gr.Block
         [field(n).change for n in ("image", "shape", "fit", "crop_position", "exact_size", "model")],
         events.preview_crop,
         unspoken,
-        [tab.crop_box, tab.crop, field("crop_position")],
+        [tab.crop_box, tab.crop, field("fit"), field("crop_position")],
         **live,
     )
     tab.more_adapters.click(lambda count: count + 1, [tab.adapters_shown], [tab.adapters_shown], **PRIVATE)

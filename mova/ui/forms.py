@@ -61,13 +61,14 @@ class AdapterChoice:
 class Form:
     """What the page asks for; its components are those of `FIELDS`.
 
-    `image` is a file or None. A `seed` of None is a random one, a shift of None or 0 the model's own.
+    `image` is a file or None, `preset` None where steps and length are no preset's. A `seed` of None is a
+    random one, a shift of None or 0 the model's own.
     """
 
     image: str | None = None
     prompt: str = ""
     model: str = ""
-    preset: str = catalog.DEFAULT_PRESET
+    preset: str | None = catalog.DEFAULT_PRESET
     shape: str = WIDE
     seconds: float = 2.0
     seed: float | None = None
@@ -267,6 +268,27 @@ def preset_choices(model: catalog.Model) -> list[tuple[str, str]]:
         (f"{preset.name.capitalize()} ({preset.num_inference_steps} steps)", preset.name)
         for preset in model.presets
     ]
+
+
+def preset_of(model: catalog.Model, num_frames: int, steps: int) -> str | None:
+    """The preset that has this length and these steps."""
+    for preset in model.presets:
+        if (model.clip_length(preset), preset.num_inference_steps) == (num_frames, steps):
+            return preset.name
+    return None
+
+
+def describe_doubts(request: GenerationRequest, model: catalog.Model) -> str:
+    """What to expect of a size or length that a small model never saw; empty if it did."""
+    known = (model.height, model.width)
+    if model.name != catalog.SMALL_MODEL or (
+        (request.height, request.width) == known and request.num_frames <= model.num_frames
+    ):
+        return ""
+    return (
+        f"The model saw only {model.width}×{model.height} and {model.num_frames / model.frame_rate:.1f} s "
+        "when it learnt: expect less of this."
+    )
 
 
 def describe_size(request: GenerationRequest) -> str:

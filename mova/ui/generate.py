@@ -7,7 +7,9 @@ import gradio as gr
 from mova import catalog
 from mova.ui import forms, html
 from mova.ui.advanced import lay_out_advanced
-from mova.ui.examples import Example
+from mova.ui.examples import Example, thumbnail
+from mova.ui.machine import sample_prompts, what_it_knows
+from mova.ui.picture import PictureField
 from mova.ui.studio import Studio
 
 SHAPE_CHOICES = [
@@ -17,10 +19,6 @@ SHAPE_CHOICES = [
     ("As the picture", forms.AS_IMAGE),
 ]
 KEEP_WIDTH, KEEP_HEIGHT = "What is kept, from left to right", "What is kept, from top to bottom"
-PLACEHOLDER = (
-    'A woman at a kitchen table looks up and smiles. She says, "Good morning." '
-    "The audio shows her calm voice and a kettle."
-)
 EMPTY = (
     "Your clip appears here",
     "Describe a moment: what is seen, what is said, what is heard. A picture to start from is welcome.",
@@ -33,6 +31,7 @@ class GenerateTab:
     """The tab's components. `form` has one for each of `forms.FIELDS`, in their order."""
 
     form: list[gr.components.Component]
+    about: gr.HTML
     suggest: gr.Button
     suggestion_box: gr.Column
     suggestion: gr.Textbox
@@ -50,6 +49,7 @@ class GenerateTab:
     player: gr.Video
     strip: gr.Image
     figures: gr.HTML
+    actions: gr.Column
     downloads: list[gr.DownloadButton]
     reuse: gr.Button
     go_on: gr.Button
@@ -78,6 +78,7 @@ class GenerateTab:
             self.player,
             self.strip,
             self.figures,
+            self.actions,
             *self.downloads,
             self.shown_clip,
         ]
@@ -87,9 +88,10 @@ def build_generate(studio: Studio, examples: list[Example]) -> GenerateTab:
     """Lay the tab out; `generate_events.wire` brings it to life."""
     parts: dict[str, object] = {"shown_clip": gr.State(""), "run_id": gr.State("")}
     by_name: dict[str, gr.components.Component] = {}
+    parts["about"] = gr.HTML(html.note(what_it_knows(studio.model_name)), elem_id="about-model")
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
-            parts |= _lay_out_picture_and_words(by_name)
+            parts |= _lay_out_picture_and_words(by_name, sample_prompts(studio.model_name)[0])
             parts |= _lay_out_shape(studio, by_name)
             with gr.Row(elem_classes="mova-phone-wrap"):
                 # It can be pressed once the page has told the browser its name (`hello`).
@@ -100,7 +102,7 @@ def build_generate(studio: Studio, examples: list[Example]) -> GenerateTab:
             parts |= lay_out_advanced(studio, by_name)
         with gr.Column(scale=6, min_width=320):
             parts |= _lay_out_result(bool(examples))
-    parts["examples"] = _lay_out_examples(examples)
+            parts["examples"] = _lay_out_examples(examples)
     with gr.Column(visible=False) as mine_box:
         gr.Markdown("## Your clips", elem_classes="mova-plain")
         parts["mine"] = gr.Gallery(
@@ -121,9 +123,9 @@ def build_generate(studio: Studio, examples: list[Example]) -> GenerateTab:
     return GenerateTab(**parts)
 
 
-def _lay_out_picture_and_words(by_name: dict) -> dict:
+def _lay_out_picture_and_words(by_name: dict, sample: str) -> dict:
     with gr.Group():
-        by_name["image"] = gr.Image(
+        by_name["image"] = PictureField(
             label="First frame (optional)",
             type="filepath",
             image_mode=None,
@@ -147,7 +149,7 @@ def _lay_out_picture_and_words(by_name: dict) -> dict:
         by_name["prompt"] = gr.Textbox(
             label="What is seen and heard",
             info='Put spoken words in "quotes". End with the sound: "The audio shows ..."',
-            placeholder=PLACEHOLDER,
+            placeholder=sample,
             lines=5,
             max_lines=12,
             elem_id="prompt",
@@ -185,7 +187,8 @@ def _lay_out_shape(studio: Studio, by_name: dict) -> dict:
     by_name["preset"] = gr.Radio(
         forms.preset_choices(studio.model),
         value=catalog.DEFAULT_PRESET,
-        label="Care taken",
+        label="Quality",
+        info=html.sentence(studio.model.preset().note) + ".",
         elem_id="preset",
         elem_classes="mova-wrap",
     )
@@ -223,16 +226,17 @@ def _lay_out_result(has_examples: bool) -> dict:
             container=False,
         )
         figures = gr.HTML(elem_id="figures", padding=True)
-        with gr.Row(elem_classes="mova-phone-wrap"):
-            downloads = [
-                gr.DownloadButton(label, size="sm", elem_id=f"download-{kind}", min_width=90)
-                for label, kind in (("Clip (mp4)", "mp4"), ("Sound (wav)", "wav"), ("Settings", "json"))
-            ]
-        with gr.Row(elem_classes="mova-phone-wrap"):
-            reuse = gr.Button("Use these settings", size="sm", elem_id="reuse", min_width=110)
-            go_on = gr.Button("Go on from its last frame", size="sm", elem_id="go-on", min_width=110)
-            train = gr.Button("Keep for training", size="sm", elem_id="train-on", min_width=110)
-            delete = gr.Button("Delete", size="sm", elem_id="delete", min_width=70)
+        with gr.Column(elem_id="actions", elem_classes="mova-tight") as actions:
+            with gr.Row(elem_classes="mova-phone-wrap"):
+                downloads = [
+                    gr.DownloadButton(label, size="sm", elem_id=f"download-{kind}", min_width=90)
+                    for label, kind in (("Clip (mp4)", "mp4"), ("Sound (wav)", "wav"), ("Settings", "json"))
+                ]
+            with gr.Row(elem_classes="mova-phone-wrap"):
+                reuse = gr.Button("Use these settings", size="sm", elem_id="reuse", min_width=110)
+                go_on = gr.Button("Continue from its end", size="sm", elem_id="go-on", min_width=110)
+                train = gr.Button("Keep for training", size="sm", elem_id="train-on", min_width=110)
+                delete = gr.Button("Delete", size="sm", elem_id="delete", min_width=70)
     restore = gr.UploadButton(
         "Restore settings from a clip",
         file_types=[".mp4"],
@@ -246,6 +250,7 @@ def _lay_out_result(has_examples: bool) -> dict:
         "player": player,
         "strip": strip,
         "figures": figures,
+        "actions": actions,
         "downloads": downloads,
         "reuse": reuse,
         "go_on": go_on,
@@ -261,7 +266,7 @@ def _lay_out_examples(examples: list[Example]) -> gr.Gallery | None:
         return None
     gr.Markdown("## Examples", elem_classes="mova-plain")
     return gr.Gallery(
-        value=[(str(example.image or example.clip), example.title) for example in pictured],
+        value=[(thumbnail(example), example.title) for example in pictured],
         label="Examples",
         show_label=False,
         columns=6,

@@ -110,15 +110,20 @@ class GenerateEvents:
     def pick_example(self, event: gr.SelectData) -> Updates:
         """Play an example and fill the form with what made it."""
         example = self.examples[event.index]
-        settings = {"prompt": example.prompt, "seed": example.seed, **example.settings}
+        settings = {"prompt": example.prompt, "seed": example.seed}
+        is_offered = example.model in self.studio.model_names
+        if is_offered:  # another model is best asked in its own way
+            settings |= example.settings
         updates = self._fill(form_of(self.studio, settings, example.image, example.model))
+        by = "" if is_offered else f" It was made by {example.model}."
         if example.clip:
             updates |= {
-                self.tab.status: html.note(f"Example: {example.title}. Its settings are in the form."),
+                self.tab.status: html.note(f"Example: {example.title}.{by} The form is filled with it."),
                 self.tab.result: gr.update(visible=True),
                 self.tab.player: str(example.clip),
                 self.tab.strip: gr.update(value=None, visible=False),
                 self.tab.figures: "",
+                self.tab.actions: gr.update(visible=False),
                 self.tab.shown_clip: "",
             }
         return updates
@@ -218,6 +223,7 @@ def show(tab: GenerateTab, entry: Entry) -> Updates:
         tab.player: str(entry.clip),
         tab.strip: gr.update(value=str(entry.folder / "strip.png"), visible=True),
         tab.figures: html.notes(lines),
+        tab.actions: gr.update(visible=True),
         mp4: str(entry.clip),
         wav: str(entry.folder / "sound.wav"),
         as_json: str(entry.folder / "settings.json"),

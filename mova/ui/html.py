@@ -29,7 +29,8 @@ def note(text: str, kind: str = "quiet") -> str:
 
 def sentence(text: str) -> str:
     """`text` as a sentence stands on a page: errors of the toolkit begin small, as a terminal has them."""
-    return text[:1].upper() + text[1:] if text[:2].islower() else text
+    is_word = not set(text.partition(" ")[0][:-1]) & set(".=_/")  # no file, field or address
+    return text[:1].upper() + text[1:] if text[:2].islower() and is_word else text
 
 
 def notes(texts: Iterable[str], kind: str = "quiet") -> str:

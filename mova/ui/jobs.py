@@ -128,6 +128,11 @@ class Line:
                 run.stop()
             self._changed.notify_all()
 
+    def close(self) -> None:
+        """Stop every run; one that a process has begun ends with that process."""
+        for run in self.active():
+            self.stop(run)
+
     def active(self) -> list[Run]:
         """Runs that have not ended, in their order."""
         with self._changed:

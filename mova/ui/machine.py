@@ -6,6 +6,21 @@ from mova import catalog
 from mova.machine import GIB, NEEDS, installed_gpu, lacks_for_released
 from mova.ui.settings import Settings
 
+POCKET_KNOWS = (
+    "Clips are made by pocket, a small model that runs on any computer. It knows three things: cartoon faces "
+    "that say a few words, bouncing balls, and toy pianos; two seconds of them, at 224×128 pixels. Its words "
+    "are often wrong, its notes come in the wrong order, and anything else becomes a blur."
+)
+POCKET_PROMPTS = (
+    'A child in a red shirt looks at the camera and says "banana, moon."',
+    "purple wooden ball bounces twice",
+)
+OTHER_PROMPTS = (
+    'A woman at a kitchen table looks up and smiles. She says, "Good morning." '
+    "The audio shows her calm voice and a kettle.",
+    'a baker lifts the bread and says "still warm"',
+)
+
 
 def choose_model(settings: Settings) -> tuple[str, str]:
     """The name of the model to start with, and why in a sentence for the page."""
@@ -24,7 +39,17 @@ def choose_model(settings: Settings) -> tuple[str, str]:
     lacks = lacks_for_released(gpu)
     if not lacks:
         return catalog.DEFAULT_MODEL, f"MOVA-360p on {where}."
-    return catalog.SMALL_MODEL, f"The small pocket model on {where}. {NEEDS}; here {lacks}."
+    return catalog.SMALL_MODEL, f"Pocket runs on {where}. {NEEDS}; here {lacks}."
+
+
+def what_it_knows(model: str) -> str:
+    """What the visitor must know of a model before asking it for something; empty for a large one."""
+    return POCKET_KNOWS if model == catalog.SMALL_MODEL else ""
+
+
+def sample_prompts(model: str) -> tuple[str, str]:
+    """A prompt and an idea that the model can do something with, for the empty fields."""
+    return POCKET_PROMPTS if model == catalog.SMALL_MODEL else OTHER_PROMPTS
 
 
 def offered_models(chosen: str, settings: Settings) -> list[str]:

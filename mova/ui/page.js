@@ -22,11 +22,12 @@
     for (const button of document.querySelectorAll("#strip button:not([aria-label]):not([title])"))
       button.setAttribute("aria-label", "Frames over sound, larger");
   }).observe(document, { childList: true, subtree: true });
-  // On a phone the clip is below the form: go there once it is being made.
+  // On a phone the clip is off the screen: go there once it is being made or was picked.
   addEventListener("click", (event) => {
-    if (!event.target.closest("#make") || innerWidth > 720) return;
+    const picked = event.target.closest("#examples button, #mine button");
+    if (!(picked || event.target.closest("#make")) || innerWidth > 720) return;
     setTimeout(() => {
-      if (document.querySelector("#make").disabled)
+      if (picked || document.querySelector("#make").disabled)
         document.querySelector("#status")?.scrollIntoView({ block: "start", behavior: "smooth" });
     }, 1200);
   });

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mova import catalog
 from mova.checks import digest
 from mova.media import read_settings
 from mova.strengths import is_repo
@@ -52,7 +51,7 @@ def form_of(
         image=str(image) if image else None,
         prompt=request.prompt,
         model=name,
-        preset=catalog.DEFAULT_PRESET,
+        preset=forms.preset_of(described, request.num_frames, request.num_inference_steps),
         shape=shape,
         seconds=round(request.num_frames / request.frame_rate, 2),
         seed=request.seed,

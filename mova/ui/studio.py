@@ -20,7 +20,16 @@ from mova.prompting.tokens import TokenMeter
 from mova.prompting.words import speech_seconds
 from mova.types import BackendError, GenerationRequest, UserError
 from mova.ui.costs import Costs
-from mova.ui.forms import OWN, FieldError, Form, adapter_field, blaming, describe_size, prepare_image
+from mova.ui.forms import (
+    OWN,
+    FieldError,
+    Form,
+    adapter_field,
+    blaming,
+    describe_doubts,
+    describe_size,
+    prepare_image,
+)
 from mova.ui.history import CLIP, FIRST_FRAME, SETTINGS, Entry, History
 from mova.ui.jobs import Line, Run
 from mova.ui.limits import Limiter
@@ -70,6 +79,9 @@ class Studio:
             threading.Thread(target=task, daemon=True, name=task.__name__).start()
 
     def close(self) -> None:
+        """End the model's processes and whatever waits for them."""
+        self.ready.set()
+        self.line.close()
         self.worker.close()
         self.text_worker.close()
 
@@ -106,16 +118,20 @@ class Studio:
         found = self.adapters_folder(self.visitors.folder_name(visitor)).glob("*.safetensors")
         return [path.stem for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 
-    def describe(self, form: Form) -> tuple[str, str]:
-        """The valid size that the form's wishes became, and what the clip will cost; of what can be told."""
+    def describe(self, form: Form) -> tuple[str, str, str]:
+        """The valid size that the form's wishes became, what the clip will cost, and what to doubt.
+
+        Where a field is wrong, what is wrong in the place of the size, and no cost.
+        """
         try:
             request = form.request(self.settings)
         except FieldError as error:
             if error.field != "prompt":
-                return str(error), ""
+                return str(error), "", ""
             return self.describe(dataclasses.replace(form, prompt="-"))
-        source = describe_model(form.model, self.settings).source
-        return describe_size(request), self.costs.sentence(request, source)
+        model = describe_model(form.model, self.settings)
+        doubts = describe_doubts(request, model)
+        return describe_size(request), self.costs.sentence(request, model.source), doubts
 
     def count_tokens(self, prompt: str, model: str) -> tuple[int, str] | None:
         """Tokens of the prompt and what of it would be cut, or None while the tokenizer is not here."""

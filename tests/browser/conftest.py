@@ -1,14 +1,11 @@
 """A real Chromium on the page with the tiny checkpoint."""
 
-import json
 import os
 import shutil
 
-import numpy as np
 import pytest
 
-from mova.media import write_mp4
-from tests.browser.demo import EXAMPLE, Demo, serving
+from tests.browser.demo import Demo, serving
 
 
 @pytest.fixture(scope="session")
@@ -40,20 +37,8 @@ def camera_chromium(launch):
 
 
 @pytest.fixture(scope="session")
-def examples(tmp_path_factory, golden):
-    """A folder with one example, whose clip has a tone of 440 Hz."""
-    folder = tmp_path_factory.mktemp("examples")
-    shutil.copy(golden / "image.png", folder / "bell.png")
-    frames = np.random.default_rng(0).integers(0, 255, (24, 32, 64, 3), np.uint8)
-    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
-    write_mp4(folder / "bell.mp4", frames, tone, 24, 16000, {"prompt": EXAMPLE["prompt"]})
-    (folder / "examples.json").write_text(json.dumps([EXAMPLE]))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory, examples):
-    with serving(tmp_path_factory.mktemp("page"), MOVA_EXAMPLES=str(examples)) as server:
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("page")) as server:
         yield server
 
 

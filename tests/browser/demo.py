@@ -11,20 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = {
-    "id": "bell",
-    "family": "things",
-    "title": "A bell",
-    "prompt": 'A bell rings and a man says, "Good." The audio shows a bell and a calm voice.',
-    "model": "tiny",
-    "seed": 11,
-    "num_inference_steps": 4,
-    "height": 32,
-    "width": 64,
-    "num_frames": 9,
-    "image": "bell.png",
-    "clip": "bell.mp4",
-}
 
 
 class Server:
@@ -111,8 +97,8 @@ class Demo:
                 return
         raise AssertionError(f"{name} cannot be chosen")
 
-    def make(self, prompt: str | None = None, preset: str | None = "Quick") -> None:
-        """Click and wait for the clip."""
+    def make(self, prompt: str | None = None, preset: str | None = "Quick", seconds: float = 60) -> None:
+        """Click and wait for the clip, at most so long."""
         if prompt is not None:
             self.page.locator("#prompt textarea").fill(prompt)
         if preset:
@@ -124,7 +110,7 @@ class Demo:
             """before => document.querySelectorAll('#mine button').length > before
                  && document.querySelector('#player video')?.readyState >= 2""",
             arg=before,
-            timeout=60_000,
+            timeout=1000 * seconds,
         )
 
     def video_source(self) -> str:

@@ -51,42 +51,64 @@ def take(demo: Demo, stem: Path) -> None:
         page.wait_for_timeout(pause)
         page.screenshot(path=f"{stem}-{state}.png", full_page=True)
 
-    shoot("1-empty")
+    def give_picture(path: Path) -> None:
+        page.locator("#first-frame input[type=file]").set_input_files(path)
+
+    shoot("01-empty")
     page.locator("#make").click()
-    shoot("2-wrong", 1500)
-    page.locator("#first-frame input[type=file]").set_input_files(ROOT / "tests/golden/image.png")
+    shoot("02-wrong", 1500)
+    page.locator("#examples button").first.click()
+    page.wait_for_function("() => document.querySelector('#player video')?.readyState >= 2")
+    shoot("03-example", 1500)
+    demo.open()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "holiday.png").write_bytes(b"no picture")
+        give_picture(Path(folder) / "holiday.png")
+        page.locator("#crop-box .mova-error").wait_for()
+    shoot("04-broken-picture")
+    demo.open()
+    give_picture(ROOT / "tests/golden/image.png")
     page.locator("#prompt textarea").fill(PROMPT)
     page.locator("#crop img").wait_for()
     page.get_by_text("More settings").click()
     page.get_by_text("Adapters (LoRA)").click()
     page.locator("#more-adapters").click()
-    shoot("3-filled", 2000)
+    shoot("05-filled", 2000)
     page.get_by_text("More settings").click()
     page.locator("#make").click()
     page.wait_for_function(
         "() => /step [1-9]/.test(document.querySelector('#status').innerText)", timeout=60_000
     )
-    shoot("4-running", 0)
+    shoot("06-running", 0)
     page.wait_for_function("() => document.querySelector('#player video')?.readyState >= 2", timeout=120_000)
-    shoot("5-clip", 2500)
+    shoot("07-clip", 2500)
+    demo.download(stem.with_suffix(".mp4"))
+    page.locator("input:has(+ #restore)").set_input_files(stem.with_suffix(".mp4"))
+    page.get_by_text("settings are in the form").wait_for()
+    stem.with_suffix(".mp4").unlink()
+    shoot("08-restored", 1500)
+    page.locator("#make").click()
+    page.locator("#stop:enabled").click()
+    page.get_by_text("Stopped. Nothing was kept.").wait_for(timeout=60_000)
+    shoot("09-stopped")
     page.get_by_role("tab", name="Write a prompt").click()
-    shoot("6-idea")
+    shoot("10-idea")
     page.locator("#idea textarea").fill('a baker lifts the bread and says "still warm"')
     page.locator("#write").click()
     page.locator("#candidate-0 textarea").wait_for(timeout=30_000)
     text = page.locator("#candidate-0 textarea")
     text.fill(text.input_value().replace("The lips", "The camera zooms in. The lips"))
-    shoot("7-prompt", 2500)
+    shoot("11-prompt", 2500)
     demo.choose("A server of yours")
     page.locator("#server-url :is(input, textarea)").fill("http://127.0.0.1:9/v1")
     page.locator("#test-server").click()
     page.locator("#test-note p").wait_for(timeout=30_000)
-    shoot("8-server")
+    shoot("12-server")
     page.get_by_role("tab", name="Generate").click()
     page.locator("#prompt textarea").fill("A very long word: " + "Donaudampfschifffahrt" * 9)
     page.locator("#suggest").click()
     page.locator("#suggestion-notes p").first.wait_for(timeout=30_000)
-    shoot("9-wording")
+    shoot("13-wording")
     take_training(demo, shoot)
 
 
@@ -95,14 +117,14 @@ def take_training(demo: Demo, shoot: Callable[..., None]) -> None:
     page = demo.page
     page.get_by_role("tab", name="Train").click()
     page.get_by_text("Clips of one thing").wait_for()
-    shoot("10-train")
+    shoot("14-train")
     with tempfile.TemporaryDirectory() as folder:
         for name, flash in (("lamp in the hall", 0.2), ("lamp on the desk", 0.5), ("late lamp", 0.6)):
             make_clip(Path(folder) / f"{name}.mp4", 0.9, 25, (flash,), f"A {name} blinks. A beep is heard.")
         (Path(folder) / "broken.mp4").write_bytes(b"no clip")
         page.locator("#train-upload input[type=file]").set_input_files(sorted(Path(folder).iterdir()))
         page.locator(".train-card .mova-error").wait_for(timeout=60_000)
-    shoot("11-clips", 2500)
+    shoot("15-clips", 2500)
     page.locator(".train-card", has_text="broken").get_by_role("button", name="Take").click()
     page.locator(".train-card .mova-error").wait_for(state="detached", timeout=60_000)
     page.get_by_text("Advanced", exact=True).click()
@@ -113,12 +135,12 @@ def take_training(demo: Demo, shoot: Callable[..., None]) -> None:
     page.wait_for_function(
         "() => /step [2-9]/.test(document.querySelector('#train-status')?.innerText)", timeout=90_000
     )
-    shoot("12-learning", 0)
+    shoot("16-learning", 0)
     page.wait_for_function(
         "() => /Done/.test(document.querySelector('#train-status')?.innerText)", timeout=90_000
     )
     page.get_by_text("Put it on the Hugging Face Hub").click()
-    shoot("13-learnt", 2500)
+    shoot("17-learnt", 2500)
 
 
 if __name__ == "__main__":

@@ -53,13 +53,25 @@ def test_the_part_that_is_kept_is_chosen_by_hand_and_stays_with_the_clip(demo, t
     assert page.locator("#crop-position input[type=range]").input_value() == "1"
 
 
+def test_a_picture_that_cannot_be_opened_is_named_under_its_field(demo, tmp_path):
+    page = demo.page
+    (tmp_path / "holiday.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(500))
+    page.locator("#first-frame input[type=file]").set_input_files(tmp_path / "holiday.png")
+    page.locator("#crop-box").get_by_text("holiday.png is not an image that can be read").wait_for()
+    assert not page.locator("#fit").is_visible()
+    page.locator("#prompt textarea").fill("A wall. The audio shows a hum.")
+    page.locator("#make").click()
+    page.locator("#status").get_by_text("holiday.png is not an image that can be read").wait_for()
+    assert page.locator("#make").is_enabled()
+
+
 def test_a_picture_is_pasted(chromium, server):
     demo = Demo(chromium, server.url, permissions=["clipboard-read", "clipboard-write"])
     page = demo.page
     page.evaluate(
-        """async () => { const canvas = new OffscreenCanvas(64, 32);
+        """async () => { const canvas = new OffscreenCanvas(64, 64);
            const context = canvas.getContext('2d'); context.fillStyle = 'green';
-           context.fillRect(0, 0, 64, 32);
+           context.fillRect(0, 0, 64, 64);
            const blob = await canvas.convertToBlob({type: 'image/png'});
            await navigator.clipboard.write([new ClipboardItem({'image/png': blob})]) }"""
     )

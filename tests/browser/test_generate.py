@@ -4,42 +4,11 @@ import json
 import time
 
 import numpy as np
-import pytest
 
 from mova.media import read_clip, read_settings
-from tests.browser.demo import EXAMPLE, Demo
+from tests.browser.demo import Demo
 
 PROMPT = 'A woman says, "Hello there." The audio shows her voice.'
-
-
-def test_an_example_plays_with_sound_at_once_and_can_be_made_here(demo, tmp_path):
-    page = demo.page
-    page.locator("#examples button").first.click()
-    page.wait_for_function("() => document.querySelector('#player video')?.readyState >= 2")
-    shown = read_clip(demo.download(tmp_path / "example.mp4"))
-    assert 0.2 < np.sqrt((shown.waveform**2).mean()) < 0.5  # a tone of 0.5 at its peak
-    assert page.locator("#prompt textarea").input_value() == EXAMPLE["prompt"]
-    page.get_by_text("More settings").click()
-    assert page.locator("#seed input").input_value() == "11"
-    demo.make(preset=None)
-    settings = read_settings(demo.download(tmp_path / "made.mp4"))
-    made = read_clip(tmp_path / "made.mp4")
-    assert made.frames.shape == (9, 32, 64, 3)
-    assert made.waveform.std() > 1e-4
-    assert {key: settings[key] for key in ("prompt", "seed", "num_inference_steps", "image")} == {
-        "prompt": EXAMPLE["prompt"],
-        "seed": 11,
-        "num_inference_steps": 4,
-        "image": "first.png",
-    }
-    played = page.evaluate(
-        """async () => { const video = document.querySelector('#player video'); video.muted = true;
-           await video.play(); await new Promise(done => video.onended = done);
-           return [video.duration, video.webkitAudioDecodedByteCount, video.webkitDecodedFrameCount] }"""
-    )
-    assert played[0] == pytest.approx(9 / 24, abs=0.05)
-    assert played[1] > 0
-    assert played[2] > 0
 
 
 def test_text_alone_makes_a_clip_and_its_seed_makes_it_again_bit_for_bit(demo, tmp_path):
@@ -60,7 +29,8 @@ def test_text_alone_makes_a_clip_and_its_seed_makes_it_again_bit_for_bit(demo, t
     page.locator("#reuse").click()
     page.locator("#go-on").click()
     page.locator("#first-frame img").wait_for()
-    page.locator("#crop img").wait_for()
+    page.wait_for_timeout(700)
+    assert not page.locator("#crop-box").is_visible()  # it has the clip's shape: nothing is cut
 
 
 def test_a_picture_shows_its_crop_and_a_new_shape_shows_another(demo, golden):

@@ -7,11 +7,8 @@ from tests.browser.demo import Demo
 IDEA = 'a baker lifts the bread and says "still warm"'
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_needs_no_sideways_scrolling(chromium, server, scheme):
-    demo = Demo(
-        chromium, server.url, viewport={"width": 390, "height": 800}, color_scheme=scheme, has_touch=True
-    )
+def test_a_phone_needs_no_sideways_scrolling(chromium, server):
+    demo = Demo(chromium, server.url, viewport={"width": 390, "height": 800}, has_touch=True)
     page = demo.page
     for tab in ("Generate", "Write a prompt", "Train"):
         page.get_by_role("tab", name=tab).click()
@@ -26,7 +23,7 @@ def test_a_phone_needs_no_sideways_scrolling(chromium, server, scheme):
     assert demo.complaints == []
 
 
-def test_every_field_has_a_name_and_the_main_ones_are_reached_by_keyboard(demo):
+def test_every_field_has_a_name(demo):
     page = demo.page
     page.get_by_text("More settings").click()
     nameless = page.evaluate(
@@ -37,12 +34,6 @@ def test_every_field_has_a_name_and_the_main_ones_are_reached_by_keyboard(demo):
             .map(e => e.outerHTML.slice(0, 160))"""
     )
     assert nameless == []
-    page.locator("#prompt textarea").focus()
-    reached = set()
-    for _ in range(24):
-        page.keyboard.press("Tab")
-        reached.add(page.evaluate("() => document.activeElement.closest('[id]')?.id"))
-    assert {"suggest", "make"} <= reached
 
 
 def test_the_page_keeps_the_rules_of_accessibility(chromium, server, golden):
@@ -92,7 +83,7 @@ def test_the_keyboard_goes_through_the_form_in_the_order_it_is_read(demo):
     assert [place for place in dict.fromkeys(reached) if place in order] == order
 
 
-def test_an_idea_is_written_edited_repaired_and_made(demo):
+def test_an_idea_is_written_edited_repaired_and_sent(demo):
     page = demo.page
     page.get_by_role("tab", name="Write a prompt").click()
     page.locator("#idea-seconds input").first.fill("1.4")
@@ -119,7 +110,6 @@ def test_an_idea_is_written_edited_repaired_and_made(demo):
     page.wait_for_function(
         "text => document.querySelector('#prompt textarea').value === text", arg=prompt, timeout=10_000
     )
-    demo.make()
     page.get_by_role("tab", name="Write a prompt").click()
     page.locator("#idea textarea").fill("")
     page.locator("#write").click()

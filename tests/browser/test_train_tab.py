@@ -137,6 +137,7 @@ def test_starting_too_early_is_a_sentence(demo):
     page.get_by_text("There are no clips yet; add some in step 1").wait_for()
     page.locator("#train-suggest").click()
     page.get_by_text("No server is configured; give an address").wait_for()
+    assert page.get_by_text("Sign in with").count() == 0  # one's own machine asks nobody who they are
 
 
 def signed_in(name, secret):
@@ -153,13 +154,18 @@ def test_a_space_of_its_own_gpu_lets_its_owner_alone_in(chromium, tmp_path):
     login = {"OAUTH_CLIENT_ID": "x", "OAUTH_CLIENT_SECRET": "s", "OAUTH_SCOPES": "openid profile"}
     provider = {"OPENID_PROVIDER_URL": "https://huggingface.co"}
     with serving(tmp_path, **space, **login, **provider) as server:
-        for name in ("anna", "bert"):
+        for name in ("", "anna", "bert"):
             visit = Demo(chromium, server.url)
-            cookie = {"name": "session", "value": signed_in(name, "s"), "url": server.url}
-            visit.context.add_cookies([cookie])
-            visit.open()
+            if name:
+                cookie = {"name": "session", "value": signed_in(name, "s"), "url": server.url}
+                visit.context.add_cookies([cookie])
+                visit.open()
+            sign_in = visit.page.get_by_text("Sign in with Hugging Face")
+            assert not sign_in.is_visible()  # clips are made without
             visit.page.get_by_role("tab", name="Train").click()
-            if name == "anna":
+            if not name:
+                sign_in.wait_for()
+            elif name == "anna":
                 visit.page.locator("#train-start").click()
                 visit.page.get_by_text("There are no clips yet").wait_for()
             else:

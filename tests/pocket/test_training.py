@@ -10,12 +10,13 @@ from pocket.codec_run import CodecRun
 from pocket.export import export
 from pocket.latents import Shard, normalise
 from pocket.models import AUDIO_CHANNELS, BOUNDARY_RATIO, build_audio_vae, build_video_vae, train_tokenizer
-from pocket.muon import Muon, orthogonalised
+from pocket.muon import TEXT_RATE, Muon, orthogonalised
 from pocket.sounds import Sounds
 from pocket.tower_run import Captions, Model, TowerRun, embed
 from pocket.train_audio_tower import TRAINED, velocity
-from pocket.train_audio_vae import WEIGHTS, Losses, balanced, objective
+from pocket.train_audio_vae import WEIGHTS, Losses, balanced, excerpts, objective
 from pocket.train_towers import draw_sigmas, shared_gradients
+from pocket.train_video_vae import cropped
 from pocket.training import Average, Budget, Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -57,6 +58,15 @@ def test_the_optimizer_steps_only_what_has_gradients_and_resumes_exactly():
     for each in (optimizer, resumed):
         each.step(gradients, 0.01)
     assert all(torch.equal(optimizer.masters[name], resumed.masters[name]) for name in ours)
+
+
+def test_the_text_encoder_learns_slowly_and_by_adamw():
+    names = ("text_encoder.encoder.block.0.layer.0.SelfAttention.q.weight", "audio_dit.head.bias")
+    masters = {name: torch.zeros(4, 4) for name in names}
+    Muon(masters).step({name: torch.randn(4, 4) for name in names}, 0.01)
+    slow, fast = (masters[name].abs().mean().item() for name in names)
+    assert fast == pytest.approx(0.01, rel=1e-3)  # AdamW's first step
+    assert slow == pytest.approx(0.01 * TEXT_RATE, rel=1e-3)
 
 
 def test_normalised_latents_decode_to_the_same_sound():
@@ -246,3 +256,35 @@ def test_the_exported_checkpoint_loads_as_a_release_does_and_fits_the_space(tmp_
     torch.testing.assert_close(
         pipeline.text_encoder.shared.weight, model.text_encoder.shared.weight.detach().bfloat16()
     )
+
+
+def test_crops_are_true_windows_and_likelier_where_something_moves():
+    torch.manual_seed(0)
+    clip = torch.randint(0, 255, (1, 3, 1, 128, 224), dtype=torch.uint8).repeat(64, 1, 5, 1, 1)
+    clip[:, :, 1::2, 100:108, 200:208] ^= 255
+    windows = cropped(clip, (64, 112))
+    assert windows.shape == (64, 3, 5, 64, 112)
+    moving = (windows.float().std(dim=2).amax(dim=(1, 2, 3)) > 0).float().mean().item()
+    assert moving > 0.7  # by chance 40 %
+    still = clip[:1, :, :1].repeat(1, 1, 5, 1, 1)
+    window = cropped(still, (64, 112))[0, :, 0]
+    places = still[0, :, 0].unfold(1, 64, 8).unfold(2, 112, 8).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    assert (places == window).flatten(1).all(dim=1).sum() == 1
+
+
+def test_an_excerpt_is_a_part_of_its_own_sound():
+    sounds = torch.arange(3.0)[:, None, None] * 1e6 + torch.arange(32_000.0)
+    parts = excerpts(sounds)
+    assert (parts.diff(dim=-1) == 1).all()
+    assert torch.equal((parts[:, 0, 0] // 1e6).long(), torch.arange(3))
+
+
+def test_a_fainter_sound_counts_as_much_as_a_loud_one():
+    torch.manual_seed(0)
+    loud = torch.randn(1, 1, 4096) / 10
+    for name, term in Losses(torch.device("cpu"))(
+        torch.cat((loud, 0.6 * loud)), torch.cat((loud, 0.3 * loud))
+    ).items():
+        alone = Losses(torch.device("cpu"))(0.6 * loud, 0.3 * loud)[name]
+        if name != "mel":  # which is a logarithm's difference
+            assert term.item() == pytest.approx(alone.item() / 2, rel=0.2)
