@@ -24,6 +24,7 @@ from pocket.recognise import recogniser
 from pocket.speech import WORLD
 from pocket.world import render
 
+REFERENCES = 12  # clips of each kind; with 4 an onset of the world is taken for a newcomer's now and then
 FIRST_SEED = 7_000_000
 SECONDS, SLICES = 0.16, 4  # after an onset
 DEPTH_DB = 40.0  # below the loudest band
@@ -36,13 +37,13 @@ FARTHEST = 3.8  # a word's distance: coded true ones reach 3.4, what else is tak
 class CodedEars:
     """Sounds of newcomers and of the world through the autoencoder of `codec`, ready to compare.
 
-    `references` are the clips of each kind, of seeds that nothing else uses.
+    The references are of seeds that nothing else uses.
     """
 
-    def __init__(self, codec: CodecMixin, speech: Path, references: int = 12) -> None:
+    def __init__(self, codec: CodecMixin, speech: Path) -> None:
         rows, self._kinds = [], []
         for kind in (*NEWCOMERS, *FAMILIES):
-            for seed in range(FIRST_SEED, FIRST_SEED + references):
+            for seed in range(FIRST_SEED, FIRST_SEED + REFERENCES):
                 waveform = clip_of(kind, seed, speech).waveform
                 found = [row for _, row in _sounds(coded_sound(codec, waveform))]
                 rows += found

@@ -14,7 +14,7 @@ from pocket.judge import Asked
 
 def test_ears_tell_newcomers_from_the_world_through_pockets_autoencoder(speech):
     codec = Encoders(POCKET, {"audio_vae": ""}, torch.device("cpu"), torch.float32)
-    ears = CodedEars(codec, speech, references=4)
+    ears = CodedEars(codec, speech)
     heard = {}
     for kind in (*NEWCOMERS, *FAMILIES):
         heard[kind] = Counter()
