@@ -15,10 +15,8 @@ from mova.types import UserError
 SMALL_BYTES = 2**30  # of weights: such a model learns on a processor, in many quick steps
 KEPT_BACK = ((12, 2), (4, 1))  # from so many clips on, so many measure what was learnt
 MAX_STEPS = 20_000
-LOOKS, LOOKS_IF_SMALL = (
-    12,
-    3,
-)  # times at which the losses are measured; there a look takes as long as 10 steps
+# Times at which the losses are measured; with a small model that takes as long as ten steps.
+LOOKS, LOOKS_IF_SMALL = 12, 3
 SAMPLES, SAMPLES_IF_SMALL = 4, 2  # times at which a clip is made
 STEPS, STEPS_IF_SMALL = 1000, 240
 RATE, RATE_IF_SMALL = 1e-4, 3e-3  # the latter, with all layers, as measured (benchmarks/README.md)
