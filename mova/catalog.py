@@ -31,8 +31,8 @@ RELEASED_PRESETS = (
 )
 POCKET_PRESETS = (
     Preset("quick", 4, 1.0, "the fewest steps"),
-    Preset("standard", 12, 1.0, "as good as more steps"),
-    Preset("full", 20, 1.0, "more steps, though no figure gets better"),
+    Preset("standard", 12, 1.0, "more steps hardly improve it"),
+    Preset("full", 20, 1.0, "the most steps, hardly better"),
 )
 
 
