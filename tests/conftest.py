@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 # For these networks a second thread only waits for the first; on a busy machine it made runs 40 times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where a shell started the tests in the background, Ctrl-C would be ignored by the processes they start, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

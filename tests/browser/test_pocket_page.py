@@ -48,7 +48,7 @@ def test_an_example_plays_and_is_made_here_bit_for_bit_the_same_twice(pocket, tm
     assert level > -40
     assert strokes >= 2
     assert not page.locator("#actions").is_visible()  # it is nobody's clip
-    assert page.locator("#prompt textarea").input_value().startswith("A wide, eye-level shot shows a blue")
+    assert page.locator("#prompt textarea").input_value().startswith("A blue metal ball")
     page.get_by_text("Seed 7 is set: the same form makes the same clip.").wait_for()
     pocket.choose("Quick")
     page.get_by_text("224×128 pixels (7:4), 2.0 s (49 frames)").wait_for()

@@ -39,7 +39,7 @@ def test_the_small_model_writes_for_pocket_and_for_no_other():
     assert done.returncode == 0
     assert "red ball of rubber" in done.stdout
     assert done.stderr.splitlines()[-1].startswith("answer by ")
-    assert run("red ball falls", "--seed", "1").stderr.startswith("template, seed 1")
+    assert run("red ball falls", "--for", "360p", "--seed", "1").stderr.startswith("template, seed 1")
 
 
 def test_an_idea_beyond_the_small_model_is_no_failure(capsys):
