@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from mova.codec import CodecMixin
 from pocket.clip import FAMILIES, NEWCOMERS, SAMPLE_RATE, Clip
+from pocket.coded import code_sound
 from pocket.detect_newcomers import HIGH_VOICE, hear_pitch
 from pocket.evaluate import CAPTIONS
 from pocket.hearing import HOP, SILENCE, band_levels, onsets
@@ -45,7 +45,7 @@ class CodedEars:
         for kind in (*NEWCOMERS, *FAMILIES):
             for seed in range(FIRST_SEED, FIRST_SEED + REFERENCES):
                 waveform = clip_of(kind, seed, speech).waveform
-                found = [row for _, row in _sounds(coded_sound(codec, waveform))]
+                found = [row for _, row in _sounds(code_sound(codec, waveform[None])[0])]
                 rows += found
                 self._kinds += [kind] * len(found)
         self._rows = np.stack(rows)  # [N, D]
@@ -69,15 +69,6 @@ class CodedEars:
         is_pip = sum(kind == "character" for _, kind in heard) > len(heard) / 2
         voice = is_pip and any(hear_pitch(part) > HIGH_VOICE for part in parts)
         return figures | {"word": bool(words), "voice": voice}
-
-
-@torch.no_grad()
-def coded_sound(codec: CodecMixin, waveform: np.ndarray) -> np.ndarray:
-    """Sound float32 [S] through the audio autoencoder and back."""
-    with codec.residency.use("audio_vae"):
-        vae = codec.audio_vae
-        latents = vae.encode(torch.from_numpy(waveform)[None, None].to(vae.device, vae.dtype)).mode()
-    return codec.decode_audio(latents)[0, 0, : len(waveform)].float().cpu().numpy()
 
 
 def clip_of(kind: str, seed: int, speech: Path) -> Clip:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.coded_ears import CodedEars, coded_sound
+from benchmarks.coded_ears import CodedEars
 from lora_trainer.__main__ import main as lora_trainer
 from lora_trainer.journal import ADAPTER as FILE
 from lora_trainer.simple import RATE_IF_SMALL, SMALL, STEPS_IF_SMALL, kept_back
@@ -31,9 +31,10 @@ from mova.media import write_mp4
 from mova.pipeline import MOVAPipeline
 from mova.types import UserError
 from pocket.clip import FAMILIES, FRAME_RATE, HEIGHT, NEWCOMERS, NUM_FRAMES, SAMPLE_RATE, WIDTH, Clip, Events
+from pocket.coded import code_frames, code_sound
 from pocket.degrade import WEAR, wear_frames, wear_sound
 from pocket.evaluate import CAPTIONS, FIRST_SEED, NOISE_SEED
-from pocket.generate import Request, Settings, Stopwatch, denoised, generate, load_pipeline, to_frames
+from pocket.generate import Request, Settings, Stopwatch, denoised, generate, load_pipeline
 from pocket.judge import Asked, Figures, judge
 from pocket.newcomers import render_newcomer, write_folder
 from pocket.scores import BARS, score
@@ -240,7 +241,6 @@ def judge_clips(
     ]
 
 
-@torch.no_grad()
 def coded_clips(
     pipeline: MOVAPipeline, cases: Sequence[Case], with_picture: bool = True
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -248,9 +248,8 @@ def coded_clips(
     for case in cases:
         frames = case.clip.frames
         if with_picture:
-            pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-            frames = to_frames(pipeline.decode_video(pipeline.encode_video(pixels)))[0]
-        yield frames, coded_sound(pipeline, case.clip.waveform)
+            frames = code_frames(pipeline, frames[None])[0]
+        yield frames, code_sound(pipeline, case.clip.waveform[None])[0]
 
 
 def kept(

@@ -44,8 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 def generate(options: argparse.Namespace) -> int:
     settings = read_source(options)
     remote = chosen_server(options)
-    default = catalog.DEFAULT_MODEL if remote else suitable_model()
-    name = options.model or settings.get("model") or default
+    name = options.model or settings.get("model") or (catalog.DEFAULT_MODEL if remote else suitable_model())
     request = build_request(options, settings, catalog.find_model(str(name)))
     out = options.out or default_output(request.seed)
     check_outputs(options, out)

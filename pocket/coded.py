@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mova.codec import CodecMixin
 from mova.metrics.health import psnr
 from mova.pipeline import MOVAPipeline
 from pocket.clip import Clip
@@ -28,8 +29,8 @@ def round_trips(pipeline: MOVAPipeline, clips: Sequence[Clip], batch: int) -> It
     """Each clip encoded at full length, as one piece, and decoded."""
     for first in range(0, len(clips), batch):
         part = clips[first : first + batch]
-        frames = _code_frames(pipeline, np.stack([clip.frames for clip in part]))
-        sounds = _code_sound(pipeline, np.stack([clip.waveform for clip in part]))
+        frames = code_frames(pipeline, np.stack([clip.frames for clip in part]))
+        sounds = code_sound(pipeline, np.stack([clip.waveform for clip in part]))
         for clip, pictures, sound in zip(part, frames, sounds, strict=True):
             yield Coded(
                 pictures,
@@ -49,7 +50,7 @@ def log_spectral_distance(true: np.ndarray, other: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def _code_frames(pipeline: MOVAPipeline, frames: np.ndarray) -> np.ndarray:
+def code_frames(pipeline: CodecMixin, frames: np.ndarray) -> np.ndarray:
     """Uint8 [B, F, H, W, 3], both ways."""
     video = torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
     with pipeline.residency.use("video_vae"):
@@ -59,7 +60,7 @@ def _code_frames(pipeline: MOVAPipeline, frames: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def _code_sound(pipeline: MOVAPipeline, waveforms: np.ndarray) -> np.ndarray:
+def code_sound(pipeline: CodecMixin, waveforms: np.ndarray) -> np.ndarray:
     """Float32 [B, S], both ways."""
     with pipeline.residency.use("audio_vae"):
         vae = pipeline.audio_vae

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mova.catalog import find_model
+from mova.catalog import MODELS, SMALL_MODEL
 from mova.guidance import Branch, branches
 from mova.inputs import draw_noise, to_pixels
 from mova.pipeline import MOVAPipeline
@@ -19,7 +19,7 @@ from mova.shapes import ClipShape
 from mova.types import UserError
 from pocket.clip import FRAME_RATE, NUM_FRAMES, SAMPLE_RATE, Clip
 
-POCKET = find_model("pocket")
+POCKET = MODELS[SMALL_MODEL]
 
 
 @dataclass(frozen=True)

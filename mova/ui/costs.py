@@ -106,25 +106,27 @@ def forwards(request: GenerationRequest) -> int:
 
 def clip_flops(request: GenerationRequest, source: str) -> float:
     """Operations of one joint forward of the checkpoint at `source`. Raises UserError, OSError, KeyError."""
-    video, audio, bridge, vae, _ = read_configs(source)
+    configs = read_configs(source)
+    vae = configs["audio_vae"]
     hop_length = math.prod(vae["encoder_rates"])
     shape = ClipShape(
         request.height, request.width, request.num_frames, request.frame_rate, vae["sample_rate"], hop_length
     )
-    return catalog.forward_flops(video, audio, bridge, shape)
+    towers = (configs[name] for name in ("video_dit", "audio_dit", "dual_tower_bridge"))
+    return catalog.forward_flops(*towers, shape)
 
 
 def coding_seconds(request: GenerationRequest, source: str, cores: int) -> float:
     """Seconds of encoding and decoding on a CPU. Raises as `clip_flops`."""
     pixels = request.height * request.width * request.num_frames
-    return CODING_SECONDS * read_configs(source)[4]["base_dim"] ** 2 * pixels / cores
+    return CODING_SECONDS * read_configs(source)["video_vae"]["base_dim"] ** 2 * pixels / cores
 
 
 @lru_cache(maxsize=8)
-def read_configs(source: str) -> tuple[dict, ...]:
-    """The configs of both towers, the bridge and both VAEs; a repo's are downloaded, a few kB."""
+def read_configs(source: str) -> dict[str, dict]:
+    """The configs of both towers, the bridge and both VAEs, by name; a repo's are downloaded, a few kB."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
         folder = hub.download(source, ["*/config.json"])
     names = ("video_dit", "audio_dit", "dual_tower_bridge", "audio_vae", "video_vae")
-    return tuple(json.loads((folder / name / "config.json").read_text(encoding="utf-8")) for name in names)
+    return {name: json.loads((folder / name / "config.json").read_text(encoding="utf-8")) for name in names}

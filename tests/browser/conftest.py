@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.browser.demo import Demo, serving
+from tests.browser.demo import serving, visiting
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,5 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def demo(chromium, server):
-    demo = Demo(chromium, server.url)
-    yield demo
-    demo.close()
-    assert demo.complaints == []
+    with visiting(chromium, server) as demo:
+        yield demo

@@ -131,3 +131,12 @@ class Demo:
         # A refused validation is answered with 422, and a reload breaks off requests: the browser says so.
         if kind == "error" and not any(part in text for part in ("422", "AbortError", "Connection errored")):
             self.complaints.append(text)
+
+
+@contextmanager
+def visiting(chromium, server: Server):
+    """A browser on the page, which must have had nothing to complain of."""
+    demo = Demo(chromium, server.url)
+    yield demo
+    demo.close()
+    assert demo.complaints == []

@@ -11,7 +11,7 @@ from mova.media import read_clip, read_settings
 from mova.metrics.health import psnr
 from mova.metrics.loudness import loudness
 from mova.metrics.onsets import find_onsets
-from tests.browser.demo import Demo, serving
+from tests.browser.demo import Demo, serving, visiting
 
 AS_IT_COMES = {"MOVA_MODEL": "", "MOVA_SIZE": "", "MOVA_SECONDS": "", "MOVA_DEVICE": "cpu"}
 CLIP_SECONDS = 240  # for a clip that takes 13 on two idle cores
@@ -25,10 +25,8 @@ def pocket_server(tmp_path_factory):
 
 @pytest.fixture
 def pocket(chromium, pocket_server):
-    demo = Demo(chromium, pocket_server.url)
-    yield demo
-    demo.close()
-    assert demo.complaints == []
+    with visiting(chromium, pocket_server) as demo:
+        yield demo
 
 
 def heard(clip):

@@ -3,11 +3,12 @@ from collections import Counter
 import pytest
 import torch
 
-from benchmarks.coded_ears import CodedEars, clip_of, coded_sound
+from benchmarks.coded_ears import CodedEars, clip_of
 from benchmarks.learn_newcomer import CLAIMS, OLD_SKILLS, report_text
 from lora_trainer.encode import Encoders
 from mova.catalog import POCKET
 from pocket.clip import FAMILIES, NEWCOMERS
+from pocket.coded import code_sound
 from pocket.evaluate import FIRST_SEED
 from pocket.judge import Asked
 
@@ -20,7 +21,7 @@ def test_ears_tell_newcomers_from_the_world_through_pockets_autoencoder(speech):
         heard[kind] = Counter()
         for seed in (FIRST_SEED, FIRST_SEED + 1):
             clip = clip_of(kind, seed, speech)
-            sound = coded_sound(codec, clip.waveform)
+            sound = code_sound(codec, clip.waveform[None])[0]
             heard[kind].update(each for _, each in ears.hear(sound))
             if kind in NEWCOMERS:
                 figures = ears.judge(clip.frames, sound, Asked.of(clip, speech))
