@@ -4,7 +4,18 @@ import numpy as np
 
 from pocket.ball_look import BALL_COLOURS, MATERIALS, draw_ball
 from pocket.canvas import Painter, glow, grid, shadow, to_frames
-from pocket.clip import FRAME_TIMES, HEIGHT, NUM_FRAMES, SECONDS, WIDTH, Events, Impact, Scene, frame_of
+from pocket.clip import (
+    FRAME_TIMES,
+    HEIGHT,
+    NO_PICTURES,
+    NUM_FRAMES,
+    SECONDS,
+    WIDTH,
+    Events,
+    Impact,
+    Scene,
+    frame_of,
+)
 from pocket.rooms import DECOR, FLOORS, WALLS, light, paint_decor, paint_floor
 from pocket.sound import impact_sound
 
@@ -19,7 +30,7 @@ DIRECTIONS = ("straight down", "left", "right")
 HELD_OUT_BALLS = (("green", "glass"), ("blue", "rubber"), ("yellow", "metal"), ("purple", "wood"))
 
 
-def make_ball(rng: np.random.Generator, split: str) -> Scene:
+def make_ball(rng: np.random.Generator, split: str, pictures: bool = True) -> Scene:
     colour, material = choose_ball(rng, split)
     wall, floor = list(WALLS)[int(rng.integers(len(WALLS)))], list(FLOORS)[int(rng.integers(len(FLOORS)))]
     radius = float(rng.uniform(11.5, 16))
@@ -37,10 +48,14 @@ def make_ball(rng: np.random.Generator, split: str) -> Scene:
     else:
         path[:, 1] += radius * (1 - squash) * (squash < 1)  # a squashed ball still touches the floor
     angles = float(rng.uniform(0, 6.28)) + (path[:, 0] - start) / radius
-    picture = _background(rng, wall, floor, ground, start)
-    frames = np.broadcast_to(picture[:, None], (3, NUM_FRAMES, HEIGHT, WIDTH)).copy()
-    _draw_shadows(frames, material, colour, radius, path, ground)
-    draw_ball(frames, material, colour, radius, path, squash, angles)
+    frames = NO_PICTURES
+    if pictures:
+        room = np.broadcast_to(
+            _background(rng, wall, floor, ground, start)[:, None], (3, NUM_FRAMES, HEIGHT, WIDTH)
+        ).copy()
+        _draw_shadows(room, material, colour, radius, path, ground)
+        draw_ball(room, material, colour, radius, path, squash, angles)
+        frames = to_frames(room)
     attributes = {
         "colour": colour,
         "material": material,
@@ -54,7 +69,7 @@ def make_ball(rng: np.random.Generator, split: str) -> Scene:
     events = Events(impacts=impacts, ball_path=path.astype(np.float32))
     layout = {"x": start, "y": float(path[0, 1]), "radius": radius, "ground": ground}
     sound = impact_sound(rng, material, impacts, radius)
-    return Scene(to_frames(frames), sound, events, attributes, layout)
+    return Scene(frames, sound, events, attributes, layout)
 
 
 def choose_ball(rng: np.random.Generator, split: str) -> tuple[str, str]:

@@ -73,11 +73,14 @@ class Events:
 Attributes = dict[str, str | int | bool | tuple[str, ...]]
 
 
+NO_PICTURES = np.empty((0, HEIGHT, WIDTH, 3), np.uint8)
+
+
 @dataclass(frozen=True)
 class Scene:
     """A rendered clip before anyone has described it."""
 
-    frames: np.ndarray  # uint8 [F, H, W, 3]
+    frames: np.ndarray  # uint8 [F, H, W, 3]; F is 0 where only its sound was asked for
     waveform: np.ndarray  # float32 [S]
     events: Events
     attributes: Attributes

@@ -1,4 +1,4 @@
-"""The trained parts put together: a checkpoint in the released layout, weights in bfloat16."""
+"""The trained parts put together: a checkpoint in the released layout, weights in bfloat16, and back."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from mova.pipeline import MOVAPipeline
 from mova.scheduler import PairScheduler
 from pocket.models import BOUNDARY_RATIO, SHIFT
 from pocket.tower_run import Model
+from pocket.training import save_state
 
 SHARD_SIZE = "9MB"  # a Space keeps files up to 10 MB without LFS
 
@@ -40,3 +41,22 @@ def export(out: Path, folder: Path) -> None:
     for vae in (pipeline.video_vae, pipeline.audio_vae):
         vae.register_to_config(_name_or_path=None)  # a folder of the machine that trained it
     pipeline.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+
+
+def start_from(folder: Path, out: Path, new_text_encoder: bool) -> None:
+    """Write the states that the training stages go on from, with the weights of a finished checkpoint.
+
+    Optimizers begin anew. With `new_text_encoder` so does that part.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    pipeline = MOVAPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    for name in ("video_vae", "audio_vae"):
+        weights = getattr(pipeline, name).state_dict()
+        save_state(out / f"{name}.pt", weights=weights, average=weights, step=0, decoder_only=False)
+    pipeline.tokenizer.save_pretrained(out / "codecs" / "tokenizer")
+    model = Model()
+    for name, part in model.named_children():
+        if not (new_text_encoder and name == "text_encoder"):
+            part.load_state_dict(getattr(pipeline, name).state_dict())
+    weights = dict(model.named_parameters())
+    save_state(out / "towers.pt", weights=weights, average=weights, step=0)

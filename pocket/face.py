@@ -10,6 +10,7 @@ from pocket.canvas import Painter, glow, grid, shadow, to_frames
 from pocket.clip import (
     FRAME_TIMES,
     HEIGHT,
+    NO_PICTURES,
     NUM_FRAMES,
     NUM_SAMPLES,
     SAMPLE_RATE,
@@ -40,7 +41,9 @@ def pair_is_held_out(first: str, second: str) -> bool:
 HELD_OUT_PAIRS = tuple((a, b) for a in WORDS for b in WORDS if a != b and pair_is_held_out(a, b))
 
 
-def make_face(rng: np.random.Generator, split: str, speech: Path = DEFAULT_FOLDER) -> Scene:
+def make_face(
+    rng: np.random.Generator, split: str, speech: Path = DEFAULT_FOLDER, pictures: bool = True
+) -> Scene:
     kind = PEOPLE[int(rng.integers(3))]
     texts = choose_words(rng, split)
     spoken, variant = _choose_recordings(rng, texts, kind, speech)
@@ -50,7 +53,7 @@ def make_face(rng: np.random.Generator, split: str, speech: Path = DEFAULT_FOLDE
     shapes = mouth_shapes(phonemes)
     x = float(rng.uniform(84, 140))
     y = float(rng.uniform(66, 72) if kind == "child" else rng.uniform(62, 66))
-    frames = _render(rng, person, wall, shapes, words, x, y)
+    frames = _render(rng, person, wall, shapes, words, x, y) if pictures else NO_PICTURES
     layout = {"x": x, "y": y, "half_head": person.size, "mouth_y": y + MOUTH_HEIGHT[kind] * person.size}
     events = Events(words=words, phonemes=phonemes, mouth_opening=shapes[:, 0])
     attributes = {

@@ -4,7 +4,7 @@ import numpy as np
 
 from pocket.ball_look import BALL_COLOURS
 from pocket.canvas import Colour, Painter, Sprite, blend, darker, glow, grid, lighter, mix, shadow, to_frames
-from pocket.clip import FRAME_RATE, HEIGHT, NUM_FRAMES, WIDTH, Events, Note, Scene
+from pocket.clip import FRAME_RATE, HEIGHT, NO_PICTURES, NUM_FRAMES, WIDTH, Events, Note, Scene
 from pocket.melody import KEYS, choose_melody, schedule, tune_name
 from pocket.rooms import DECOR, WALLS, light, paint_decor
 from pocket.sound import piano_sound
@@ -33,7 +33,7 @@ NOTE_RISE = 46.0  # pixels a floating note climbs
 NOTE_FRAMES = 18
 
 
-def make_piano(rng: np.random.Generator, split: str) -> Scene:
+def make_piano(rng: np.random.Generator, split: str, pictures: bool = True) -> Scene:
     names = choose_melody(rng, split)
     notes, pace = schedule(rng, names)
     body, wall = list(BODIES)[int(rng.integers(len(BODIES)))], list(WALLS)[int(rng.integers(len(WALLS)))]
@@ -41,7 +41,9 @@ def make_piano(rng: np.random.Generator, split: str) -> Scene:
     depth, brightness = _key_motion(notes)
     left = round(float(rng.uniform(16, WIDTH - BODY_WIDTH - 16)))
     top = round(float(rng.uniform(26, 36)))
-    frames = _render(rng, notes, body, wall, glowing, depth, brightness, (left, top))
+    frames = NO_PICTURES
+    if pictures:
+        frames = _render(rng, notes, body, wall, glowing, depth, brightness, (left, top))
     layout = {
         "keys_left": left + KEYS_LEFT,
         "keys_top": top + KEYS_TOP,

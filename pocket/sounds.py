@@ -1,18 +1,20 @@
 """Clips without their pictures: what the audio VAE and the audio tower alone learn from."""
 
-import math
-from contextlib import closing
+import multiprocessing
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pocket.loader import stream
 from pocket.training import load_captioned, save_captioned
+from pocket.world import choose_family, make_scene, write_scene_caption
 
 FAMILIES = ("face", "face", "ball", "piano")  # half of them speech, which is the hardest
-BATCH = 64
+CHUNK = 64  # clips that a process renders before it hands them over
 
 
 @dataclass(frozen=True)
@@ -22,15 +24,15 @@ class Sounds:
 
     @classmethod
     def render(cls, count: int, first_seed: int, workers: int, speech: Path) -> "Sounds":
-        """At least `count` clips of the training split, from that seed on."""
-        waveforms, captions = [], []
-        size = min(count, BATCH)
-        with closing(stream(size, first_seed, workers, FAMILIES, speech=speech)) as batches:
-            for _ in range(math.ceil(count / size)):
-                batch = next(batches)
-                waveforms.append(torch.from_numpy(batch.waveforms).half())
-                captions += batch.captions
-        return cls(torch.cat(waveforms)[:, None], captions)
+        """`count` clips of the training split, from that seed on."""
+        seeds = range(first_seed, first_seed + count)
+        chunks = [seeds[start : start + CHUNK] for start in range(0, count, CHUNK)]
+        context = multiprocessing.get_context("spawn")  # the caller may hold a GPU, which a fork would break
+        with context.Pool(min(workers, len(chunks))) as pool:
+            waveforms, captions = zip(*pool.imap(partial(_render, speech), chunks), strict=True)
+        return cls(
+            torch.from_numpy(np.concatenate(waveforms))[:, None], [text for part in captions for text in part]
+        )
 
     def save(self, path: Path) -> None:
         save_captioned(path, {"waveforms": self.waveforms}, self.captions)
@@ -39,3 +41,14 @@ class Sounds:
     def load(cls, path: Path) -> "Sounds":
         tensors, captions = load_captioned(path)
         return cls(tensors["waveforms"], captions)
+
+
+def _render(speech: Path, seeds: Sequence[int]) -> tuple[np.ndarray, list[str]]:
+    """Waveforms float16 [N, S] and captions."""
+    waveforms, captions = [], []
+    for seed in seeds:
+        family = choose_family(seed, FAMILIES)
+        scene = make_scene(seed, family, "train", speech, pictures=False)
+        waveforms.append(scene.waveform.astype(np.float16))
+        captions.append(write_scene_caption(seed, family, "train", scene))
+    return np.stack(waveforms), captions

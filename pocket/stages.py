@@ -16,6 +16,7 @@ logger = logging.getLogger("pocket")
 
 def add_stages(commands: argparse._SubParsersAction) -> None:
     helps = {
+        "start-from": "take the weights of a finished checkpoint, for the stages to train on",
         "train-vae": "train the video VAE",
         "train-audio-vae": "train the audio VAE",
         "codecs": "measure the latents, export both VAEs and the tokenizer",
@@ -25,7 +26,17 @@ def add_stages(commands: argparse._SubParsersAction) -> None:
         "train": "train towers, bridge and text encoder on the latents",
         "export": "write the checkpoint in the released layout",
     }
-    runs = (_train_vae, _train_audio_vae, _codecs, _sounds, _train_audio, _encode, _train, _export)
+    runs = (
+        _start_from,
+        _train_vae,
+        _train_audio_vae,
+        _codecs,
+        _sounds,
+        _train_audio,
+        _encode,
+        _train,
+        _export,
+    )
     stages = {}
     for (name, text), run in zip(helps.items(), runs, strict=True):
         stages[name] = stage = commands.add_parser(name, help=text)
@@ -45,7 +56,7 @@ def add_stages(commands: argparse._SubParsersAction) -> None:
         stage.add_argument("--decay", type=float, default=0.5, help="last share of the run with falling rate")
     for name in ("train-vae", "train-audio-vae"):
         stages[name].add_argument("--decoder-only", action="store_true", help="leave the latents as they are")
-    for name in ("train-vae", "train-audio", "encode", "train"):
+    for name in ("train-vae", "train-audio-vae", "train-audio", "encode", "train"):
         stages[name].add_argument("--compile", action="store_true")
     stages["train-vae"].add_argument("--crop", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
     stages["train-audio-vae"].add_argument("--clips", type=int, default=20_000)
@@ -53,6 +64,10 @@ def add_stages(commands: argparse._SubParsersAction) -> None:
     stages["encode"].add_argument("--clips", type=int, default=65_536)
     stages["encode"].add_argument("--per-shard", type=int, default=1024)
     stages["encode"].add_argument("--batch", type=int, default=16)
+    stages["start-from"].add_argument("--folder", type=Path, required=True, help="the checkpoint")
+    stages["start-from"].add_argument(
+        "--new-text-encoder", action="store_true", help="let it begin anew, and the towers follow it"
+    )
     stages["export"].add_argument("--folder", type=Path, required=True, help="where the checkpoint goes")
 
 
@@ -70,6 +85,12 @@ def add_enhancer(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--faults", type=int, default=20, help="how many failures to show")
     evaluate.add_argument("--no-typed", action="store_true", help="leave out the ideas written by hand")
     evaluate.set_defaults(run=_evaluate_enhancer)
+
+
+def _start_from(arguments: argparse.Namespace) -> None:
+    from pocket.export import start_from
+
+    start_from(arguments.folder, arguments.out, arguments.new_text_encoder)
 
 
 def _train_vae(arguments: argparse.Namespace) -> None:
@@ -93,7 +114,17 @@ def _train_audio_vae(arguments: argparse.Namespace) -> None:
     from pocket.train_audio_vae import train_audio_vae
 
     a = arguments
-    train_audio_vae(a.out, a.minutes, a.batch, a.learning_rate, a.decay, a.decoder_only, a.workers, a.clips)
+    train_audio_vae(
+        a.out,
+        a.minutes,
+        a.batch,
+        a.learning_rate,
+        a.decay,
+        a.decoder_only,
+        a.compile,
+        a.workers,
+        a.clips,
+    )
 
 
 def _codecs(arguments: argparse.Namespace) -> None:

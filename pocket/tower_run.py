@@ -79,10 +79,11 @@ class TowerRun:
         self.model.to(ranks.device)
         self.masters = {name: p.detach().float().clone() for name, p in self.model.named_parameters()}
         self.model.to(torch.bfloat16 if ranks.device.type == "cuda" else torch.float32)
+        self.gradient_buffers = {name: torch.empty_like(tensor) for name, tensor in self.masters.items()}
         self.optimizer = Muon(self.masters)
         self.average = Average(self.masters)
         self.step = held.get("step", 0)
-        if held:
+        if "optimizer" in held:
             self.optimizer.load_state_dict(held["optimizer"])
         if compiled:
             self.model.compile_layers()
@@ -91,15 +92,14 @@ class TowerRun:
     def gradients(self, is_trained: Callable[[str], bool]) -> dict[str, Tensor]:
         """What the backward pass left for the trained parameters, by name, float32, the mean of all ranks.
 
-        A parameter that this rank did not use counts as zero.
+        A parameter that this rank did not use counts as zero. Valid until the next call.
         """
-        found = {
-            name: torch.zeros_like(parameter, dtype=torch.float32)
-            if parameter.grad is None
-            else parameter.grad.float()
-            for name, parameter in self.model.named_parameters()
-            if is_trained(name)
-        }
+        trained = {name: p.grad for name, p in self.model.named_parameters() if is_trained(name)}
+        found = {name: self.gradient_buffers[name] for name in trained}
+        used = [name for name, gradient in trained.items() if gradient is not None]
+        torch._foreach_copy_([found[name] for name in used], [trained[name] for name in used])
+        for name in trained.keys() - used:
+            found[name].zero_()
         self.ranks.average(list(found.values()))
         return found
 

@@ -21,6 +21,9 @@ EDGE_WEIGHT = 0.25
 SQUARE_WEIGHT = 16.0
 STRIDE = 8  # pixels between the windows that a crop chooses from
 STILL_SHARE = 0.5  # of the weight that all windows of a clip share alike, beside that for what moves in them
+CROPS_EACH = (
+    4  # windows of each clip that is drawn: drawing it costs the processor more than a window the GPU
+)
 
 
 class Autoencoder(nn.Module):
@@ -70,10 +73,14 @@ def train_video_vae(
     log = Log(out / "video_vae.jsonl", ranks)
     truth = validation_clips(16 if device.type == "cuda" else 1, out).to(device)
     first_seed = (1 + ranks.rank) * 200_000_000 + run.step * batch
-    batches = prefetch(stream(batch, first_seed, ranks.workers(workers), speech=out), device)
+    clips = math.ceil(batch / CROPS_EACH) if crop else batch
+    batches = prefetch(stream(clips, first_seed, ranks.workers(workers), speech=out), device)
     budget = Budget(minutes, decay, ranks)
     for scale in budget.steps():
-        video = to_video(cropped(next(batches)[0], crop)).contiguous(memory_format=torch.channels_last_3d)
+        drawn = next(batches)[0]
+        if crop:
+            drawn = cropped(drawn.repeat(batch // clips, 1, 1, 1, 1), crop)
+        video = to_video(drawn).contiguous(memory_format=torch.channels_last_3d)
         noise = torch.randn(latent_size(video), device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=video.is_cuda):
             loss, square, kl = reconstruct(video, noise)
@@ -98,13 +105,11 @@ def train_video_vae(
     ranks.leave()
 
 
-def cropped(frames: Tensor, size: tuple[int, int] | None) -> Tensor:
+def cropped(frames: Tensor, size: tuple[int, int]) -> Tensor:
     """A window of `size` (height, width) of each clip [3, F, H, W] of a batch, likelier where more moves.
 
     Walls are most of a clip and learnt soon; balls, lips and keys are small.
     """
-    if size is None:
-        return frames
     motion = frames.float().diff(dim=2).abs().mean(dim=(1, 2))  # [B, H, W]
     moving = nn.functional.avg_pool2d(motion[:, None], size, STRIDE)[:, 0]  # [B, tops, lefts]
     likely = moving.flatten(1) / moving.flatten(1).sum(dim=1, keepdim=True).clamp_min(1e-6)
