@@ -1,6 +1,7 @@
 """The plan against what really happens on the golden model, and the released one against the reference."""
 
 import argparse
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
-from benchmarks import released, train_step
+from benchmarks import released, train_step, training_setup
 from lora_trainer import plan_memory, plan_time
 from lora_trainer.__main__ import main
 from lora_trainer.config import read_config
@@ -20,6 +21,7 @@ from lora_trainer.plan_advice import advise
 from lora_trainer.plan_inputs import find_card, outline, read_windows
 from mova import catalog
 from mova.inspection import Checkpoint
+from mova.models.video_dit import VideoDiT
 from mova.placement import GIB
 from mova.shapes import ClipShape
 from mova.strengths import TOWERS
@@ -347,10 +349,30 @@ def test_a_card_is_found_by_any_name_that_holds_it():
         catalog.find_gpu("a toaster")
 
 
-def test_the_benchmark_takes_the_steps_that_the_plan_counts():
-    """On small towers: it runs, streamed, and its table has a row for each length."""
-    options = argparse.Namespace(tiny=True, frames=[5, 9], settings=["layers"], repeats=1)
-    found = train_step.run(options)
-    assert [row["frames"] for row in found["rows"]] == [5, 9]
-    assert all(row["seconds"] > 0 and row["planned_seconds"] >= row["floor_seconds"] for row in found["rows"])
-    assert train_step.markdown(found["rows"]).count("\n") == 4
+def test_the_benchmark_takes_the_steps_that_the_plan_counts(tmp_path, capsys):
+    """On small towers: it runs, streamed, and has a row for each length as soon as that is measured."""
+    path = tmp_path / "rows.json"
+    options = argparse.Namespace(
+        tiny=True, frames=[5, 9], settings=["layers"], repeats=1, limit=None, json=path
+    )
+    train_step.measure_setting(options)
+    rows = json.loads(path.read_text())
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [json.loads(line) for line in printed] == rows
+    assert [row["frames"] for row in rows] == [5, 9]
+    assert all(row["seconds"] > 0 and row["planned_seconds"] >= row["floor_seconds"] for row in rows)
+    assert train_step.markdown(rows).count("\n") == 4
+
+
+def test_the_benchmarks_layers_share_host_memory_and_nothing_else():
+    sizes = training_setup.configs(tiny=True)["video_dit"]
+    weights = released.draw_repeating(VideoDiT, sizes, torch.device("cpu"), torch.float32)
+    tower = released.build_repeating(VideoDiT, sizes, weights)
+    one, other = (tower.blocks[index].self_attn.q.weight for index in (0, 3))
+    assert one is not other
+    assert one.data_ptr() == other.data_ptr()
+    moved = copy.deepcopy(tower).to(torch.float64)  # as `.to(device)` does
+    one, other = (moved.blocks[index].self_attn.q.weight for index in (0, 3))
+    assert one.data_ptr() != other.data_ptr()
+    assert torch.equal(one, other)
+    tower.load_state_dict(moved.state_dict())
