@@ -5,14 +5,14 @@
 
 Random weights of the released configs, the trainer's own engine, rank 16 in the attention of all towers,
 352x640, batch 1, no accumulation. A step is forward, recomputed layers, backward and update. Needs a GPU
-("resident" 95 GiB, "experts" 70, "layers" 24 to 38); what is different from a checkpoint's weights is said in
-`training_setup`. Every row is printed when it is measured, and every setting runs in processes of its own, so
-one that fails costs no other. A row is the median of `--repeats` steps of one expert after one to warm up;
-"switch" is what the other expert's first step took longer. "reserved" is what torch held of the card, beside
-which the CUDA context takes about half a GiB. The floor is the step's operations at the rate of the card's
-largest matrix products, measured first. `--ranks` repeats each setting in so many processes, one GPU each,
-which average their gradients: clips/s are those of all. `--limit` is GiB that torch may hold of each card.
-`--tiny` runs small towers on the CPU, to try the script itself.
+("resident" 95 GiB, "experts" 70, "layers" 24 to 38; "shards" two of 65); what is different from a
+checkpoint's weights is said in `training_setup`. Every row is printed when it is measured, and every setting
+runs in processes of its own, so one that fails costs no other. A row is the median of `--repeats` steps of
+one expert after one to warm up; "switch" is what the other expert's first step took longer. "reserved" is
+what torch held of the card, beside which the CUDA context takes about half a GiB. The floor is the step's
+operations at the rate of the card's largest matrix products, measured first. `--ranks` repeats each setting
+in so many processes, one GPU each, which average their gradients: clips/s are those of all. `--limit` is the
+GiB that torch may hold of each card. `--tiny` runs small towers on the CPU, to try the script itself.
 """
 
 import argparse
@@ -130,7 +130,7 @@ def measure_setting(options: argparse.Namespace) -> None:
     sizes, side = configs(options.tiny), (64, 96) if options.tiny else (352, 640)
     shapes = [ClipShape(*side, frames, 24.0, 48000, 960) for frames in options.frames]
     floor = product_tflops(workers.device)
-    card, meta, rows = card_of(workers.device, floor), meta_towers(sizes), []
+    card, meta, rows = card_of(workers, floor), meta_towers(sizes), []
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         engine = engine_of(setting, shapes, sizes, workers, Path(folder))
@@ -206,7 +206,7 @@ def predicted(
     config = engine.config
     known = Outline(meta, sizes, 0.5, 0, {shape: 1}, 1, True, 0, 0, 0)
     planned, operations = step_seconds(config, card, known, {shape: 1})
-    parts = plan_memory.device_memory(meta, shape, config, card.dtype)
+    parts = plan_memory.device_memory(meta, shape, config, card.dtype, card.processes)
     one = plan_time.training_pass(sizes, shape, config, "video_dit")
     return {
         "planned_seconds": round(planned, 3),
@@ -233,13 +233,15 @@ def product_tflops(device: torch.device) -> float:
     return 2 * size**3 / min(seconds) / 1e12
 
 
-def card_of(device: torch.device, tflops: float) -> Card:
+def card_of(workers: Workers, tflops: float) -> Card:
+    device, count = workers.device, workers.count
     if device.type == "cpu":  # the measured rate: the catalogue has none for tiny layers
-        return Card("CPU", 0, None, tflops, UNKNOWN_GPU_LINK, is_gpu=False, dtype="float32")
+        return Card("CPU", 0, None, tflops, UNKNOWN_GPU_LINK, is_gpu=False, dtype="float32", processes=count)
     name = torch.cuda.get_device_name(device)
     known = next((gpu for gpu in GPUS if gpu.name in name), None)
     rate, link = (known.tflops, known.link) if known else (UNKNOWN_GPU_TFLOPS, UNKNOWN_GPU_LINK)
-    return Card(name, torch.cuda.mem_get_info(device)[0], None, rate, link, is_gpu=True, dtype="bfloat16")
+    free, _ = torch.cuda.mem_get_info(device)
+    return Card(name, free, None, rate, link, is_gpu=True, dtype="bfloat16", processes=count)
 
 
 def markdown(rows: list[dict]) -> str:

@@ -27,7 +27,7 @@ from mova.streaming import LayerStreamer, PackedLayer
 from mova.strengths import TOWERS
 
 CLASSES = dict(zip(TOWERS, (VideoDiT, VideoDiT, AudioDiT, Bridge), strict=True))
-SETTINGS = {"resident": "none", "experts": "experts", "layers": "layers"}
+SETTINGS = {"resident": "none", "experts": "experts", "layers": "layers", "shards": "shards"}
 SMALL = {"num_layers": 4, "text_dim": 32, "dim": 128, "ffn_dim": 256, "num_heads": 4}
 TINY_VIDEO = released.VIDEO_DIT | SMALL
 TINY_AUDIO = released.AUDIO_DIT | SMALL | {"num_layers": 3, "dim": 64, "ffn_dim": 128, "num_heads": 2}

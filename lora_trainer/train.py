@@ -172,9 +172,10 @@ class Trainer:
             save_adapter(path, weights, self.config, dtype)
 
     def _sample(self) -> None:
-        if self.workers.is_first and self.config.samples.clips:
+        writes = self.workers.is_first
+        if self.config.samples.clips and (writes or self.config.run.offload == "shards"):
             with self.engine.shown():
-                for path in make_samples(self.config, self.cache, self.pipeline, self.engine.step):
+                for path in make_samples(self.config, self.cache, self.pipeline, self.engine.step, writes):
                     name = str(path.relative_to(self.config.output))
                     self.journal.write("sample", step=self.engine.step, path=name)
         self.workers.wait()
@@ -217,6 +218,7 @@ class Trainer:
             "run.gradient_checkpointing true": not run.gradient_checkpointing,
             "run.offload experts": run.offload == "none",
             "run.offload layers": run.offload != "layers" and run.base != "fp8",
+            "run.offload shards": run.offload != "shards" and run.base != "fp8" and self.workers.count > 1,
             "run.batch_size 1": run.batch_size > 1,
             "shorter windows (data.num_frames)": True,
             "a smaller data.size": True,

@@ -1,0 +1,158 @@
+"""Base weights shared out among processes: the same bits as without, half the memory, any order of layers.
+
+Every test runs a script in two processes, which talk over gloo on the CPU. Not covered: GPUs, NCCL.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lora_trainer.journal import Journal
+from lora_trainer.presets import EXPERTS
+from mova.types import UserError
+from tests.lora_trainer.test_engine import environment, equal, free_port
+
+ROOT = Path(__file__).parents[2]
+HEAD = """
+import sys
+import torch
+from pathlib import Path
+from lora_trainer.cache import read_index
+from lora_trainer.config import Config
+from lora_trainer.encode import checkpoint_folder
+from lora_trainer.engine import Engine
+from lora_trainer.model import load_model
+from lora_trainer.quantised import LAYER
+from lora_trainer.train import Trainer
+from mova.strengths import TOWERS
+from mova.types import Cancelled
+folder, cpu = Path(sys.argv[1]), torch.device("cpu")
+
+def parts(offload, **changes):
+    config = Config.model_validate_json((folder / "config.json").read_text())
+    config = config.model_copy(update={"output": folder / offload})
+    config = config.model_copy(update={"run": config.run.model_copy(update={"offload": offload, **changes})})
+    pipeline = load_model(checkpoint_folder(config), cpu, torch.float32, offload)
+    return config, read_index(config.cache), pipeline
+
+def steps(engine, count):
+    records = []
+    for _ in range(count):
+        while engine.micro < engine.config.run.accumulation:
+            engine.micro_batch()
+        records.append(engine.update())
+    return records
+
+def held(pipeline):
+    \"\"\"Bytes of the layers' frozen weights that this process holds between passes.\"\"\"
+    if pipeline.residency.shards:
+        pipeline.residency.shards.stop()
+    towers = {name: getattr(pipeline, name).named_parameters() for name in TOWERS}
+    weights = [p for each in towers.values() for path, p in each if LAYER.match(path) and not p.requires_grad]
+    local = [p.to_local() if hasattr(p, "to_local") else p for p in weights]
+    return sum(p.untyped_storage().nbytes() for p in local)
+"""
+
+
+def in_two_processes(code, tmp_path, config):
+    """What `code` saves as `result` in each of two processes."""
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    code = f'{HEAD}{code}\ntorch.save(result, folder / f"{{engine.workers.rank}}.pt")\n'
+    (tmp_path / "worker.py").write_text(code)
+    command = [sys.executable, str(tmp_path / "worker.py"), str(tmp_path)]
+    port = free_port()
+    processes = [subprocess.Popen(command, cwd=ROOT, env=environment(rank, port)) for rank in range(2)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    return [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+
+
+VARIANTS = {
+    "plain": {},
+    "int8": {"run__base": "int8"},
+    "audio alone": {f"towers__{name}__train": False for name in (*EXPERTS, "dual_tower_bridge")},
+    "bridge alone": {f"towers__{name}__train": False for name in (*EXPERTS, "audio_dit")},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_shards_change_no_bit_halve_the_memory_and_resume(parts, tmp_path, variant):
+    """Also where one process drops the bridge, so that its backward pass ends elsewhere or is none."""
+    changes = {"run__gradient_checkpointing": True, "objective__bridge_dropout": 0.5} | VARIANTS[variant]
+    config, *_ = parts(**changes)
+    code = """
+result = {}
+for offload in ("none", "shards"):
+    engine = Engine(*parts(offload))
+    records = [*steps(engine, 1)]
+    if offload == "shards":
+        torch.save(engine.state(), folder / f"state{engine.workers.rank}.pt")
+    records += steps(engine, 2)
+    weights = {key: weight.detach().clone() for key, weight in engine.lora.weights.items()}
+    result[offload] = {"records": records, "weights": weights, "bytes": held(engine.pipeline)}
+engine = Engine(*parts("shards"))
+engine.workers.wait()
+engine.restore(torch.load(folder / "state0.pt"))  # the first process writes for all
+records = steps(engine, 2)
+weights = {key: weight.detach().clone() for key, weight in engine.lora.weights.items()}
+result["resumed"] = {"records": records, "weights": weights}
+"""
+    for found in in_two_processes(code, tmp_path, config):
+        whole, shards, resumed = found["none"], found["shards"], found["resumed"]
+        assert shards["records"] == whole["records"]
+        assert equal(shards["weights"], whole["weights"])
+        assert resumed["records"] == shards["records"][1:]
+        assert equal(resumed["weights"], shards["weights"])
+        assert shards["bytes"] == pytest.approx(whole["bytes"] / 2, rel=0.02)  # odd sizes are padded
+
+
+@pytest.mark.slow
+def test_a_sharded_run_with_samples_stops_resumes_and_writes_the_same_adapter(parts, tmp_path):
+    config, *_ = parts(
+        run__gradient_checkpointing=True,
+        data__num_frames=[9],
+        samples__clips=[{"prompt": "a lamp"}],
+        samples__num_inference_steps=1,
+        samples__guidance_scale=1,
+    )
+    code = """
+Trainer(*parts("none")).run()
+trainer = Trainer(*parts("shards"))
+
+def stop_at_2(record):
+    trainer.stopping = record["step"] == 2 and trainer.workers.rank == 1
+
+try:
+    trainer.run(on_step=stop_at_2)
+except Cancelled:
+    trainer = Trainer(*parts("shards"))
+    trainer.run(resume=True)
+engine, result = trainer.engine, {}
+"""
+    in_two_processes(code, tmp_path, config)
+    whole, shards = (tmp_path / name for name in ("none", "shards"))
+    files = [load_file(each / "adapter.safetensors") for each in (whole, shards)]
+    assert equal(*files)
+    runs = [Journal(each / "journal.jsonl") for each in (whole, shards)]
+    assert len(runs[1].read("resumed")) == 1
+    for event in ("base", "validation"):
+        first, second = (run.read(event) for run in runs)
+        assert [each["held_out"] for each in first] == [each["held_out"] for each in second]
+    names = {path.name for path in (whole / "samples").iterdir()}
+    assert {path.name for path in (shards / "samples").iterdir()} == names != set()
+
+
+def test_shards_of_a_single_process_are_refused(engine):
+    with pytest.raises(UserError, match="accelerate launch"):
+        engine(run__offload="shards", run__gradient_checkpointing=True)
+
+
+def test_shards_need_checkpointing_and_take_no_fp8(settings):
+    with pytest.raises(UserError, match="offload shards needs gradient_checkpointing"):
+        settings(run__offload="shards")
+    with pytest.raises(UserError, match="offload shards does not take fp8"):
+        settings(run__offload="shards", run__gradient_checkpointing=True, run__base="fp8")
