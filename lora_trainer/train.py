@@ -132,7 +132,8 @@ class Trainer:
                     self._stop_if_asked()
             record = engine.update()
         except torch.OutOfMemoryError as error:
-            self._save()
+            if self.workers.count == 1:  # of several, the others are elsewhere and cannot save with this one
+                self._save()
             raise BackendError(self._out_of_memory()) from error
         except BackendError as error:
             raise BackendError(f"{error}; {self._last_good()}") from error
@@ -208,9 +209,11 @@ class Trainer:
                 signal.signal(number, handler)
 
     def _last_good(self) -> str:
+        return f"{self._saved()}; lower optimizer.learning_rate, or use run.dtype float32"
+
+    def _saved(self) -> str:
         saved = checkpoints(self.checkpoints)
-        where = f"the last good state is {saved[0]}" if saved else "nothing was saved yet"
-        return f"{where}; lower optimizer.learning_rate, or use run.dtype float32"
+        return f"the last good state is {saved[0]}" if saved else "nothing was saved yet"
 
     def _out_of_memory(self) -> str:
         run = self.config.run
@@ -226,4 +229,5 @@ class Trainer:
             "run.base nf4": run.base != "nf4",
         }
         steps = ", ".join(step for step, applies in advice.items() if applies)
-        return f"the device is out of memory; all is saved. Change one of: {steps}; then train again"
+        kept = "all is saved" if self.workers.count == 1 else self._saved()
+        return f"the device is out of memory; {kept}. Change one of: {steps}; then train again"

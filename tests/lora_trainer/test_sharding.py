@@ -1,6 +1,6 @@
-"""Base weights shared out among processes: the same bits as without, half the memory, any order of layers.
+"""Several processes. Weights shared out among them: the same bits, half the memory, any order of layers.
 
-Every test runs a script in two processes, which talk over gloo on the CPU. Not covered: GPUs, NCCL.
+The slow tests run a script in two processes, which talk over gloo on the CPU. Not covered: GPUs, NCCL.
 """
 
 import subprocess
@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lora_trainer.checkpoint import load_state
 from lora_trainer.journal import Journal
 from lora_trainer.presets import EXPERTS
 from mova.types import UserError
@@ -29,7 +30,7 @@ from lora_trainer.model import load_model
 from lora_trainer.quantised import LAYER
 from lora_trainer.train import Trainer
 from mova.strengths import TOWERS
-from mova.types import Cancelled
+from mova.types import BackendError, Cancelled
 folder, cpu = Path(sys.argv[1]), torch.device("cpu")
 
 def parts(offload, **changes):
@@ -58,16 +59,16 @@ def held(pipeline):
 """
 
 
-def in_two_processes(code, tmp_path, config):
-    """What `code` saves as `result` in each of two processes."""
+def in_two_processes(code, tmp_path, config, codes=(0, 0)):
+    """What `code` saves as `result` in each of two processes that ends with 0; `codes` are the exit codes."""
     (tmp_path / "config.json").write_text(config.model_dump_json())
     code = f'{HEAD}{code}\ntorch.save(result, folder / f"{{engine.workers.rank}}.pt")\n'
     (tmp_path / "worker.py").write_text(code)
     command = [sys.executable, str(tmp_path / "worker.py"), str(tmp_path)]
     port = free_port()
     processes = [subprocess.Popen(command, cwd=ROOT, env=environment(rank, port)) for rank in range(2)]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
-    return [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    assert tuple(process.wait(timeout=300) for process in processes) == codes
+    return [torch.load(tmp_path / f"{rank}.pt") for rank in range(2) if codes[rank] == 0]
 
 
 VARIANTS = {
@@ -144,6 +145,32 @@ engine, result = trainer.engine, {}
         assert [each["held_out"] for each in first] == [each["held_out"] for each in second]
     names = {path.name for path in (whole / "samples").iterdir()}
     assert {path.name for path in (shards / "samples").iterdir()} == names != set()
+
+
+@pytest.mark.slow
+def test_a_process_of_several_that_runs_out_of_memory_leaves_the_last_whole_step(parts, tmp_path):
+    """Inside a step every process has other gradients, so that none of them may be saved for all."""
+    config, *_ = parts(run__accumulation=2, run__checkpoint_every=1)
+    code = """
+trainer = Trainer(*parts("none"))
+engine = trainer.engine
+inner = engine._backward
+
+def backward(*arguments):
+    if (engine.step, engine.micro, engine.workers.rank) == (1, 1, 1):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return inner(*arguments)
+
+engine._backward = backward
+try:
+    trainer.run()
+except BackendError as error:
+    result = str(error)
+"""
+    (sentence,) = in_two_processes(code, tmp_path, config, codes=(1, 0))
+    assert "out of memory; the last good state is" in sentence
+    state = load_state(tmp_path / "none" / "checkpoints")
+    assert (state["step"], state["micro"]) == (1, 0)
 
 
 def test_shards_of_a_single_process_are_refused(engine):
