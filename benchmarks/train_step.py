@@ -56,6 +56,11 @@ COLUMNS = {
     "planned_gib": "planned GiB",
 }
 
+NOTE = (
+    "Random weights. The layers of a tower, and both experts, share one layer's (pinned) host memory; on the "
+    "GPU each has its own, so time and memory there are a checkpoint's; start-up and host memory are not."
+)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -82,7 +87,7 @@ def main() -> None:
             failed += [] if whole else [f"{setting} on {ranks}"]
             if options.json:
                 options.json.write_text(json.dumps(rows, indent=1) + "\n")
-    sys.stdout.write(f"\n{markdown(rows)}")
+    sys.stdout.write(f"\n{markdown(rows)}\n{NOTE}\n")
     if failed:
         sys.exit(f"not finished: {', '.join(failed)}")
 
@@ -140,6 +145,7 @@ def measure_setting(options: argparse.Namespace) -> None:
             row = {"setting": setting, "ranks": workers.count, "frames": shape.num_frames}
             row |= measure(engine, options.repeats)
             row |= predicted(engine, shape, meta, sizes, card, floor)
+            row["fitted_backward_rate"] = fitted_backward_rate(row, card)
             row["clips_per_second"] = round(workers.count / row["seconds"], 4)
             rows.append(
                 row | {"device": card.name, "torch": torch.__version__, "product_tflops": round(floor, 3)}
@@ -217,6 +223,13 @@ def predicted(
             name: getattr(one, name) / 1e15 for name in ("forward", "recomputed", "backward", "total")
         },
     }
+
+
+def fitted_backward_rate(row: dict, card: Card) -> float:
+    """The `plan_time.BACKWARD_RATE` that would have predicted the row's seconds at the card's rate."""
+    work = row["petaflops"]
+    left = row["seconds"] * card.tflops / 1e3 - work["forward"] - work["recomputed"]
+    return round(work["backward"] / left, 3)
 
 
 def product_tflops(device: torch.device) -> float:
