@@ -108,7 +108,7 @@ result["resumed"] = {"records": records, "weights": weights}
         assert equal(shards["weights"], whole["weights"])
         assert resumed["records"] == shards["records"][1:]
         assert equal(resumed["weights"], shards["weights"])
-        assert shards["bytes"] == pytest.approx(whole["bytes"] / 2, rel=0.02)  # odd sizes are padded
+        assert shards["bytes"] == pytest.approx(whole["bytes"] / 2, rel=0.04)  # odd sizes are padded
 
 
 @pytest.mark.slow
