@@ -1,9 +1,10 @@
 """The released configs with random weights: right for speed and memory, silent about quality."""
 
 import math
+import re
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mova.models.audio_dit import AudioDiT
 from mova.models.audio_vae import AudioVAE
@@ -52,6 +53,8 @@ AUDIO_VAE = {
     "sample_rate": 48000,
 }
 
+LAYER = re.compile(r"^(blocks|(?:audio_to_video|video_to_audio)_conditioners)\.\d+\.")
+
 
 def random_weights(module: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
     """Fill a meta `module` on `device`: matrices of unit gain, norms of one, small biases."""
@@ -70,6 +73,24 @@ def build(cls: type, config: dict, device: str = "cuda", dtype: torch.dtype = to
     with torch.device("meta"):
         module = cls(**config)
     return random_weights(module, device, dtype)
+
+
+def draw_repeating(cls: type, config: dict, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Random weights, on the host, of a module with one layer; pinned if `device` is a GPU."""
+    one = config | {key: 1 for key in ("num_layers", "visual_layers", "audio_layers") if key in config}
+    weights = build(cls, one, str(device), dtype).state_dict()
+    if device.type == "cuda":
+        return {name: tensor.cpu().pin_memory() for name, tensor in weights.items()}
+    return weights
+
+
+def build_repeating(cls: type, config: dict, weights: dict[str, Tensor]) -> nn.Module:
+    """A module all of whose layers are those of `draw_repeating`: parameters of their own on its memory."""
+    with torch.device("meta"):
+        module = cls(**config)
+    named = {name: weights[LAYER.sub(r"\1.0.", name)] for name in module.state_dict()}
+    module.load_state_dict(named, assign=True)
+    return module.requires_grad_(False).eval()
 
 
 def dual_tower(device: str = "cuda") -> DualTower:

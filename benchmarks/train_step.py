@@ -1,18 +1,24 @@
 """Seconds and peak memory of a real-size training step beside the plan's prediction and the FLOP floor.
 
-    python -m benchmarks.train_step --frames 97 193 --settings resident experts layers --json results.json
+    python -m benchmarks.train_step --settings experts layers --frames 97 193 --json results.json
+    python -m benchmarks.train_step --settings experts --frames 97 --ranks 1 2
 
 Random weights of the released configs, the trainer's own engine, rank 16 in the attention of all towers,
 352x640, batch 1, no accumulation. A step is forward, recomputed layers, backward and update. Needs a GPU
-("resident" 95 GiB, "experts" 70, "layers" 24 to 38) and, but for "resident", 110 GiB of host memory; every
-setting runs in a process of its own, as pinned memory stays with the one that took it. A row is the median of
-`--repeats` steps of one expert after one to warm up; "switch" is what the other expert's first step took
-longer. The floor is the step's operations at the rate of the card's largest matrix products, measured
-first. `--tiny` runs small towers on the CPU, to try the script itself.
+("resident" 95 GiB, "experts" 70, "layers" 24 to 38; "shards" two of 65); what is different from a
+checkpoint's weights is said in `training_setup`. Every row is printed when it is measured, and every setting
+runs in processes of its own, so one that fails costs no other. A row is the median of `--repeats` steps of
+one expert after one to warm up; "switch" is what the other expert's first step took longer. "reserved" is
+what torch held of the card, beside which the CUDA context takes about half a GiB. The floor is the step's
+operations at the rate of the card's largest matrix products, measured first. `--ranks` repeats each setting
+in so many processes, one GPU each, which average their gradients: clips/s are those of all. `--limit` is the
+GiB that torch may hold of each card. `--tiny` runs small towers on the CPU, to try the script itself.
 """
 
 import argparse
 import json
+import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -22,111 +28,158 @@ from pathlib import Path
 
 import torch
 from diffusers.utils import logging as diffusers_logging
+from torch import nn
 
-from benchmarks import released
+from benchmarks.training_setup import SETTINGS, configs, engine_of, meta_towers
 from lora_trainer import plan_memory, plan_time
-from lora_trainer.cache import Cache, Entry, write_tensors
-from lora_trainer.config import Config, read_config
 from lora_trainer.engine import Engine
-from lora_trainer.model import TrainingResidency
 from lora_trainer.order import Order
 from lora_trainer.plan import step_seconds
 from lora_trainer.plan_inputs import Card, Outline
+from lora_trainer.workers import Workers
 from mova.catalog import GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS
-from mova.models.audio_dit import AudioDiT
-from mova.models.bridge import Bridge
-from mova.models.video_dit import VideoDiT
-from mova.pipeline import MOVAPipeline
 from mova.placement import GIB
-from mova.scheduler import PairScheduler
 from mova.shapes import ClipShape
-from mova.strengths import TOWERS
 
-CLASSES = dict(zip(TOWERS, (VideoDiT, VideoDiT, AudioDiT, Bridge), strict=True))
-SETTINGS = {"resident": "none", "experts": "experts", "layers": "layers"}
-TINY_VIDEO = released.VIDEO_DIT | {
-    "dim": 128,
-    "ffn_dim": 256,
-    "num_heads": 4,
-    "num_layers": 4,
-    "text_dim": 32,
-}
-TINY_AUDIO = released.AUDIO_DIT | {"dim": 64, "ffn_dim": 128, "num_heads": 2, "num_layers": 3, "text_dim": 32}
-TINY_BRIDGE = released.BRIDGE | {
-    "visual_layers": 4, "audio_layers": 3, "visual_hidden_dim": 128, "audio_hidden_dim": 64, "head_dim": 32,
-}  # fmt: skip
+RESIDENT_GIB = 100  # a card with less is not asked to hold both experts
 COLUMNS = {
     "setting": "setting",
+    "ranks": "GPUs",
     "frames": "frames",
     "seconds": "s/step",
     "planned_seconds": "planned",
     "floor_seconds": "floor",
     "switch_seconds": "switch",
+    "clips_per_second": "clips/s",
     "peak_gib": "peak GiB",
+    "reserved_gib": "reserved GiB",
     "planned_gib": "planned GiB",
 }
 
-
-def configs(tiny: bool) -> dict[str, dict]:
-    video, audio = (TINY_VIDEO, TINY_AUDIO) if tiny else (released.VIDEO_DIT, released.AUDIO_DIT)
-    return dict(zip(TOWERS, (video, video, audio, TINY_BRIDGE if tiny else released.BRIDGE), strict=True))
-
-
-def settings(setting: str, device: str, folder: Path) -> Config:
-    """What a person would write for this row."""
-    changes = {
-        "model": "360p",
-        "output": str(folder),
-        "data.path": "none",
-        "data.held_out": 0,
-        "recipe": "released",
-        "run.accumulation": 1,
-        "run.device": device,
-        "run.dtype": "bfloat16" if device == "cuda" else "float32",
-        "run.offload": SETTINGS[setting],
-        "objective.high_share": 0.5,
-        "objective.hold_steps": 1000,  # the switch is asked for below
-        "towers.audio_dit.targets": "attention",
-    }
-    return read_config(None, changes | {f"towers.{name}.rank": 16 for name in TOWERS})
+NOTE = (
+    "Random weights. The layers of a tower, and both experts, share one layer's (pinned) host memory; on the "
+    "GPU each has its own, so time and memory there are a checkpoint's; start-up and host memory are not."
+)
 
 
-def cache_of(shapes: list[ClipShape], sizes: dict[str, dict], folder: Path) -> Cache:
-    """One window of random latents of each shape."""
-    generator = torch.Generator().manual_seed(0)
-    text = torch.randn(200, sizes["video_dit"]["text_dim"], generator=generator)
-    write_tensors(folder / "text", {"text": text}, {})
-    entries = []
-    for shape in shapes:
-        grid = (shape.latent_frames, shape.latent_height, shape.latent_width)
-        audio = (sizes["audio_dit"]["in_dim"], shape.audio_latents)
-        window = {"video_latents": (16, *grid), "condition": (20, *grid), "audio_latents": audio}
-        name = f"{shape.num_frames}"
-        random = {key: torch.randn(size, generator=generator) for key, size in window.items()}
-        write_tensors(folder / name, random, {})
-        place = (shape.num_frames, shape.height, shape.width, shape.frame_rate, True)
-        entries.append(Entry(name, name, name, "text", "a clip", *place))
-    return Cache(folder, tuple(entries), {"": "text"})
-
-
-def pipeline_of(config: Config, sizes: dict[str, dict], device: str) -> MOVAPipeline:
-    """Towers of random weights where the trainer finds them: on the device if they stay there, else not."""
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    home = device if config.run.offload == "none" else "cpu"
-    towers = {}
-    for name, kind in CLASSES.items():
-        # Drawn on the device, since a CPU takes minutes for the numbers of an expert.
-        towers[name] = released.build(kind, sizes[name], device, dtype).to(home)
-    pipeline = MOVAPipeline(
-        **towers,
-        video_vae=None,
-        audio_vae=None,
-        text_encoder=None,
-        tokenizer=None,
-        scheduler=PairScheduler(num_train_timesteps=1000, shift=5.0),
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    pipeline.residency = TrainingResidency(pipeline, torch.device(device), config.run.offload)
-    return pipeline
+    parser.add_argument("--frames", type=int, nargs="+", default=[97, 193])
+    parser.add_argument("--settings", nargs="+", default=["experts", "layers"], choices=SETTINGS)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1], help="processes, one GPU each")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--limit", type=float, help="GiB of each card that torch may hold")
+    parser.add_argument("--tiny", action="store_true", help="small towers and clips, on the CPU")
+    parser.add_argument("--json", type=Path, help="write the rows here too")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        diffusers_logging.set_verbosity_error()
+        measure_setting(options)
+        return
+    rows, failed = [], []
+    for setting in options.settings:
+        for ranks in options.ranks:
+            found, whole = in_processes(setting, ranks, options)
+            rows += found
+            failed += [] if whole else [f"{setting} on {ranks}"]
+            if options.json:
+                options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    sys.stdout.write(f"\n{markdown(rows)}\n{NOTE}\n")
+    if failed:
+        sys.exit(f"not finished: {', '.join(failed)}")
+
+
+def in_processes(setting: str, ranks: int, options: argparse.Namespace) -> tuple[list[dict], bool]:
+    """The rows of one setting, and whether all were measured; processes as a launcher starts them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.json"
+        command = [sys.executable, "-m", "benchmarks.train_step", "--child", "--settings", setting]
+        command += ["--frames", *map(str, options.frames), "--repeats", str(options.repeats), "--json", path]
+        command += ["--limit", str(options.limit)] if options.limit else []
+        command += ["--tiny"] if options.tiny else []
+        shared = {"WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        running = []
+        for rank in range(ranks):
+            own = shared | {"RANK": rank, "LOCAL_RANK": rank} if ranks > 1 else {}
+            environment = os.environ | {key: str(value) for key, value in own.items()}
+            running.append(subprocess.Popen(command, env=environment))
+        while any(process.poll() is None for process in running):
+            time.sleep(0.2)
+            if any(process.returncode for process in running):  # the others would wait for it for hours
+                for process in running:
+                    process.kill()
+        whole = not any(process.returncode for process in running)
+        return json.loads(path.read_text()) if path.exists() else [], whole
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def measure_setting(options: argparse.Namespace) -> None:
+    """In a process of its own: print and write each row as it is measured."""
+    (setting,) = options.settings
+    workers = Workers(torch.device("cpu" if options.tiny else "cuda"))
+    if workers.device.type == "cuda":
+        total = torch.cuda.get_device_properties(workers.device).total_memory / GIB
+        if setting == "resident" and total < RESIDENT_GIB:
+            sys.stderr.write(f"resident is left out: the card has {total:.0f} GiB\n")
+            return
+        if options.limit:
+            torch.cuda.set_per_process_memory_fraction(options.limit / total)
+    sizes, side = configs(options.tiny), (64, 96) if options.tiny else (352, 640)
+    shapes = [ClipShape(*side, frames, 24.0, 48000, 960) for frames in options.frames]
+    floor = product_tflops(workers.device)
+    card, meta, rows = card_of(workers, floor), meta_towers(sizes), []
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        engine = engine_of(setting, shapes, sizes, workers, Path(folder))
+        say(workers, f"{setting}: ready after {time.perf_counter() - began:.1f} s")
+        for shape, entry in zip(shapes, engine.cache.entries, strict=True):
+            engine.order = Order([entry], 1, 0)
+            row = {"setting": setting, "ranks": workers.count, "frames": shape.num_frames}
+            row |= measure(engine, options.repeats)
+            row |= predicted(engine, shape, meta, sizes, card, floor)
+            row["fitted_backward_rate"] = fitted_backward_rate(row, card)
+            row["clips_per_second"] = round(workers.count / row["seconds"], 4)
+            rows.append(
+                row | {"device": card.name, "torch": torch.__version__, "product_tflops": round(floor, 3)}
+            )
+            if workers.is_first:
+                say(workers, json.dumps(rows[-1]))
+                options.json.write_text(json.dumps(rows))
+        workers.wait()
+
+
+def say(workers: Workers, line: str) -> None:
+    if workers.is_first:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+
+def measure(engine: Engine, repeats: int) -> dict[str, float | list[float] | None]:
+    """Steps of the first expert, then one of the second: seconds and the peak of all of them."""
+    hold, on_gpu = engine.config.objective.hold_steps, engine.device.type == "cuda"
+    engine.step = 0
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    warm_up, *steps = [timed_step(engine) for _ in range(1 + repeats)]
+    seconds = statistics.median(steps)
+    engine.step = hold
+    first = timed_step(engine)
+    return {
+        "seconds": round(seconds, 3),
+        "switch_seconds": round(first - seconds, 3),
+        "all_seconds": [round(each, 3) for each in (warm_up, *steps, first)],
+        "peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 2) if on_gpu else None,
+        "reserved_gib": round(torch.cuda.max_memory_reserved() / GIB, 2) if on_gpu else None,
+    }
 
 
 def timed_step(engine: Engine) -> float:
@@ -143,124 +196,71 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def product_tflops(device: str) -> float:
+def predicted(
+    engine: Engine,
+    shape: ClipShape,
+    meta: dict[str, nn.Module],
+    sizes: dict[str, dict],
+    card: Card,
+    floor: float,
+) -> dict[str, float | dict]:
+    """What `plan` says of this row, and of what its constants can be fitted to.
+
+    Seconds are (forward + recomputed + backward / BACKWARD_RATE) / rate: the rates are in `mova.catalog.GPUS`
+    and `lora_trainer.plan_time`, the memory that is not counted in `lora_trainer.plan_memory`.
+    """
+    config = engine.config
+    known = Outline(meta, sizes, 0.5, 0, {shape: 1}, 1, True, 0, 0, 0)
+    planned, operations = step_seconds(config, card, known, {shape: 1})
+    parts = plan_memory.device_memory(meta, shape, config, card.dtype, card.processes)
+    one = plan_time.training_pass(sizes, shape, config, "video_dit")
+    return {
+        "planned_seconds": round(planned, 3),
+        "floor_seconds": round(operations / (floor * 1e12), 3),
+        "planned_gib": round(sum(parts.values()) / GIB, 2),
+        "planned_parts_gib": {name: round(size / GIB, 2) for name, size in parts.items()},
+        "petaflops": {
+            name: getattr(one, name) / 1e15 for name in ("forward", "recomputed", "backward", "total")
+        },
+    }
+
+
+def fitted_backward_rate(row: dict, card: Card) -> float:
+    """The `plan_time.BACKWARD_RATE` that would have predicted the row's seconds at the card's rate."""
+    work = row["petaflops"]
+    left = row["seconds"] * card.tflops / 1e3 - work["forward"] - work["recomputed"]
+    return round(work["backward"] / left, 3)
+
+
+def product_tflops(device: torch.device) -> float:
     """TFLOP/s of a large matrix product, the fastest thing the device does."""
-    size, dtype = (8192, torch.bfloat16) if device == "cuda" else (1024, torch.float32)
+    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = []
     for _ in range(6):
-        synchronize(a.device)
+        synchronize(device)
         began = time.perf_counter()
         _ = a @ b
-        synchronize(a.device)
+        synchronize(device)
         seconds.append(time.perf_counter() - began)
     return 2 * size**3 / min(seconds) / 1e12
 
 
-def card_of(device: str, tflops: float) -> Card:
-    if device == "cpu":  # the measured rate: the catalogue has none for tiny layers
-        return Card("CPU", 0, None, tflops, UNKNOWN_GPU_LINK, is_gpu=False, dtype="float32")
-    name = torch.cuda.get_device_name()
+def card_of(workers: Workers, tflops: float) -> Card:
+    device, count = workers.device, workers.count
+    if device.type == "cpu":  # the measured rate: the catalogue has none for tiny layers
+        return Card("CPU", 0, None, tflops, UNKNOWN_GPU_LINK, is_gpu=False, dtype="float32", processes=count)
+    name = torch.cuda.get_device_name(device)
     known = next((gpu for gpu in GPUS if gpu.name in name), None)
     rate, link = (known.tflops, known.link) if known else (UNKNOWN_GPU_TFLOPS, UNKNOWN_GPU_LINK)
-    return Card(name, torch.cuda.mem_get_info()[0], None, rate, link, is_gpu=True, dtype="bfloat16")
-
-
-def rows_of(
-    setting: str, shapes: list[ClipShape], sizes: dict[str, dict], card: Card, floor: float, repeats: int
-) -> list[dict]:
-    """The lines of one setting. Memory in GiB; on a CPU the peak is not known."""
-    device = "cuda" if card.is_gpu else "cpu"
-    with torch.device("meta"):
-        meta = {name: kind(**sizes[name]) for name, kind in CLASSES.items()}
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        config = settings(setting, device, Path(folder))
-        engine = Engine(config, cache_of(shapes, sizes, Path(folder)), pipeline_of(config, sizes, device))
-        for shape, entry in zip(shapes, engine.cache.entries, strict=True):
-            engine.order = Order([entry], 1, 0)
-            known = Outline(meta, sizes, 0.5, 0, {shape: 1}, 1, True, 0, 0, 0)
-            planned, operations = step_seconds(config, card, known, {shape: 1})
-            memory = sum(plan_memory.device_memory(meta, shape, config, card.dtype).values())
-            measured = measure(engine, repeats)
-            figures = {
-                "planned_seconds": round(planned, 3),
-                "floor_seconds": round(operations / (floor * 1e12), 3),
-                "planned_gib": round(memory / GIB, 2),
-                "petaflops": operations / 1e15,
-            }
-            rows.append({"setting": setting, "frames": shape.num_frames} | measured | figures)
-            sys.stdout.write(json.dumps(rows[-1]) + "\n")
-            sys.stdout.flush()
-    return rows
-
-
-def measure(engine: Engine, repeats: int) -> dict[str, float | None]:
-    """Steps of the first expert, then one of the second: seconds and the peak of all of them."""
-    hold, on_gpu = engine.config.objective.hold_steps, engine.device.type == "cuda"
-    engine.step = 0
-    if on_gpu:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    timed_step(engine)
-    seconds = statistics.median(timed_step(engine) for _ in range(repeats))
-    engine.step = hold
-    first = timed_step(engine)
-    return {
-        "seconds": round(seconds, 3),
-        "switch_seconds": round(first - seconds, 3),
-        "peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 2) if on_gpu else None,
-    }
+    free, _ = torch.cuda.mem_get_info(device)
+    return Card(name, free, None, rate, link, is_gpu=True, dtype="bfloat16", processes=count)
 
 
 def markdown(rows: list[dict]) -> str:
     lines = [" | ".join(COLUMNS.values()), " | ".join("---" for _ in COLUMNS)]
     lines += [" | ".join(str(each[key]) for key in COLUMNS) for each in rows]
     return "".join(f"| {line} |\n" for line in lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--frames", type=int, nargs="+", default=[97, 193])
-    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--tiny", action="store_true", help="small towers and clips, on the CPU")
-    parser.add_argument("--json", type=Path, help="write the rows here too")
-    options = parser.parse_args()
-
-    if len(options.settings) == 1:
-        diffusers_logging.set_verbosity_error()
-        found = run(options)
-    else:
-        found = {"system": {}, "rows": []}
-        for setting in options.settings:
-            one = in_process(setting, options)
-            found = {"system": one["system"], "rows": found["rows"] + one["rows"]}
-    sys.stdout.write(f"{json.dumps(found['system'])}\n\n{markdown(found['rows'])}")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-
-
-def run(options: argparse.Namespace) -> dict:
-    device = "cpu" if options.tiny else "cuda"
-    sizes, side = configs(options.tiny), (64, 96) if options.tiny else (352, 640)
-    shapes = [ClipShape(*side, frames, 24.0, 48000, 960) for frames in options.frames]
-    floor = product_tflops(device)
-    card = card_of(device, floor)
-    rows = rows_of(options.settings[0], shapes, sizes, card, floor, options.repeats)
-    system = {"device": card.name, "torch": torch.__version__, "product_tflops": round(floor, 3)}
-    return {"system": system | {"backward_rate": plan_time.BACKWARD_RATE}, "rows": rows}
-
-
-def in_process(setting: str, options: argparse.Namespace) -> dict:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.json"
-        command = [sys.executable, "-m", "benchmarks.train_step", "--settings", setting, "--json", path]
-        command += ["--frames", *map(str, options.frames), "--repeats", str(options.repeats)]
-        subprocess.run([*command, *(["--tiny"] if options.tiny else [])], check=True)
-        return json.loads(path.read_text())
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def add_command(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
             parser.add_argument("--clip", help="its name in the data set; default: the first with sound")
         if name == "plan":
             parser.add_argument("--gpu", help="plan for this card (H200, 4090, ...), not for this machine")
+            parser.add_argument("--gpus", type=int, default=1, help="so many of them, a process on each")
             parser.add_argument("--price", type=float, help="of an hour, in any currency")
             parser.add_argument("--probe", action="store_true", help="also run three steps here and compare")
             parser.add_argument("--json", action="store_true", help="for programs; memory in bytes")
@@ -97,8 +98,10 @@ def run_plan(options: argparse.Namespace) -> int:
         raise UserError("--probe measures this machine; leave --gpu out, or run it on that card")
     if options.price is not None and not 0 <= options.price < 1e6:
         raise UserError(f"--price {options.price:g} must be a price of an hour, from 0")
+    if options.gpus < 1 or (options.probe and options.gpus > 1):
+        raise UserError(f"--gpus {options.gpus} must be 1 or more, and with --probe 1")
     config = config_of(options)
-    card, known = find_card(config, options.gpu), outline(config)
+    card, known = find_card(config, options.gpu, options.gpus), outline(config)
     plan = figures(config, card, known)
     measured = measure_steps(config, card, known) if options.probe else None
     report = json_report if options.json else text_report

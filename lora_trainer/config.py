@@ -18,6 +18,7 @@ from mova.shapes import check_num_frames, parse_size
 from mova.strengths import TOWERS
 from mova.types import UserError
 
+PASSING = ("layers", "shards")  # offloads whose layers come to the device whole only while they run
 Targets = Literal["attention", "attention_ffn", "audio_to_video", "video_to_audio"]
 
 
@@ -151,8 +152,9 @@ class Run(Section):
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     # Frozen weights as they are; or smaller: fp8 the layers under the LoRA, int8 and nf4 (4 bits) all layers.
     base: Literal["plain", "fp8", "int8", "nf4"] = "plain"
-    # Frozen weights on the device: all; one video expert at a time; or three layers at a time, streamed.
-    offload: Literal["none", "experts", "layers"] = "none"
+    # Frozen weights on the device: all; one video expert at a time; three layers at a time, streamed; or, of
+    # several processes, each its part of all layers, gathered as they run (FSDP).
+    offload: Literal["none", "experts", "layers", "shards"] = "none"
     checkpoint_every: int = Field(100, ge=1)
     keep_checkpoints: int = Field(3, ge=1)
     validate_every: int = Field(50, ge=0)  # 0: only before the first and after the last step
@@ -161,10 +163,10 @@ class Run(Section):
 
     @model_validator(mode="after")
     def _streamed(self) -> "Run":
-        if self.offload == "layers" and not self.gradient_checkpointing:
-            raise ValueError("offload layers needs gradient_checkpointing: streamed weights do not stay")
-        if self.offload == "layers" and self.base == "fp8":
-            raise ValueError("offload layers does not stream fp8; use base int8, nf4 or plain")
+        if self.offload in PASSING and not self.gradient_checkpointing:
+            raise ValueError(f"offload {self.offload} needs gradient_checkpointing: its weights do not stay")
+        if self.offload in PASSING and self.base == "fp8":
+            raise ValueError(f"offload {self.offload} does not take fp8; use base int8, nf4 or plain")
         return self
 
 

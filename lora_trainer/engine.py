@@ -45,6 +45,11 @@ class Engine:
                 f"{clips} clips, of which data.held_out keeps {config.data.held_out} back; "
                 f"give more clips, or set data.held_out to {max(0, clips - 1)}"
             )
+        if config.run.offload == "shards" and self.workers.count == 1:
+            raise UserError(
+                "run.offload shards needs several processes; start with `accelerate launch -m lora_trainer "
+                "train ...`, or set run.offload to experts or layers"
+            )
         entries, held_out = split(cache, config.data.held_out)
         self.order = Order(entries, config.run.batch_size, config.run.seed)
         self.measured = {
@@ -222,8 +227,9 @@ class Engine:
         loss = sum(weight * part for weight, part in zip(weights, parts, strict=True) if weight)
         if not torch.isfinite(loss):
             raise BackendError(f"the loss of {entries[0].name} in step {self.step + 1} is {loss.item()}")
-        if loss.requires_grad:  # not so where the bridge alone learns and is dropped
-            (loss / (self.config.run.accumulation * self.workers.count)).backward()
+        with self.pipeline.residency.backward():
+            if loss.requires_grad:  # not so where the bridge alone learns and is dropped
+                (loss / (self.config.run.accumulation * self.workers.count)).backward()
         return parts[0].detach(), parts[1].detach()
 
     def _start_average(self) -> dict[str, Tensor]:

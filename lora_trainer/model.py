@@ -1,13 +1,14 @@
 """The base model as training needs it: towers frozen on the device, encoders of text left out."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
 from lora_trainer.config import Config
 from lora_trainer.presets import EXPERTS
+from lora_trainer.sharding import LayerShards
 from mova.models.video_vae import to_channels_last
 from mova.offload import Residency, WeightSwap
 from mova.pipeline import MOVAPipeline
@@ -30,6 +31,7 @@ class TrainingResidency(Residency):
         self._device, self.offload = device, offload
         self.swaps: dict[str, WeightSwap] = {}
         self.streamer: LayerStreamer | None = None
+        self.shards: LayerShards | None = None
         self.active: str | None = None
 
     @property
@@ -43,8 +45,12 @@ class TrainingResidency(Residency):
         for parameter in learnt:
             parameter.data = parameter.data.to(self._device)
         skip = {id(parameter) for parameter in learnt}
+        experts = {name: towers[name] for name in EXPERTS}
+        if self.offload == "shards":
+            self.shards = LayerShards(self.pipeline.dual_tower, experts, self._device)
+            WeightSwap(list(towers.values())).load(self._device)  # what is no layer
+            return
         if self.offload == "layers":
-            experts = {name: towers[name] for name in EXPERTS}
             self.streamer = LayerStreamer(self.pipeline.dual_tower, experts, self._device, hold_both=True)
             WeightSwap(list(towers.values()), skip | self.streamer.streamed).load(self._device)
             return
@@ -70,11 +76,19 @@ class TrainingResidency(Residency):
         super().activate(expert)
         if self.streamer is not None:
             self.streamer.start(expert)
+        elif self.shards is not None:
+            self.shards.start(expert)
         elif self.swaps and expert != self.active:
             if self.active is not None:
                 self.swaps[self.active].evict()
             self.swaps[expert].load(self._device)
         self.active = expert
+
+    @contextmanager
+    def backward(self) -> Iterator[None]:
+        """A backward pass runs inside the context, or does not where nothing that learns took part."""
+        with self.shards.backward() if self.shards is not None else nullcontext():
+            yield
 
 
 def choose_device(config: Config) -> tuple[torch.device, torch.dtype]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lora_trainer import plan_memory, plan_time
-from lora_trainer.config import Config
+from lora_trainer.config import PASSING, Config
 from lora_trainer.plan_inputs import Card, Outline
 from lora_trainer.plan_memory import Sizes
 from lora_trainer.presets import EXPERTS
@@ -66,7 +66,7 @@ def figures(config: Config, card: Card, known: Outline) -> Plan:
         card,
         largest,
         sum(windows.values()),
-        plan_memory.device_memory(known.towers, largest, config, card.dtype),
+        plan_memory.device_memory(known.towers, largest, config, card.dtype, card.processes),
         plan_memory.host_memory(known.towers, config, card.dtype, card.is_gpu),
         {
             "cache": cache_bytes(card, known, windows),
@@ -121,12 +121,16 @@ def high_share(config: Config, known: Outline) -> float:
 
 
 def streaming_seconds(config: Config, card: Card, known: Outline) -> float:
-    """Seconds in which all layers come to the device, for the forward and again for the backward pass."""
-    if config.run.offload != "layers" or not card.is_gpu:
+    """Seconds in which all layers come to the device, for the forward and again for the backward pass.
+
+    Between cards the link to the host is counted, which is the slowest way; NVLink is several times as fast.
+    """
+    if config.run.offload not in PASSING or not card.is_gpu:
         return 0.0
     width, parts = DTYPES[card.dtype].itemsize, ("shared", EXPERTS[0])
     layers = sum(sum(plan_memory.layer_sizes(known.towers, part, config, width)) for part in parts)
-    return 2 * layers / (card.link * 1e9)
+    from_others = 1 - 1 / card.processes if config.run.offload == "shards" else 1
+    return 2 * layers * from_others / (card.link * 1e9)
 
 
 def mean_forward_seconds(card: Card, known: Outline, windows: Mapping[ClipShape, int]) -> float:

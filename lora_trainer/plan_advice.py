@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from lora_trainer.config import Config, merge, nested
+from lora_trainer.config import PASSING, Config, merge, nested
 from lora_trainer.plan import Plan, figures
 from lora_trainer.plan_inputs import Card, Outline
 from lora_trainer.plan_memory import PROCESS, Sizes
@@ -25,6 +25,7 @@ def advise(config: Config, card: Card, known: Outline, plan: Plan) -> list[str]:
         streamed["run.base"] = "plain"
     smaller = [{"run.base": base} for base in BASES]
     single = [{"run.gradient_checkpointing": True}, {"run.offload": "experts"}, {"run.batch_size": 1}]
+    single += [{"run.offload": "shards"}] if card.processes > 1 else []
     single += [*smaller, streamed]
     if config.run.offload == "layers":
         single = [{"run.batch_size": 1}, *smaller]
@@ -59,7 +60,7 @@ def fitting(
 def allowed(flat: Change) -> bool:
     """Whether the config takes these settings together."""
     streams = flat["run.gradient_checkpointing"] and flat["run.base"] != "fp8"
-    return flat["run.offload"] != "layers" or bool(streams)
+    return flat["run.offload"] not in PASSING or bool(streams)
 
 
 def changed(config: Config, change: Change) -> Config:

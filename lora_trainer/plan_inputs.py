@@ -28,7 +28,10 @@ FLOAT32_RATE = 0.1  # of 16-bit arithmetic, what a GPU does in float32: about th
 
 @dataclass(frozen=True)
 class Card:
-    """Where it would run: memory in bytes (`ram` of None: not known), TFLOP/s, and GB/s from host memory."""
+    """Where it would run: memory in bytes (`ram` of None: not known), TFLOP/s, and GB/s from host memory.
+
+    `processes` take part, each on a card of its own like this one.
+    """
 
     name: str
     vram: int
@@ -37,6 +40,7 @@ class Card:
     link: float
     is_gpu: bool
     dtype: str
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,14 @@ class Outline:
     download: int  # bytes of weights that are not on this machine
 
 
-def find_card(config: Config, gpu: str | None) -> Card:
+def find_card(config: Config, gpu: str | None, processes: int = 1) -> Card:
     """The named GPU with all its memory free, or this machine as it is. Raises UserError."""
     wanted = None if config.run.dtype == "auto" else config.run.dtype
     if gpu is not None:
         found = find_gpu(gpu)
         dtype = wanted or "bfloat16"
         rate = found.tflops * (FLOAT32_RATE if dtype == "float32" else 1)
-        return Card(found.name, int(found.gib * GIB), None, rate, found.link, True, dtype)
+        return Card(found.name, int(found.gib * GIB), None, rate, found.link, True, dtype, processes)
     machine = Machine.probe(config.run.device)
     dtype, is_gpu = wanted or preferred_dtype(machine), machine.device.startswith("cuda")
     rate, link = CPU_TFLOPS_PER_CORE * machine.cores, UNKNOWN_GPU_LINK
@@ -71,7 +75,7 @@ def find_card(config: Config, gpu: str | None) -> Card:
         rate = known.tflops if known else UNKNOWN_GPU_TFLOPS
         rate *= FLOAT32_RATE if dtype == "float32" else 1
         link = known.link if known else UNKNOWN_GPU_LINK
-    return Card(machine.name, machine.vram, machine.ram, rate, link, is_gpu, dtype)
+    return Card(machine.name, machine.vram, machine.ram, rate, link, is_gpu, dtype, processes)
 
 
 def outline(config: Config, items: list[Item] | None = None) -> Outline:

@@ -14,6 +14,7 @@ from lora_trainer.config import Config, Tower
 from lora_trainer.lora import target_layers
 from lora_trainer.presets import EXPERTS
 from lora_trainer.quantised import BASES, LAYER, held_bytes, linear_layers
+from lora_trainer.sharding import GATHERED
 from mova import loading
 from mova.placement import DTYPES, GIB
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
@@ -35,7 +36,9 @@ def build_towers(folder: Path) -> dict[str, nn.Module]:
         return {name: loading.build(name, folder / name) for name in TOWERS}
 
 
-def device_memory(towers: Mapping[str, nn.Module], shape: ClipShape, config: Config, dtype: str) -> Sizes:
+def device_memory(
+    towers: Mapping[str, nn.Module], shape: ClipShape, config: Config, dtype: str, processes: int = 1
+) -> Sizes:
     """Peak bytes on the device: while the last layer's gradients are computed, or at the update."""
     width, run = DTYPES[dtype].itemsize, config.run
     lora = lora_parameters(towers, config)
@@ -43,7 +46,7 @@ def device_memory(towers: Mapping[str, nn.Module], shape: ClipShape, config: Con
     active = shared + max((lora.get(name, 0) for name in EXPERTS), default=0)
     count = sum(lora.values())
     kept = {
-        **frozen_on_device(towers, config, width),
+        **frozen_on_device(towers, config, width, processes),
         "LoRA in the layers": count * width,
         "LoRA in float32": count * 4,
         "optimizer": count * STATE_BYTES[config.optimizer.name],
@@ -98,7 +101,9 @@ def size_of(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def frozen_on_device(towers: Mapping[str, nn.Module], config: Config, width: int) -> Sizes:
+def frozen_on_device(
+    towers: Mapping[str, nn.Module], config: Config, width: int, processes: int = 1
+) -> Sizes:
     sizes = {name: frozen_bytes(towers, name, config, width) for name in TOWERS}
     if config.run.offload == "none":
         return sizes
@@ -106,10 +111,12 @@ def frozen_on_device(towers: Mapping[str, nn.Module], config: Config, width: int
     if config.run.offload == "experts":
         return {"one video expert": max(sizes[name] for name in EXPERTS)} | shared
     rest, *videos = (layer_sizes(towers, part, config, width) for part in ("shared", *EXPERTS))
-    return {
-        f"{SLOTS} layers, streamed": SLOTS * (max(videos[0]) + max(rest)),
-        "embeddings and heads": sum(sizes.values()) - sum(map(sum, (rest, *videos))),
-    }
+    layers, largest = sum(map(sum, (rest, *videos))), max(videos[0]) + max(rest)
+    outside = {"embeddings and heads": sum(sizes.values()) - layers}
+    if config.run.offload == "shards":
+        own = {f"one of {processes} parts of all layers": -(-layers // processes)}
+        return own | {f"{GATHERED} layers, gathered": GATHERED * largest} | outside
+    return {f"{SLOTS} layers, streamed": SLOTS * largest} | outside
 
 
 def layer_sizes(towers: Mapping[str, nn.Module], part: str, config: Config, width: int) -> list[int]:

@@ -12,9 +12,10 @@ from mova.placement import human_bytes
 
 def text_report(plan: Plan, advice: list[str], price: float | None, measured: Measured | None) -> str:
     shape, card = plan.largest, plan.card
+    where = f"{card.processes} x {card.name}" if card.processes > 1 else card.name
     lines = [
         f"{plan.windows} windows, the largest {shape.width}x{shape.height} x {shape.num_frames} frames; "
-        f"{plan.steps} steps on {card.name}, {card.dtype}",
+        f"{plan.steps} steps on {where}, {card.dtype}",
         "",
         *table(f"memory of {card.name} at the peak, {human_bytes(card.vram)} free", plan.device),
         *table("host memory" + (f", {human_bytes(card.ram)} free" if card.ram else ""), plan.host),

@@ -60,7 +60,7 @@ def probe(config: Config, card: Card, known: Outline, cache: Cache, pipeline: MO
             counts = {shape: taken.count(shape) for shape in taken}
             predicted.append(step_seconds(config, card, known, counts)[0])
     largest = max(shapes, key=lambda shape: shape.video_tokens)
-    expected = sum(device_memory(known.towers, largest, config, card.dtype).values())
+    expected = sum(device_memory(known.towers, largest, config, card.dtype, card.processes).values())
     return Measured(STEPS, statistics.median(seconds), statistics.median(predicted), peak, expected)
 
 

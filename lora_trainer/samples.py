@@ -18,8 +18,13 @@ from mova.pipeline import MOVAPipeline
 logger = logging.getLogger(__name__)
 
 
-def make_samples(config: Config, cache: Cache, pipeline: MOVAPipeline, step: int) -> Iterator[Path]:
-    """Write samples/step-000100-0.mp4 and so on for every sample, with the pipeline as it stands now."""
+def make_samples(
+    config: Config, cache: Cache, pipeline: MOVAPipeline, step: int, write: bool = True
+) -> Iterator[Path]:
+    """Write samples/step-000100-0.mp4 and so on for every sample, with the pipeline as it stands now.
+
+    Without `write` they are made and forgotten, in a process whose part of the weights the writer needs.
+    """
     settings, model = config.samples, find_model(config.model)
     height, width = size_of(config.data, model)
     num_frames = settings.num_frames or lengths(config.data, model)[0]
@@ -38,8 +43,10 @@ def make_samples(config: Config, cache: Cache, pipeline: MOVAPipeline, step: int
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale,
             generator=torch.Generator().manual_seed(sample.seed),
-            output_type="np",
+            output_type="np" if write else "latent",
         )
+        if not write:
+            continue
         frames = (out.frames[0] * 255).round().astype("uint8")
         record = {"prompt": sample.prompt, "seed": sample.seed, "step": step}
         rate = pipeline.audio_vae.config.sample_rate

@@ -132,7 +132,8 @@ class Trainer:
                     self._stop_if_asked()
             record = engine.update()
         except torch.OutOfMemoryError as error:
-            self._save()
+            if self.workers.count == 1:  # of several, the others are elsewhere and cannot save with this one
+                self._save()
             raise BackendError(self._out_of_memory()) from error
         except BackendError as error:
             raise BackendError(f"{error}; {self._last_good()}") from error
@@ -172,9 +173,10 @@ class Trainer:
             save_adapter(path, weights, self.config, dtype)
 
     def _sample(self) -> None:
-        if self.workers.is_first and self.config.samples.clips:
+        writes = self.workers.is_first
+        if self.config.samples.clips and (writes or self.config.run.offload == "shards"):
             with self.engine.shown():
-                for path in make_samples(self.config, self.cache, self.pipeline, self.engine.step):
+                for path in make_samples(self.config, self.cache, self.pipeline, self.engine.step, writes):
                     name = str(path.relative_to(self.config.output))
                     self.journal.write("sample", step=self.engine.step, path=name)
         self.workers.wait()
@@ -207,9 +209,11 @@ class Trainer:
                 signal.signal(number, handler)
 
     def _last_good(self) -> str:
+        return f"{self._saved()}; lower optimizer.learning_rate, or use run.dtype float32"
+
+    def _saved(self) -> str:
         saved = checkpoints(self.checkpoints)
-        where = f"the last good state is {saved[0]}" if saved else "nothing was saved yet"
-        return f"{where}; lower optimizer.learning_rate, or use run.dtype float32"
+        return f"the last good state is {saved[0]}" if saved else "nothing was saved yet"
 
     def _out_of_memory(self) -> str:
         run = self.config.run
@@ -217,6 +221,7 @@ class Trainer:
             "run.gradient_checkpointing true": not run.gradient_checkpointing,
             "run.offload experts": run.offload == "none",
             "run.offload layers": run.offload != "layers" and run.base != "fp8",
+            "run.offload shards": run.offload != "shards" and run.base != "fp8" and self.workers.count > 1,
             "run.batch_size 1": run.batch_size > 1,
             "shorter windows (data.num_frames)": True,
             "a smaller data.size": True,
@@ -224,4 +229,5 @@ class Trainer:
             "run.base nf4": run.base != "nf4",
         }
         steps = ", ".join(step for step, applies in advice.items() if applies)
-        return f"the device is out of memory; all is saved. Change one of: {steps}; then train again"
+        kept = "all is saved" if self.workers.count == 1 else self._saved()
+        return f"the device is out of memory; {kept}. Change one of: {steps}; then train again"

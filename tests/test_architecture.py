@@ -53,7 +53,7 @@ TRAINER_FLOORS = [
     ],
     ["lora_trainer.config", "lora_trainer.clipset", "lora_trainer.runs"],
     ["lora_trainer.jobs", "lora_trainer.publish"],
-    ["lora_trainer.sound", "lora_trainer.watch"],
+    ["lora_trainer.sound", "lora_trainer.watch", "lora_trainer.sharding"],
     ["lora_trainer.reading", "lora_trainer.checkpoint", "lora_trainer.order", "lora_trainer.workers"],
     ["lora_trainer.windows", "lora_trainer.picture", "lora_trainer.optimizers", "lora_trainer.lora"],
     ["lora_trainer.encode", "lora_trainer.objective", "lora_trainer.model", "lora_trainer.trackers"],

@@ -1,6 +1,5 @@
 """The plan against what really happens on the golden model, and the released one against the reference."""
 
-import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
-from benchmarks import released, train_step
+from benchmarks import released
 from lora_trainer import plan_memory, plan_time
 from lora_trainer.__main__ import main
 from lora_trainer.config import read_config
@@ -70,10 +69,10 @@ def release_config(release, clips, tmp_path, changes):
 def planned(known_release, release, clips, tmp_path):
     """(plan, advice) for the released model on a named card."""
 
-    def planned(gpu, shape=FULL, **changes):
+    def planned(gpu, shape=FULL, gpus=1, **changes):
         changes = {key.replace("__", "."): value for key, value in changes.items()}
         config = release_config(release, clips, tmp_path, changes)
-        card, known = find_card(config, gpu), known_release(shape)
+        card, known = find_card(config, gpu, gpus), known_release(shape)
         plan = figures(config, card, known)
         return plan, advise(config, card, known, plan)
 
@@ -129,6 +128,21 @@ def test_memory_budgets_of_an_80_and_of_a_24_gb_card(planned):
     both, _ = planned("H200")
     assert both.fits
     assert both.device["activations between layers"] == pytest.approx(17.7e9, rel=0.01)
+
+
+def test_shards_divide_the_layers_by_the_number_of_cards(planned):
+    sums = {}
+    for gpus in (2, 4, 8):
+        plan, advice = planned("H100", gpus=gpus, run__offload="shards")
+        part = plan.device[f"one of {gpus} parts of all layers"]
+        assert part * gpus == pytest.approx(64.3e9, rel=0.01)  # both experts, audio tower and bridge
+        sums[gpus] = sum(plan.device.values())
+        assert plan.fits
+    assert sums[2] - sums[4] == pytest.approx(64.3e9 / 4, rel=0.01)
+    assert sums[4] - sums[8] == pytest.approx(64.3e9 / 8, rel=0.01)
+    _, advice = planned("H100", gpus=2)
+    assert any(sentence.startswith('Set run.offload = "shards": ') for sentence in advice)
+    assert not any("shards" in sentence for sentence in planned("H100")[1])
 
 
 def test_advice_fits_when_it_is_followed(planned):
@@ -322,6 +336,10 @@ def test_the_command_tells_the_plan_and_the_probe(settings, clips, golden, tmp_p
         "--price",
         "3.5",
     ]
+    assert main([*given, "--gpu", "4090", "--gpus", "2", "--set", "run.offload=shards"]) == 0
+    assert "steps on 2 x 4090" in capsys.readouterr().out
+    assert main([*given, "--gpu", "4090", "--gpus", "0"]) == 2
+    assert "--gpus 0 must be 1 or more" in capsys.readouterr().err
     assert main([*given, "--gpu", "4090"]) == 0
     text = capsys.readouterr().out
     assert "memory of 4090 at the peak, 23.5 GiB free" in text
@@ -345,12 +363,3 @@ def test_a_card_is_found_by_any_name_that_holds_it():
     assert catalog.find_gpu("h200").gib > 139
     with pytest.raises(UserError, match="choose one of H200"):
         catalog.find_gpu("a toaster")
-
-
-def test_the_benchmark_takes_the_steps_that_the_plan_counts():
-    """On small towers: it runs, streamed, and its table has a row for each length."""
-    options = argparse.Namespace(tiny=True, frames=[5, 9], settings=["layers"], repeats=1)
-    found = train_step.run(options)
-    assert [row["frames"] for row in found["rows"]] == [5, 9]
-    assert all(row["seconds"] > 0 and row["planned_seconds"] >= row["floor_seconds"] for row in found["rows"])
-    assert train_step.markdown(found["rows"]).count("\n") == 4

@@ -1,0 +1,133 @@
+"""Frozen layers shared out among the processes of a run (FSDP2): each holds its part of every layer.
+
+`fully_shard` cuts the layers up and gathers them; when it does so is decided here. Its own hooks would gather
+where a module happens to run, but not every process runs the same modules: one drops the bridge, and there
+the backward pass does not reach the last layers. Then some would wait for ever for the others. So all go
+through the layers in one order, whatever they use of them. Parameters that learn are left alone: every
+process has them whole.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import UnshardHandle, fully_shard
+
+from mova.models.dual_tower import DualTower
+from mova.models.video_dit import VideoDiT
+
+GATHERED = 2  # layers that are whole at once: one runs, one arrives
+
+
+class Part(nn.Module):
+    """Modules that are gathered with one message. It is never called, so no hook ever runs."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(modules)
+
+
+class LayerShards:
+    """Feeds `DualTower.forward` with layers gathered from all processes, the next one while one runs.
+
+    A layer has two parts: its video block, and what both experts share (audio block and bridge). Forward the
+    layers come first to last, inside `backward()` last to first.
+    """
+
+    def __init__(self, tower: DualTower, experts: Mapping[str, VideoDiT], device: torch.device) -> None:
+        """Moves the layers to `device`, one by one, and keeps this process's part of each there."""
+        self.tower = tower
+        self.mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        bridge = tower.dual_tower_bridge
+        shared = (tower.audio_dit.blocks, bridge.audio_to_video_conditioners)
+        shared += (bridge.video_to_audio_conditioners,)
+        self.count = tower.num_layers
+        self.shared = [self._shard(modules_at(index, *shared)) for index in range(self.count)]
+        self.video = {
+            name: [self._shard(modules_at(index, expert.blocks)) for index in range(self.count)]
+            for name, expert in experts.items()
+        }
+        self.active: str | None = None
+        self.due: deque[int] = deque()
+        self.whole: int | None = None
+        self.arriving: tuple[int, list[UnshardHandle]] | None = None
+
+    def start(self, expert: str) -> None:
+        """Begin to feed the layers of `expert`; nothing happens if it is fed already."""
+        if self.active != expert:
+            self.stop()
+            self.active = expert
+            self.tower.before_layer = self._arrive
+
+    def stop(self) -> None:
+        """Keep nothing but this process's own part of each layer."""
+        self.tower.before_layer = None
+        self.due.clear()
+        self._drop_arriving()
+        self._release()
+        self.active = None
+
+    @contextmanager
+    def backward(self) -> Iterator[None]:
+        """A backward pass, or what others do in the meantime: all processes pass all layers."""
+        self.due = deque(reversed(range(self.count)))
+        yield
+        while self.due:
+            self._advance()
+
+    def _arrive(self, index: int) -> None:
+        """Layer `index` is about to run; those before it that did not run here are passed over."""
+        if index not in self.due:  # a forward pass begins
+            self.due = deque(range(self.count))
+        while index in self.due:
+            self._advance()
+
+    def _advance(self) -> None:
+        """The next layer becomes whole, the one before it is given up, and the one after it is sent for."""
+        index = self.due.popleft()
+        if index != self.whole:
+            self._release()
+            if self.arriving is None or self.arriving[0] != index:
+                self._drop_arriving()
+                self._send_for(index)
+            for handle in self.arriving[1]:
+                handle.wait()
+            self.arriving, self.whole = None, index
+        if self.due and self.arriving is None:
+            self._send_for(self.due[0])
+
+    def _send_for(self, index: int) -> None:
+        self.arriving = index, [part.unshard(async_op=True) for part in self._parts(index)]
+
+    def _drop_arriving(self) -> None:
+        if self.arriving is not None:
+            index, handles = self.arriving
+            for part, handle in zip(self._parts(index), handles, strict=True):
+                handle.wait()
+                part.reshard()
+        self.arriving = None
+
+    def _release(self) -> None:
+        if self.whole is not None:
+            for part in self._parts(self.whole):
+                part.reshard()
+        self.whole = None
+
+    def _parts(self, index: int) -> list[nn.Module]:
+        return [part for part in (self.video[self.active][index], self.shared[index]) if part is not None]
+
+    def _shard(self, modules: list[nn.Module]) -> nn.Module | None:
+        if not modules:
+            return None
+        part = Part(modules)
+        learnt = {parameter for parameter in part.parameters() if parameter.requires_grad}
+        return fully_shard(part, mesh=self.mesh, ignored_params=learnt)
+
+
+def modules_at(index: int, *lists: nn.ModuleList) -> list[nn.Module]:
+    """The modules at `index` of those lists that are long enough."""
+    return [modules[index] for modules in lists if index < len(modules)]
