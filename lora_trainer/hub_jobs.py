@@ -1,0 +1,249 @@
+"""Training on Hugging Face Jobs with the account of who asks: the page's side of it. No torch.
+
+The clips go to a private dataset of theirs, the settings to a private model repo; a job there runs `in_job`,
+which brings into that repo what it learns as it comes. Here such a run is a folder like any other (`runs`)
+with a JOB file, and `look` brings over what is new. The token is in headers and is the job's secret, and
+nowhere else.
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, JobInfo
+from huggingface_hub.errors import HfHubHTTPError
+from pydantic import TypeAdapter, ValidationError
+
+from lora_trainer import mirror
+from lora_trainer.hardware import Hardware, read_offer
+from lora_trainer.jobs import RUN_ID
+from lora_trainer.manifest import HUB
+from lora_trainer.runs import (
+    ABOUT,
+    CONFIG,
+    DATA,
+    JOB,
+    OUTCOME,
+    PHASE,
+    STOP,
+    About,
+    Run,
+    read_json,
+    write_json,
+)
+from mova.hub import reason
+from mova.types import BackendError, UserError
+
+IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"  # what the Hub's own library starts scripts in
+LABEL = "mova-lora"
+LOOK_SECONDS = 10  # between two looks at the same job
+MOST_FOUND = 20
+# $0 is this toolkit, a Space or a git address; $1 the run's repo; $2 the seconds until the Hub ends the job.
+# uv picks the torch that the machine's driver can run.
+COMMAND = """
+case "$0" in
+  https://*) git clone --depth 1 "$0" mova ;;
+  *) uvx --from huggingface_hub hf download "$0" --repo-type space --local-dir mova ;;
+esac
+cd mova
+uv pip install --system --torch-backend=auto -r requirements.txt
+exec python -m lora_trainer.in_job "$1" $(($2 - SECONDS))
+"""
+SAID = {
+    401: "this sign-in has ended; sign in again. A job that runs goes on without it",
+    402: "this Hugging Face account has no credit for Jobs; add some at https://huggingface.co/settings/billing",
+    403: "this sign-in may not do that; sign out, sign in again and allow jobs and repos",
+    404: "the Hub no longer has this job or its repo; take from here what there is",
+    429: "the Hub has been asked too often; wait a minute",
+}
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who is signed in, and until when (seconds since 1970)."""
+
+    name: str
+    token: str = field(repr=False)
+    scopes: tuple[str, ...]
+    ends: float
+
+
+class HubJobs:
+    """Jobs that train with the toolkit in `code`, a Space or a git address, in `image`."""
+
+    def __init__(self, code: str, image: str = IMAGE, endpoint: str | None = None) -> None:
+        self.code, self.image, self.endpoint = code, image, endpoint
+
+    def offers(self) -> list[Hardware]:
+        """The machines that can train, with today's prices, the cheapest first.
+
+        Raises UserError, BackendError.
+        """
+        with answered():
+            found = HfApi(endpoint=self.endpoint, token=False).list_jobs_hardware()
+        offers = [offer for each in found if (offer := read_offer(each))]
+        if not offers:
+            raise BackendError("the Hub names no machine with a price that can be read; try again later")
+        return sorted(offers, key=lambda offer: offer.price)
+
+    def send(self, run: Run, login: Login) -> None:
+        """Bring clips and settings to the Hub; may be done again. Raises UserError, BackendError."""
+        api, repo = self._api(login), repo_of(run, login)
+        settings = read_json(run.folder / CONFIG)
+        settings |= {"output": "run", "data": settings["data"] | {"path": f"{HUB}{repo}-clips"}}
+        settings["run"].pop("device", None)
+        write_json(run.folder / CONFIG, settings)
+        with answered():
+            clips = {"repo_id": f"{repo}-clips", "repo_type": "dataset"}
+            api.create_repo(**clips, private=True, exist_ok=True)
+            api.create_repo(repo, private=True, exist_ok=True)
+            api.upload_folder(**clips, folder_path=run.folder / DATA, commit_message="Clips to learn from")
+            api.upload_folder(
+                repo_id=repo,
+                folder_path=run.folder,
+                allow_patterns=[ABOUT, CONFIG],
+                commit_message="Settings",
+            )
+
+    def begin(self, run: Run, login: Login, hardware: Hardware, seconds: int) -> None:
+        """Start a job that the Hub ends after `seconds`. Raises UserError, BackendError."""
+        api, repo = self._api(login), repo_of(run, login)
+        terms = {"repo": repo, "flavor": hardware.flavor, "hardware": hardware.name, "price": hardware.price}
+        terms |= {"seconds": seconds}
+        with answered():
+            old = [
+                CommitOperationDelete(name) for name in (OUTCOME, PHASE, STOP) if api.file_exists(repo, name)
+            ]
+            new = CommitOperationAdd(JOB, json.dumps(terms).encode())
+            api.create_commit(repo, [*old, new], commit_message=f"Train on {hardware.name}")
+            info = api.run_job(
+                image=self.image,
+                command=["bash", "-ec", COMMAND, self.code, repo, str(seconds)],
+                secrets={"HF_TOKEN": login.token},
+                flavor=hardware.flavor,
+                timeout=seconds,
+                name=name_of(run),
+                labels={"app": LABEL, "run": run.run_id, "repo": name_of(run)},
+                namespace=login.name,
+            )
+        for name in (OUTCOME, PHASE, STOP):
+            (run.folder / name).unlink(missing_ok=True)
+        write_json(run.folder / JOB, terms | state_of(info))
+
+    def look(self, run: Run, login: Login, at_once: bool = False) -> None:
+        """Ask how the job is and fetch what it sent, unless that was just done.
+
+        Raises UserError, BackendError.
+        """
+        job = run.job
+        if not at_once and time.time() - job["heard"] < LOOK_SECONDS:
+            return
+        api = self._api(login)
+        with answered():
+            info = api.inspect_job(job_id=job["id"], namespace=namespace(job))
+            sha = mirror.fetch(api, job["repo"], run.folder, job.get("sha", ""))
+        write_json(run.folder / JOB, job | state_of(info) | {"sha": sha})
+
+    def stop(self, run: Run, login: Login) -> None:
+        """Ask the job to save and stop; before it has begun, or the second time, cancel it.
+
+        Raises UserError, BackendError.
+        """
+        job, api = run.job, self._api(login)
+        with answered():
+            if job["stage"] == "RUNNING" and not (run.folder / STOP).exists():
+                asked = CommitOperationAdd(STOP, json.dumps({"time": time.time()}).encode())
+                api.create_commit(job["repo"], [asked], commit_message="Stop")
+                write_json(run.folder / STOP, {"time": time.time()})
+                return
+            api.cancel_job(job_id=job["id"], namespace=namespace(job))
+        self.look(run, login, at_once=True)
+
+    def forget(self, run: Run, login: Login) -> None:
+        """Never find the run's jobs again. What is on the Hub stays. Raises UserError, BackendError."""
+        api = self._api(login)
+        with answered():
+            for info in api.list_jobs(labels={"app": LABEL, "run": run.run_id}, namespace=login.name):
+                api.update_job_labels(job_id=info.id, labels={}, namespace=login.name)
+
+    def find(self, login: Login, folder: Path) -> None:
+        """Make folders in `folder` for runs of jobs that this disk does not have (any more).
+
+        Raises UserError, BackendError.
+        """
+        api = self._api(login)
+        with answered():
+            for number, info in enumerate(api.list_jobs(labels={"app": LABEL}, namespace=login.name)):
+                labels = info.labels or {}
+                run_id, repo = labels.get("run", ""), f"{login.name}/{labels.get('repo')}"
+                if number >= MOST_FOUND:
+                    return
+                if RUN_ID.fullmatch(run_id) and not (folder / run_id).exists():
+                    self._adopt(api, info, repo, folder / run_id)
+
+    def _adopt(self, api: HfApi, info: JobInfo, repo: str, folder: Path) -> None:
+        inbox = folder / mirror.INBOX
+        files = [Path(api.hf_hub_download(repo, name, local_dir=inbox)) for name in (ABOUT, JOB)]
+        try:
+            about = TypeAdapter(About).validate_json(files[0].read_bytes())
+            terms = TypeAdapter(Terms).validate_json(files[1].read_bytes())
+        except ValidationError:
+            return
+        write_json(folder / JOB, vars(terms) | {"repo": repo} | state_of(info) | {"heard": 0})
+        write_json(folder / ABOUT, vars(about))
+
+    def _api(self, login: Login) -> HfApi:
+        return HfApi(endpoint=self.endpoint, token=login.token)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What was agreed on for a job, as its repo has it."""
+
+    flavor: str
+    hardware: str
+    price: float
+    seconds: int
+
+
+def state_of(info: JobInfo) -> dict[str, Any]:
+    """The job as the JOB file has it."""
+    running = (info.durations and info.durations.running_secs) or 0
+    stage, message = str(getattr(info.status.stage, "value", info.status.stage)), info.status.message or ""
+    state = {"id": info.id, "url": info.url, "stage": stage, "message": message}
+    return state | {"running": running, "heard": time.time()}
+
+
+def namespace(job: dict[str, Any]) -> str:
+    return job["repo"].partition("/")[0]
+
+
+def name_of(run: Run) -> str:
+    """The name of the run's repo and job."""
+    return f"{re.sub(r'[^A-Za-z0-9-]+', '-', run.about.name).strip('-')[:60] or 'lora'}-{run.run_id[:8]}"
+
+
+def repo_of(run: Run, login: Login) -> str:
+    return f"{login.name}/{name_of(run)}"
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """What the Hub may answer, or not, in a sentence that says what to do."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in SAID:
+            raise UserError(SAID[status]) from error
+        raise BackendError(f"the Hub failed ({status}); nothing is lost, try again in a minute") from error
+    except httpx2.TransportError as error:
+        raise BackendError(
+            f"the Hub cannot be reached ({reason(error)}); nothing is lost, try again in a minute"
+        ) from error
