@@ -8,6 +8,7 @@ nowhere else.
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,12 @@ from typing import Any
 
 import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, JobInfo
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from pydantic import TypeAdapter, ValidationError
 
 from lora_trainer import mirror
@@ -29,8 +35,11 @@ from lora_trainer.runs import (
     CONFIG,
     DATA,
     JOB,
+    LIVE_STAGES,
     OUTCOME,
     PHASE,
+    REFUSED,
+    SENDING,
     STOP,
     About,
     Run,
@@ -42,8 +51,7 @@ from mova.types import BackendError, UserError
 
 IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"  # what the Hub's own library starts scripts in
 LABEL = "mova-lora"
-LOOK_SECONDS = 10  # between two looks at the same job
-MOST_FOUND = 20
+MOST_FOUND, LOG_LINES = 20, 80
 # $0 is this toolkit, a Space or a git address; $1 the run's repo; $2 the seconds until the Hub ends the job.
 # uv picks the torch that the machine's driver can run.
 COMMAND = """
@@ -114,8 +122,7 @@ class HubJobs:
     def begin(self, run: Run, login: Login, hardware: Hardware, seconds: int) -> None:
         """Start a job that the Hub ends after `seconds`. Raises UserError, BackendError."""
         api, repo = self._api(login), repo_of(run, login)
-        terms = {"repo": repo, "flavor": hardware.flavor, "hardware": hardware.name, "price": hardware.price}
-        terms |= {"seconds": seconds}
+        terms = vars(Terms(repo, hardware.flavor, hardware.name, hardware.price, seconds))
         with answered():
             old = [
                 CommitOperationDelete(name) for name in (OUTCOME, PHASE, STOP) if api.file_exists(repo, name)
@@ -136,18 +143,21 @@ class HubJobs:
             (run.folder / name).unlink(missing_ok=True)
         write_json(run.folder / JOB, terms | state_of(info))
 
-    def look(self, run: Run, login: Login, at_once: bool = False) -> None:
-        """Ask how the job is and fetch what it sent, unless that was just done.
+    def note(self, run: Run, login: Login, hardware: Hardware, seconds: int, message: str = "") -> None:
+        """Keep what is to be started or, with a message why, was not, so that it can be tried again."""
+        terms = Terms(repo_of(run, login), hardware.flavor, hardware.name, hardware.price, seconds)
+        state = {"id": "", "url": "", "stage": REFUSED if message else SENDING, "message": message}
+        write_json(run.folder / JOB, vars(terms) | state | {"running": 0, "heard": time.time()})
 
-        Raises UserError, BackendError.
-        """
-        job = run.job
-        if not at_once and time.time() - job["heard"] < LOOK_SECONDS:
-            return
-        api = self._api(login)
+    def look(self, run: Run, login: Login) -> None:
+        """Ask how the job is, and fetch what it has sent. Raises UserError, BackendError."""
+        job, api = run.job, self._api(login)
         with answered():
             info = api.inspect_job(job_id=job["id"], namespace=namespace(job))
             sha = mirror.fetch(api, job["repo"], run.folder, job.get("sha", ""))
+            if state_of(info)["stage"] not in LIVE_STAGES and not (run.folder / OUTCOME).exists():
+                asked = {"job_id": job["id"], "namespace": namespace(job), "tail": LOG_LINES}
+                mirror.take_log(api.fetch_job_logs(**asked), run.folder)
         write_json(run.folder / JOB, job | state_of(info) | {"sha": sha})
 
     def stop(self, run: Run, login: Login) -> None:
@@ -163,7 +173,7 @@ class HubJobs:
                 write_json(run.folder / STOP, {"time": time.time()})
                 return
             api.cancel_job(job_id=job["id"], namespace=namespace(job))
-        self.look(run, login, at_once=True)
+        self.look(run, login)
 
     def forget(self, run: Run, login: Login) -> None:
         """Never find the run's jobs again. What is on the Hub stays. Raises UserError, BackendError."""
@@ -184,18 +194,21 @@ class HubJobs:
                 run_id, repo = labels.get("run", ""), f"{login.name}/{labels.get('repo')}"
                 if number >= MOST_FOUND:
                     return
-                if RUN_ID.fullmatch(run_id) and not (folder / run_id).exists():
+                if RUN_ID.fullmatch(run_id) and not (folder / run_id / ABOUT).exists():
                     self._adopt(api, info, repo, folder / run_id)
 
     def _adopt(self, api: HfApi, info: JobInfo, repo: str, folder: Path) -> None:
-        inbox = folder / mirror.INBOX
-        files = [Path(api.hf_hub_download(repo, name, local_dir=inbox)) for name in (ABOUT, JOB)]
         try:
-            about = TypeAdapter(About).validate_json(files[0].read_bytes())
-            terms = TypeAdapter(Terms).validate_json(files[1].read_bytes())
-        except ValidationError:
+            texts = [
+                Path(api.hf_hub_download(repo, name, local_dir=folder / mirror.INBOX)).read_bytes()
+                for name in (ABOUT, JOB)
+            ]
+            about = TypeAdapter(About).validate_json(texts[0])
+            terms = TypeAdapter(Terms).validate_json(texts[1])
+        except (ValidationError, RepositoryNotFoundError, RemoteEntryNotFoundError):  # not as it was made
+            shutil.rmtree(folder, ignore_errors=True)
             return
-        write_json(folder / JOB, vars(terms) | {"repo": repo} | state_of(info) | {"heard": 0})
+        write_json(folder / JOB, vars(terms) | {"repo": repo} | state_of(info))
         write_json(folder / ABOUT, vars(about))
 
     def _api(self, login: Login) -> HfApi:
@@ -206,6 +219,7 @@ class HubJobs:
 class Terms:
     """What was agreed on for a job, as its repo has it."""
 
+    repo: str
     flavor: str
     hardware: str
     price: float
@@ -243,7 +257,7 @@ def answered() -> Iterator[None]:
         if status in SAID:
             raise UserError(SAID[status]) from error
         raise BackendError(f"the Hub failed ({status}); nothing is lost, try again in a minute") from error
-    except httpx2.TransportError as error:
+    except (httpx2.TransportError, LocalEntryNotFoundError) as error:
         raise BackendError(
             f"the Hub cannot be reached ({reason(error)}); nothing is lost, try again in a minute"
         ) from error

@@ -31,6 +31,7 @@ HUB_FAILS = (HfHubHTTPError, httpx2.TransportError)
 def main(repo: str, seconds: float) -> int:
     """Train the run in `repo` to its end, or until `seconds` are over; 0 if it is done."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # its addresses may be signed
     began, api = time.monotonic(), HfApi()
     jobs, run = Jobs(Path("runs").absolute()), prepare(repo, Path("runs/job/run").absolute())
     outbox = Outbox(api, repo, run)

@@ -88,6 +88,12 @@ def fetch(api: HfApi, repo: str, folder: Path, seen: str) -> str:
     return info.sha
 
 
+def take_log(lines: Iterable[str], folder: Path) -> None:
+    """The job's own log, where it ended before the run could tell."""
+    with new_output(folder / LOG, overwrite=True) as temporary:
+        temporary.write_text("".join(f"{line.rstrip()}\n" for line in lines), encoding="utf-8")
+
+
 def take_in(source: Path, target: Path) -> None:
     """Put a fetched file where the page reads it."""
     if target.name not in TEXTS or target.name == LOG:

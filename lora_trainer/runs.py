@@ -33,7 +33,8 @@ ABOUT, CONFIG, JOB, PROCESS, PHASE, OUTCOME, STOP, LOG, DATA = (
 CLOCK = 2.0  # seconds by which two readings of a process's start may differ
 NO_SPACE = 50 * 2**20  # bytes free, under which a run that vanished is taken to have filled the disk
 LIVE = ("waiting", "running", "stopping")
-REFUSED = "REFUSED"  # the stage of a job that the Hub did not take
+SENDING, REFUSED = "SENDING", "REFUSED"  # stages of a job that the Hub does not know (yet)
+LIVE_STAGES = (SENDING, "SCHEDULING", "RUNNING")
 SILENCE = 3600  # seconds beyond its time after which a job that nobody asked about is over
 
 
@@ -121,6 +122,8 @@ class Run:
             return Status("broken", self._epitaph())
         if (self.folder / STOP).exists():
             return Status("stopping", "It saves what it has learnt, then stops.")
+        if job and job["stage"] == SENDING:
+            return Status("waiting", "Its clips are being sent to Hugging Face.")
         if job and job["stage"] != "RUNNING":
             return Status("waiting", f"Hugging Face looks for a machine: {job['hardware']}.")
         spent = job and f"On {job['hardware']}, about ${job['running'] / 3600 * job['price']:.2f} so far."
@@ -142,7 +145,7 @@ class Run:
             return Status("failed", job["message"])
         if job["stage"] == "CANCELED":
             return Status("stopped", f"the job was cancelled{said}; {kept}")
-        if job["stage"] not in ("SCHEDULING", "RUNNING"):
+        if job["stage"] not in LIVE_STAGES:
             return Status("failed", f"the job ended early{said}; {kept}. Its log: {job['url']}")
         if time.time() > job["heard"] + job["seconds"] + SILENCE:
             return Status("broken", f"nothing was heard of the job for long; {kept}. Look at {job['url']}")

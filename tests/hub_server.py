@@ -157,9 +157,14 @@ class Handler(BaseHTTPRequestHandler):
                 job["told"] for job in self.server.jobs if wanted.items() <= job["told"]["labels"].items()
             ]
             self.answer(200, json.dumps(found[::-1]).encode())
+        elif job := self.find_job(parts[1]):
+            told = json.dumps(job["told"])
+            if parts[2:] == ["logs"]:
+                line = {"data": "the machine burst", "timestamp": "2026-01-01T00:00:00.000Z"}
+                told = f"data: {json.dumps(line)}\n\n"
+            self.answer(200, told.encode())
         else:
-            job = self.find_job(parts[1])
-            self.answer(200, json.dumps(job["told"]).encode()) if job else self.answer(404)
+            self.answer(404)
 
     def change_jobs(self, parts: list[str], asked: dict) -> None:
         if len(parts) == 1:

@@ -12,12 +12,17 @@ from lora_trainer.hub_jobs import HubJobs, Login
 from lora_trainer.jobs import Jobs
 from lora_trainer.journal import ADAPTER
 from lora_trainer.manifest import read_items
-from lora_trainer.runs import About
+from lora_trainer.runs import About, find_process
+from mova.adapter_sources import read_adapter
 from mova.strengths import TOWERS
 from tests.hub_server import TOKEN, running_hub
 
 ROOT = Path(__file__).parents[2]
-STEPS = 6
+STEPS = 30
+IMPATIENT = (
+    (b"LOOK_SECONDS = 5.0", b"LOOK_SECONDS = 0.5"),
+    (b"PUSH_SHARE = 60, 1 / 50", b"PUSH_SHARE = 1, 0"),
+)
 ACCELERATOR = {"type": "gpu", "quantity": "1", "manufacturer": "Nvidia"}
 PRICE = {
     "unitCostMicroUSD": 83333,
@@ -54,6 +59,10 @@ def hub(golden):
             for path in code
             if path.is_file() and path.relative_to(ROOT).parts[0] in ("mova", "lora_trainer", "prompts")
         } | {"requirements.txt": b""}
+        code = server.repos["org/space"]
+        for old, new in IMPATIENT:
+            assert old in code["lora_trainer/in_job.py"]
+            code["lora_trainer/in_job.py"] = code["lora_trainer/in_job.py"].replace(old, new)
         yield server
 
 
@@ -72,18 +81,27 @@ def make(tmp_path, clips):
     """A run on the three clips, not yet sent."""
 
     def make(**changes):
-        run = {"steps": STEPS, "accumulation": 1, "checkpoint_every": 2, "validate_every": 0}
+        run = {"steps": STEPS, "accumulation": 1, "checkpoint_every": 10, "validate_every": 0}
         settings = {
             "model": "org/tiny",
             "data": {"size": "64x32", "num_frames": [9], "buckets": False},
             "run": run | {"gradient_checkpointing": False} | changes,
             "towers": {name: {"rank": 2} for name in TOWERS},
-            "samples": {"every": 3, "num_inference_steps": 2, "clips": [{"prompt": "A lamp.", "seed": 1}]},
+            "samples": {"every": 15, "num_inference_steps": 2, "clips": [{"prompt": "A lamp.", "seed": 1}]},
         }
         about = About("lamp", "tiny", "A lamp.", 3, STEPS, "", False, time.time())
         return Jobs(tmp_path / "runs").create("one", about, settings, read_items(str(clips)))
 
     return make
+
+
+@pytest.fixture
+def sent(away, login, make, hub):
+    """A run whose job is waiting for a machine, and that job as the server knows it."""
+    run = make()
+    away.send(run, login)
+    away.begin(run, login, away.offers()[0], 1800)
+    return run, hub.jobs[-1]
 
 
 @pytest.fixture
@@ -100,7 +118,7 @@ def play(hub, tmp_path):
             (tools / name).write_text(text.format(bin=Path(sys.executable).parent))
             (tools / name).chmod(0o755)
         path = os.pathsep.join([str(tools), "/usr/bin", "/bin"])
-        clean = {"PATH": path, "HOME": str(place), "HF_ENDPOINT": hub.url, "CUDA_VISIBLE_DEVICES": ""}
+        clean = {"PATH": path, "HOME": str(place), "HF_ENDPOINT": hub.url, "OMP_NUM_THREADS": "1"}
         asked = job["asked"]
         job["told"]["status"] = {"stage": "RUNNING", "message": None}
         process = subprocess.Popen(
@@ -117,18 +135,79 @@ def play(hub, tmp_path):
     for process in started:
         process.kill()
         process.wait()
+    for folder in tmp_path.glob("machine-*/mova/runs/job/run"):
+        if trainer := find_process(folder):
+            trainer.kill()
+
+
+def look_until(away, run, login, test, seconds=120):
+    """Look at the run's job until `test` holds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        away.look(run, login)
+        if test(run):
+            return
+        time.sleep(0.3)
+    raise AssertionError(f"{run.status()}\n{run.log_tail()}")
+
+
+def test_what_goes_to_the_hub_is_private_and_holds_no_path_and_no_token(sent, hub, tmp_path, clips):
+    run, job = sent
+    name = f"lamp-{run.run_id[:8]}"
+    assert {repo: made["visibility"] for repo, made in hub.made.items()} == {
+        f"me/{name}-clips": "private",
+        f"me/{name}": "private",
+    }
+    assert hub.made[f"me/{name}-clips"]["type"] == "dataset"
+    assert hub.repos[f"me/{name}-clips"]["a.mp4"] == (clips / "a.mp4").read_bytes()
+    assert b"Lamp a blinks" in hub.repos[f"me/{name}-clips"]["metadata.jsonl"]
+    assert hub.repos[f"me/{name}"].keys() == {"about.json", "config.json", "job.json"}
+    sent_bytes = b"".join(content for repo in hub.made for content in hub.repos[repo].values())
+    assert str(tmp_path).encode() not in sent_bytes
+    asked = job["asked"]
+    assert asked["secrets"] == {"HF_TOKEN": TOKEN}
+    assert asked["timeoutSeconds"] == 1800
+    del asked["secrets"]
+    assert TOKEN not in f"{asked} {hub.paths} {Login('me', TOKEN, (), 0.0)}"
+    assert TOKEN.encode() not in sent_bytes
+    assert not files_with(TOKEN, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_run_goes_to_a_job_and_its_adapter_comes_back(hub, away, login, make, play, tmp_path):
-    run = make()
-    away.send(run, login)
-    away.begin(run, login, away.offers()[-1], 1800)
-    (job,) = hub.jobs
+def test_a_job_sends_losses_stops_when_asked_goes_on_and_its_adapter_comes_back(
+    hub, away, login, sent, play, tmp_path
+):
+    run, job = sent
+    assert run.status().kind == "waiting"
     process = play(job)
-    code = process.wait(240)
-    log = (tmp_path / "machine-0" / "log.txt").read_text()
-    assert code == 0, log
-    away.look(run, login, at_once=True)
-    assert run.status().kind == "done", log
+    look_until(away, run, login, lambda run: run.status().phase == "train" and run.status().done > 2)
+    assert "CPU Upgrade, about $0.00 so far" in run.status().message
+    assert run.events()[1]["event"] == "base"
+    assert (run.folder / "samples" / "step-000000-0.mp4").stat().st_size
+    away.stop(run, login)
+    assert run.status().kind == "stopping"
+    assert process.wait(60) == 1
+    away.look(run, login)
+    step = run.events()[-1]["step"]
+    assert run.status().kind == "stopped", run.log_tail()
+    assert 2 < step < STEPS
+    first = run.adapter.read_bytes()
+
+    away.begin(run, login, away.offers()[0], 1800)
+    assert run.status().kind == "waiting"
+    assert play(hub.jobs[-1]).wait(120) == 0
+    away.look(run, login)
+    assert run.status().kind == "done"
+    assert [event["step"] for event in run.events() if event["event"] == "resumed"] == [step]
+    assert [event["step"] for event in run.events() if event["event"] == "step"] == list(range(1, STEPS + 1))
     assert run.adapter == run.folder / ADAPTER
+    assert run.adapter.read_bytes() != first
+    assert read_adapter(str(run.adapter))
+    repo = hub.repos[f"me/lamp-{run.run_id[:8]}"]
+    assert not any(name.startswith("checkpoints/") for name in repo)
+    assert not files_with(TOKEN, tmp_path)
+
+
+def files_with(text, folder):
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return [path for path in files if text.encode() in path.read_bytes()]
