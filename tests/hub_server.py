@@ -12,6 +12,24 @@ from urllib.parse import parse_qs, unquote
 TOKEN = "hf_of_me"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
+ACCELERATOR = {"type": "gpu", "quantity": "1", "manufacturer": "Nvidia"}
+PRICE = {
+    "unitCostMicroUSD": 83333,
+    "unitCostUSD": 0.083333,
+    "unitLabel": "minute",
+    "ephemeralStorage": "3 TB",
+}
+HARDWARE = [
+    {"name": "h200", "prettyName": "Nvidia H200", "cpu": "23 vCPU", "ram": "256 GB", **PRICE}
+    | {"accelerator": ACCELERATOR | {"model": "H200", "vram": "141 GB"}},
+    {"name": "h200x8", "prettyName": "8x Nvidia H200", "cpu": "184 vCPU", "ram": "2 TB", **PRICE}
+    | {"accelerator": ACCELERATOR | {"model": "H200", "vram": "1128 GB", "quantity": "8"}},
+    {"name": "cpu-upgrade", "prettyName": "CPU Upgrade", "cpu": "8 vCPU", "ram": "32 GB", **PRICE}
+    | {"unitCostUSD": 0.0005, "ephemeralStorage": "N/A"},
+    {"name": "inf2", "prettyName": "Inferentia", "cpu": "4 vCPU", "ram": "16 GB", **PRICE}
+    | {"accelerator": ACCELERATOR | {"model": "Inf2", "vram": "32 GB", "manufacturer": "AWS"}},
+]
+
 
 class Hub(ThreadingHTTPServer):
     """Serves `folder` as org/tiny; org/gated is gated, others do not exist. `served` counts bytes by file.
@@ -31,7 +49,7 @@ class Hub(ThreadingHTTPServer):
         self.commits: list[tuple[str, dict[str, bytes]]] = []  # repo and files
         self.repos: dict[str, dict[str, bytes]] = {}  # files by repo
         self.jobs: list[dict] = []  # as they were asked for, and what the server says of them
-        self.hardware: list[dict] = []
+        self.hardware = HARDWARE
         self.refusals: dict[str, int] = {}
         self.paths: list[str] = []  # all that was asked for
 

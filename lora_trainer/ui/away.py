@@ -38,7 +38,7 @@ class Away:
         self.is_open = bool(is_ours and SCOPE in scopes and self.model)
         self.hub = HubJobs(settings.jobs_code or settings.space_id, settings.jobs_image or IMAGE)
         self._offers: tuple[float, list[Hardware]] = (0.0, [])
-        self._sending: set[str] = set()
+        self._sending: dict[str, bool] = {}  # by run: whether it is still wanted
         self._looks: dict[str, tuple[float, str]] = {}  # by run: when, and what went wrong
 
     def offers(self) -> list[Hardware]:
@@ -92,8 +92,8 @@ class Away:
         What the Hub refuses is the run's status.
         """
         (run.folder / OUTCOME).unlink(missing_ok=True)
+        self._sending[run.run_id] = True
         self.hub.note(run, login, hardware, seconds)
-        self._sending.add(run.run_id)
         asked = (run, login, hardware, seconds)
         threading.Thread(target=self._send, args=asked, daemon=True, name="send").start()
 
@@ -102,19 +102,20 @@ class Away:
             if (run.folder / DATA).exists():
                 self.hub.send(run, login)
                 shutil.rmtree(run.folder / DATA)
-            if run.run_id not in self._sending:
-                raise UserError("it was stopped before it began")
-            self.hub.begin(run, login, hardware, seconds)
+            if self._sending[run.run_id]:
+                self.hub.begin(run, login, hardware, seconds)
+            else:
+                self.hub.note(run, login, hardware, seconds, "it was stopped before its job began")
         except (UserError, BackendError) as error:
-            self.hub.note(run, login, hardware, seconds, f"{error}. Then go on: nothing is lost")
+            self.hub.note(run, login, hardware, seconds, f"{error}, then go on")
         finally:
-            self._sending.discard(run.run_id)
+            del self._sending[run.run_id]
 
     def stop(self, run: Run, login: Login | None) -> None:
         """Raises UserError, BackendError."""
-        if run.job["stage"] == SENDING:
-            self._sending.discard(run.run_id)
-        else:
+        if run.run_id in self._sending:
+            self._sending[run.run_id] = False
+        elif run.job["stage"] != SENDING:  # else the next look tells that it broke off
             self.hub.stop(run, checked(login))
 
     def again(self, run: Run, login: Login | None) -> None:
@@ -129,7 +130,7 @@ class Away:
         """Bring what a job has sent, now and then; what went wrong with that."""
         if (job := run.job)["stage"] == SENDING:
             if run.run_id not in self._sending:
-                message = "sending broke off with the page. Go on: nothing is lost"
+                message = "sending broke off with the page; nothing is lost, go on"
                 write_json(run.folder / JOB, job | {"stage": REFUSED, "message": message})
             return ""
         when, told = self._looks.get(run.run_id, (-LOOK_SECONDS, ""))

@@ -1,6 +1,8 @@
 """Runs on Hugging Face Jobs, against a server of that API's shape; the job's own command runs here."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -12,10 +14,11 @@ from lora_trainer.hub_jobs import HubJobs, Login
 from lora_trainer.jobs import Jobs
 from lora_trainer.journal import ADAPTER
 from lora_trainer.manifest import read_items
-from lora_trainer.runs import About, find_process
+from lora_trainer.runs import JOB, About, find_process, read_run, write_json
 from mova.adapter_sources import read_adapter
 from mova.strengths import TOWERS
-from tests.hub_server import TOKEN, running_hub
+from mova.types import BackendError, UserError
+from tests.hub_server import HARDWARE, TOKEN, running_hub
 
 ROOT = Path(__file__).parents[2]
 STEPS = 30
@@ -23,23 +26,6 @@ IMPATIENT = (
     (b"LOOK_SECONDS = 5.0", b"LOOK_SECONDS = 0.5"),
     (b"PUSH_SHARE = 60, 1 / 50", b"PUSH_SHARE = 1, 0"),
 )
-ACCELERATOR = {"type": "gpu", "quantity": "1", "manufacturer": "Nvidia"}
-PRICE = {
-    "unitCostMicroUSD": 83333,
-    "unitCostUSD": 0.083333,
-    "unitLabel": "minute",
-    "ephemeralStorage": "3 TB",
-}
-HARDWARE = [
-    {"name": "h200", "prettyName": "Nvidia H200", "cpu": "23 vCPU", "ram": "256 GB", **PRICE}
-    | {"accelerator": ACCELERATOR | {"model": "H200", "vram": "141 GB"}},
-    {"name": "h200x8", "prettyName": "8x Nvidia H200", "cpu": "184 vCPU", "ram": "2 TB", **PRICE}
-    | {"accelerator": ACCELERATOR | {"model": "H200", "vram": "1128 GB", "quantity": "8"}},
-    {"name": "cpu-upgrade", "prettyName": "CPU Upgrade", "cpu": "8 vCPU", "ram": "32 GB", **PRICE}
-    | {"unitCostUSD": 0.0005, "ephemeralStorage": "N/A"},
-    {"name": "inf2", "prettyName": "Inferentia", "cpu": "4 vCPU", "ram": "16 GB", **PRICE}
-    | {"accelerator": ACCELERATOR | {"model": "Inf2", "vram": "32 GB", "manufacturer": "AWS"}},
-]
 # What the image has and this machine may not: uv, which here finds everything installed.
 TOOLS = {
     "uvx": '#!/bin/sh\n[ "$1 $2 $3" = "--from huggingface_hub hf" ] && shift 3\nexec {bin}/hf "$@"\n',
@@ -51,7 +37,6 @@ TOOLS = {
 @pytest.fixture
 def hub(golden):
     with running_hub(golden / "checkpoint") as server:
-        server.hardware = HARDWARE
         code = [ROOT / "requirements.txt", *ROOT.glob("prompts/**/*"), *ROOT.glob("*/*.py")]
         code += [*ROOT.glob("mova/**/*.py"), *ROOT.glob("lora_trainer/**/*.py")]
         server.repos["org/space"] = {
@@ -206,6 +191,133 @@ def test_a_job_sends_losses_stops_when_asked_goes_on_and_its_adapter_comes_back(
     repo = hub.repos[f"me/lamp-{run.run_id[:8]}"]
     assert not any(name.startswith("checkpoints/") for name in repo)
     assert not files_with(TOKEN, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "sentence"),
+    [
+        ("POST /api/jobs/me", 402, "has no credit for Jobs; add some at https://"),
+        ("POST /api/jobs/me", 403, "sign out, sign in again and allow jobs"),
+        ("POST /api/repos/create", 401, "this sign-in has ended; sign in again"),
+        ("POST /api/jobs/me", 429, "wait a minute"),
+        ("POST /api/jobs/me", 503, r"the Hub failed \(503\); nothing is lost"),
+    ],
+    ids=["no credit", "no scope", "signed out", "too often", "broken"],
+)
+def test_what_the_hub_refuses_is_a_sentence(hub, away, login, make, asked, status, sentence):
+    run, hub.refusals = make(), {asked: status}
+    with pytest.raises((UserError, BackendError), match=sentence):
+        away.send(run, login)
+        away.begin(run, login, away.offers()[0], 1800)
+    assert hub.jobs == []
+    hub.refusals = {}
+    away.send(run, login)  # as nothing is lost
+    away.begin(run, login, away.offers()[0], 1800)
+    assert run.status().kind == "waiting"
+
+
+def test_a_hub_that_is_not_there_is_a_sentence(away, login, sent):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        away.endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    for ask in (away.offers, lambda: away.look(sent[0], login), lambda: away.stop(sent[0], login)):
+        with pytest.raises(BackendError, match="the Hub cannot be reached"):
+            ask()
+    assert sent[0].status().kind == "waiting"
+
+
+def test_machines_are_those_that_can_train_at_prices_that_can_be_read(hub, away):
+    upgrade, card = away.offers()
+    assert (upgrade.flavor, upgrade.gpu, upgrade.cores, upgrade.disk) == ("cpu-upgrade", "", 8, 0)
+    assert (card.flavor, card.gpu, card.ram, card.disk) == ("h200", "H200", 256 * 10**9, 3 * 10**12)
+    assert (round(upgrade.price, 2), round(card.price, 2)) == (0.03, 5.0)
+    hub.hardware = [each | {"unitLabel": "moon"} for each in HARDWARE]
+    with pytest.raises(BackendError, match="no machine with a price that can be read"):
+        away.offers()
+    hub.refusals = {"GET /api/jobs/hardware": 500}
+    with pytest.raises(BackendError, match="the Hub failed"):
+        away.offers()
+
+
+@pytest.mark.parametrize(
+    ("stage", "message", "kind", "sentence"),
+    [
+        ("CANCELED", None, "stopped", "the job was cancelled; it had sent nothing yet"),
+        ("ERROR", "exit code 137", "failed", "the job ended early (exit code 137); it had sent nothing yet"),
+        ("COMPLETED", None, "failed", "the job ended early"),
+    ],
+)
+def test_a_job_that_ends_without_a_word_is_told(away, login, sent, stage, message, kind, sentence):
+    run, job = sent
+    job["told"]["status"] = {"stage": stage, "message": message}
+    away.look(run, login)
+    status = run.status()
+    assert status.kind == kind
+    assert sentence in status.message
+    assert run.log_tail() == "the machine burst"
+
+
+def test_a_job_that_is_gone_or_never_asked_about_is_told(hub, away, login, sent):
+    run, _ = sent
+    hub.jobs.clear()
+    with pytest.raises(UserError, match="the Hub no longer has this job"):
+        away.look(run, login)
+    write_json(run.folder / JOB, run.job | {"heard": time.time() - 1e6})
+    assert run.status().kind == "broken"
+
+
+def test_a_job_that_waits_is_cancelled_at_once(hub, away, login, sent):
+    run, job = sent
+    away.stop(run, login)
+    assert job["told"]["status"]["stage"] == "CANCELED"
+    assert run.status().kind == "stopped"
+
+
+def test_nothing_that_a_repo_holds_is_believed(hub, away, login, sent, tmp_path):
+    run, job = sent
+    job["told"]["status"]["stage"] = "RUNNING"
+    step = {"event": "step", "step": 1, "seconds": 1.0, "video_loss": 1.0, "audio_loss": 1.0}
+    journal = ["no json", "[]", '{"event": 1}', '{"event": "step", "step": "<b>"}', json.dumps(step)]
+    about = run.about
+    hub.repos[run.job["repo"]] |= {
+        "journal.jsonl": "\n".join(journal).encode(),
+        "outcome.json": b'{"kind": "owned", "message": "x"}',
+        "phase.json": b'{"what": 3}',
+        "about.json": b"{}",
+        "process.json": b'{"pid": 1}',
+        "samples/../../../x.mp4": b"outside",
+        "samples/step-000000-0.mp4": b"a clip",
+    }
+    hub.commits.append((run.job["repo"], {}))
+    away.look(run, login)
+    assert run.events() == [step]
+    assert run.status().kind == "running"
+    assert read_run(run.folder).about == about
+    files = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
+    seen = {name for name in files if not name.startswith(("inbox/", "data/"))}
+    assert seen == {"about.json", "config.json", "job.json", "journal.jsonl", "samples/step-000000-0.mp4"}
+    assert not list(tmp_path.rglob("x.mp4"))
+
+
+def test_jobs_are_found_again_by_who_started_them_until_they_are_forgotten(hub, away, login, sent, tmp_path):
+    run, _ = sent
+    away.find(login, tmp_path / "new")
+    (found,) = Jobs(tmp_path).runs("new")
+    assert (found.run_id, found.about, found.status()) == (run.run_id, run.about, run.status())
+    assert found.job["price"] == pytest.approx(0.03)
+    away.forget(found, login)
+    away.find(login, tmp_path / "other")
+    assert Jobs(tmp_path).runs("other") == []
+
+
+def test_jobs_whose_repo_is_gone_or_changed_are_passed_over(hub, away, login, sent, make, tmp_path):
+    other = make()
+    away.send(other, login)
+    away.begin(other, login, away.offers()[0], 1800)
+    hub.repos[sent[0].job["repo"]]["about.json"] = b'{"name": 1}'
+    del hub.repos[other.job["repo"]]
+    away.find(login, tmp_path / "new")
+    assert Jobs(tmp_path).runs("new") == []
 
 
 def files_with(text, folder):
