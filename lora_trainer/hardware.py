@@ -21,6 +21,7 @@ class Hardware:
     flavor: str
     name: str
     gpu: str
+    memory: str  # of the card, or of the processor, as the Hub writes it
     cores: int
     ram: int
     disk: int
@@ -29,19 +30,19 @@ class Hardware:
 
 def read_offer(info: JobHardwareInfo) -> Hardware | None:
     """None for machines that this trainer has no use for: several cards, unknown ones, no price."""
-    accelerator, gpu = info.accelerator, ""
+    accelerator, gpu, memory = info.accelerator, "", info.ram
     if accelerator is not None:
         if str(accelerator.quantity) != "1":
             return None
         try:
-            gpu = find_gpu(f"{accelerator.model} {info.pretty_name}").name
+            gpu, memory = find_gpu(f"{accelerator.model} {info.pretty_name}").name, accelerator.vram
         except UserError:
             return None
     price = info.unit_cost_usd * UNITS_AN_HOUR.get(info.unit_label, 0)
     if not price > 0:
         return None
     cores, ram, disk = re.match(r"\d+", info.cpu), size(info.ram), size(info.ephemeral_storage)
-    return Hardware(info.name, info.pretty_name, gpu, int(cores[0]) if cores else 1, ram, disk, price)
+    return Hardware(info.name, info.pretty_name, gpu, memory, int(cores[0]) if cores else 1, ram, disk, price)
 
 
 def size(text: str) -> int:

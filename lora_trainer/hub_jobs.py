@@ -10,17 +10,12 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, JobInfo
 from huggingface_hub.errors import (
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
@@ -28,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lora_trainer import mirror
 from lora_trainer.hardware import Hardware, read_offer
+from lora_trainer.hub_answers import answered
 from lora_trainer.jobs import RUN_ID
 from lora_trainer.manifest import HUB
 from lora_trainer.runs import (
@@ -44,16 +40,16 @@ from lora_trainer.runs import (
     About,
     Run,
     read_json,
+    read_run,
     write_json,
 )
-from mova.hub import reason
-from mova.types import BackendError, UserError
+from mova.types import BackendError
 
 IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"  # what the Hub's own library starts scripts in
 LABEL = "mova-lora"
-MOST_FOUND, LOG_LINES = 20, 80
-# $0 is this toolkit, a Space or a git address; $1 the run's repo; $2 the seconds until the Hub ends the job.
-# uv picks the torch that the machine's driver can run.
+MOST_FOUND, LOG_LINES = 5, 80
+# $0 is this toolkit, a Space or a git address; $1 the run's repo; $2 the seconds until the Hub ends the job;
+# $3 when the token does. uv picks the torch that the machine's driver can run.
 COMMAND = """
 case "$0" in
   https://*) git clone --depth 1 "$0" mova ;;
@@ -61,15 +57,8 @@ case "$0" in
 esac
 cd mova
 uv pip install --system --torch-backend=auto -r requirements.txt
-exec python -m lora_trainer.in_job "$1" $(($2 - SECONDS))
+exec python -m lora_trainer.in_job "$1" $(($2 - SECONDS)) "$3"
 """
-SAID = {
-    401: "this sign-in has ended; sign in again. A job that runs goes on without it",
-    402: "this Hugging Face account has no credit for Jobs; add some at https://huggingface.co/settings/billing",
-    403: "this sign-in may not do that; sign out, sign in again and allow jobs and repos",
-    404: "the Hub no longer has this job or its repo; take from here what there is",
-    429: "the Hub has been asked too often; wait a minute",
-}
 
 
 @dataclass(frozen=True)
@@ -131,7 +120,7 @@ class HubJobs:
             api.create_commit(repo, [*old, new], commit_message=f"Train on {hardware.name}")
             info = api.run_job(
                 image=self.image,
-                command=["bash", "-ec", COMMAND, self.code, repo, str(seconds)],
+                command=["bash", "-ec", COMMAND, self.code, repo, str(seconds), str(int(login.ends))],
                 secrets={"HF_TOKEN": login.token},
                 flavor=hardware.flavor,
                 timeout=seconds,
@@ -196,6 +185,8 @@ class HubJobs:
                     return
                 if RUN_ID.fullmatch(run_id) and not (folder / run_id / ABOUT).exists():
                     self._adopt(api, info, repo, folder / run_id)
+                    if run := read_run(folder / run_id):
+                        self.look(run, login)
 
     def _adopt(self, api: HfApi, info: JobInfo, repo: str, folder: Path) -> None:
         try:
@@ -208,7 +199,8 @@ class HubJobs:
         except (ValidationError, RepositoryNotFoundError, RemoteEntryNotFoundError):  # not as it was made
             shutil.rmtree(folder, ignore_errors=True)
             return
-        write_json(folder / JOB, vars(terms) | {"repo": repo} | state_of(info))
+        # As if it ran, until the first look has brought what it says itself.
+        write_json(folder / JOB, vars(terms) | {"repo": repo} | state_of(info) | {"stage": "RUNNING"})
         write_json(folder / ABOUT, vars(about))
 
     def _api(self, login: Login) -> HfApi:
@@ -245,19 +237,3 @@ def name_of(run: Run) -> str:
 
 def repo_of(run: Run, login: Login) -> str:
     return f"{login.name}/{name_of(run)}"
-
-
-@contextmanager
-def answered() -> Iterator[None]:
-    """What the Hub may answer, or not, in a sentence that says what to do."""
-    try:
-        yield
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in SAID:
-            raise UserError(SAID[status]) from error
-        raise BackendError(f"the Hub failed ({status}); nothing is lost, try again in a minute") from error
-    except (httpx2.TransportError, LocalEntryNotFoundError) as error:
-        raise BackendError(
-            f"the Hub cannot be reached ({reason(error)}); nothing is lost, try again in a minute"
-        ) from error

@@ -1,4 +1,4 @@
-"""A run inside a job of the Hub: `python -m lora_trainer.in_job REPO SECONDS`, started by `hub_jobs`.
+"""A run inside a job of the Hub: `python -m lora_trainer.in_job REPO SECONDS ENDS`, started by `hub_jobs`.
 
 It trains as on any machine (`jobs`), and brings what people look at into the run's repo as it comes. The
 token is in HF_TOKEN, where the Hub's library finds it.
@@ -28,11 +28,15 @@ LAST_TRIES = 10
 HUB_FAILS = (HfHubHTTPError, httpx2.TransportError)
 
 
-def main(repo: str, seconds: float) -> int:
-    """Train the run in `repo` to its end, or until `seconds` are over; 0 if it is done."""
+def main(repo: str, seconds: float, ends: float) -> int:
+    """Train the run in `repo` to its end; 0 if it is done.
+
+    It is saved before `seconds` are over, and before the token ends (seconds since 1970).
+    """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # its addresses may be signed
     began, api = time.monotonic(), HfApi()
+    seconds = min(seconds, ends - time.time())
     jobs, run = Jobs(Path("runs").absolute()), prepare(repo, Path("runs/job/run").absolute())
     outbox = Outbox(api, repo, run)
     signal.signal(signal.SIGTERM, lambda *_: jobs.stop(run))
@@ -84,4 +88,4 @@ def try_to_push(outbox: Outbox, is_last: bool = False) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], float(sys.argv[2])))
+    sys.exit(main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3])))

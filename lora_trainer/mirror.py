@@ -22,7 +22,7 @@ INBOX = "inbox"  # files as they came; the run's folder has what could be read o
 TEXTS = (JOURNAL, PHASE, OUTCOME, LOG)
 FETCHED = re.compile(rf"{SAMPLES}/[\w-]{{1,80}}\.mp4|{ADAPTER}|{'|'.join(map(re.escape, TEXTS))}", re.ASCII)
 MOST_BYTES = {ADAPTER: 4 * 2**30}  # what is larger stays where it is
-MOST_BYTES_OF_OTHERS = 64 * 2**20
+MOST_BYTES_OF_OTHERS, MOST_FILES = 64 * 2**20, 200
 ENDS = ("done", "stopped", "failed", "broken")
 NUMBERS = {
     "step": ("step", "seconds", "video_loss", "audio_loss"),
@@ -77,9 +77,10 @@ def fetch(api: HfApi, repo: str, folder: Path, seen: str) -> str:
     info = api.repo_info(repo, files_metadata=True)
     if info.sha == seen:
         return seen
-    for file in info.siblings:
+    files = [file for file in info.siblings if FETCHED.fullmatch(file.rfilename)]
+    for file in files[:MOST_FILES]:
         name, most = file.rfilename, MOST_BYTES.get(file.rfilename, MOST_BYTES_OF_OTHERS)
-        if not FETCHED.fullmatch(name) or (file.size or 0) > most:
+        if (file.size or 0) > most:
             continue
         path = hf_hub_download(
             repo, name, revision=info.sha, local_dir=folder / INBOX, token=api.token, endpoint=api.endpoint

@@ -50,7 +50,7 @@ TRAINER_FLOORS = [
     [
         *("lora_trainer.presets", "lora_trainer.manifest", "lora_trainer.adapter", "lora_trainer.cache"),
         *("lora_trainer.journal", "lora_trainer.findings", "lora_trainer.captions"),
-        "lora_trainer.hardware",
+        *("lora_trainer.hardware", "lora_trainer.hub_answers"),
     ],
     ["lora_trainer.config", "lora_trainer.clipset", "lora_trainer.runs"],
     ["lora_trainer.jobs", "lora_trainer.publish"],

@@ -69,7 +69,7 @@ def admitted(
     if not why and shop.away.is_open:
         here = [] if shop.why_not_here(name) else [("This Space's GPU", "")]
         try:
-            offers = [(f"{each.name}: ${each.price:.2f} an hour", each.flavor) for each in shop.away.offers()]
+            offers = [(pieces.offer(each), each.flavor) for each in shop.away.offers()]
             value = "" if here else shop.away.proposed().flavor
         except (UserError, BackendError) as error:
             told, offers, value = str(error), [], "" if here else None

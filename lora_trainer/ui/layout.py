@@ -165,7 +165,7 @@ def _lay_out_settings(studio: Studio, by_name: dict, rents: bool) -> dict:
         elem_classes="mova-wrap",
     )
     with gr.Accordion("Advanced", open=False, elem_id="train-advanced"):
-        _lay_out_advanced(studio, by_name)
+        _lay_out_advanced(studio, by_name, rents)
     hardware = gr.Dropdown(
         [],
         label="Machine",
@@ -176,7 +176,7 @@ def _lay_out_settings(studio: Studio, by_name: dict, rents: bool) -> dict:
     return {"hardware": hardware, "cost": gr.HTML(elem_id="train-cost", padding=True)}
 
 
-def _lay_out_advanced(studio: Studio, by_name: dict) -> None:
+def _lay_out_advanced(studio: Studio, by_name: dict, rents: bool) -> None:
     steps = default_steps(studio.model)
     with gr.Row(elem_classes="mova-phone-wrap"):
         for name, label, info, value in (
@@ -206,7 +206,12 @@ def _lay_out_advanced(studio: Studio, by_name: dict) -> None:
             min_width=150,
         )
         by_name["price"] = gr.Number(
-            0, label="Price of an hour", info="For the estimate.", elem_id="train-price", min_width=150
+            0,
+            label="Price of an hour",
+            info="For the estimate.",
+            elem_id="train-price",
+            min_width=150,
+            visible=not rents,  # where the Hub tells it
         )
 
 

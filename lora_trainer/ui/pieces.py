@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lora_trainer.findings import Finding
+from lora_trainer.hardware import Hardware
 from lora_trainer.looking import Cost, Look, Looks
 from lora_trainer.manifest import Item
 from lora_trainer.presets import EXPERTS
@@ -150,6 +151,10 @@ def cost(cost: Cost, steps: int, price: float | None, pace: float | None, most_s
     if not cost.fits:
         told += note("It does not fit the machine.", "error") + notes(cost.advice, "warning")
     return told
+
+
+def offer(hardware: Hardware) -> str:
+    return f"{hardware.name}, {hardware.memory}: ${hardware.price:.2f} an hour"
 
 
 def status(run: Run, state: Status) -> str:

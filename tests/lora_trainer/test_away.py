@@ -1,11 +1,17 @@
 """The train tab's runs on Hugging Face Jobs, from form to adapter, without a browser."""
 
+import base64
+import hashlib
+import json
 import time
 
 import gradio as gr
+import httpx2
+import itsdangerous
 import pytest
 from gradio.helpers import special_args
 
+from lora_trainer.clipset import ClipSet
 from lora_trainer.hub_jobs import Login
 from lora_trainer.jobs import Jobs
 from lora_trainer.journal import ADAPTER
@@ -15,6 +21,8 @@ from lora_trainer.ui.layout import lay_out
 from lora_trainer.ui.login import login_of, signed
 from lora_trainer.ui.run_events import RunEvents
 from mova.types import UserError
+from mova.ui.visitors import Visitors
+from tests.browser.demo import serving
 from tests.hub_server import TOKEN, running_hub
 
 SCOPES = ("openid", "profile", "contribute-repos", "jobs")
@@ -116,6 +124,7 @@ def test_a_space_with_a_gpu_of_its_own_lends_it_to_its_owner_and_rents_to_all(op
         tab.do(admitted(shop, tab.parts, tab.gate, login, visitor, None))
         assert [value for _, value in tab.set["hardware"]["choices"]] == values
         assert tab.set["hardware"]["value"] == ("" if name == "anna" else "cpu-upgrade")
+        assert tab.set["hardware"]["choices"][-1][0] == "Nvidia H200, 141 GB: $5.00 an hour"
         assert tab.set["body"]["visible"]
     with pytest.raises(UserError, match="choose a machine in step 3"):
         shop.start(shop.owner(visitor), WISHES, "bert")
@@ -227,6 +236,67 @@ def test_a_run_that_is_being_sent_can_be_stopped_and_survives_the_page(shop, vis
     assert hub.jobs == []
     shop.away.hub.note(run, login, shop.away.offer("cpu-upgrade"), 1800)  # as a page leaves it that is killed
     assert "broke off with the page; nothing is lost, go on" in tab.watch(login, visitor)
+
+
+class Page:
+    """The page of a Space over HTTP, as a browser that is signed in as `name` uses it."""
+
+    def __init__(self, url, name):
+        profile = {"sub": "1", "name": name, "preferred_username": name, "profile": "", "picture": ""}
+        info = {"access_token": TOKEN, "scope": " ".join(SCOPES), "expires_at": int(time.time()) + 99999}
+        session = base64.b64encode(json.dumps({"oauth_info": info | {"userinfo": profile}}).encode())
+        key = hashlib.sha256(b"s-v4").hexdigest()
+        cookie = itsdangerous.TimestampSigner(key).sign(session).decode()
+        self.client = httpx2.Client(base_url=url, cookies={"session": cookie}, timeout=60)
+        config = self.client.get("/config").json()
+        self.dependencies = config["dependencies"]
+        self.ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
+
+    def do(self, elem_id, event, *values):
+        """What an event sets, by the component's elem_id."""
+        target = [self.ids[elem_id], event]
+        (found,) = (each for each in self.dependencies if target in each["targets"])
+        asked = {"data": values, "fn_index": found["id"], "session_hash": "x"}
+        self.client.post("/gradio_api/queue/join", json=asked).raise_for_status()
+        names = {number: name for name, number in self.ids.items()}
+        with self.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "x"}) as answer:
+            for line in answer.iter_lines():
+                told = json.loads(line.removeprefix("data: ")) if line else {}
+                if told.get("msg") == "process_completed":
+                    assert told["success"], told
+                    return dict(zip(map(names.get, found["outputs"]), told["output"]["data"], strict=True))
+        raise AssertionError(f"{elem_id} did not answer")
+
+
+@pytest.mark.slow
+def test_the_page_of_a_space_starts_a_job_in_the_name_of_who_is_signed_in(hub, tmp_path, clips):
+    space = SPACE | {"SYSTEM": "spaces", "SPACES_ZERO_GPU": "", "SPACE_HOST": "anna-mova.hf.space"}
+    space |= {"OAUTH_CLIENT_ID": "x", "OAUTH_CLIENT_SECRET": "s", "HF_HOME": str(tmp_path / "hf")}
+    space |= {"OPENID_PROVIDER_URL": "https://huggingface.co", "HF_ENDPOINT": hub.url}
+    with serving(tmp_path, **space) as server:
+        visitors = Visitors(server.outputs)
+        visitor = visitors.issue()
+        folder = server.outputs.absolute() / "training" / visitors.folder_name(visitor)
+        page, form = Page(server.url, "me"), list(vars(WISHES).values())
+        seen = page.do("train-tab", "select", visitor, None)
+        assert seen["train-body"]["visible"]
+        assert [value for _, value in seen["train-hardware"]["choices"]] == ["cpu-upgrade", "h200"]
+        ClipSet(folder, 2**30).add(sorted(clips.iterdir()))
+        seen = page.do("train-start", "click", visitor, "cpu-upgrade", *form)
+        assert "being sent to Hugging Face" in seen["train-status"], seen["train-start-notes"]
+        for _ in range(100):
+            if hub.jobs:
+                break
+            time.sleep(0.1)
+        (job,) = hub.jobs
+        assert job["asked"]["secrets"] == {"HF_TOKEN": TOKEN}
+        assert job["told"]["labels"]["app"] == "mova-lora"
+        stranger = Page(server.url, "bert").do("train-start", "click", visitors.issue(), "cpu-upgrade", *form)
+        assert "Sign in" in stranger["train-start-notes"]
+        assert TOKEN not in server.log.read_text()
+    assert not [
+        path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()
+    ]
 
 
 def test_gradio_gives_handlers_who_is_signed_in_on_a_space_alone(shop, open_shop):

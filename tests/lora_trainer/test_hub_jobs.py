@@ -300,11 +300,16 @@ def test_nothing_that_a_repo_holds_is_believed(hub, away, login, sent, tmp_path)
 
 
 def test_jobs_are_found_again_by_who_started_them_until_they_are_forgotten(hub, away, login, sent, tmp_path):
-    run, _ = sent
+    run, job = sent
     away.find(login, tmp_path / "new")
     (found,) = Jobs(tmp_path).runs("new")
     assert (found.run_id, found.about, found.status()) == (run.run_id, run.about, run.status())
     assert found.job["price"] == pytest.approx(0.03)
+    # One that ended while nobody looked is as it says itself.
+    job["told"]["status"]["stage"] = "COMPLETED"
+    hub.repos[run.job["repo"]]["outcome.json"] = b'{"kind": "done", "message": "done"}'
+    away.find(login, tmp_path / "later")
+    assert [each.status().kind for each in Jobs(tmp_path).runs("later")] == ["done"]
     away.forget(found, login)
     away.find(login, tmp_path / "other")
     assert Jobs(tmp_path).runs("other") == []
