@@ -8,8 +8,9 @@ from pathlib import Path
 
 from lora_trainer.hardware import Hardware
 from lora_trainer.hub_jobs import IMAGE, HubJobs, Login
+from lora_trainer.jobs import Jobs
 from lora_trainer.looking import Cost
-from lora_trainer.runs import DATA, JOB, OUTCOME, REFUSED, SENDING, Run, write_json
+from lora_trainer.runs import DATA, JOB, LIVE_STAGES, OUTCOME, REFUSED, SENDING, Run, write_json
 from lora_trainer.simple import is_small
 from mova.catalog import GPUS, MODELS, REPO_ID, human_seconds
 from mova.types import BackendError, UserError
@@ -121,10 +122,23 @@ class Away:
     def again(self, run: Run, login: Login | None) -> None:
         """Go on with a run in another job. Raises UserError, BackendError."""
         login, job = checked(login), run.job
+        if job["id"] and job["stage"] in LIVE_STAGES:  # it was silent, but may run
+            self.hub.look(run, login)
+            if run.status().is_live:
+                raise UserError("its job is under way")
         left = login.ends - time.time() - SAVE_SECONDS
         if left < LEAST_SECONDS:
             raise UserError("this sign-in ends soon; sign out and in again, then go on")
         self.go(run, login, self.offer(job["flavor"]), int(min(job["seconds"], left)))
+
+    def catch_up(self, jobs: Jobs, owner: str, login: Login) -> str:
+        """Bring what happened while nobody looked, also to runs that only the Hub knows; what went wrong.
+
+        Raises UserError, BackendError.
+        """
+        self.hub.find(login, jobs.root / owner)
+        live = [run for run in jobs.runs(owner) if run.job.get("stage") in LIVE_STAGES]
+        return next(filter(None, [self.look(run, login) for run in live]), "")
 
     def look(self, run: Run, login: Login | None) -> str:
         """Bring what a job has sent, now and then; what went wrong with that."""

@@ -45,10 +45,10 @@ class RunEvents:
         told = ""
         try:
             if login and self.shop.away.is_open:
-                self.shop.away.hub.find(login, self.shop.jobs.root / self.shop.owner(visitor))
+                told = self.shop.away.catch_up(self.shop.jobs, self.shop.owner(visitor), login)
         except (UserError, BackendError) as error:
-            told = pieces.note(str(error), "warning")
-        return {self.tab.start_notes: told} | self.open(visitor)
+            told = str(error)
+        return {self.tab.start_notes: pieces.note(told, "warning")} | self.open(visitor)
 
     def open(self, visitor: str) -> Updates:
         """The newest run."""

@@ -15,6 +15,7 @@ from lora_trainer.clipset import ClipSet
 from lora_trainer.hub_jobs import Login
 from lora_trainer.jobs import Jobs
 from lora_trainer.journal import ADAPTER
+from lora_trainer.runs import JOB, write_json
 from lora_trainer.simple import Simple
 from lora_trainer.ui import admitted, pieces
 from lora_trainer.ui.layout import lay_out
@@ -134,6 +135,7 @@ def test_a_space_with_a_gpu_of_its_own_lends_it_to_its_owner_and_rents_to_all(op
     assert not tab.set["body"]["visible"]
 
 
+@pytest.mark.slow
 def test_what_a_run_costs_is_told_before_at_the_price_of_now(shop, visitor, hub):
     owner, card = shop.owner(visitor), shop.away.offer("h200")
     cost = shop.cost(owner, WISHES, card)
@@ -171,6 +173,7 @@ def test_who_may_not_start_a_job_is_told_why(shop, visitor, hub, changes, senten
     assert shop.jobs.runs(shop.owner(visitor)) == []
 
 
+@pytest.mark.slow
 def test_a_run_is_refused_tried_again_watched_lost_and_found_again(shop, visitor, hub, login, open_space):
     tab, owner = Tab(shop), shop.owner(visitor)
     hub.refusals = {"POST /api/jobs/me": 402}
@@ -188,6 +191,16 @@ def test_a_run_is_refused_tried_again_watched_lost_and_found_again(shop, visitor
     assert tab.set["timer"].active
     (job,) = hub.jobs
     assert job["asked"]["timeoutSeconds"] == shop.jobs.get(owner, run_id).job["seconds"] > 1800
+
+    run = shop.jobs.get(owner, run_id)
+    write_json(run.folder / JOB, run.job | {"heard": 0})  # long ago
+    assert run.status().kind == "broken"
+    tab.do(tab.events.go_on(login, visitor, run_id))
+    assert "Its job is under way" in tab.set["start_notes"]
+    write_json(run.folder / JOB, run.job | {"heard": 0})
+    shop.away._looks.clear()
+    tab.do(tab.events.come(login, visitor))
+    assert run.status().kind == "waiting"
 
     job["told"] |= {"status": {"stage": "RUNNING"}, "durations": {"runningSecs": 7200}}
     repo = hub.repos[shop.jobs.get(owner, run_id).job["repo"]]
@@ -226,6 +239,7 @@ def test_a_run_is_refused_tried_again_watched_lost_and_found_again(shop, visitor
     assert not tab.set["run_box"]["visible"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_being_sent_can_be_stopped_and_survives_the_page(shop, visitor, hub, login):
     tab, owner = Tab(shop), shop.owner(visitor)
     run = shop.rent(owner, WISHES, "cpu-upgrade", login)
