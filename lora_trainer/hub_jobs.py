@@ -43,7 +43,7 @@ from lora_trainer.runs import (
     read_run,
     write_json,
 )
-from mova.types import BackendError
+from mova.types import BackendError, UserError
 
 IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"  # what the Hub's own library starts scripts in
 LABEL = "mova-lora"
@@ -109,28 +109,41 @@ class HubJobs:
             )
 
     def begin(self, run: Run, login: Login, hardware: Hardware, seconds: int) -> None:
-        """Start a job that the Hub ends after `seconds`. Raises UserError, BackendError."""
+        """Start a job that the Hub ends after `seconds`, unless one of this run is under way.
+
+        Raises UserError, BackendError.
+        """
         api, repo = self._api(login), repo_of(run, login)
         terms = vars(Terms(repo, hardware.flavor, hardware.name, hardware.price, seconds))
+        labels = {"app": LABEL, "run": run.run_id}
         with answered():
-            old = [
-                CommitOperationDelete(name) for name in (OUTCOME, PHASE, STOP) if api.file_exists(repo, name)
-            ]
-            new = CommitOperationAdd(JOB, json.dumps(terms).encode())
-            api.create_commit(repo, [*old, new], commit_message=f"Train on {hardware.name}")
-            info = api.run_job(
-                image=self.image,
-                command=["bash", "-ec", COMMAND, self.code, repo, str(seconds), str(int(login.ends))],
-                secrets={"HF_TOKEN": login.token},
-                flavor=hardware.flavor,
-                timeout=seconds,
-                name=name_of(run),
-                labels={"app": LABEL, "run": run.run_id, "repo": name_of(run)},
-                namespace=login.name,
-            )
+            old = [name for name in (OUTCOME, PHASE, STOP) if api.file_exists(repo, name)]
+            live = list(api.list_jobs(labels=labels, status=["SCHEDULING", "RUNNING"], namespace=login.name))
+            if live and OUTCOME in old:
+                raise UserError("the last job of this run is just ending; wait a minute")
+            if not live:
+                operations = [
+                    *map(CommitOperationDelete, old),
+                    CommitOperationAdd(JOB, json.dumps(terms).encode()),
+                ]
+                api.create_commit(repo, operations, commit_message=f"Train on {hardware.name}")
+                live = [self._run(api, run, login, hardware, seconds)]
         for name in (OUTCOME, PHASE, STOP):
             (run.folder / name).unlink(missing_ok=True)
-        write_json(run.folder / JOB, terms | state_of(info))
+        write_json(run.folder / JOB, terms | state_of(live[0]))
+
+    def _run(self, api: HfApi, run: Run, login: Login, hardware: Hardware, seconds: int) -> JobInfo:
+        repo, name = repo_of(run, login), name_of(run)
+        return api.run_job(
+            image=self.image,
+            command=["bash", "-ec", COMMAND, self.code, repo, str(seconds), str(int(login.ends))],
+            secrets={"HF_TOKEN": login.token},
+            flavor=hardware.flavor,
+            timeout=seconds,
+            name=name,
+            labels={"app": LABEL, "run": run.run_id, "repo": name},
+            namespace=login.name,
+        )
 
     def note(self, run: Run, login: Login, hardware: Hardware, seconds: int, message: str = "") -> None:
         """Keep what is to be started or, with a message why, was not, so that it can be tried again."""

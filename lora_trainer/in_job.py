@@ -12,12 +12,11 @@ from pathlib import Path
 
 import httpx2
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 
 from lora_trainer.jobs import Jobs
 from lora_trainer.journal import CHECKPOINTS, JOURNAL
 from lora_trainer.mirror import Outbox
-from lora_trainer.runs import ABOUT, CONFIG, STOP, Run, read_json, read_run, write_json
+from lora_trainer.runs import ABOUT, CONFIG, OUTCOME, STOP, Run, read_json, read_run, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ LOOK_SECONDS = 5.0
 PUSH_SECONDS, PUSH_SHARE = 60, 1 / 50  # between commits: at first, and of the time that has gone
 SAVE_SECONDS = 300  # kept of the job's time for saving
 LAST_TRIES = 10
-HUB_FAILS = (HfHubHTTPError, httpx2.TransportError)
+HUB_FAILS = (OSError, httpx2.TransportError)  # what the Hub answers is an OSError, too
 
 
 def main(repo: str, seconds: float, ends: float) -> int:
@@ -55,12 +54,15 @@ def main(repo: str, seconds: float, ends: float) -> int:
         if (now := str(run.status())) != said:
             said = now
             logger.info("%s", now)
+    status = run.status()
+    if status.kind == "broken":  # its process could not say so
+        write_json(run.folder / OUTCOME, {"kind": "broken", "message": status.message})
     sys.stderr.write(f"{run.log_tail()}\n")
     for wait in range(LAST_TRIES):
         if try_to_push(outbox, is_last=True):
             break
         time.sleep(2**wait)
-    return 0 if run.status().kind == "done" else 1
+    return 0 if status.kind == "done" else 1
 
 
 def prepare(repo: str, folder: Path) -> Run:

@@ -44,7 +44,9 @@ class Outbox:
         """One commit. The adapter, which is large, goes with each new sample; at the end also what a stopped
         run needs to go on."""
         samples = {f"{SAMPLES}/{path.name}": path for path in (self.run.folder / SAMPLES).glob("*.mp4")}
-        files = {name: path for name in TEXTS if (path := self.run.folder / name).is_file()} | samples
+        # How it ended comes with the adapter: who reads it, asks no more.
+        texts = [name for name in TEXTS if is_last or name != OUTCOME]
+        files = {name: path for name in texts if (path := self.run.folder / name).is_file()} | samples
         if self.run.adapter and (is_last or samples.keys() - self.sent.keys()):
             files[ADAPTER] = self.run.adapter
         operations: list[CommitOperationAdd | CommitOperationDelete] = []

@@ -171,9 +171,10 @@ class Handler(BaseHTTPRequestHandler):
         elif len(parts) == 1:
             query = parse_qs(self.path.partition("?")[2])
             wanted = dict(label.split("=", 1) for label in query.get("label", []))
-            found = [
-                job["told"] for job in self.server.jobs if wanted.items() <= job["told"]["labels"].items()
-            ]
+            told = [job["told"] for job in self.server.jobs]
+            stages = query.get("stage", [job["status"]["stage"] for job in told])
+            found = [job for job in told if wanted.items() <= job["labels"].items()]
+            found = [job for job in found if job["status"]["stage"] in stages]
             self.answer(200, json.dumps(found[::-1]).encode())
         elif job := self.find_job(parts[1]):
             told = json.dumps(job["told"])

@@ -61,6 +61,8 @@ class Away:
             for offer in offers
             if (offer.cores >= LEAST_CORES if self.is_small else gib[offer.gpu] >= LEAST_GIB)
         ]
+        if not offers:
+            raise UserError("the Hub has no machine for this model just now; try again later")
         return (enough or offers)[0]
 
     def offer(self, flavor: str) -> Hardware:
@@ -122,6 +124,8 @@ class Away:
     def again(self, run: Run, login: Login | None) -> None:
         """Go on with a run in another job. Raises UserError, BackendError."""
         login, job = checked(login), run.job
+        if run.run_id in self._sending:
+            raise UserError("it is being sent already")
         if job["id"] and job["stage"] in LIVE_STAGES:  # it was silent, but may run
             self.hub.look(run, login)
             if run.status().is_live:
@@ -142,10 +146,11 @@ class Away:
 
     def look(self, run: Run, login: Login | None) -> str:
         """Bring what a job has sent, now and then; what went wrong with that."""
+        if run.run_id in self._sending:
+            return ""
         if (job := run.job)["stage"] == SENDING:
-            if run.run_id not in self._sending:
-                message = "sending broke off with the page; nothing is lost, go on"
-                write_json(run.folder / JOB, job | {"stage": REFUSED, "message": message})
+            message = "sending broke off with the page; nothing is lost, go on"
+            write_json(run.folder / JOB, job | {"stage": REFUSED, "message": message})
             return ""
         when, told = self._looks.get(run.run_id, (-LOOK_SECONDS, ""))
         if time.monotonic() - when < LOOK_SECONDS:

@@ -178,6 +178,9 @@ def test_a_job_sends_losses_stops_when_asked_goes_on_and_its_adapter_comes_back(
     assert 2 < step < STEPS
     first = run.adapter.read_bytes()
 
+    with pytest.raises(UserError, match="is just ending; wait a minute"):
+        away.begin(run, login, away.offers()[0], 1800)
+    job["told"]["status"]["stage"] = "ERROR"
     away.begin(run, login, away.offers()[0], 1800)
     assert run.status().kind == "waiting"
     assert play(hub.jobs[-1]).wait(120) == 0
@@ -264,6 +267,14 @@ def test_a_job_that_is_gone_or_never_asked_about_is_told(hub, away, login, sent)
         away.look(run, login)
     write_json(run.folder / JOB, run.job | {"heard": time.time() - 1e6})
     assert run.status().kind == "broken"
+
+
+def test_a_run_has_no_two_jobs_at_once(hub, away, login, sent):
+    run, job = sent
+    (run.folder / JOB).unlink()  # the page was killed before it wrote this
+    away.begin(run, login, away.offers()[0], 1800)
+    assert hub.jobs == [job]
+    assert run.job["id"] == job["told"]["id"]
 
 
 def test_a_job_that_waits_is_cancelled_at_once(hub, away, login, sent):
