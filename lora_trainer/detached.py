@@ -40,6 +40,7 @@ Report = Callable[[str, int, int], None]  # what is done, of how many
 def main(folder: Path) -> int:
     """Train the run in `folder` to its end; the exit code is the command line's."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # its addresses may be signed
     write_ticket(folder, os.getpid())
     signal.signal(signal.SIGTERM, stop_now)
     run, report = read_run(folder), Phase(folder)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_trainer.clipset import ClipSet
 from lora_trainer.findings import SEVERITIES, Finding
+from lora_trainer.hardware import Hardware
 from lora_trainer.manifest import Item
 from mova.types import UserError
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 REMEMBERED = 64  # clips whose measurements are kept: a changed caption needs no new look at the picture
 PREVIEW_SIDE, PREVIEW_RATE, PREVIEW_SECONDS, PREVIEW_SAMPLES = 384, 24.0, 30.0, 48000
+# Of a rented machine, assumed: to install the toolkit, and to download and load the model.
+SETUP_SECONDS, SETUP_BYTES_A_SECOND = 240, 150e6
 OFFLOADS = ("none", "experts", "layers")  # the faster first
 _measured: OrderedDict[tuple[object, ...], dict[str, Any]] = OrderedDict()
 
@@ -108,14 +111,18 @@ def mend(settings: Mapping[str, Any], clips: ClipSet) -> list[str]:
     return told
 
 
-def count_cost(settings: Mapping[str, Any], items: Sequence[Item]) -> Cost:
-    """The plan of a run, with frozen weights kept where it fits this machine, the fastest way first."""
+def count_cost(settings: Mapping[str, Any], items: Sequence[Item], hardware: Hardware | None = None) -> Cost:
+    """The plan of a run, with frozen weights kept where it fits the machine, the fastest way first.
+
+    The machine is this one, or one that is rented, which must be set up first.
+    """
     from lora_trainer.plan import figures
     from lora_trainer.plan_advice import advise
-    from lora_trainer.plan_inputs import find_card, outline
+    from lora_trainer.plan_inputs import find_card, outline, rented_card
 
     config = config_of(settings)
-    card, known = find_card(config, None), outline(config, list(items))
+    card = rented_card(config, hardware) if hardware else find_card(config, None)
+    known = outline(config, list(items))
     plan, changes = figures(config, card, known), {}
     for offload in OFFLOADS[1:] if card.is_gpu and not plan.fits else ():
         other = config_of(settings, {"run.offload": offload})
@@ -123,8 +130,13 @@ def count_cost(settings: Mapping[str, Any], items: Sequence[Item]) -> Cost:
             config, plan, changes = other, then, {"run.offload": offload}
             break
     advice = () if plan.fits else tuple(advise(config, card, known, plan))
+    seconds, fits = plan.seconds, plan.fits
+    if hardware:
+        seconds = {"setup": SETUP_SECONDS + known.download / SETUP_BYTES_A_SECOND, **seconds}
+        if fits and 0 < hardware.disk < sum(plan.disk.values()):
+            fits, advice = False, (f"Its disk has {hardware.disk / 1e9:.0f} GB.",)
     return Cost(
-        card.name, card.vram, card.is_gpu, plan.fits, plan.device, plan.host, plan.disk, plan.seconds,
+        card.name, card.vram, card.is_gpu, fits, plan.device, plan.host, plan.disk, seconds,
         plan.step_seconds, advice, changes,
     )  # fmt: skip
 

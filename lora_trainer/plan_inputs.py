@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from lora_trainer import plan_memory
 from lora_trainer.cache import INDEX, Entry, read_index
 from lora_trainer.config import Config, Data
+from lora_trainer.hardware import Hardware
 from lora_trainer.manifest import Item
 from lora_trainer.objective import expert_range, training_sigmas
 from lora_trainer.presets import EXPERTS
@@ -76,6 +77,14 @@ def find_card(config: Config, gpu: str | None, processes: int = 1) -> Card:
         rate *= FLOAT32_RATE if dtype == "float32" else 1
         link = known.link if known else UNKNOWN_GPU_LINK
     return Card(machine.name, machine.vram, machine.ram, rate, link, is_gpu, dtype, processes)
+
+
+def rented_card(config: Config, hardware: Hardware) -> Card:
+    """A machine of the Hub's jobs. Of its virtual cores two share one."""
+    if hardware.gpu:
+        return replace(find_card(config, hardware.gpu), name=hardware.name, ram=hardware.ram or None)
+    rate, dtype = CPU_TFLOPS_PER_CORE * hardware.cores / 2, "float32"
+    return Card(hardware.name, hardware.ram, hardware.ram, rate, UNKNOWN_GPU_LINK, False, dtype)
 
 
 def outline(config: Config, items: list[Item] | None = None) -> Outline:

@@ -19,9 +19,10 @@ import psutil
 from lora_trainer.journal import ADAPTER, CHECKPOINTS, JOURNAL, Journal
 from mova.outputs import new_output
 
-ABOUT, CONFIG, PROCESS, PHASE, OUTCOME, STOP, LOG, DATA = (
+ABOUT, CONFIG, JOB, PROCESS, PHASE, OUTCOME, STOP, LOG, DATA = (
     "about.json",
     "config.json",
+    "job.json",
     "process.json",
     "phase.json",
     "outcome.json",
@@ -32,6 +33,9 @@ ABOUT, CONFIG, PROCESS, PHASE, OUTCOME, STOP, LOG, DATA = (
 CLOCK = 2.0  # seconds by which two readings of a process's start may differ
 NO_SPACE = 50 * 2**20  # bytes free, under which a run that vanished is taken to have filled the disk
 LIVE = ("waiting", "running", "stopping")
+SENDING, REFUSED = "SENDING", "REFUSED"  # stages of a job that the Hub does not know (yet)
+LIVE_STAGES = (SENDING, "SCHEDULING", "RUNNING")
+SILENCE = 3600  # seconds beyond its time after which a job that nobody asked about is over
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,11 @@ class Run:
         saved = [self.folder, *sorted((self.folder / CHECKPOINTS).glob("step-*"), reverse=True)]
         return next((path for folder in saved if (path := folder / ADAPTER).is_file()), None)
 
+    @property
+    def job(self) -> dict[str, Any]:
+        """The job of the Hub that trains it (`hub_jobs`), if one does."""
+        return read_json(self.folder / JOB)
+
     def saved_step(self) -> int:
         """The last step that is safe on the disk."""
         names = [path.name for path in (self.folder / CHECKPOINTS).glob("step-*")]
@@ -106,19 +115,41 @@ class Run:
         outcome = read_json(self.folder / OUTCOME)
         if outcome:
             return Status(outcome["kind"], outcome["message"])
-        if not is_alive(self.folder):
+        job = self.job
+        if job and (ended := self._end_of_job(job)):
+            return ended
+        if not job and not is_alive(self.folder):
             return Status("broken", self._epitaph())
         if (self.folder / STOP).exists():
             return Status("stopping", "It saves what it has learnt, then stops.")
+        if job and job["stage"] == SENDING:
+            return Status("waiting", "Its clips are being sent to Hugging Face.")
+        if job and job["stage"] != "RUNNING":
+            return Status("waiting", f"Hugging Face looks for a machine: {job['hardware']}.")
+        spent = job and f"On {job['hardware']}, about ${job['running'] / 3600 * job['price']:.2f} so far."
         phase = read_json(self.folder / PHASE) or {"what": "start", "done": 0, "count": 0}
         if phase["what"] == "turn":
             return Status("waiting", "It begins when the run before it ends.")
         steps = [event for event in self.events() if event["event"] == "step"]
         if phase["what"] != "train" or not steps:
-            return Status("running", "", phase["what"], phase["done"], phase["count"])
+            return Status("running", spent or "", phase["what"], phase["done"], phase["count"])
         pace = sorted(step["seconds"] for step in steps[-20:])[len(steps[-20:]) // 2]
         step, count = steps[-1]["step"], self.about.steps
-        return Status("running", "", "train", step, count, (count - step) * pace)
+        return Status("running", spent or "", "train", step, count, (count - step) * pace)
+
+    def _end_of_job(self, job: Mapping[str, Any]) -> Status | None:
+        """How a job ended that did not say so itself."""
+        kept = "what it had sent is here" if self.adapter else "it had sent nothing yet"
+        said = f" ({job['message']})" if job["message"] else ""
+        if job["stage"] == REFUSED:
+            return Status("failed", job["message"])
+        if job["stage"] == "CANCELED":
+            return Status("stopped", f"the job was cancelled{said}; {kept}")
+        if job["stage"] not in LIVE_STAGES:
+            return Status("failed", f"the job ended early{said}; {kept}. Its log: {job['url']}")
+        if time.time() > job["heard"] + job["seconds"] + SILENCE:
+            return Status("broken", f"nothing was heard of the job for long; {kept}. Look at {job['url']}")
+        return None
 
     def _epitaph(self) -> str:
         saved = self.saved_step()

@@ -1,4 +1,4 @@
-"""A Hub small enough to read: one repo of local files behind the endpoints that huggingface_hub asks."""
+"""A Hub small enough to read: repos and jobs behind the endpoints that huggingface_hub asks."""
 
 import base64
 import hashlib
@@ -7,16 +7,36 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 TOKEN = "hf_of_me"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+ACCELERATOR = {"type": "gpu", "quantity": "1", "manufacturer": "Nvidia"}
+PRICE = {
+    "unitCostMicroUSD": 83333,
+    "unitCostUSD": 0.083333,
+    "unitLabel": "minute",
+    "ephemeralStorage": "3 TB",
+}
+HARDWARE = [
+    {"name": "h200", "prettyName": "Nvidia H200", "cpu": "23 vCPU", "ram": "256 GB", **PRICE}
+    | {"accelerator": ACCELERATOR | {"model": "H200", "vram": "141 GB"}},
+    {"name": "h200x8", "prettyName": "8x Nvidia H200", "cpu": "184 vCPU", "ram": "2 TB", **PRICE}
+    | {"accelerator": ACCELERATOR | {"model": "H200", "vram": "1128 GB", "quantity": "8"}},
+    {"name": "cpu-upgrade", "prettyName": "CPU Upgrade", "cpu": "8 vCPU", "ram": "32 GB", **PRICE}
+    | {"unitCostUSD": 0.0005, "ephemeralStorage": "N/A"},
+    {"name": "inf2", "prettyName": "Inferentia", "cpu": "4 vCPU", "ram": "16 GB", **PRICE}
+    | {"accelerator": ACCELERATOR | {"model": "Inf2", "vram": "32 GB", "manufacturer": "AWS"}},
+]
 
 
 class Hub(ThreadingHTTPServer):
     """Serves `folder` as org/tiny; org/gated is gated, others do not exist. `served` counts bytes by file.
 
-    With the token TOKEN repos of "me" can be made and written; what was is in `made` and `commits`.
+    With the token TOKEN repos of "me" can be made, written and read, and jobs started, which nobody runs
+    here. What was asked for is in `made`, `commits` and `jobs`, files are in `repos`. `refusals` are statuses
+    to give to requests by the beginning of method and path.
     """
 
     daemon_threads = True
@@ -27,14 +47,26 @@ class Hub(ThreadingHTTPServer):
         self.served: dict[str, int] = {}
         self.made: dict[str, dict] = {}  # what was asked for, by repo
         self.commits: list[tuple[str, dict[str, bytes]]] = []  # repo and files
+        self.repos: dict[str, dict[str, bytes]] = {}  # files by repo
+        self.jobs: list[dict] = []  # as they were asked for, and what the server says of them
+        self.hardware = HARDWARE
+        self.refusals: dict[str, int] = {}
+        self.paths: list[str] = []  # all that was asked for
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def files(self) -> dict[str, Path]:
+    def files(self, repo: str = "org/tiny") -> dict[str, bytes]:
+        if repo != "org/tiny":
+            return self.repos[repo]
         paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        return {path.relative_to(self.folder).as_posix(): path for path in paths}
+        return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in paths}
+
+    def state(self, repo: str) -> str:
+        """The commit that a repo is at."""
+        count = sum(name == repo for name, _ in self.commits)
+        return hashlib.sha1(f"{repo} {count}".encode()).hexdigest() if count else COMMIT
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -42,34 +74,58 @@ class Handler(BaseHTTPRequestHandler):
     server: Hub
 
     def do_GET(self) -> None:
+        if self.is_refused():
+            return
         path = unquote(self.path.partition("?")[0])
-        path = path.replace("/api/datasets/", "/api/models/").removeprefix("/datasets")
+        if path.startswith("/api/jobs/"):
+            self.answer_about_jobs(path.split("/")[3:])
+            return
+        for kind in ("datasets", "spaces"):
+            path = path.replace(f"/api/{kind}/", "/api/models/").removeprefix(f"/{kind}")
         repo = "/".join(path.removeprefix("/api/models").split("/")[1:3])
-        if repo != "org/tiny":
+        known = repo == "org/tiny" or repo in self.server.repos
+        if not known or (repo.startswith("me/") and not self.is_signed_in):
             gated = repo == "org/gated"
             self.answer(403 if gated else 404, error="GatedRepo" if gated else "RepoNotFound")
-        elif path.startswith("/api/models/org/tiny/tree/"):
+        elif path.startswith(f"/api/models/{repo}/tree/"):
             entries = [
-                {"type": "file", "path": name, "size": file.stat().st_size, "oid": digest(file)}
-                for name, file in self.server.files().items()
+                {"type": "file", "path": name, "size": len(content), "oid": digest(content)}
+                for name, content in self.server.files(repo).items()
             ]
             self.answer(200, json.dumps(entries).encode())
-        elif path.startswith("/api/models/org/tiny"):
-            siblings = [{"rfilename": name} for name in self.server.files()]
-            info = {"_id": "1", "id": "org/tiny", "sha": COMMIT, "siblings": siblings}
+        elif path.startswith(f"/api/models/{repo}"):
+            siblings = [{"rfilename": name, "size": len(c)} for name, c in self.server.files(repo).items()]
+            info = {"_id": "1", "id": repo, "sha": self.server.state(repo), "siblings": siblings}
             self.answer(200, json.dumps(info).encode())
         else:
-            self.send_file(path.split("/", 5)[5])
+            self.send_file(repo, path.split("/", 5)[5])
 
     do_HEAD = do_GET  # noqa: N815
+
+    @property
+    def is_signed_in(self) -> bool:
+        return self.headers.get("authorization") == f"Bearer {TOKEN}"
+
+    def is_refused(self) -> bool:
+        """Whether a refusal was asked for, and given."""
+        asked = f"{self.command} {self.path}"
+        self.server.paths.append(asked)
+        status = next((s for start, s in self.server.refusals.items() if asked.startswith(start)), 0)
+        if status:
+            self.answer(status)
+        return bool(status)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         parts = self.path.strip("/").split("/")
+        if self.is_refused():
+            return
         if self.path == "/api/validate-yaml":
             self.answer(200, json.dumps({"errors": [], "warnings": []}).encode())
-        elif self.headers.get("authorization") != f"Bearer {TOKEN}":
+        elif not self.is_signed_in:
             self.answer(401)
+        elif parts[1] == "jobs":
+            self.change_jobs(parts[2:], json.loads(body or b"{}"))
         elif self.path == "/api/repos/create":
             asked = json.loads(body)
             repo = f"{asked.get('organization', 'me')}/{asked['name']}"
@@ -78,6 +134,7 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 taken = repo in self.server.made
                 self.server.made.setdefault(repo, asked)
+                self.server.repos.setdefault(repo, {})
                 body = {"url": f"{self.server.url}/{repo}", "name": repo}
                 self.answer(409 if taken else 200, json.dumps(body).encode())
         elif parts[4] == "preupload":
@@ -85,20 +142,83 @@ class Handler(BaseHTTPRequestHandler):
             files = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
             self.answer(200, json.dumps({"files": files}).encode())
         else:
-            repo = "/".join(parts[2:4])
-            lines = [json.loads(line) for line in body.splitlines()]
-            files = [line["value"] for line in lines if line["key"] == "file"]
-            self.server.commits.append((repo, {f["path"]: base64.b64decode(f["content"]) for f in files}))
-            url = f"{self.server.url}/{repo}/commit/{COMMIT}"
-            self.answer(200, json.dumps({"commitUrl": url, "commitOid": COMMIT}).encode())
+            self.commit("/".join(parts[2:4]), [json.loads(line) for line in body.splitlines()])
 
-    def send_file(self, name: str) -> None:
-        file = self.server.files().get(name)
-        if file is None:
+    do_PUT = do_POST  # noqa: N815
+
+    def commit(self, repo: str, lines: list[dict]) -> None:
+        held = self.server.repos.setdefault(repo, {})
+        for line in lines:
+            path = line["value"].get("path", "")
+            if line["key"] == "deletedFile":
+                del held[path]
+            elif line["key"] == "deletedFolder":
+                for name in [name for name in held if name.startswith(path)]:
+                    del held[name]
+        files = [line["value"] for line in lines if line["key"] == "file"]
+        added = {file["path"]: base64.b64decode(file["content"]) for file in files}
+        held |= added
+        self.server.commits.append((repo, added))
+        state = self.server.state(repo)
+        url = f"{self.server.url}/{repo}/commit/{state}"
+        self.answer(200, json.dumps({"commitUrl": url, "commitOid": state}).encode())
+
+    def answer_about_jobs(self, parts: list[str]) -> None:
+        if parts == ["hardware"]:
+            self.answer(200, json.dumps(self.server.hardware).encode())
+        elif not self.is_signed_in:
+            self.answer(401)
+        elif len(parts) == 1:
+            query = parse_qs(self.path.partition("?")[2])
+            wanted = dict(label.split("=", 1) for label in query.get("label", []))
+            told = [job["told"] for job in self.server.jobs]
+            stages = query.get("stage", [job["status"]["stage"] for job in told])
+            found = [job for job in told if wanted.items() <= job["labels"].items()]
+            found = [job for job in found if job["status"]["stage"] in stages]
+            self.answer(200, json.dumps(found[::-1]).encode())
+        elif job := self.find_job(parts[1]):
+            told = json.dumps(job["told"])
+            if parts[2:] == ["logs"]:
+                line = {"data": "the machine burst", "timestamp": "2026-01-01T00:00:00.000Z"}
+                told = f"data: {json.dumps(line)}\n\n"
+            self.answer(200, told.encode())
+        else:
+            self.answer(404)
+
+    def change_jobs(self, parts: list[str], asked: dict) -> None:
+        if len(parts) == 1:
+            told = {
+                "id": f"{len(self.server.jobs):024x}",
+                "createdAt": "2026-01-01T00:00:00.000Z",
+                "owner": {"id": "1", "name": parts[0], "type": "user"},
+                "status": {"stage": "SCHEDULING", "message": None},
+                "secrets": list(asked.get("secrets", {})),
+                "durations": {"schedulingSecs": 0, "runningSecs": None, "totalSecs": 0},
+            }
+            told |= {key: asked.get(key) for key in ("command", "dockerImage", "flavor", "labels")}
+            self.server.jobs.append({"asked": asked, "told": told})
+        else:
+            job = self.find_job(parts[1])
+            if job is None:
+                self.answer(404)
+                return
+            told = job["told"]
+            if parts[2] == "cancel":
+                told["status"] = {"stage": "CANCELED", "message": None}
+            else:
+                told["labels"] = asked["labels"]
+        self.answer(200, json.dumps(told).encode())
+
+    def find_job(self, job_id: str) -> dict | None:
+        return next((job for job in self.server.jobs if job["told"]["id"] == job_id), None)
+
+    def send_file(self, repo: str, name: str) -> None:
+        content = self.server.files(repo).get(name)
+        if content is None:
             self.answer(404, error="EntryNotFound")
             return
-        content = file.read_bytes()
-        headers = {"ETag": f'"{digest(file)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        state = self.server.state(repo)
+        headers = {"ETag": f'"{digest(content)}"', "X-Repo-Commit": state, "Accept-Ranges": "bytes"}
         if asked := self.headers.get("Range"):
             first, _, last = asked.removeprefix("bytes=").partition("-")
             start, end = int(first), min(int(last or len(content)), len(content) - 1)
@@ -123,8 +243,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def digest(file: Path) -> str:
-    return hashlib.sha1(file.read_bytes()).hexdigest()
+def digest(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
 
 
 @contextmanager

@@ -50,9 +50,13 @@ TRAINER_FLOORS = [
     [
         *("lora_trainer.presets", "lora_trainer.manifest", "lora_trainer.adapter", "lora_trainer.cache"),
         *("lora_trainer.journal", "lora_trainer.findings", "lora_trainer.captions"),
+        *("lora_trainer.hardware", "lora_trainer.hub_answers"),
     ],
     ["lora_trainer.config", "lora_trainer.clipset", "lora_trainer.runs"],
     ["lora_trainer.jobs", "lora_trainer.publish"],
+
+    ["lora_trainer.mirror"],
+    ["lora_trainer.hub_jobs", "lora_trainer.in_job"],
     ["lora_trainer.sound", "lora_trainer.watch", "lora_trainer.sharding"],
     ["lora_trainer.reading", "lora_trainer.checkpoint", "lora_trainer.order", "lora_trainer.workers"],
     ["lora_trainer.windows", "lora_trainer.picture", "lora_trainer.optimizers", "lora_trainer.lora"],
@@ -67,8 +71,9 @@ TRAINER_FLOORS = [
     ["lora_trainer.overfit"],
     ["lora_trainer.commands"],
     ["lora_trainer.__main__"],
-    ["lora_trainer.ui.pieces", "lora_trainer.ui.workshop"],
-    ["lora_trainer.ui.layout"],
+    ["lora_trainer.ui.pieces", "lora_trainer.ui.away"],
+    ["lora_trainer.ui.workshop"],
+    ["lora_trainer.ui.layout", "lora_trainer.ui.login"],
     ["lora_trainer.ui.events"],
     ["lora_trainer.ui.run_events"],
     ["lora_trainer.ui"],
@@ -148,6 +153,7 @@ def test_the_toolkit_knows_nothing_of_the_trainer(path):
         *("mova", "mova.types", "mova.shapes", "mova.catalog", "mova.guidance", "mova.__main__"),
         *("lora_trainer.config", "lora_trainer.manifest", "lora_trainer.commands", "lora_trainer.__main__"),
         *("lora_trainer.jobs", "lora_trainer.detached", "lora_trainer.publish", "lora_trainer.clipset"),
+        *("lora_trainer.hub_jobs", "lora_trainer.in_job"),
     ],
 )
 def test_an_import_loads_nothing_heavy(module):

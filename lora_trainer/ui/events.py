@@ -1,6 +1,7 @@
 """What happens when somebody uses the train tab: clips, captions, cost. Runs are in `run_events`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,20 +89,23 @@ class ClipEvents:
             said = pieces.note(str(error), "error")
         return self.show(visitor) | {tab.caption_notes: said}
 
-    def cost(self, visitor: str, *form: object) -> str:
-        """What a run would take."""
-        simple = Simple.read(form)
+    def cost(self, visitor: str, flavor: str | None, *form: object) -> str:
+        """What a run would take, on a machine of the Hub if one is chosen."""
+        simple, most = Simple.read(form), 0
         try:
             owner = self.shop.owner(visitor)
             if not self.shop.clips(owner).videos():
                 return ""
-            cost = self.shop.cost(owner, simple)
+            hardware = self.shop.away.offer(flavor) if flavor else None
+            cost = self.shop.cost(owner, simple, hardware)
+            if hardware and cost:
+                simple, most = replace(simple, price=hardware.price), self.shop.away.limit(cost)
         except (UserError, BackendError) as error:
             return pieces.note(str(error), "error")
         if cost is None:
             return pieces.note(NO_CAPTIONS)
         steps = int(simple.steps or default_steps(self.shop.studio.model))
-        return pieces.cost(cost, steps, simple.price, self.shop.pace(owner))
+        return pieces.cost(cost, steps, simple.price, self.shop.pace(owner, flavor or ""), most)
 
     def _found(self, looks: Looks, items: list) -> Updates:
         tab, count = self.tab, looks.fixable
@@ -118,11 +122,11 @@ def wire_clips(shop: Workshop, tab: TrainTab, visitor: gr.BrowserState, opened: 
     events = ClipEvents(shop, tab)
     shown = [tab.cards, tab.table, tab.clip_notes]
     found = [tab.cards, tab.clip_notes, tab.mend]
-    asked = [visitor, *tab.form]
+    asked, costed = [visitor, *tab.form], [visitor, tab.hardware, *tab.form]
 
     def then_look(event: Any) -> None:  # noqa: ANN401 - gradio's dependency
         looked = event.then(events.look, asked, found, **PRIVATE)
-        looked.then(events.cost, asked, [tab.cost], **PRIVATE)
+        looked.then(events.cost, costed, [tab.cost], **PRIVATE)
 
     then_look(opened(events.show, [visitor], shown, **PRIVATE))
     then_look(tab.upload.upload(events.add, [visitor, tab.upload], [tab.upload, *shown], **PRIVATE))
@@ -139,9 +143,9 @@ def wire_clips(shop: Workshop, tab: TrainTab, visitor: gr.BrowserState, opened: 
     )  # fmt: skip
     then_look(suggested)
     gr.on(
-        [each.change for each in tab.form if each is not tab.field("name")],
+        [each.change for each in (tab.hardware, *tab.form) if each is not tab.field("name")],
         events.cost,
-        asked,
+        costed,
         [tab.cost],
         trigger_mode="always_last",
         **PRIVATE,

@@ -32,6 +32,7 @@ class TrainTab:
     server: list[gr.Textbox]
     caption_notes: gr.HTML
     form: list[gr.components.Component]
+    hardware: gr.Dropdown
     cost: gr.HTML
     start: gr.Button
     start_notes: gr.HTML
@@ -66,13 +67,14 @@ class TrainTab:
         ]  # fmt: skip
 
 
-def lay_out(studio: Studio) -> TrainTab:
+def lay_out(studio: Studio, rents: bool = False) -> TrainTab:
+    """`rents`: machines of the Hub can be chosen, which are told when the tab comes into view."""
     parts: dict[str, object] = {}
     by_name: dict[str, gr.components.Component] = {}
     with gr.Column(elem_id="train-body", visible=not studio.settings.space_id) as body:
         parts |= _lay_out_clips()
         parts |= _lay_out_captions()
-        parts |= _lay_out_settings(studio, by_name)
+        parts |= _lay_out_settings(studio, by_name, rents)
         parts |= _lay_out_run()
     parts |= {"body": body, "timer": gr.Timer(2, active=False)}
     return TrainTab(**parts, form=[by_name[field.name] for field in fields(Simple)])
@@ -143,7 +145,7 @@ def _lay_out_captions() -> dict:
     return {"table": table, "suggest": suggest, "caption_notes": notes, "server": [url, model, key]}
 
 
-def _lay_out_settings(studio: Studio, by_name: dict) -> dict:
+def _lay_out_settings(studio: Studio, by_name: dict, rents: bool) -> dict:
     gr.HTML(pieces.head(3, "What to learn", "And what it will cost, before you start."))
     with gr.Row(elem_classes="mova-phone-wrap"):
         by_name["name"] = gr.Textbox(label="Name", placeholder="anna", elem_id="train-name", scale=1)
@@ -163,11 +165,18 @@ def _lay_out_settings(studio: Studio, by_name: dict) -> dict:
         elem_classes="mova-wrap",
     )
     with gr.Accordion("Advanced", open=False, elem_id="train-advanced"):
-        _lay_out_advanced(studio, by_name)
-    return {"cost": gr.HTML(elem_id="train-cost", padding=True)}
+        _lay_out_advanced(studio, by_name, rents)
+    hardware = gr.Dropdown(
+        [],
+        label="Machine",
+        info="Rented by the minute, at the prices of now.",
+        elem_id="train-hardware",
+        visible=rents,
+    )
+    return {"hardware": hardware, "cost": gr.HTML(elem_id="train-cost", padding=True)}
 
 
-def _lay_out_advanced(studio: Studio, by_name: dict) -> None:
+def _lay_out_advanced(studio: Studio, by_name: dict, rents: bool) -> None:
     steps = default_steps(studio.model)
     with gr.Row(elem_classes="mova-phone-wrap"):
         for name, label, info, value in (
@@ -197,7 +206,12 @@ def _lay_out_advanced(studio: Studio, by_name: dict) -> None:
             min_width=150,
         )
         by_name["price"] = gr.Number(
-            0, label="Price of an hour", info="For the estimate.", elem_id="train-price", min_width=150
+            0,
+            label="Price of an hour",
+            info="For the estimate.",
+            elem_id="train-price",
+            min_width=150,
+            visible=not rents,  # where the Hub tells it
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lora_trainer.findings import Finding
+from lora_trainer.hardware import Hardware
 from lora_trainer.looking import Cost, Look, Looks
 from lora_trainer.manifest import Item
 from lora_trainer.presets import EXPERTS
@@ -120,14 +121,24 @@ def summary(looks: Looks) -> str:
     return note(f"{text}.", "good")
 
 
-def cost(cost: Cost, steps: int, price: float | None, pace: float | None) -> str:
-    """Seconds, memory and money before the click; `pace` is what a step of the last run took in all."""
-    seconds = LOAD_SECONDS + (pace * steps if pace else sum(cost.seconds.values()))
+def cost(cost: Cost, steps: int, price: float | None, pace: float | None, most_seconds: int = 0) -> str:
+    """Seconds, memory and money before the click; `pace` is what a step of the last run took in all.
+
+    A rented machine is given back after `most_seconds`, and its price is in US dollars.
+    """
+    setup = cost.seconds.get("setup", 0.0)
+    seconds = LOAD_SECONDS + (setup + pace * steps if pace else sum(cost.seconds.values()))
     # Where steps take milliseconds, what surrounds the arithmetic counts, and the plan counts arithmetic.
     about = "At least" if not pace and seconds < LEAST_SECONDS else "About"
     measured = "as fast as your last run" if pace else "counted, not measured"
     lines = [f"{about} {human_seconds(seconds)} on {cost.card}, {steps} steps ({measured})."]
-    if price:
+    if most_seconds:
+        rent = [f"${each / 3600 * price:.2f}" for each in (seconds, most_seconds)]
+        lines.append(
+            f"{about} {rent[0]} at ${price:.2f} an hour, paid by your Hugging Face account; {rent[1]} at the "
+            f"very most, as the job is ended after {human_seconds(most_seconds)}."
+        )
+    elif price:
         lines.append(f"Money: about {seconds / 3600 * price:.2f} at {price:g} an hour.")
     device, host = sum(cost.device.values()) / GIB, sum(cost.host.values()) / GIB
     where = f"{device:.1f} GiB of {cost.vram / GIB:.0f} on the card, {host:.1f} GiB of memory"
@@ -138,8 +149,12 @@ def cost(cost: Cost, steps: int, price: float | None, pace: float | None) -> str
         lines.append("Frozen weights are streamed to the card, so that it fits; that is a little slower.")
     told = notes(lines)
     if not cost.fits:
-        told += note("It does not fit this machine.", "error") + notes(cost.advice, "warning")
+        told += note("It does not fit the machine.", "error") + notes(cost.advice, "warning")
     return told
+
+
+def offer(hardware: Hardware) -> str:
+    return f"{hardware.name}, {hardware.memory}: ${hardware.price:.2f} an hour"
 
 
 def status(run: Run, state: Status) -> str:

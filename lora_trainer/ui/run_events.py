@@ -5,11 +5,13 @@ from collections.abc import Callable
 import gradio as gr
 from huggingface_hub import get_token
 
+from lora_trainer.hub_jobs import Login
 from lora_trainer.runs import Run
 from lora_trainer.simple import Simple
 from lora_trainer.ui import pieces
 from lora_trainer.ui.events import PRIVATE, Updates
 from lora_trainer.ui.layout import TrainTab
+from lora_trainer.ui.login import signed
 from lora_trainer.ui.workshop import Workshop
 from mova.types import BackendError, UserError
 from mova.ui.forms import OWN, adapter_field
@@ -25,16 +27,31 @@ class RunEvents:
     def __init__(self, shop: Workshop, tab: TrainTab, generate: GenerateTab, tabs: gr.Tabs) -> None:
         self.shop, self.tab, self.generate, self.tabs = shop, tab, generate, tabs
 
-    def start(self, visitor: str, *form: object) -> Updates:
-        tab = self.tab
+    def start(self, login: Login | None, visitor: str, flavor: str | None, *form: object) -> Updates:
+        """Here, or on a machine of the Hub if one is chosen."""
+        tab, simple = self.tab, Simple.read(form)
         try:
-            run = self.shop.start(self.shop.owner(visitor), Simple.read(form))
+            owner = self.shop.owner(visitor)
+            if flavor:
+                run = self.shop.rent(owner, simple, flavor, login)
+            else:
+                run = self.shop.start(owner, simple, login.name if login else "")
         except (UserError, BackendError) as error:
             return {tab.start_notes: pieces.note(str(error), "error")}
         return {tab.start_notes: ""} | self._show(visitor, run)
 
+    def come(self, login: Login | None, visitor: str) -> Updates:
+        """The tab comes into view: the newest run, also of those that only the Hub knows."""
+        told = ""
+        try:
+            if login and self.shop.away.is_open:
+                told = self.shop.away.catch_up(self.shop.jobs, self.shop.owner(visitor), login)
+        except (UserError, BackendError) as error:
+            told = str(error)
+        return {self.tab.start_notes: pieces.note(told, "warning")} | self.open(visitor)
+
     def open(self, visitor: str) -> Updates:
-        """The newest run, as the tab comes into view."""
+        """The newest run."""
         try:
             runs = self.shop.jobs.runs(self.shop.owner(visitor))
         except UserError:
@@ -48,43 +65,44 @@ class RunEvents:
         run = self._run(visitor, run_id)
         return self._show(visitor, run) if run else self.open(visitor)
 
-    def watch(self, visitor: str, run_id: str | None, seen: str) -> Updates:
+    def watch(self, login: Login | None, visitor: str, run_id: str | None, seen: str) -> Updates:
         """What has changed since the last look: `seen` names what the browser shows."""
         run = self._run(visitor, run_id)
         if run is None:
             return self.open(visitor) | {self.seen: ""}
-        now = fingerprint(run)
+        told = self.shop.away.look(run, login) if run.job and run.status().is_live else ""
+        now = f"{told} {fingerprint(run)}"
         if now == seen:
             return {self.seen: seen}
-        updates = self._show(visitor, run) | {self.seen: now}
+        updates = self._show(visitor, run, told) | {self.seen: now}
         if seen and now.rpartition("|")[2] == seen.rpartition("|")[2]:
             del updates[self.tab.samples]  # a clip that plays is left alone
         return updates
 
-    def stop(self, visitor: str, run_id: str | None) -> Updates:
+    def stop(self, login: Login | None, visitor: str, run_id: str | None) -> Updates:
         run = self._run(visitor, run_id)
         try:
             if run is not None:
-                self.shop.jobs.stop(run)
-        except BackendError as error:  # told to stop, but the mark found no room on the disk
+                self.shop.stop(run, login)
+        except (UserError, BackendError) as error:  # or told to stop, but the disk had no room for the mark
             return self.choose(visitor, run_id) | {self.tab.start_notes: pieces.note(str(error), "error")}
         return self.choose(visitor, run_id)
 
-    def go_on(self, visitor: str, run_id: str | None) -> Updates:
+    def go_on(self, login: Login | None, visitor: str, run_id: str | None) -> Updates:
         run = self._run(visitor, run_id)
         try:
             if run is not None:
-                self.shop.go_on(run)
+                self.shop.go_on(run, login)
         except (UserError, BackendError) as error:
             return {self.tab.start_notes: pieces.note(str(error), "error")}
         return {self.tab.start_notes: ""} | self.choose(visitor, run_id)
 
-    def delete(self, visitor: str, run_id: str | None) -> Updates:
+    def delete(self, login: Login | None, visitor: str, run_id: str | None) -> Updates:
         run = self._run(visitor, run_id)
         try:
             if run is not None:
-                self.shop.jobs.delete(run)
-        except UserError as error:
+                self.shop.delete(run, login)
+        except (UserError, BackendError) as error:
             return {self.tab.start_notes: pieces.note(str(error), "error")}
         return self.open(visitor)
 
@@ -107,9 +125,9 @@ class RunEvents:
             self.tabs: gr.Tabs(selected="generate"),
         }
 
-    def push(self, visitor: str, run_id: str | None, repo: str, is_public: bool, token: str = "") -> str:
+    def push(self, login: Login | None, visitor: str, run_id: str | None, repo: str, is_public: bool) -> str:
         """Upload with the visitor's token, on one's own machine with that of `hf auth login`."""
-        run = self._run(visitor, run_id)
+        run, token = self._run(visitor, run_id), login.token if login else ""
         if not self.shop.studio.settings.is_public:
             token = get_token() or ""
         try:
@@ -121,14 +139,14 @@ class RunEvents:
         url = pieces.safe(url)
         return f'<p class="mova-note mova-good">Uploaded: <a href="{url}" target="_blank">{url}</a></p>'
 
-    def _show(self, visitor: str, run: Run) -> Updates:
+    def _show(self, visitor: str, run: Run, told: str = "") -> Updates:
         tab, state, events = self.tab, run.status(), run.events()
         runs = self.shop.jobs.runs(self.shop.owner(visitor))
         has_adapter = run.adapter is not None and not state.is_live
         return {
             tab.run_box: gr.update(visible=True),
             tab.runs: gr.update(choices=[(label(each), each.run_id) for each in runs], value=run.run_id),
-            tab.status: pieces.status(run, state) + pieces.alarms(events),
+            tab.status: pieces.status(run, state) + pieces.note(told, "warning") + pieces.alarms(events),
             tab.charts: pieces.charts(run, events),
             tab.samples: pieces.samples(run, events),
             tab.stop: gr.update(
@@ -175,22 +193,16 @@ def wire_runs(
     events = RunEvents(shop, tab, generate, tabs)
     events.seen = seen = gr.State("")
     chosen, shown = [visitor, tab.runs], tab.shown_run
-    opened(events.open, [visitor], shown, **PRIVATE)
-    tab.start.click(events.start, [visitor, *tab.form], [tab.start_notes, *shown], **PRIVATE)
+    noted = [tab.start_notes, *shown]
+    opened(signed(shop, events.come), [visitor], noted, **PRIVATE)
+    tab.start.click(signed(shop, events.start), [visitor, tab.hardware, *tab.form], noted, **PRIVATE)
     tab.runs.input(events.choose, chosen, shown, **PRIVATE)
-    tab.timer.tick(events.watch, [*chosen, seen], [*shown, seen], concurrency_limit=None, **PRIVATE)
+    watch = signed(shop, events.watch)
+    tab.timer.tick(watch, [*chosen, seen], [*shown, seen], concurrency_limit=None, **PRIVATE)
     for button, fn in ((tab.stop, events.stop), (tab.go_on, events.go_on), (tab.delete, events.delete)):
-        button.click(fn, chosen, [tab.start_notes, *shown], **PRIVATE)
+        button.click(signed(shop, fn), chosen, noted, **PRIVATE)
     used = [generate.field(name) for name in (ADAPTER_NAME, ADAPTER_FILE, "prompt")]
     used += [generate.status, tabs]
     tab.use.click(events.use, [*chosen, generate.field("prompt")], [*used, tab.start_notes], **PRIVATE)
-    push = events.push
-    if shop.studio.settings.space_id:  # elsewhere gradio would ask for a login of the machine
-
-        def push(
-            visitor: str, run_id: str | None, repo: str, is_public: bool, token: gr.OAuthToken | None
-        ) -> str:
-            return events.push(visitor, run_id, repo, is_public, token.token if token else "")
-
     inputs = [*chosen, tab.repo, tab.public]
-    tab.push.click(push, inputs, [tab.push_notes], api_visibility="private")
+    tab.push.click(signed(shop, events.push), inputs, [tab.push_notes], api_visibility="private")

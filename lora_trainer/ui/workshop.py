@@ -13,12 +13,15 @@ from lora_trainer import looking
 from lora_trainer.captions import suggest_caption
 from lora_trainer.clipset import ClipSet, safe_stem
 from lora_trainer.config import read_config
+from lora_trainer.hardware import Hardware
+from lora_trainer.hub_jobs import Login
 from lora_trainer.jobs import Jobs, link_or_copy
 from lora_trainer.looking import Cost, Looks
 from lora_trainer.manifest import Item
 from lora_trainer.publish import push
 from lora_trainer.runs import About, Run
 from lora_trainer.simple import Simple, settings_of
+from lora_trainer.ui.away import SIGN_IN, Away, checked
 from mova.outputs import new_output
 from mova.prompting.endpoint import EndpointWriter
 from mova.types import BackendError, UserError
@@ -30,6 +33,7 @@ RUNS, PREVIEWS = "runs", "previews"
 PUBLIC_BYTES, OWN_BYTES = 2**30, 50 * 2**30
 MOST_SUGGESTED = 20  # captions for one click
 SWEEP_SECONDS = 600
+NO_MACHINE = "choose a machine in step 3; if none is listed, open the tab again: the Hub told no prices"
 COMMAND = "python -m lora_trainer train --model 360p --data clips --output runs/anna"
 
 
@@ -39,9 +43,10 @@ class Workshop:
     def __init__(self, studio: Studio) -> None:
         self.studio, outputs = studio, studio.settings.outputs.absolute()
         self.jobs = Jobs(outputs / RUNS)
+        self.away = Away(studio)
         self.previews = outputs / PREVIEWS
         self.helper = WorkerProcess()
-        self._admitted: set[str] = set()  # on a Space: browsers of its owner
+        self._admitted: set[str] = set()  # on a Space: browsers of who is signed in
         self._swept, self._sweeping = 0.0, threading.Lock()
 
     def owner(self, visitor: object) -> str:
@@ -53,7 +58,7 @@ class Workshop:
         return owner
 
     def admit(self, visitor: object, username: str) -> str:
-        """On a Space, let the browser in whose visitor is signed in as the owner; else why not."""
+        """On a Space, let the browser in whose visitor is signed in and may train; else why not."""
         why, owner = self.why_not(username), self.studio.visitors.folder_name(visitor)
         (self._admitted.discard if why else self._admitted.add)(owner)
         return why
@@ -63,7 +68,13 @@ class Workshop:
         return ClipSet(self.studio.history.training_folder(owner), limit)
 
     def why_not(self, username: str = "") -> str:
-        """Why this visitor cannot train here and what to do instead; empty if they can."""
+        """Why this visitor cannot train, here or on a rented machine, and what to do instead; else empty."""
+        if self.away.is_open:
+            return "" if username else SIGN_IN
+        return self.why_not_here(username)
+
+    def why_not_here(self, username: str = "") -> str:
+        """Why this visitor cannot train on this machine."""
         settings = self.studio.settings
         if settings.is_zero_gpu:
             return (
@@ -87,11 +98,16 @@ class Workshop:
         settings = self.studio.settings
         return bool(settings.space_id) and not settings.is_zero_gpu and settings.backend == "local"
 
-    def settings(self, owner: str, simple: Simple, items: Sequence[Item]) -> dict[str, Any]:
+    def settings(
+        self, owner: str, simple: Simple, items: Sequence[Item], is_away: bool = False
+    ) -> dict[str, Any]:
         """The config's settings for these wishes. Raises UserError."""
-        settings = settings_of(simple, self.studio.model, len(items), self.studio.settings.device)
+        device = "" if is_away else self.studio.settings.device
+        settings = settings_of(simple, self.studio.model, len(items), device)
         where = {"path": str(self.clips(owner).folder.absolute())}
         whole = {**settings, "data": settings["data"] | where, "output": "run"}
+        if is_away:
+            whole["model"] = self.away.model
         read_config(None, whole)  # says what is wrong with it
         return whole
 
@@ -107,29 +123,58 @@ class Workshop:
         clips = self.clips(owner)
         return self.helper.call(looking.mend, self.settings(owner, simple, clips.items()), clips)
 
-    def cost(self, owner: str, simple: Simple) -> Cost | None:
-        """What a run would take, or None while a clip has no caption. Raises UserError, BackendError."""
+    def cost(self, owner: str, simple: Simple, hardware: Hardware | None = None) -> Cost | None:
+        """What a run would take, here or on `hardware`, or None while a clip has no caption.
+
+        Raises UserError, BackendError.
+        """
         items = self.clips(owner).items()
         if not items or not all(item.caption for item in items):
             return None
-        settings = self.settings(owner, with_prompt(simple, items), items)
-        return self.helper.call(looking.count_cost, settings, items)
+        settings = self.settings(owner, with_prompt(simple, items), items, hardware is not None)
+        return self.helper.call(looking.count_cost, settings, items, hardware)
 
-    def pace(self, owner: str) -> float | None:
-        """Seconds for a step of the owner's last whole run with this model, all in all, or None."""
+    def pace(self, owner: str, flavor: str = "") -> float | None:
+        """Seconds for a step of the owner's last whole run with this model and machine, in all, or None."""
         for run in self.jobs.runs(owner):
             times = {event["event"]: event["time"] for event in run.events()}
             whole = {"run", "done"} <= times.keys() and "resumed" not in times
-            if whole and run.about.model == self.studio.model_name:
+            same = run.about.model == self.studio.model_name and run.job.get("flavor", "") == flavor
+            if whole and same:
                 return (times["done"] - times["run"]) / run.about.steps
         return None
 
-    def start(self, owner: str, simple: Simple) -> Run:
-        """Start a run with what is there now.
+    def start(self, owner: str, simple: Simple, username: str = "") -> Run:
+        """Start a run on this machine with what is there now.
 
         Raises:
             UserError: clips, captions or settings are not ready, or it does not fit. BackendError: disk full.
         """
+        if why := self.why_not_here(username):
+            raise UserError(why if not self.away.is_open else NO_MACHINE)
+        about, settings, items, cost = self._prepare(owner, simple, None)
+        if cost.is_gpu:
+            self._free_gpu()
+        run = self.jobs.create(owner, about, settings, items, sum(cost.disk.values()))
+        self.jobs.start(run)
+        return run
+
+    def rent(self, owner: str, simple: Simple, flavor: str, login: Login | None) -> Run:
+        """Start a run as a job of the Hub; if the Hub does not take it, the run's status says so.
+
+        Raises:
+            UserError: as `start`; nobody is signed in, or not for long enough. BackendError: no prices.
+        """
+        login, hardware = checked(login), self.away.offer(flavor)
+        about, settings, items, cost = self._prepare(owner, simple, hardware)
+        seconds = self.away.limit(cost, login)
+        run = self.jobs.create(owner, about, settings, items)
+        self.away.go(run, login, hardware, seconds)
+        return run
+
+    def _prepare(
+        self, owner: str, simple: Simple, hardware: Hardware | None
+    ) -> tuple[About, dict[str, Any], list[Item], Cost]:
         items = self.clips(owner).items()
         if not items:
             raise UserError("there are no clips yet; add some in step 1")
@@ -138,30 +183,42 @@ class Workshop:
         simple = with_prompt(simple, items)
         if errors := self.look(owner, simple).errors:
             raise UserError(f"{listed(sorted({e.clip for e in errors}))} cannot be learnt from; see step 1")
-        cost = self.cost(owner, simple)
+        cost = self.cost(owner, simple, hardware)
         if not cost.fits:
-            raise UserError(f"it does not fit this machine. {' '.join(cost.advice)}")
-        if cost.is_gpu:
-            self._free_gpu()
-        settings = self.settings(owner, simple, items)
+            raise UserError(f"it does not fit the machine. {' '.join(cost.advice)}")
+        settings = self.settings(owner, simple, items, hardware is not None)
         for key, value in cost.changes.items():
             section, _, name = key.partition(".")
             settings[section] = settings[section] | {name: value}
         del settings["output"]
         steps = settings["run"]["steps"]
         name = safe_stem(simple.name.strip() or "lora")
-        device = self.studio.settings.device
-        about = About(
-            name, self.studio.model_name, simple.prompt, len(items), steps, device, cost.is_gpu, time.time()
-        )
-        run = self.jobs.create(owner, about, settings, items, sum(cost.disk.values()))
-        self.jobs.start(run)
-        return run
+        device, on_gpu = self.studio.settings.device, cost.is_gpu
+        model = self.studio.model_name
+        if hardware:
+            device, on_gpu = "", False  # of this machine's
+        about = About(name, model, simple.prompt, len(items), steps, device, on_gpu, time.time())
+        return about, settings, items, cost
 
-    def go_on(self, run: Run) -> None:
+    def stop(self, run: Run, login: Login | None) -> None:
+        if run.job:
+            self.away.stop(run, login)
+        else:
+            self.jobs.stop(run)
+
+    def go_on(self, run: Run, login: Login | None) -> None:
+        if run.job:
+            self.away.again(run, login)
+            return
         if run.about.on_gpu:
             self._free_gpu()
         self.jobs.start(run)
+
+    def delete(self, run: Run, login: Login | None) -> None:
+        """Remove a run here; what it has on the Hub stays its owner's. Raises UserError, BackendError."""
+        if run.job and not run.status().is_live:
+            self.away.hub.forget(run, checked(login))
+        self.jobs.delete(run)
 
     def download(self, run: Run) -> Path:
         """The adapter under the name of its run, or under its own where the disk has no room for that."""

@@ -40,7 +40,7 @@ def build_page(studio: Studio, build_train: BuildTrainTab | None = None) -> gr.B
             with gr.Tab("Write a prompt", id="enhance"):
                 enhance_tab = build_enhance(studio)
             if build_train is not None:
-                with gr.Tab("Train", id="train") as train_tab:
+                with gr.Tab("Train", id="train", elem_id="train-tab") as train_tab:
                     build_train(studio, visitor, generate_tab, tabs, train_tab)
         machine = gr.HTML(html.note(studio.machine), elem_id="machine")
         generate_events.wire(studio, generate_tab, visitor, machine, examples, demo)

@@ -44,8 +44,12 @@ class Settings:
     train_tab: bool = True
     zerogpu_size: str = "xlarge"
     zerogpu_speed: float = 1.0
+    jobs_code: str = ""
+    jobs_image: str = ""
+    jobs_model: str = ""
     is_zero_gpu: bool = False
     space_id: str = ""
+    oauth_scopes: str = ""
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> "Settings":
@@ -151,8 +155,12 @@ VARIABLES = (
     Variable(
         "MOVA_ZEROGPU_SPEED", "zerogpu_speed", _number(0.05, 20), "how fast the card is against the estimate"
     ),
+    Variable("MOVA_JOBS_CODE", "jobs_code", _text, "Space or git address that jobs train with; this Space"),
+    Variable("MOVA_JOBS_IMAGE", "jobs_image", _text, "image with uv and Python that jobs start in"),
+    Variable("MOVA_JOBS_MODEL", "jobs_model", _text, "model of jobs, where MOVA_MODEL is a folder"),
     Variable("SPACES_ZERO_GPU", "is_zero_gpu", _flag, "set by the platform"),
     Variable("SPACE_ID", "space_id", _text, "set by the platform"),
+    Variable("OAUTH_SCOPES", "oauth_scopes", _text, "set by the platform"),
 )
 
 

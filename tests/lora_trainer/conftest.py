@@ -2,7 +2,10 @@
 
 import pytest
 
+from lora_trainer.ui.workshop import Workshop
 from mova.strengths import TOWERS
+from mova.ui.settings import Settings
+from mova.ui.studio import Studio
 from tests.lora_trainer.clips import make_clip
 
 FLASHES = ((0.2,), (0.4,), (0.1, 0.5))
@@ -79,6 +82,26 @@ def engine(parts):
     from lora_trainer.engine import Engine
 
     return lambda **changes: Engine(*parts(**changes))
+
+
+@pytest.fixture
+def open_shop(tmp_path, golden):
+    shops = []
+
+    def open_shop(**environment):
+        tiny = {"MOVA_MODEL": str(golden / "checkpoint"), "MOVA_SIZE": "64x32", "MOVA_SECONDS": "0.71"}
+        settings = Settings.read(tiny | {"MOVA_OUTPUTS": str(tmp_path / "outputs")} | environment)
+        shops.append(Workshop(Studio(settings)))
+        return shops[-1]
+
+    yield open_shop
+    for shop in shops:
+        shop.helper.close()
+
+
+@pytest.fixture
+def shop(open_shop):
+    return open_shop()
 
 
 def run_steps(engine, count):

@@ -10,31 +10,8 @@ from lora_trainer.journal import ADAPTER
 from lora_trainer.manifest import read_items
 from lora_trainer.runs import About
 from lora_trainer.simple import Simple, settings_of
-from lora_trainer.ui.workshop import Workshop
 from mova.catalog import Model, find_model
 from mova.types import UserError
-from mova.ui.settings import Settings
-from mova.ui.studio import Studio
-
-
-@pytest.fixture
-def open_shop(tmp_path, golden):
-    shops = []
-
-    def open_shop(**environment):
-        tiny = {"MOVA_MODEL": str(golden / "checkpoint"), "MOVA_SIZE": "64x32", "MOVA_SECONDS": "0.71"}
-        settings = Settings.read(tiny | {"MOVA_OUTPUTS": str(tmp_path / "outputs")} | environment)
-        shops.append(Workshop(Studio(settings)))
-        return shops[-1]
-
-    yield open_shop
-    for shop in shops:
-        shop.helper.close()
-
-
-@pytest.fixture
-def shop(open_shop):
-    return open_shop()
 
 
 @pytest.fixture

@@ -1,0 +1,252 @@
+"""Training on Hugging Face Jobs with the account of who asks: the page's side of it. No torch.
+
+The clips go to a private dataset of theirs, the settings to a private model repo; a job there runs `in_job`,
+which brings into that repo what it learns as it comes. Here such a run is a folder like any other (`runs`)
+with a JOB file, and `look` brings over what is new. The token is in headers and is the job's secret, and
+nowhere else.
+"""
+
+import json
+import re
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, JobInfo
+from huggingface_hub.errors import (
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from pydantic import TypeAdapter, ValidationError
+
+from lora_trainer import mirror
+from lora_trainer.hardware import Hardware, read_offer
+from lora_trainer.hub_answers import answered
+from lora_trainer.jobs import RUN_ID
+from lora_trainer.manifest import HUB
+from lora_trainer.runs import (
+    ABOUT,
+    CONFIG,
+    DATA,
+    JOB,
+    LIVE_STAGES,
+    OUTCOME,
+    PHASE,
+    REFUSED,
+    SENDING,
+    STOP,
+    About,
+    Run,
+    read_json,
+    read_run,
+    write_json,
+)
+from mova.types import BackendError, UserError
+
+IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"  # what the Hub's own library starts scripts in
+LABEL = "mova-lora"
+MOST_FOUND, LOG_LINES = 5, 80
+# $0 is this toolkit, a Space or a git address; $1 the run's repo; $2 the seconds until the Hub ends the job;
+# $3 when the token does. uv picks the torch that the machine's driver can run.
+COMMAND = """
+case "$0" in
+  https://*) git clone --depth 1 "$0" mova ;;
+  *) uvx --from huggingface_hub hf download "$0" --repo-type space --local-dir mova ;;
+esac
+cd mova
+uv pip install --system --torch-backend=auto -r requirements.txt
+exec python -m lora_trainer.in_job "$1" $(($2 - SECONDS)) "$3"
+"""
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who is signed in, and until when (seconds since 1970)."""
+
+    name: str
+    token: str = field(repr=False)
+    scopes: tuple[str, ...]
+    ends: float
+
+
+class HubJobs:
+    """Jobs that train with the toolkit in `code`, a Space or a git address, in `image`."""
+
+    def __init__(self, code: str, image: str = IMAGE, endpoint: str | None = None) -> None:
+        self.code, self.image, self.endpoint = code, image, endpoint
+
+    def offers(self) -> list[Hardware]:
+        """The machines that can train, with today's prices, the cheapest first.
+
+        Raises UserError, BackendError.
+        """
+        with answered():
+            found = HfApi(endpoint=self.endpoint, token=False).list_jobs_hardware()
+        offers = [offer for each in found if (offer := read_offer(each))]
+        if not offers:
+            raise BackendError("the Hub names no machine with a price that can be read; try again later")
+        return sorted(offers, key=lambda offer: offer.price)
+
+    def send(self, run: Run, login: Login) -> None:
+        """Bring clips and settings to the Hub; may be done again. Raises UserError, BackendError."""
+        api, repo = self._api(login), repo_of(run, login)
+        settings = read_json(run.folder / CONFIG)
+        settings |= {"output": "run", "data": settings["data"] | {"path": f"{HUB}{repo}-clips"}}
+        settings["run"].pop("device", None)
+        write_json(run.folder / CONFIG, settings)
+        with answered():
+            clips = {"repo_id": f"{repo}-clips", "repo_type": "dataset"}
+            api.create_repo(**clips, private=True, exist_ok=True)
+            api.create_repo(repo, private=True, exist_ok=True)
+            api.upload_folder(**clips, folder_path=run.folder / DATA, commit_message="Clips to learn from")
+            api.upload_folder(
+                repo_id=repo,
+                folder_path=run.folder,
+                allow_patterns=[ABOUT, CONFIG],
+                commit_message="Settings",
+            )
+
+    def begin(self, run: Run, login: Login, hardware: Hardware, seconds: int) -> None:
+        """Start a job that the Hub ends after `seconds`, unless one of this run is under way.
+
+        Raises UserError, BackendError.
+        """
+        api, repo = self._api(login), repo_of(run, login)
+        terms = vars(Terms(repo, hardware.flavor, hardware.name, hardware.price, seconds))
+        labels = {"app": LABEL, "run": run.run_id}
+        with answered():
+            old = [name for name in (OUTCOME, PHASE, STOP) if api.file_exists(repo, name)]
+            live = list(api.list_jobs(labels=labels, status=["SCHEDULING", "RUNNING"], namespace=login.name))
+            if live and OUTCOME in old:
+                raise UserError("the last job of this run is just ending; wait a minute")
+            if not live:
+                operations = [
+                    *map(CommitOperationDelete, old),
+                    CommitOperationAdd(JOB, json.dumps(terms).encode()),
+                ]
+                api.create_commit(repo, operations, commit_message=f"Train on {hardware.name}")
+                live = [self._run(api, run, login, hardware, seconds)]
+        for name in (OUTCOME, PHASE, STOP):
+            (run.folder / name).unlink(missing_ok=True)
+        write_json(run.folder / JOB, terms | state_of(live[0]))
+
+    def _run(self, api: HfApi, run: Run, login: Login, hardware: Hardware, seconds: int) -> JobInfo:
+        repo, name = repo_of(run, login), name_of(run)
+        return api.run_job(
+            image=self.image,
+            command=["bash", "-ec", COMMAND, self.code, repo, str(seconds), str(int(login.ends))],
+            secrets={"HF_TOKEN": login.token},
+            flavor=hardware.flavor,
+            timeout=seconds,
+            name=name,
+            labels={"app": LABEL, "run": run.run_id, "repo": name},
+            namespace=login.name,
+        )
+
+    def note(self, run: Run, login: Login, hardware: Hardware, seconds: int, message: str = "") -> None:
+        """Keep what is to be started or, with a message why, was not, so that it can be tried again."""
+        terms = Terms(repo_of(run, login), hardware.flavor, hardware.name, hardware.price, seconds)
+        state = {"id": "", "url": "", "stage": REFUSED if message else SENDING, "message": message}
+        write_json(run.folder / JOB, vars(terms) | state | {"running": 0, "heard": time.time()})
+
+    def look(self, run: Run, login: Login) -> None:
+        """Ask how the job is, and fetch what it has sent. Raises UserError, BackendError."""
+        job, api = run.job, self._api(login)
+        with answered():
+            info = api.inspect_job(job_id=job["id"], namespace=namespace(job))
+            sha = mirror.fetch(api, job["repo"], run.folder, job.get("sha", ""))
+            if state_of(info)["stage"] not in LIVE_STAGES and not (run.folder / OUTCOME).exists():
+                asked = {"job_id": job["id"], "namespace": namespace(job), "tail": LOG_LINES}
+                mirror.take_log(api.fetch_job_logs(**asked), run.folder)
+        write_json(run.folder / JOB, job | state_of(info) | {"sha": sha})
+
+    def stop(self, run: Run, login: Login) -> None:
+        """Ask the job to save and stop; before it has begun, or the second time, cancel it.
+
+        Raises UserError, BackendError.
+        """
+        job, api = run.job, self._api(login)
+        with answered():
+            if job["stage"] == "RUNNING" and not (run.folder / STOP).exists():
+                asked = CommitOperationAdd(STOP, json.dumps({"time": time.time()}).encode())
+                api.create_commit(job["repo"], [asked], commit_message="Stop")
+                write_json(run.folder / STOP, {"time": time.time()})
+                return
+            api.cancel_job(job_id=job["id"], namespace=namespace(job))
+        self.look(run, login)
+
+    def forget(self, run: Run, login: Login) -> None:
+        """Never find the run's jobs again. What is on the Hub stays. Raises UserError, BackendError."""
+        api = self._api(login)
+        with answered():
+            for info in api.list_jobs(labels={"app": LABEL, "run": run.run_id}, namespace=login.name):
+                api.update_job_labels(job_id=info.id, labels={}, namespace=login.name)
+
+    def find(self, login: Login, folder: Path) -> None:
+        """Make folders in `folder` for runs of jobs that this disk does not have (any more).
+
+        Raises UserError, BackendError.
+        """
+        api = self._api(login)
+        with answered():
+            for number, info in enumerate(api.list_jobs(labels={"app": LABEL}, namespace=login.name)):
+                labels = info.labels or {}
+                run_id, repo = labels.get("run", ""), f"{login.name}/{labels.get('repo')}"
+                if number >= MOST_FOUND:
+                    return
+                if RUN_ID.fullmatch(run_id) and not (folder / run_id / ABOUT).exists():
+                    self._adopt(api, info, repo, folder / run_id)
+                    if run := read_run(folder / run_id):
+                        self.look(run, login)
+
+    def _adopt(self, api: HfApi, info: JobInfo, repo: str, folder: Path) -> None:
+        try:
+            texts = [
+                Path(api.hf_hub_download(repo, name, local_dir=folder / mirror.INBOX)).read_bytes()
+                for name in (ABOUT, JOB)
+            ]
+            about = TypeAdapter(About).validate_json(texts[0])
+            terms = TypeAdapter(Terms).validate_json(texts[1])
+        except (ValidationError, RepositoryNotFoundError, RemoteEntryNotFoundError):  # not as it was made
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        # As if it ran, until the first look has brought what it says itself.
+        write_json(folder / JOB, vars(terms) | {"repo": repo} | state_of(info) | {"stage": "RUNNING"})
+        write_json(folder / ABOUT, vars(about))
+
+    def _api(self, login: Login) -> HfApi:
+        return HfApi(endpoint=self.endpoint, token=login.token)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What was agreed on for a job, as its repo has it."""
+
+    repo: str
+    flavor: str
+    hardware: str
+    price: float
+    seconds: int
+
+
+def state_of(info: JobInfo) -> dict[str, Any]:
+    """The job as the JOB file has it."""
+    running = (info.durations and info.durations.running_secs) or 0
+    stage, message = str(getattr(info.status.stage, "value", info.status.stage)), info.status.message or ""
+    state = {"id": info.id, "url": info.url, "stage": stage, "message": message}
+    return state | {"running": running, "heard": time.time()}
+
+
+def namespace(job: dict[str, Any]) -> str:
+    return job["repo"].partition("/")[0]
+
+
+def name_of(run: Run) -> str:
+    """The name of the run's repo and job."""
+    return f"{re.sub(r'[^A-Za-z0-9-]+', '-', run.about.name).strip('-')[:60] or 'lora'}-{run.run_id[:8]}"
+
+
+def repo_of(run: Run, login: Login) -> str:
+    return f"{login.name}/{name_of(run)}"
