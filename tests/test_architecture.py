@@ -54,7 +54,6 @@ TRAINER_FLOORS = [
     ],
     ["lora_trainer.config", "lora_trainer.clipset", "lora_trainer.runs"],
     ["lora_trainer.jobs", "lora_trainer.publish"],
-
     ["lora_trainer.mirror"],
     ["lora_trainer.hub_jobs", "lora_trainer.in_job"],
     ["lora_trainer.sound", "lora_trainer.watch", "lora_trainer.sharding"],
