@@ -1,5 +1,6 @@
 """The trained parts put together: a checkpoint in the released layout, weights in bfloat16, and back."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -37,10 +38,11 @@ def assemble(out: Path) -> MOVAPipeline:
 
 def export(out: Path, folder: Path) -> None:
     """Write the checkpoint. Raises UserError if `folder` holds one already."""
-    pipeline = assemble(out).to(dtype=torch.bfloat16)
-    for vae in (pipeline.video_vae, pipeline.audio_vae):
-        vae.register_to_config(_name_or_path=None)  # a folder of the machine that trained it
-    pipeline.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    assemble(out).to(dtype=torch.bfloat16).save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    for path in Path(folder).glob("*/config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)  # a folder of the machine that trained it
+        path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def start_from(folder: Path, out: Path, new_text_encoder: bool) -> None:

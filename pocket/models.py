@@ -22,6 +22,8 @@ AUDIO_RATES = [2, 4, 5, 8]  # 320 samples a latent: 50 a second, as released
 VOCABULARY = 1536
 BOUNDARY_RATIO = 0.9
 SHIFT = 5.0
+LOOKS_AT = (-1, 1, -2, 2)  # tokens away, of the text encoder's first heads before they have learnt anything
+LOOKS = 4.0  # how much more they score there than elsewhere
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
@@ -111,7 +113,25 @@ def build_text_encoder() -> UMT5EncoderModel:
         eos_token_id=1,
         decoder_start_token_id=0,
     )
-    return UMT5EncoderModel(config)
+    encoder = UMT5EncoderModel(config)
+    look_around(encoder)
+    return encoder
+
+
+def look_around(encoder: UMT5EncoderModel) -> None:
+    """Begin with heads that look at the tokens beside each, and one at all that came before.
+
+    Only relative distances tell this encoder of order, and from random heads it learnt none: after 3,200
+    steps of 512 sounds two notes could change places and no other token's embedding moved by 1 %.
+    """
+    after = encoder.config.relative_attention_num_buckets // 2  # the first bucket of tokens that follow
+    for block in encoder.encoder.block:
+        table = block.layer[0].SelfAttention.relative_attention_bias.weight  # [buckets, heads]
+        with torch.no_grad():
+            table.zero_()
+            for head, distance in enumerate(LOOKS_AT):
+                table[abs(distance) + (after if distance > 0 else 0), head] = LOOKS
+            table[after:, len(LOOKS_AT)] = -LOOKS
 
 
 def train_tokenizer(captions: list[str], folder: Path) -> PreTrainedTokenizerFast:

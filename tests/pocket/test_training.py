@@ -7,7 +7,7 @@ from torch import nn
 from mova.models.dual_tower import DualTower
 from mova.pipeline import MOVAPipeline
 from pocket.codec_run import CodecRun
-from pocket.export import export
+from pocket.export import export, start_from
 from pocket.latents import Shard, normalise
 from pocket.models import AUDIO_CHANNELS, BOUNDARY_RATIO, build_audio_vae, build_video_vae, train_tokenizer
 from pocket.muon import TEXT_RATE, Muon, orthogonalised
@@ -187,6 +187,16 @@ def test_text_is_the_same_however_much_room_the_captions_have(model):
     assert together[0, 5:].abs().sum() == 0
 
 
+def test_the_text_encoder_tells_neighbours_from_its_first_step_on(model):
+    notes = torch.tensor(
+        [[11, 5, 12, 5, 13, 5, 14, 1], [11, 5, 13, 5, 12, 5, 14, 1]]
+    )  # two of them change places
+    with torch.no_grad():
+        one, other = model.text_encoder(notes).last_hidden_state
+    moved = (one - other).norm(dim=-1) / one.norm(dim=-1)
+    assert moved[[1, 3, 5]].min() > 0.1  # the commas between them stay, and know it
+
+
 def test_captions_are_as_wide_as_the_longest_and_some_are_silent(tmp_path):
     tokenizer = train_tokenizer(CAPTIONS, tmp_path)
     captions = Captions(CAPTIONS, tokenizer, torch.device("cpu"))
@@ -256,6 +266,18 @@ def test_the_exported_checkpoint_loads_as_a_release_does_and_fits_the_space(tmp_
     torch.testing.assert_close(
         pipeline.text_encoder.shared.weight, model.text_encoder.shared.weight.detach().bfloat16()
     )
+    start_from(tmp_path / "checkpoint", tmp_path / "next", new_text_encoder=True)
+    run = TowerRun(tmp_path / "next" / "towers.pt", ALONE, compiled=False)
+    assert run.step == 0
+    for name, master in run.masters.items():
+        kept = torch.equal(master, model.get_parameter(name).detach().bfloat16().float())
+        if name.startswith("text_encoder."):
+            assert not kept or master.ndim < 2 or "bias" in name, name
+        else:
+            assert kept, name
+    vae = CodecRun(build_audio_vae(), tmp_path / "next" / "audio_vae.pt", ALONE, 1e-3, (0.9, 0.99), False).vae
+    for name, tensor in pipeline.audio_vae.state_dict().items():
+        assert torch.equal(vae.state_dict()[name], tensor.float())
 
 
 def test_crops_are_true_windows_and_likelier_where_something_moves():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pocket.clip import FAMILIES, FRAME_RATE, HEIGHT, NUM_FRAMES, NUM_SAMPLES, SAMPLE_RATE, WIDTH
-from pocket.world import choose_family, render
+from pocket.world import choose_family, make_scene, render
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -38,3 +38,13 @@ def test_unknown_names_are_refused(speech):
         render(0, "drum", speech=speech)
     with pytest.raises(ValueError, match="expected one of"):
         render(0, "ball", "test", speech=speech)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_clip_without_its_pictures_says_and_plays_the_same(speech, family):
+    whole, sound = (make_scene(5, family, "train", speech, pictures) for pictures in (True, False))
+    assert whole.frames.shape[0] == NUM_FRAMES and not len(sound.frames)
+    assert sound.attributes == whole.attributes
+    for name in ("impacts", "notes", "words", "phonemes"):
+        assert getattr(sound.events, name) == getattr(whole.events, name)
+    assert np.corrcoef(whole.waveform, sound.waveform)[0, 1] > (0.05 if family == "ball" else 0.99)
