@@ -35,12 +35,12 @@ class Subject:
 
 
 SUBJECTS = (
-    Subject("face-1", "Speech", "A word for you", "face", 2_100_001),
+    Subject("face-1", "Speech", "A word for you", "face", 2_000_022),
     Subject("face-2", "Speech", "In one sentence", "face", 2_100_004, SENTENCE),
     Subject("ball-1", "Sound effects", "It falls, it rings", "ball", 2_000_003),
     Subject("ball-2", "Sound effects", "A dry knock", "ball", 2_000_002),
-    Subject("piano-1", "Music", "A small melody", "piano", 2_100_006),
-    Subject("piano-2", "Music", "By words alone", "piano", 2_100_003, SENTENCE, with_image=False),
+    Subject("piano-1", "Music", "A tune it knows", "piano", 2_000_010),
+    Subject("piano-2", "Music", "By words alone", "piano", 2_000_035, SENTENCE, with_image=False),
 )
 
 

@@ -38,7 +38,7 @@ def heard(clip):
 def test_an_example_plays_and_is_made_here_bit_for_bit_the_same_twice(pocket, tmp_path):
     page = pocket.page
     assert "bouncing balls" in pocket.text("#about-model")
-    assert "often wrong" in pocket.text("#about-model")
+    assert "words are wrong" in pocket.text("#about-model")
     page.locator("#examples button", has_text="It falls, it rings").click()
     page.wait_for_function("() => document.querySelector('#player video')?.readyState >= 2")
     example = read_clip(pocket.download(tmp_path / "example.mp4"))

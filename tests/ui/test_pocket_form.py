@@ -50,7 +50,7 @@ def test_a_clip_brings_back_its_preset_where_it_has_one(studio):
 
 
 def test_only_the_small_model_is_excused():
-    assert "often wrong" in what_it_knows("pocket")
+    assert "words are wrong" in what_it_knows("pocket")
     assert what_it_knows("360p") == ""
 
 
