@@ -25,7 +25,7 @@ import torch
 
 from benchmarks import old_skills
 from benchmarks.coded_ears import CodedEars
-from benchmarks.newcomer_report import report_text
+from benchmarks.newcomer_report import report_text, save
 from lora_trainer.__main__ import main as lora_trainer
 from lora_trainer.journal import ADAPTER as FILE
 from lora_trainer.simple import RATE_IF_SMALL, SMALL, STEPS_IF_SMALL, kept_back
@@ -96,8 +96,7 @@ def main(argv: list[str] | None = None) -> int:
             report = prove(arguments, scale)
     except (UserError, FileNotFoundError) as error:
         sys.exit(str(error))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    save(report, arguments.json)
     lines, reached = report_text(report)
     sys.stdout.write(f"{lines}\n")
     return 0 if reached else 1
@@ -179,6 +178,7 @@ def prove(arguments: argparse.Namespace, scale: Scale) -> dict[str, object]:
             "adapter_bytes": adapter.stat().st_size,
             "seconds": times.seconds,
         }
+        save(report, arguments.json)
     report["seconds"] = watch.seconds
     return report
 

@@ -1,5 +1,8 @@
 """The tables of `benchmarks.learn_newcomer`, and whether its claims hold."""
 
+import json
+from pathlib import Path
+
 from pocket.scores import BARS
 from pocket.table import aligned, number
 
@@ -10,6 +13,11 @@ CLAIMS = {
     "cube": {"cube": "cube seen", "honks": "honks heard", "synced": "hits with a honk within 2 frames"},
 }
 OLD_SKILLS = tuple(bar for bar in BARS if bar.reached is not None and bar.unit != "frames")
+
+
+def save(report: dict[str, object], path: Path | None) -> None:
+    if path:
+        path.write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 
 def report_text(report: dict[str, object]) -> tuple[str, bool]:

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from lora_trainer.manifest import read_caption
 from mova.catalog import POCKET, Model, find_model
 from mova.checks import check_request
-from mova.media import read_settings
 from mova.outputs import new_output
 from mova.shapes import parse_size
 from mova.types import GenerationRequest, UserError
@@ -122,6 +121,8 @@ def is_made(path: Path, request: GenerationRequest) -> bool:
     """Whether this clip is there. Raises UserError: another is there under its name."""
     if not path.exists():
         return False
+    from mova.media import read_settings  # brings PyAV
+
     settings = read_settings(path)
     differing = [key for key in ("prompt", "seed") if settings.get(key) != getattr(request, key)]
     if differing:

@@ -1,7 +1,9 @@
 """Clips of what the model can already: an exact share of samples, never held out, made by the base model."""
 
 import json
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +11,11 @@ import torch
 from lora_trainer.__main__ import main
 from lora_trainer.cache import Entry
 from lora_trainer.doctor import examine
+from lora_trainer.fixes import mend
 from lora_trainer.keep import EXAMPLES, example_wishes, read_wishes
 from lora_trainer.manifest import read_clips
 from lora_trainer.order import BLOCK, Mixed, Order
+from lora_trainer.overfit import overfit_config
 from lora_trainer.plan_inputs import outline
 from lora_trainer.report import summary
 from lora_trainer.validation import split
@@ -129,6 +133,18 @@ def test_plan_and_doctor_count_clips_to_keep_apart(settings, keeping, clips, old
         known.texts == outline(settings(data__num_frames=[17], data__cache=str(tmp_path / "none"))).texts + 2
     )
     assert summary(examine(config)).startswith("3 clips and 2 to keep")
+
+
+def test_what_is_mended_and_the_self_test_are_about_the_clips_to_learn(settings, keeping, clips, tmp_path):
+    folder = tmp_path / "clips"
+    shutil.copytree(clips, folder)
+    shutil.copy(folder / "a.mp4", folder / "twin.mp4")
+    (folder / "twin.txt").write_text("The same lamp.")
+    config = settings(**keeping, data__path=str(folder))
+    assert any("twin.mp4: left out" in line for line in mend(examine(config), config))
+    rows = (config.output / "mended" / "metadata.jsonl").read_text().splitlines()
+    assert [Path(json.loads(row)["video"]).name for row in rows] == ["a.mp4", "b.mp4", "c.mp4"]
+    assert overfit_config(config, 2).data.keep is None
 
 
 def test_a_share_needs_clips_and_clips_are_in_one_folder_only(settings, clips, tmp_path):
