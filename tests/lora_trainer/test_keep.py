@@ -141,7 +141,7 @@ def test_what_is_mended_and_the_self_test_are_about_the_clips_to_learn(settings,
     shutil.copy(folder / "a.mp4", folder / "twin.mp4")
     (folder / "twin.txt").write_text("The same lamp.")
     config = settings(**keeping, data__path=str(folder))
-    assert any("twin.mp4: left out" in line for line in mend(examine(config), config))
+    assert "twin.mp4: left out, it is there twice" in list(mend(examine(config), config))
     rows = (config.output / "mended" / "metadata.jsonl").read_text().splitlines()
     assert [Path(json.loads(row)["video"]).name for row in rows] == ["a.mp4", "b.mp4", "c.mp4"]
     assert overfit_config(config, 2).data.keep is None
