@@ -103,7 +103,7 @@ def outline(config: Config, items: list[Item] | None = None) -> Outline:
     sigmas = training_sigmas(scheduler)
     high = len(expert_range(scheduler, layout.read_boundary_ratio(folder), EXPERTS[0])) / len(sigmas)
     sizes = {name: plan_memory.size_of(part) for name, part in (towers | coders).items()}
-    windows, clips, kept, captions, cached = read_windows(config, Checkpoint(configs, {}), items)
+    windows, clips, captions, cached, kept = read_windows(config, Checkpoint(configs, {}), items)
     texts = list(dict.fromkeys([*captions, *config.texts]))
     is_local = Path(source).expanduser().is_dir()
     return Outline(
@@ -123,8 +123,8 @@ def outline(config: Config, items: list[Item] | None = None) -> Outline:
 
 def read_windows(
     config: Config, checkpoint: Checkpoint, items: list[Item] | None = None
-) -> tuple[Counter[ClipShape], int, int, list[str], bool]:
-    """Windows by shape, clips to learn, windows to keep, captions, and whether all is in the cache."""
+) -> tuple[Counter[ClipShape], int, list[str], bool, int]:
+    """Windows by shape, clips to learn, captions, whether all is in the cache, and how many windows to keep."""
     held = read_index(config.cache).entries if (config.cache / INDEX).is_file() else ()
     wants_kept, holds_kept = config.data.keep is not None, any(entry.kept for entry in held)
     wanted = held and holds_kept == wants_kept and all(is_wanted(entry, config.data) for entry in held)
@@ -140,7 +140,7 @@ def read_windows(
         clips = {window.item.name for window in found if not window.item.kept}
         kept = sum(window.item.kept for window in found)
     shapes = [checkpoint.clip_shape(w.height, w.width, w.num_frames, w.frame_rate) for w in found]
-    return Counter(shapes), len(clips), kept, captions, cached
+    return Counter(shapes), len(clips), captions, cached, kept
 
 
 def is_wanted(entry: Entry, data: Data) -> bool:
