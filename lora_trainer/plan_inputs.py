@@ -124,7 +124,7 @@ def outline(config: Config, items: list[Item] | None = None) -> Outline:
 def read_windows(
     config: Config, checkpoint: Checkpoint, items: list[Item] | None = None
 ) -> tuple[Counter[ClipShape], int, list[str], bool, int]:
-    """Windows by shape, clips to learn, captions, whether all is in the cache, and how many windows to keep."""
+    """Windows by shape, clips to learn, captions, whether all is in the cache, and windows to keep."""
     held = read_index(config.cache).entries if (config.cache / INDEX).is_file() else ()
     wants_kept, holds_kept = config.data.keep is not None, any(entry.kept for entry in held)
     wanted = held and holds_kept == wants_kept and all(is_wanted(entry, config.data) for entry in held)
