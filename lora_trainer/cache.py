@@ -29,7 +29,10 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class Entry:
-    """One window as it lies in the cache; `text` and `file` are names of files there."""
+    """One window as it lies in the cache; `text` and `file` are names of files there.
+
+    One that is `kept` shows what the model can already.
+    """
 
     name: str
     clip: str
@@ -41,6 +44,7 @@ class Entry:
     width: int
     frame_rate: float
     has_sound: bool
+    kept: bool = False
 
     @property
     def bucket(self) -> tuple[int, int, int]:

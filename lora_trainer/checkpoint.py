@@ -26,6 +26,7 @@ UNREADABLE = (OSError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyE
 FREE = (
     "output",
     "data.path",
+    "data.keep",
     "data.cache",
     "samples",
     "run.steps",
@@ -130,13 +131,17 @@ def check_same_run(stored: dict[str, Any], now: dict[str, Any]) -> None:
     differing = [
         f"{key}: {old.get(key)} then, {new.get(key)} now"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(FREE)
+        if old.get(key) != new.get(key) and not is_free(key)
     ]
     if differing:
         raise UserError(
             f"the run was started with other settings ({'; '.join(differing)}); resume with the same, "
             "or start another run with another output"
         )
+
+
+def is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

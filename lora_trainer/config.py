@@ -18,6 +18,7 @@ from mova.shapes import check_num_frames, parse_size
 from mova.strengths import TOWERS
 from mova.types import UserError
 
+KEEP_SHARE = 0.5  # of the samples, where data.keep is given
 PASSING = ("layers", "shards")  # offloads whose layers come to the device whole only while they run
 Targets = Literal["attention", "attention_ffn", "audio_to_video", "video_to_audio"]
 
@@ -38,6 +39,8 @@ class Data(Section):
     without_sound: Literal["refuse", "mute"] = "refuse"  # mute: such clips teach the picture only
     caption_prefix: str = ""
     held_out: int = Field(1, ge=0)  # clips that are never trained on and measure the loss
+    keep: str | None = None  # clips of what the model can already, mixed in so that it keeps that
+    keep_share: float | None = Field(None, gt=0, lt=1)  # of the samples that are such; None is KEEP_SHARE
     cache: Path | None = None  # where encoded clips are kept; None is OUTPUT/cache
 
     @field_validator("size")
@@ -53,6 +56,16 @@ class Data(Section):
         for count in value or ():
             check_num_frames(count)
         return tuple(sorted(set(value), reverse=True)) if value else None
+
+    @model_validator(mode="after")
+    def _keep(self) -> "Data":
+        if self.keep_share is not None and self.keep is None:
+            raise ValueError("keep_share needs keep, the clips that it is the share of")
+        return self
+
+    @property
+    def share_of_kept(self) -> float:
+        return KEEP_SHARE if self.keep_share is None else self.keep_share
 
 
 class Tower(Section):

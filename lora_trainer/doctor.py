@@ -16,9 +16,9 @@ import numpy as np
 from lora_trainer import picture as seen
 from lora_trainer import sound as heard
 from lora_trainer.config import Config
-from lora_trainer.encode import Report
+from lora_trainer.encode import Report, caption_of
 from lora_trainer.findings import Finding
-from lora_trainer.manifest import Item, read_items
+from lora_trainer.manifest import Item, read_clips
 from lora_trainer.picture import Picture
 from lora_trainer.reading import Probe, probe, read_channels
 from lora_trainer.windows import Window, windows_of
@@ -87,7 +87,7 @@ def examine(
 
     `read` measures a clip, by default anew. Raises UserError if there is no data set at all.
     """
-    items = read_items(config.data.path) if items is None else items
+    items = read_clips(config.data.path, config.data.keep) if items is None else items
     read = read or read_clip
     clips, windows = [], []
     for done, item in enumerate(items):
@@ -103,7 +103,7 @@ def examine(
         for check in (check_sound, check_streams, check_picture, check_caption):
             clip.findings += check(clip, config)
     report("clips", len(items), len(items))
-    for clip, finding in check_duplicates(clips):
+    for clip, finding in check_duplicates([clip for clip in clips if not clip.item.kept]):
         clip.findings.append(finding)
     return Examination(clips, windows)
 
@@ -209,7 +209,7 @@ def check_caption(clip: Clip, config: Config) -> Iterator[Finding]:
         if syllables > heard.SPEECH_GATE:
             fix = "if somebody speaks, quote the words"
             yield found("quotes", "note", "it sounds like speech, no words are quoted", fix)
-    tokens, exact = token_count(f"{config.data.caption_prefix}{caption}", config.model)
+    tokens, exact = token_count(caption_of(clip.item, config.data), config.model)
     if tokens > MAX_PROMPT_TOKENS:
         figure = f"{'' if exact else 'about '}{tokens} tokens, {MAX_PROMPT_TOKENS} are read"
         yield found("long caption", "error" if exact else "warning", figure, "shorten it")

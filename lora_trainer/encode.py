@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lora_trainer.cache import FORMAT, Cache, Entry, fingerprint, is_whole, write_index, write_tensors
-from lora_trainer.config import Config
-from lora_trainer.manifest import Item, read_items
+from lora_trainer.config import Config, Data
+from lora_trainer.manifest import Item, read_clips
 from lora_trainer.reading import probe, read_frames, read_sound
 from lora_trainer.sound import to_loudness
 from lora_trainer.windows import Window, windows_of
@@ -42,8 +42,7 @@ def build_cache(
     """
     windows = plan_windows(config)  # first: what is wrong with clips needs no download to be told
     folder = checkpoint_folder(config)
-    # The first word the model sees is the person's trigger, if there is one.
-    captions = {w.item: f"{config.data.caption_prefix}{w.item.caption}" for w in windows}
+    captions = {w.item: caption_of(w.item, config.data) for w in windows}
     texts = encode_texts(config.cache, folder, [*captions.values(), *config.texts], device, dtype, report)
     entries, problems = [], []
     prints = {name: encoder_print(folder / name) for name in ("video_vae", "audio_vae")}
@@ -76,7 +75,7 @@ def plan_windows(config: Config, items: list[Item] | None = None) -> list[Window
         UserError: names each clip that cannot be used, and why.
     """
     model, windows, problems = find_model(config.model), [], []
-    for item in read_items(config.data.path) if items is None else items:
+    for item in read_clips(config.data.path, config.data.keep) if items is None else items:
         try:
             windows += windows_of(item, probe(item), config.data, model)
         except UserError as error:
@@ -84,6 +83,16 @@ def plan_windows(config: Config, items: list[Item] | None = None) -> list[Window
     if problems:
         raise UserError(listed(f"{len(problems)} clips cannot be used", problems))
     return windows
+
+
+def caption_of(item: Item, data: Data) -> str:
+    """What the model is told: of a clip to learn, after the person's trigger, if there is one."""
+    return item.caption if item.kept else f"{data.caption_prefix}{item.caption}"
+
+
+def loudness_of(item: Item, data: Data) -> float | None:
+    """What the sound is brought to; what is kept is kept as loud as it is."""
+    return None if item.kept else data.loudness
 
 
 def checkpoint_folder(config: Config) -> Path:
@@ -134,6 +143,7 @@ def entry_of(window: Window, path: Path, caption: str, texts: dict[str, str]) ->
         window.width,
         window.frame_rate,
         window.has_sound,
+        window.item.kept,
     )
 
 
@@ -175,8 +185,8 @@ def encode_window(window: Window, encoders: Encoders, config: Config) -> dict[st
     shape = clip_shape(window, encoders)
     if window.has_sound:
         wave = read_sound(window.item, window.start, shape.num_samples, shape.sample_rate)
-        if config.data.loudness is not None:
-            wave = to_loudness(wave, shape.sample_rate, config.data.loudness)
+        if (loudness := loudness_of(window.item, config.data)) is not None:
+            wave = to_loudness(wave, shape.sample_rate, loudness)
         waveform = torch.from_numpy(wave)[None, None].clamp(-1, 1)
     else:
         waveform = torch.zeros(1, 1, shape.num_samples)
@@ -207,7 +217,7 @@ def window_identity(
         "sound": digests[window.item.audio] if window.item.audio else window.has_sound,
         "start": round(window.start, 6),
         "size": [window.num_frames, window.height, window.width, window.frame_rate],
-        "loudness": config.data.loudness,
+        "loudness": loudness_of(window.item, config.data),
         "dtype": str(dtype),
         **prints,
     }

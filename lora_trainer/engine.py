@@ -18,7 +18,7 @@ from lora_trainer.config import Config
 from lora_trainer.lora import Lora
 from lora_trainer.objective import Batch, Draw, draw, expert_range, losses, sample_generator, training_sigmas
 from lora_trainer.optimizers import averaged, build_optimizer, set_learning_rates
-from lora_trainer.order import Order, expert_at
+from lora_trainer.order import Mixed, Order, expert_at
 from lora_trainer.presets import EXPERTS
 from lora_trainer.quantised import BASES, quantise
 from lora_trainer.validation import Figures, fixed_measurements, measure, split
@@ -39,7 +39,7 @@ class Engine:
         self.config, self.cache, self.pipeline = config, cache, pipeline
         self.device = pipeline.residency.device
         self.workers = workers or Workers(self.device)
-        clips = len({entry.clip for entry in cache.entries})
+        clips = len({entry.clip for entry in cache.entries if not entry.kept})
         if config.data.held_out >= clips:
             raise UserError(
                 f"{clips} clips, of which data.held_out keeps {config.data.held_out} back; "
@@ -50,12 +50,14 @@ class Engine:
                 "run.offload shards needs several processes; start with `accelerate launch -m lora_trainer "
                 "train ...`, or set run.offload to experts or layers"
             )
-        entries, held_out = split(cache, config.data.held_out)
-        self.order = Order(entries, config.run.batch_size, config.run.seed)
+        self.learnt, held_out, kept = split(cache, config.data.held_out)
+        self.order = self._order(kept)
         self.measured = {
             "held_out": fixed_measurements(pipeline, held_out),
-            "training": fixed_measurements(pipeline, entries),
+            "training": fixed_measurements(pipeline, self.learnt),
         }
+        if kept:
+            self.measured["kept"] = fixed_measurements(pipeline, kept)
         trained = config.towers.trained()
         self.lora = Lora({name: getattr(pipeline, name) for name in trained}, config)
         if config.run.base in BASES:
@@ -151,7 +153,7 @@ class Engine:
         }
 
     def measure(self) -> dict[str, Figures]:
-        """Fixed-noise losses of the weights that would be saved, on held-out and on training windows."""
+        """Fixed-noise losses of the weights that would be saved: held-out, training and kept windows."""
         with self.shown():
             return {name: measure(self.pipeline, each, self.load) for name, each in self.measured.items()}
 
@@ -198,7 +200,7 @@ class Engine:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`. Raises UserError if settings or clips differ from those it was made with."""
         check_same_run(state["config"], self.config.model_dump(mode="json"))
-        if state["entries"] != [asdict(entry) for entry in self.cache.entries]:
+        if tuple(Entry(**entry) for entry in state["entries"]) != tuple(self.cache.entries):
             raise UserError("the clips or captions have changed since the run began; start another run")
         self.step, self.micro, self.sums = state["step"], state["micro"], dict(state["sums"])
         with torch.no_grad():
@@ -210,6 +212,13 @@ class Engine:
         self.average = {key: value.to(self.device) for key, value in state["average"].items()}
         self.watch.idle = dict(state["idle"])
         self.lora.publish()
+
+    def _order(self, kept: list[Entry]) -> Order | Mixed:
+        data, run = self.config.data, self.config.run
+        new = Order(self.learnt, run.batch_size, run.seed)
+        if not kept:
+            return new
+        return Mixed(new, Order(kept, run.batch_size, run.seed), data.share_of_kept, run.seed)
 
     def _draw(self, batch: Batch, number: int) -> list[Draw]:
         shapes = batch.video_latents.shape[1:], batch.audio_latents.shape[1:]

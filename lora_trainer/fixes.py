@@ -26,7 +26,7 @@ def mend(examination: Examination, config: Config) -> Iterator[str]:
     """Write OUTPUT/mended/metadata.jsonl; yields a sentence for each change, and the folder to train on."""
     folder = config.output / FOLDER
     rows, changes = [], 0
-    for clip in examination.clips:
+    for clip in (clip for clip in examination.clips if not clip.item.kept):
         checks = {finding.check for finding in clip.findings if finding.fixable}
         changes += len(checks)
         if "duplicate" in checks:

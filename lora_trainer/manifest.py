@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ MAX_CAPTION_BYTES = 100_000
 class Item:
     """One clip: `name` is its path in the data set; `audio` is None where the sound is in the container.
 
-    Only its seconds from `start` to `end` (None: the end of the file) are used.
+    Only its seconds from `start` to `end` (None: the end of the file) are used. One that is `kept` shows what
+    the model can already.
     """
 
     name: str
@@ -55,6 +56,26 @@ class Item:
     audio: Path | None = None
     start: float = 0.0
     end: float | None = None
+    kept: bool = False
+
+
+def read_clips(source: str, keep: str | None) -> list[Item]:
+    """The clips of `source` and after them those of `keep`, whose names begin with "keep/".
+
+    Raises:
+        UserError: as `read_items`, or a clip is in both.
+    """
+    items = read_items(source)
+    if keep is None:
+        return items
+    try:
+        kept = [replace(item, name=f"keep/{item.name}", kept=True) for item in read_items(keep)]
+    except UserError as error:
+        raise UserError(f"data.keep: {error}; `python -m lora_trainer keep` makes clips for it") from error
+    learnt = {item.video.resolve() for item in items}
+    if twice := [item.name for item in kept if item.video.resolve() in learnt]:
+        raise UserError(f"data.keep: {', '.join(twice[:5])} also in data.path; keep the two folders apart")
+    return items + kept
 
 
 def read_items(source: str, **hub_options: object) -> list[Item]:

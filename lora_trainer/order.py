@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from lora_trainer.cache import Entry
 
 
+BLOCK = 10  # micro-batches
+
+
 class Order:
     """Micro-batches of windows of one bucket each; every window once an epoch, shuffled anew each time."""
 
@@ -41,6 +44,34 @@ class Order:
             for start in range(0, len(buckets[bucket]), self.batch_size)
         ]
         return [batches[index] for index in generator.permutation(len(batches))]
+
+
+class Mixed:
+    """Micro-batches of two orders, each going on where it was left: `share` of them from `kept`.
+
+    In every BLOCK micro-batches in a row the share is exact, up to rounding, which the next block makes good.
+    Within a block they are shuffled, so that neither expert always gets the same kind.
+    """
+
+    def __init__(self, new: Order, kept: Order, share: float, seed: int) -> None:
+        self.new, self.kept, self.seed = new, kept, seed
+        self.share = Fraction(share).limit_denominator(1000)
+        self.block = lru_cache(maxsize=2)(self._shuffled)
+
+    def batch(self, number: int) -> "list[Entry]":
+        """As `Order.batch`."""
+        block, place = divmod(number, BLOCK)
+        flags = self.block(block)
+        before = self._kept_before(block) + sum(flags[:place])
+        return self.kept.batch(before) if flags[place] else self.new.batch(number - before)
+
+    def _shuffled(self, block: int) -> list[bool]:
+        count = self._kept_before(block + 1) - self._kept_before(block)
+        order = np.random.default_rng([self.seed, block, BLOCK]).permutation(BLOCK)
+        return [bool(place < count) for place in order]
+
+    def _kept_before(self, block: int) -> int:
+        return math.floor(block * BLOCK * self.share)
 
 
 def expert_at(step: int, high_share: float, hold_steps: int) -> str:

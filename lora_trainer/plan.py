@@ -155,10 +155,11 @@ def codec_seconds(
 
 
 def validation_seconds(config: Config, card: Card, known: Outline, windows: Mapping[ClipShape, int]) -> float:
-    """Fixed-noise losses of held-out and training windows: of the base, at intervals, and at the end."""
-    count = sum(windows.values())
+    """Fixed-noise losses of held-out, training and kept windows: of the base, on the way, and at the end."""
+    count = sum(windows.values()) - known.kept_windows
     held = round(count * config.data.held_out / max(1, known.clips))
-    forwards = (min(MAX_WINDOWS, held) + min(MAX_WINDOWS, count - held)) * sum(BINS.values())
+    measured = sum(min(MAX_WINDOWS, part) for part in (held, count - held, known.kept_windows))
+    forwards = measured * sum(BINS.values())
     one = forwards * mean_forward_seconds(card, known, windows)
     return times(config.run.steps, config.run.validate_every) * one
 

@@ -53,11 +53,12 @@ class Outline:
     high_share: float  # of the schedule
     text_parameters: int
     windows: Mapping[ClipShape, int]
-    clips: int
+    clips: int  # to learn
     cached: bool
     text_tokens: int  # of all captions and prompts
     texts: int
     download: int  # bytes of weights that are not on this machine
+    kept_windows: int = 0
 
 
 def find_card(config: Config, gpu: str | None, processes: int = 1) -> Card:
@@ -102,7 +103,7 @@ def outline(config: Config, items: list[Item] | None = None) -> Outline:
     sigmas = training_sigmas(scheduler)
     high = len(expert_range(scheduler, layout.read_boundary_ratio(folder), EXPERTS[0])) / len(sigmas)
     sizes = {name: plan_memory.size_of(part) for name, part in (towers | coders).items()}
-    windows, clips, captions, cached = read_windows(config, Checkpoint(configs, {}), items)
+    windows, clips, captions, cached, kept = read_windows(config, Checkpoint(configs, {}), items)
     texts = list(dict.fromkeys([*captions, *config.texts]))
     is_local = Path(source).expanduser().is_dir()
     return Outline(
@@ -116,25 +117,30 @@ def outline(config: Config, items: list[Item] | None = None) -> Outline:
         count_tokens(folder, texts),
         len(texts),
         0 if is_local else 2 * sum(sizes.values()),
+        kept,
     )
 
 
 def read_windows(
     config: Config, checkpoint: Checkpoint, items: list[Item] | None = None
-) -> tuple[Counter[ClipShape], int, list[str], bool]:
-    """Shapes of the windows with their number, clips, captions, and whether they are in the cache."""
+) -> tuple[Counter[ClipShape], int, list[str], bool, int]:
+    """Windows by shape, clips to learn, captions, whether all is in the cache, and windows to keep."""
     held = read_index(config.cache).entries if (config.cache / INDEX).is_file() else ()
-    if items is None and held and all(is_wanted(entry, config.data) for entry in held):
-        found = held
-        captions, clips, cached = [entry.caption for entry in found], {entry.clip for entry in found}, True
+    wants_kept, holds_kept = config.data.keep is not None, any(entry.kept for entry in held)
+    wanted = held and holds_kept == wants_kept and all(is_wanted(entry, config.data) for entry in held)
+    if items is None and wanted:
+        found, cached = held, True
+        captions = [entry.caption for entry in found]
+        clips, kept = {entry.clip for entry in found if not entry.kept}, sum(entry.kept for entry in found)
     else:
-        from lora_trainer.encode import plan_windows  # needs what reads clips
+        from lora_trainer.encode import caption_of, plan_windows  # needs what reads clips
 
-        found = plan_windows(config, items)
-        captions = [f"{config.data.caption_prefix}{window.item.caption}" for window in found]
-        clips, cached = {window.item.name for window in found}, False
+        found, cached = plan_windows(config, items), False
+        captions = [caption_of(window.item, config.data) for window in found]
+        clips = {window.item.name for window in found if not window.item.kept}
+        kept = sum(window.item.kept for window in found)
     shapes = [checkpoint.clip_shape(w.height, w.width, w.num_frames, w.frame_rate) for w in found]
-    return Counter(shapes), len(clips), captions, cached
+    return Counter(shapes), len(clips), captions, cached, kept
 
 
 def is_wanted(entry: Entry, data: Data) -> bool:

@@ -115,7 +115,7 @@ class Trainer:
         self.base = engine.measure()
         self.journal.write("base", **self.base)
         if all(engine.rows.values()):
-            entry = engine.order.entries[0]
+            entry = engine.learnt[0]
             if swapped_experts(self.pipeline, engine.load, entry):
                 self._alarm(f"at {' and '.join(EXPERTS)} the wrong one predicts better; are they swapped?")
         self._sample()

@@ -31,14 +31,16 @@ class Fixed:
     number: int
 
 
-def split(cache: Cache, held_out: int) -> tuple[list[Entry], list[Entry]]:
-    """(windows to train on, windows held out); all windows of a clip go the same way."""
-    clips = sorted({entry.clip for entry in cache.entries})
+def split(cache: Cache, held_out: int) -> tuple[list[Entry], list[Entry], list[Entry]]:
+    """(windows to learn, windows held out, windows to keep); all windows of a clip go the same way."""
+    new = [entry for entry in cache.entries if not entry.kept]
+    clips = sorted({entry.clip for entry in new})
     # Spread over the sorted names, so that neither the first nor the last recording session is lost.
     chosen = {clips[(2 * index + 1) * len(clips) // (2 * held_out)] for index in range(held_out)}
     return (
-        [entry for entry in cache.entries if entry.clip not in chosen],
-        [entry for entry in cache.entries if entry.clip in chosen],
+        [entry for entry in new if entry.clip not in chosen],
+        [entry for entry in new if entry.clip in chosen],
+        [entry for entry in cache.entries if entry.kept],
     )
 
 

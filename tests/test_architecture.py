@@ -52,7 +52,7 @@ TRAINER_FLOORS = [
         *("lora_trainer.journal", "lora_trainer.findings", "lora_trainer.captions"),
         *("lora_trainer.hardware", "lora_trainer.hub_answers"),
     ],
-    ["lora_trainer.config", "lora_trainer.clipset", "lora_trainer.runs"],
+    ["lora_trainer.config", "lora_trainer.clipset", "lora_trainer.runs", "lora_trainer.keep"],
     ["lora_trainer.jobs", "lora_trainer.publish"],
     ["lora_trainer.mirror"],
     ["lora_trainer.hub_jobs", "lora_trainer.in_job"],

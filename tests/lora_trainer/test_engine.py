@@ -260,7 +260,7 @@ def test_swapped_experts_are_noticed(engine):
     ranks = {f"towers__{name}__rank": 32 for name in EXPERTS}
     rates = {"optimizer__schedule": "constant", "optimizer__learning_rate": 2e-2}
     trained = engine(preset="look", run__accumulation=1, data__held_out=0, run__steps=99, **ranks, **rates)
-    entry = trained.order.entries[0]
+    entry = trained.learnt[0]
     trained.order.batch = lambda _: [entry]
     pipeline, noticed = trained.pipeline, False
     while not noticed and trained.step < 48:  # random weights have to become experts first

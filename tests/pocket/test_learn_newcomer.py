@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.coded_ears import CodedEars, clip_of
-from benchmarks.learn_newcomer import CLAIMS, OLD_SKILLS, report_text
+from benchmarks.newcomer_report import CLAIMS, OLD_SKILLS, report_text
 from lora_trainer.encode import Encoders
 from mova.catalog import POCKET
 from pocket.clip import FAMILIES, NEWCOMERS
