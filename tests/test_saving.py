@@ -9,7 +9,13 @@ from mova.pipeline import MOVAPipeline
 from mova.types import UserError
 
 # What the writing libraries add, and what transformers 5 keeps in tokenizer.json instead of here.
-ADDED = {"_diffusers_version", "transformers_version", "is_decoder", "tie_word_embeddings"}
+ADDED = {
+    "_diffusers_version",
+    "transformers_version",
+    "is_decoder",
+    "scale_decoder_outputs",
+    "tie_word_embeddings",
+}
 TOKENIZER = {"added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"}
 
 
