@@ -56,7 +56,7 @@ def add_stages(commands: argparse._SubParsersAction) -> None:
         stage.add_argument("--decay", type=float, default=0.5, help="last share of the run with falling rate")
     for name in ("train-vae", "train-audio-vae"):
         stages[name].add_argument("--decoder-only", action="store_true", help="leave the latents as they are")
-    for name in ("train-vae", "train-audio-vae", "train-audio", "encode", "train"):
+    for name in ("train-vae", "train-audio", "encode", "train"):
         stages[name].add_argument("--compile", action="store_true")
     stages["train-vae"].add_argument("--crop", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
     stages["train-audio-vae"].add_argument("--clips", type=int, default=20_000)
@@ -121,7 +121,6 @@ def _train_audio_vae(arguments: argparse.Namespace) -> None:
         a.learning_rate,
         a.decay,
         a.decoder_only,
-        a.compile,
         a.workers,
         a.clips,
     )

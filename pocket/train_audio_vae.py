@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mova.models.audio_vae import AudioVAE, Snake
+from mova.models.audio_vae import AudioVAE
 from pocket.clip import SAMPLE_RATE
 from pocket.codec_run import CodecRun
 from pocket.models import build_audio_vae
@@ -30,7 +30,6 @@ def train_audio_vae(
     learning_rate: float,
     decay: float,
     decoder_only: bool,
-    compiled: bool,
     workers: int | None,
     clips: int,
 ) -> None:
@@ -43,8 +42,6 @@ def train_audio_vae(
     torch.manual_seed(ranks.rank)
     vae = build_audio_vae().to(device)
     run = CodecRun(vae, out / "audio_vae.pt", ranks, learning_rate, (0.9, 0.99), decoder_only)
-    if compiled:
-        compile_snakes(vae)
     log = Log(out / "audio_vae.jsonl", ranks)
     first_seed, workers = 7_000_000 + ranks.rank * clips + run.step, ranks.workers(workers)
     sounds = Sounds.render(clips, first_seed, workers, out).waveforms.to(device)
@@ -69,18 +66,9 @@ def train_audio_vae(
             )
     if ranks.is_first:
         run.save()
-        averaged = build_audio_vae().to(device)
-        averaged.load_state_dict(run.average.weights)
-        log.write(step=run.step, **validate(averaged, truth))
+        vae.load_state_dict(run.average.weights)
+        log.write(step=run.step, **validate(vae, truth))
     ranks.leave()
-
-
-def compile_snakes(vae: AudioVAE) -> None:
-    """Fuse the activations, half of a step's time otherwise; all else runs in the library's kernels."""
-    torch._dynamo.config.recompile_limit = 64  # one for each size
-    for part in vae.modules():
-        if isinstance(part, Snake):
-            part.compile(dynamic=False)
 
 
 def excerpts(sounds: Tensor) -> Tensor:
