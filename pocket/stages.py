@@ -114,16 +114,7 @@ def _train_audio_vae(arguments: argparse.Namespace) -> None:
     from pocket.train_audio_vae import train_audio_vae
 
     a = arguments
-    train_audio_vae(
-        a.out,
-        a.minutes,
-        a.batch,
-        a.learning_rate,
-        a.decay,
-        a.decoder_only,
-        a.workers,
-        a.clips,
-    )
+    train_audio_vae(a.out, a.minutes, a.batch, a.learning_rate, a.decay, a.decoder_only, a.workers, a.clips)
 
 
 def _codecs(arguments: argparse.Namespace) -> None:
