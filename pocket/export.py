@@ -48,7 +48,7 @@ def export(out: Path, folder: Path) -> None:
 def start_from(folder: Path, out: Path, new_text_encoder: bool) -> None:
     """Write the states that the training stages go on from, with the weights of a finished checkpoint.
 
-    Optimizers begin anew. With `new_text_encoder` so does that part.
+    Optimizers begin anew. With `new_text_encoder` so do that part and what reads it in the towers.
     """
     out.mkdir(parents=True, exist_ok=True)
     pipeline = MOVAPipeline.from_pretrained(folder, torch_dtype=torch.float32)
@@ -60,5 +60,7 @@ def start_from(folder: Path, out: Path, new_text_encoder: bool) -> None:
     for name, part in model.named_children():
         if not (new_text_encoder and name == "text_encoder"):
             part.load_state_dict(getattr(pipeline, name).state_dict())
+    if new_text_encoder:
+        model.renew_text()
     weights = dict(model.named_parameters())
     save_state(out / "towers.pt", weights=weights, average=weights, step=0)

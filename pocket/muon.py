@@ -22,28 +22,34 @@ TEXT_RATE = 0.25  # of the learning rate
 
 
 class Muon:
-    """Steps `masters`, tensors by name; a name tells whether it is a matrix inside a layer."""
+    """Steps `masters`, tensors by name; a name tells whether it is a matrix inside a layer.
+
+    Biases and gains do not decay: those of the norms say how sharply attention may look.
+    """
 
     def __init__(self, masters: dict[str, Tensor]) -> None:
         self.masters = masters
         groups: dict[tuple, list[str]] = defaultdict(list)
-        others: dict[str, list[str]] = defaultdict(list)
+        others: dict[tuple, list[str]] = defaultdict(list)
         for name, tensor in masters.items():
             part = name.partition(".")[0]
             if _is_matrix_of_a_layer(name, tensor):
                 groups[(part, *tensor.shape)].append(name)
             else:
-                others[part].append(name)
+                others[(part, tensor.ndim > 1)].append(name)
         self.groups = list(groups.values())
         self.momenta = [torch.stack([torch.zeros_like(masters[n]) for n in names]) for names in self.groups]
         self.adam = torch.optim.AdamW(
             [
-                {"params": [masters[n] for n in names], "scale": TEXT_RATE if part == TEXT else 1.0}
-                for part, names in others.items()
+                {
+                    "params": [masters[n] for n in names],
+                    "scale": TEXT_RATE if part == TEXT else 1.0,
+                    "weight_decay": WEIGHT_DECAY if is_decayed else 0.0,
+                }
+                for (part, is_decayed), names in others.items()
             ],
             lr=0.0,
             betas=(0.9, 0.98),
-            weight_decay=WEIGHT_DECAY,
             fused=True,
         )
 

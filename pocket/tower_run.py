@@ -16,6 +16,7 @@ from pocket.training import Average, Ranks, save_state
 
 CLIP = 1.0  # of the gradients' total norm
 TEXT_DROPOUT = 0.1
+TEXT_GAIN = 1.5  # of queries and keys of the text at first: a word has to outshout 450 zeros behind it
 
 
 class Model(nn.Module):
@@ -35,13 +36,29 @@ class Model(nn.Module):
             nn.init.zeros_(dit.head.head.bias)
             nn.init.zeros_(dit.time_projection[1].weight)
             nn.init.zeros_(dit.time_projection[1].bias)
-            for block in dit.blocks:
-                nn.init.zeros_(block.cross_attn.o.weight)
+        self.renew_text()
         for part in (
             *self.dual_tower_bridge.audio_to_video_conditioners,
             *self.dual_tower_bridge.video_to_audio_conditioners,
         ):
             nn.init.zeros_(part.inner.o.weight)
+
+    def renew_text(self) -> None:
+        """Let the towers read the text as if they never had.
+
+        The gains begin large: with those that had fallen to 0.6 the padding took 80 to 95 % of the attention,
+        and no word more than 5 %.
+        """
+        for dit in (self.video_dit, self.video_dit_2, self.audio_dit):
+            layers = [dit.text_embedding[0], dit.text_embedding[2]]
+            for attention in (block.cross_attn for block in dit.blocks):
+                layers += [attention.q, attention.k, attention.v, attention.o]
+                nn.init.constant_(attention.norm_q.weight, TEXT_GAIN)
+                nn.init.constant_(attention.norm_k.weight, TEXT_GAIN)
+            for layer in layers:
+                layer.reset_parameters()
+            for block in dit.blocks:
+                nn.init.zeros_(block.cross_attn.o.weight)
 
     def load_named(self, weights: dict[str, Tensor]) -> None:
         """Load weights by the names of `named_parameters`; the text encoder's embedding has a second name."""
