@@ -174,7 +174,7 @@ def status(run: Run, state: Status) -> str:
         details.append(f"{state.done} of {state.count}")
     if state.seconds_left:
         details.append(f"about {human_seconds(state.seconds_left)} left")
-    share = 100 * state.done / state.count if state.count and state.phase == "train" else 0
+    share = 100 * state.done / state.count if state.count and state.phase in ("keep", "train") else 0
     return (
         f'<div class="mova-run"><p role="status" aria-live="polite"><b>{escape(words)}</b> '
         f"<span>{escape(' · '.join(details))}</span></p>"

@@ -102,7 +102,7 @@ def test_from_clips_to_an_adapter_in_generate(chromium, server, demo, uploads, t
     wait_for_text(page, "#train-cost", "The clips to keep take at least")
     page.locator("#train-start").click()
     wait_for_text(page, "#train-status", "Making clips to keep")
-    wait_for_text(page, "#train-status", "step [1-9]")
+    wait_for_text(page, "#train-status", "step [1-9]", seconds=180)
     page.locator("#train-stop").click()
     wait_for_text(page, "#train-status", "Stopped at step")
 

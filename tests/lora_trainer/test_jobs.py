@@ -128,7 +128,7 @@ def test_a_run_makes_clips_to_keep_in_its_folder_is_stopped_meanwhile_and_goes_o
     status = wait_for(run, ("running",), until=lambda run: run.status().phase == "keep" and made())
     assert (status.done, status.count) == (1, 5)
     jobs.stop(run)
-    assert wait_for(run, ("stopped",)).message == "stopped, not begun"
+    assert wait_for(run, ("stopped",)).message == "stopped before the first step"
     first = made()
     assert 0 < len(first) < 5
     assert not list(kept.glob(".*"))  # no half of a clip
@@ -153,7 +153,7 @@ def test_a_run_that_cannot_be_is_a_sentence_and_a_waiting_one_stops_at_once(jobs
     jobs.start(waiting)
     wait_for(waiting, ("waiting",))
     jobs.stop(waiting)
-    assert wait_for(waiting, ("stopped",)).message == "stopped, not begun"
+    assert wait_for(waiting, ("stopped",)).message == "stopped before the first step"
 
 
 def test_a_number_that_another_process_has_now_is_not_taken_for_the_run(make, other_process):
