@@ -126,7 +126,7 @@ def test_a_run_makes_clips_to_keep_in_its_folder_is_stopped_meanwhile_and_goes_o
 
     jobs.start(run)
     status = wait_for(run, ("running",), until=lambda run: run.status().phase == "keep" and made())
-    assert (status.done, status.count) == (1, 5)
+    assert (status.phase, status.count) == ("keep", 5)
     jobs.stop(run)
     assert wait_for(run, ("stopped",)).message == "stopped before the first step"
     first = made()
