@@ -27,6 +27,8 @@ FREE = (
     "output",
     "data.path",
     "data.keep",
+    "data.keep_count",
+    "data.keep_prompts",
     "data.cache",
     "samples",
     "run.steps",

@@ -12,13 +12,14 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from lora_trainer.journal import KEPT
 from lora_trainer.presets import PRESETS, RECIPES
 from mova.catalog import find_model
 from mova.shapes import check_num_frames, parse_size
 from mova.strengths import TOWERS
 from mova.types import UserError
 
-KEEP_SHARE = 0.5  # of the samples, where data.keep is given
+KEEP_SHARE = 0.5  # of the samples, where there are clips to keep
 PASSING = ("layers", "shards")  # offloads whose layers come to the device whole only while they run
 Targets = Literal["attention", "attention_ffn", "audio_to_video", "video_to_audio"]
 
@@ -40,6 +41,8 @@ class Data(Section):
     caption_prefix: str = ""
     held_out: int = Field(1, ge=0)  # clips that are never trained on and measure the loss
     keep: str | None = None  # clips of what the model can already, mixed in so that it keeps that
+    keep_count: int = Field(0, ge=0, le=1000)  # in place of keep: made by the run, in OUTPUT/kept
+    keep_prompts: tuple[str, ...] = ()  # of those, in turn; none: the examples that come with the model
     keep_share: float | None = Field(None, gt=0, lt=1)  # of the samples that are such; None is KEEP_SHARE
     cache: Path | None = None  # where encoded clips are kept; None is OUTPUT/cache
 
@@ -59,9 +62,16 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _keep(self) -> "Data":
-        if self.keep_share is not None and self.keep is None:
-            raise ValueError("keep_share needs keep, the clips that it is the share of")
+        if self.keep is not None and self.keep_count:
+            raise ValueError("keep names clips, keep_count lets the run make them; give one of the two")
+        if self.keep_share is not None and not self.keeps:
+            raise ValueError("keep_share needs keep or keep_count, the clips that it is the share of")
         return self
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there are clips to keep, or will be."""
+        return self.keep is not None or self.keep_count > 0
 
     @property
     def share_of_kept(self) -> float:
@@ -217,6 +227,11 @@ class Config(Section):
     @property
     def cache(self) -> Path:
         return self.data.cache or self.output / "cache"
+
+    @property
+    def kept(self) -> Path:
+        """Where the clips of data.keep_count are."""
+        return self.output / KEPT
 
     def recipe_record(self) -> dict[str, Any]:
         """What decided the adapter, for its header: no paths of this machine."""

@@ -18,7 +18,8 @@ from lora_trainer import sound as heard
 from lora_trainer.config import Config
 from lora_trainer.encode import Report, caption_of
 from lora_trainer.findings import Finding
-from lora_trainer.manifest import Item, read_clips
+from lora_trainer.keep import clips_of
+from lora_trainer.manifest import Item
 from lora_trainer.picture import Picture
 from lora_trainer.reading import Probe, probe, read_channels
 from lora_trainer.windows import Window, windows_of
@@ -87,7 +88,7 @@ def examine(
 
     `read` measures a clip, by default anew. Raises UserError if there is no data set at all.
     """
-    items = read_clips(config.data.path, config.data.keep) if items is None else items
+    items = clips_of(config) if items is None else items
     read = read or read_clip
     clips, windows = [], []
     for done, item in enumerate(items):

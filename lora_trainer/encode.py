@@ -5,7 +5,7 @@ the clip's bytes, the span, the settings and the encoder: what changes any of th
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lora_trainer.cache import FORMAT, Cache, Entry, fingerprint, is_whole, write_index, write_tensors
 from lora_trainer.config import Config, Data
-from lora_trainer.manifest import Item, read_clips
+from lora_trainer.keep import Report, clips_of, make_kept
+from lora_trainer.manifest import Item
 from lora_trainer.reading import probe, read_frames, read_sound
 from lora_trainer.sound import to_loudness
 from lora_trainer.windows import Window, windows_of
@@ -29,18 +30,19 @@ from mova.prompting.cleaning import clean_prompt
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
 from mova.types import UserError
 
-Report = Callable[[str, int, int], None]  # what is done, of how many
-
 
 def build_cache(
     config: Config, device: torch.device, dtype: torch.dtype, report: Report = lambda *_: None
 ) -> Cache:
-    """Encode what the cache lacks, and write its index.
+    """Make the clips to keep that are wanted and not there, encode what the cache lacks, and write its index.
 
     Raises:
         UserError: clips that cannot be used or decoded, each with its name. What could be encoded is kept.
+        UserError, BackendError: as `make_kept`.
     """
     windows = plan_windows(config)  # first: what is wrong with clips needs no download to be told
+    if config.data.keep_count and make_kept(config, report):
+        windows = plan_windows(config)
     folder = checkpoint_folder(config)
     captions = {w.item: caption_of(w.item, config.data) for w in windows}
     texts = encode_texts(config.cache, folder, [*captions.values(), *config.texts], device, dtype, report)
@@ -75,7 +77,7 @@ def plan_windows(config: Config, items: list[Item] | None = None) -> list[Window
         UserError: names each clip that cannot be used, and why.
     """
     model, windows, problems = find_model(config.model), [], []
-    for item in read_clips(config.data.path, config.data.keep) if items is None else items:
+    for item in clips_of(config) if items is None else items:
         try:
             windows += windows_of(item, probe(item), config.data, model)
         except UserError as error:

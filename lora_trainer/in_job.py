@@ -14,7 +14,7 @@ import httpx2
 from huggingface_hub import HfApi, snapshot_download
 
 from lora_trainer.jobs import Jobs
-from lora_trainer.journal import CHECKPOINTS, JOURNAL
+from lora_trainer.journal import CHECKPOINTS, JOURNAL, KEPT
 from lora_trainer.mirror import Outbox
 from lora_trainer.runs import ABOUT, CONFIG, OUTCOME, STOP, Run, read_json, read_run, write_json
 
@@ -24,6 +24,7 @@ LOOK_SECONDS = 5.0
 PUSH_SECONDS, PUSH_SHARE = 60, 1 / 50  # between commits: at first, and of the time that has gone
 SAVE_SECONDS = 300  # kept of the job's time for saving
 LAST_TRIES = 10
+LEFT = [ABOUT, CONFIG, JOURNAL, f"{CHECKPOINTS}/*", f"{KEPT}/*"]  # for the next job
 HUB_FAILS = (OSError, httpx2.TransportError)  # what the Hub answers is an OSError, too
 
 
@@ -67,7 +68,7 @@ def main(repo: str, seconds: float, ends: float) -> int:
 
 def prepare(repo: str, folder: Path) -> Run:
     """The run's folder as its repo has it, with what an earlier job left to go on from."""
-    snapshot_download(repo, allow_patterns=[ABOUT, CONFIG, JOURNAL, f"{CHECKPOINTS}/*"], local_dir=folder)
+    snapshot_download(repo, allow_patterns=LEFT, local_dir=folder)
     write_json(folder / CONFIG, read_json(folder / CONFIG) | {"output": str(folder)})
     return read_run(folder)
 

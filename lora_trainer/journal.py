@@ -10,6 +10,7 @@ from mova.outputs import explained
 JOURNAL = "journal.jsonl"
 ADAPTER = "adapter.safetensors"
 CHECKPOINTS = "checkpoints"
+KEPT = "kept"  # clips that the base model made for the run
 
 
 class Journal:

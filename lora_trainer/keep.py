@@ -1,20 +1,22 @@
-"""`python -m lora_trainer keep`: clips of what a model can already, made by itself, for a run to keep.
+"""Clips of what a model can already, made by itself for a run to keep: by the command, or by the run first.
 
 Training on a few clips alone changes everything that resembles them. Clips in `data.keep`, mixed in, pull the
 rest back to what it was; made by the base model they teach it nothing but itself.
 """
 
 import argparse
+import gc
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from lora_trainer.manifest import read_caption
+from lora_trainer.config import Config
+from lora_trainer.manifest import Item, read_caption, read_clips
 from mova.catalog import POCKET, Model, find_model
 from mova.checks import check_request
 from mova.outputs import new_output
@@ -24,6 +26,7 @@ from mova.types import GenerationRequest, UserError
 EXAMPLES = POCKET.parent / "examples" / "examples.json"
 MAX_CLIPS = 1000
 MAX_BYTES = 10_000_000
+Report = Callable[[str, int, int], None]  # what is done, of how many
 
 
 @dataclass(frozen=True)
@@ -59,19 +62,50 @@ def run_keep(options: argparse.Namespace) -> int:
         raise UserError(f"--count {options.count} must be from 1 to {MAX_CLIPS}")
     model = find_model(options.model)
     wishes = read_wishes(options.prompts) if options.prompts else example_wishes(model)
-    requests = {
-        options.out / f"keep-{index:04d}.mp4": request_of(options, model, wishes[index % len(wishes)], index)
-        for index in range(options.count)
-    }
-    missing = {path: request for path, request in requests.items() if not is_made(path, request)}
-    for path, request in missing.items():  # all that can be wrong is told before the first is made
-        check_request(request, path)
-    make(options, missing)
-    for path, request in requests.items():
-        write_caption(path, request.prompt)
-    made = f"{len(missing)} made, {len(requests) - len(missing)} there already"
-    sys.stdout.write(f"{options.out}\t{len(requests)} clips to keep, {made}\n")
+    settings = settings_of(options, model)
+    requests = requests_of(options.out, wishes, options.count, settings, options.seed)
+    with tqdm(total=options.count, desc="clips to keep", dynamic_ncols=True) as bar:
+        made = make(options.model, options.device, requests, lambda _, done, __: bar.update(done - bar.n))
+    there = f"{made} made, {options.count - made} there already"
+    sys.stdout.write(f"{options.out}\t{options.count} clips to keep, {there}\n")
     return 0
+
+
+def make_kept(config: Config, report: Report = lambda *_: None) -> int:
+    """Make the clips of `data.keep_count` that are not there yet; how many were made.
+
+    Raises:
+        UserError: there are no prompts, or one cannot be made. BackendError: the device is out of memory, or
+            the disk is full; what is made stays.
+    """
+    model = find_model(config.model)
+    settings = model.defaults(model.preset()) | shape_of(config)
+    requests = requests_of(config.kept, wishes_of(config), config.data.keep_count, settings)
+    return make(config.model, config.run.device, requests, report)
+
+
+def shape_of(config: Config) -> dict[str, Any]:
+    """Height, width, num_frames and frame_rate of the clips that the run makes: its longest window."""
+    from lora_trainer.windows import lengths, size_of  # brings PyAV
+
+    model = find_model(config.model)
+    height, width = size_of(config.data, model)
+    longest = lengths(config.data, model)[0]
+    return {"height": height, "width": width, "num_frames": longest, "frame_rate": config.data.frame_rate}
+
+
+def wishes_of(config: Config) -> list[Wish]:
+    """What the run's own clips to keep show. Raises UserError: it is not said, and there are no examples."""
+    return [Wish(prompt) for prompt in config.data.keep_prompts] or example_wishes(find_model(config.model))
+
+
+def clips_of(config: Config) -> list[Item]:
+    """The clips to learn and to keep; of those that the run makes, the ones that are there.
+
+    Raises UserError as `read_clips`.
+    """
+    makes = config.data.keep_count and any(config.kept.glob("*.mp4"))
+    return read_clips(config.data.path, str(config.kept) if makes else config.data.keep)
 
 
 def read_wishes(path: Path) -> list[Wish]:
@@ -96,7 +130,7 @@ def example_wishes(model: Model) -> list[Wish]:
     rows = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else []
     own = [row for row in rows if find_model(row["model"]).source == model.source]
     if not own:
-        raise UserError(f"{model.name} comes with no examples; give --prompts with what it can do")
+        raise UserError("the model comes with no examples; give prompts of what it can do")
     return [wish_of(row, EXAMPLES) for row in own]
 
 
@@ -108,13 +142,26 @@ def wish_of(row: Any, path: Path) -> Wish:  # noqa: ANN401 - of a file that a pe
     return Wish(row["prompt"].strip(), path.parent / str(image) if image else None)
 
 
-def request_of(options: argparse.Namespace, model: Model, wish: Wish, index: int) -> GenerationRequest:
+def settings_of(options: argparse.Namespace, model: Model) -> dict[str, Any]:
+    """The fields of a request that model and flags decide."""
     settings = model.defaults(model.preset())
     if options.size:
         settings["height"], settings["width"] = parse_size(options.size)
     given = {"num_frames": options.frames, "num_inference_steps": options.steps}
-    settings |= {key: value for key, value in given.items() if value is not None}
-    return GenerationRequest(prompt=wish.prompt, image=wish.image, seed=options.seed + index, **settings)
+    return settings | {key: value for key, value in given.items() if value is not None}
+
+
+def requests_of(
+    folder: Path, wishes: list[Wish], count: int, settings: Mapping[str, Any], seed: int = 0
+) -> dict[Path, GenerationRequest]:
+    """The clips of `folder`: the wishes in turn, each clip with a seed of its own from `seed` on."""
+    turns = [wishes[index % len(wishes)] for index in range(count)]
+    return {
+        folder / f"keep-{index:04d}.mp4": GenerationRequest(
+            prompt=wish.prompt, image=wish.image, seed=seed + index, **settings
+        )
+        for index, wish in enumerate(turns)
+    }
 
 
 def is_made(path: Path, request: GenerationRequest) -> bool:
@@ -130,19 +177,30 @@ def is_made(path: Path, request: GenerationRequest) -> bool:
     return True
 
 
-def make(options: argparse.Namespace, requests: dict[Path, GenerationRequest]) -> None:
-    if not requests:
-        return
+def make(model: str, device: str | None, requests: Mapping[Path, GenerationRequest], report: Report) -> int:
+    """Make the clips that are not there yet, each with its caption beside it; how many were made.
+
+    Raises:
+        UserError: one cannot be made, told before any is; another clip has its name. BackendError: the device
+            is out of memory, or the disk is full; what is made stays.
+    """
+    missing = {path: request for path, request in requests.items() if not is_made(path, request)}
+    for path, request in missing.items():
+        check_request(request, path)
+    for path, request in requests.items():  # before the clips: one without a caption cannot be read
+        write_caption(path, request.prompt)
+    if not missing:
+        return 0
     from mova.backends.local import LocalBackend  # brings torch: only when all requests are in order
 
-    backend = LocalBackend(str(options.model), options.device)
-    for path, request in shown(requests.items()):
+    backend, count = LocalBackend(model, device), len(requests)
+    for done, (path, request) in enumerate(missing.items(), start=count - len(missing)):
+        report("keep", done, count)
         backend.generate(request, path)
-        write_caption(path, request.prompt)
-
-
-def shown(requests: Iterable[tuple[Path, GenerationRequest]]) -> Iterable[tuple[Path, GenerationRequest]]:
-    return tqdm(list(requests), desc="clips to keep", dynamic_ncols=True)
+    report("keep", count, count)
+    del backend
+    gc.collect()  # pipeline and residency hold each other; a run needs their memory now
+    return len(missing)
 
 
 def write_caption(path: Path, prompt: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 
 from lora_trainer.jobs import link_or_copy
-from lora_trainer.journal import ADAPTER, CHECKPOINTS, JOURNAL
+from lora_trainer.journal import ADAPTER, CHECKPOINTS, JOURNAL, KEPT
 from lora_trainer.runs import LOG, OUTCOME, PHASE, Run
 from mova.outputs import new_output
 
@@ -46,7 +46,8 @@ class Outbox:
         samples = {f"{SAMPLES}/{path.name}": path for path in (self.run.folder / SAMPLES).glob("*.mp4")}
         # How it ended comes with the adapter: who reads it, asks no more.
         texts = [name for name in TEXTS if is_last or name != OUTCOME]
-        files = {name: path for name in texts if (path := self.run.folder / name).is_file()} | samples
+        kept = {f"{KEPT}/{path.name}": path for path in (self.run.folder / KEPT).glob("keep-*")}
+        files = {name: path for name in texts if (path := self.run.folder / name).is_file()} | samples | kept
         if self.run.adapter and (is_last or samples.keys() - self.sent.keys()):
             files[ADAPTER] = self.run.adapter
         operations: list[CommitOperationAdd | CommitOperationDelete] = []

@@ -17,7 +17,7 @@ from mova.types import UserError
 
 STEPS = 60
 SETTINGS: dict[str, Any] = {
-    "data": {"held_out": 0, "keep": None, "keep_share": None},
+    "data": {"held_out": 0, "keep": None, "keep_count": 0, "keep_share": None},
     "objective": {"text_dropout": 0.0, "bridge_dropout": 0.0, "hold_steps": 1},
     "optimizer": {"schedule": "constant", "warmup_steps": 0},
     "samples": {"every": 0, "clips": []},

@@ -13,7 +13,7 @@ from lora_trainer.plan_inputs import Card, Outline
 from lora_trainer.plan_memory import Sizes
 from lora_trainer.presets import EXPERTS
 from lora_trainer.validation import BINS, MAX_WINDOWS
-from mova.catalog import forward_flops
+from mova.catalog import find_model, forward_flops
 from mova.guidance import branches
 from mova.placement import DTYPES, RAM_SHARE, VRAM_SHARE
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
@@ -54,6 +54,7 @@ def figures(config: Config, card: Card, known: Outline) -> Plan:
     largest = max(windows, key=lambda shape: shape.video_tokens)
     step, operations = step_seconds(config, card, known, windows)
     seconds = {
+        "keeping": keeping_seconds(config, card, known, largest),
         "encoding": 0.0
         if known.cached and windows == known.windows
         else encoding_seconds(card, known, windows),
@@ -169,9 +170,22 @@ def sample_seconds(config: Config, card: Card, known: Outline, largest: ClipShap
     if not samples.clips:
         return 0.0
     forwards = samples.num_inference_steps * len(branches(samples.guidance_scale, 1.0))
-    clip = forwards * mean_forward_seconds(card, known, {largest: 1})
-    clip += codec_seconds(card, known, largest, plan_time.DECODE_FLOPS)
-    return times(config.run.steps, samples.every) * len(samples.clips) * clip
+    count = times(config.run.steps, samples.every) * len(samples.clips)
+    return count * clip_seconds(card, known, largest, forwards)
+
+
+def keeping_seconds(config: Config, card: Card, known: Outline, largest: ClipShape) -> float:
+    """Of the clips to keep that the run makes first."""
+    model = find_model(config.model)
+    branch_count = len(branches(model.guidance_scale, model.bridge_guidance_scale))
+    forwards = model.preset().num_inference_steps * branch_count
+    return known.unmade * clip_seconds(card, known, largest, forwards)
+
+
+def clip_seconds(card: Card, known: Outline, shape: ClipShape, forwards: int) -> float:
+    """To make a clip: denoising and decoding."""
+    denoising = forwards * mean_forward_seconds(card, known, {shape: 1})
+    return denoising + codec_seconds(card, known, shape, plan_time.DECODE_FLOPS)
 
 
 def times(steps: int, every: int) -> int:

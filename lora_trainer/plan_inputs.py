@@ -13,6 +13,7 @@ from lora_trainer import plan_memory
 from lora_trainer.cache import INDEX, Entry, read_index
 from lora_trainer.config import Config, Data
 from lora_trainer.hardware import Hardware
+from lora_trainer.keep import shape_of, wishes_of
 from lora_trainer.manifest import Item
 from lora_trainer.objective import expert_range, training_sigmas
 from lora_trainer.presets import EXPERTS
@@ -59,6 +60,7 @@ class Outline:
     texts: int
     download: int  # bytes of weights that are not on this machine
     kept_windows: int = 0
+    unmade: int = 0  # of those, clips that the run makes first, each one window
 
 
 def find_card(config: Config, gpu: str | None, processes: int = 1) -> Card:
@@ -103,7 +105,12 @@ def outline(config: Config, items: list[Item] | None = None) -> Outline:
     sigmas = training_sigmas(scheduler)
     high = len(expert_range(scheduler, layout.read_boundary_ratio(folder), EXPERTS[0])) / len(sigmas)
     sizes = {name: plan_memory.size_of(part) for name, part in (towers | coders).items()}
-    windows, clips, captions, cached, kept = read_windows(config, Checkpoint(configs, {}), items)
+    checkpoint = Checkpoint(configs, {})
+    windows, clips, captions, cached, kept = read_windows(config, checkpoint, items)
+    unmade = 0 if cached else max(0, config.data.keep_count - kept)
+    if unmade:
+        windows[checkpoint.clip_shape(**shape_of(config))] += unmade
+        captions += [wish.prompt for wish in wishes_of(config)[: config.data.keep_count]]
     texts = list(dict.fromkeys([*captions, *config.texts]))
     is_local = Path(source).expanduser().is_dir()
     return Outline(
@@ -117,16 +124,20 @@ def outline(config: Config, items: list[Item] | None = None) -> Outline:
         count_tokens(folder, texts),
         len(texts),
         0 if is_local else 2 * sum(sizes.values()),
-        kept,
+        kept + unmade,
+        unmade,
     )
 
 
 def read_windows(
     config: Config, checkpoint: Checkpoint, items: list[Item] | None = None
 ) -> tuple[Counter[ClipShape], int, list[str], bool, int]:
-    """Windows by shape, clips to learn, captions, whether all is in the cache, and windows to keep."""
+    """Windows by shape, clips to learn, captions, whether all is in the cache, and windows to keep.
+
+    Clips that are yet to be made are not among them.
+    """
     held = read_index(config.cache).entries if (config.cache / INDEX).is_file() else ()
-    wants_kept, holds_kept = config.data.keep is not None, any(entry.kept for entry in held)
+    wants_kept, holds_kept = config.data.keeps, any(entry.kept for entry in held)
     wanted = held and holds_kept == wants_kept and all(is_wanted(entry, config.data) for entry in held)
     if items is None and wanted:
         found, cached = held, True

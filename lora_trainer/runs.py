@@ -58,7 +58,7 @@ class Status:
 
     kind: str
     message: str = ""
-    phase: str = ""  # of a running one: clips, captions, model or train
+    phase: str = ""  # of a running one: keep, clips, captions, model or train
     done: int = 0
     count: int = 0
     seconds_left: float | None = None

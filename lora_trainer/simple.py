@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_trainer.config import merge
+from lora_trainer.keep import example_wishes
 from lora_trainer.windows import LENGTHS
 from mova.catalog import MODELS, Model
 from mova.shapes import frames_for_seconds
@@ -15,6 +16,7 @@ from mova.types import UserError
 SMALL_BYTES = 2**30  # of weights: such a model learns on a processor, in many quick steps
 KEPT_BACK = ((12, 2), (4, 1))  # from so many clips on, so many measure what was learnt
 MAX_STEPS = 20_000
+LEAST_KEPT, MOST_KEPT = 6, 24  # clips to keep; between, as many as there are to learn
 # Times at which the losses are measured; with a small model that takes as long as ten steps.
 LOOKS, LOOKS_IF_SMALL = 12, 3
 SAMPLES, SAMPLES_IF_SMALL = 4, 2  # times at which a clip is made
@@ -49,6 +51,8 @@ class Simple:
     recipe: str = "balanced"
     seconds: float | None = None  # longest part that is learnt at once
     price: float | None = None  # of an hour
+    keep: bool = False  # let the model make clips of what it can, and mix them in
+    keep_prompts: str = ""  # of these clips, one a line; empty: the model's own examples
 
     @classmethod
     def read(cls, values: Iterable[object]) -> "Simple":
@@ -62,6 +66,14 @@ def is_small(model: Model) -> bool:
     folder = Path(model.source).expanduser()
     files = folder.rglob("*.safetensors") if folder.is_dir() else ()
     return folder.is_dir() and sum(path.stat().st_size for path in files) < SMALL_BYTES
+
+
+def has_examples(model: Model) -> bool:
+    """Whether the model comes with examples, which it can make again to keep what it can."""
+    try:
+        return bool(example_wishes(model))
+    except UserError:
+        return False
 
 
 def default_steps(model: Model) -> int:
@@ -111,7 +123,16 @@ def settings_of(simple: Simple, model: Model, clips: int, device: str) -> dict[s
         settings["run"]["device"] = device
     if rank:
         settings["towers"] = {name: {"rank": rank} for name in TOWERS}
+    if simple.keep:
+        settings["data"] |= keeping(simple, clips)
     return merge(settings, SMALL) if small else settings
+
+
+def keeping(simple: Simple, clips: int) -> dict[str, Any]:
+    """The settings by which a run makes clips to keep, every prompt at least once."""
+    prompts = [line.strip() for line in simple.keep_prompts.splitlines() if line.strip()]
+    count = max(len(prompts), min(max(clips, LEAST_KEPT), MOST_KEPT))
+    return {"keep_count": count, "keep_prompts": prompts}
 
 
 def kept_back(clips: int) -> int:

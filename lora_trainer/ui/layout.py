@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 import gradio as gr
 
-from lora_trainer.simple import LABELS, Simple, default_steps
+from lora_trainer.simple import LABELS, Simple, default_steps, has_examples, is_small
 from lora_trainer.ui import pieces
 from mova.ui import html
 from mova.ui.studio import Studio
@@ -164,6 +164,15 @@ def _lay_out_settings(studio: Studio, by_name: dict, rents: bool) -> dict:
         elem_id="train-preset",
         elem_classes="mova-wrap",
     )
+    examples = has_examples(studio.model)
+    what = "its own examples" if examples else "prompts that you list under Advanced"
+    by_name["keep"] = gr.Checkbox(
+        examples and is_small(studio.model),
+        label="Keep what it can already",
+        info=f"Before training, the model makes clips of {what}; half of the training is then on these, "
+        "so that other prompts change less.",
+        elem_id="train-keep",
+    )
     with gr.Accordion("Advanced", open=False, elem_id="train-advanced"):
         _lay_out_advanced(studio, by_name, rents)
     hardware = gr.Dropdown(
@@ -213,6 +222,14 @@ def _lay_out_advanced(studio: Studio, by_name: dict, rents: bool) -> None:
             min_width=150,
             visible=not rents,  # where the Hub tells it
         )
+    default = " Empty: its own examples." if has_examples(studio.model) else ""
+    by_name["keep_prompts"] = gr.Textbox(
+        label="What it shall keep",
+        info=f"A prompt a line, of what the model can.{default}",
+        lines=3,
+        max_lines=8,
+        elem_id="train-keep-prompts",
+    )
 
 
 def _lay_out_run() -> dict:

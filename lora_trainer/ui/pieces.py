@@ -20,6 +20,7 @@ LEAST_SECONDS = 600
 LOAD_SECONDS = 10  # until the trainer's process has loaded its libraries, on two cores
 PHASES = {
     "start": "Starting",
+    "keep": "Making clips to keep",
     "captions": "Reading the captions",
     "clips": "Looking at the clips",
     "model": "Loading the model",
@@ -126,12 +127,14 @@ def cost(cost: Cost, steps: int, price: float | None, pace: float | None, most_s
 
     A rented machine is given back after `most_seconds`, and its price is in US dollars.
     """
-    setup = cost.seconds.get("setup", 0.0)
-    seconds = LOAD_SECONDS + (setup + pace * steps if pace else sum(cost.seconds.values()))
+    setup, keeping = (cost.seconds.get(what, 0.0) for what in ("setup", "keeping"))
+    seconds = LOAD_SECONDS + (setup + keeping + pace * steps if pace else sum(cost.seconds.values()))
     # Where steps take milliseconds, what surrounds the arithmetic counts, and the plan counts arithmetic.
     about = "At least" if not pace and seconds < LEAST_SECONDS else "About"
     measured = "as fast as your last run" if pace else "counted, not measured"
     lines = [f"{about} {human_seconds(seconds)} on {cost.card}, {steps} steps ({measured})."]
+    if keeping:
+        lines.append(f"The clips to keep take at least {human_seconds(keeping)} of that.")
     if most_seconds:
         rent = [f"${each / 3600 * price:.2f}" for each in (seconds, most_seconds)]
         lines.append(
@@ -167,11 +170,11 @@ def status(run: Run, state: Status) -> str:
     if state.phase == "train":
         learning = f"step {state.done} of {state.count}"
         details = [learning if state.done else "first, what the model knows already"]
-    if state.phase == "clips" and state.count:
+    if state.phase in ("keep", "clips") and state.count:
         details.append(f"{state.done} of {state.count}")
     if state.seconds_left:
         details.append(f"about {human_seconds(state.seconds_left)} left")
-    share = 100 * state.done / state.count if state.count and state.phase == "train" else 0
+    share = 100 * state.done / state.count if state.count and state.phase in ("keep", "train") else 0
     return (
         f'<div class="mova-run"><p role="status" aria-live="polite"><b>{escape(words)}</b> '
         f"<span>{escape(' · '.join(details))}</span></p>"

@@ -90,6 +90,14 @@ def test_an_idea_becomes_a_prompt_and_a_clip_without_a_picture(pocket, tmp_path)
     assert level > -40
 
 
+def test_training_keeps_what_pocket_can_unless_told_otherwise(pocket):
+    pocket.page.get_by_role("tab", name="Train").click()
+    keep = pocket.page.get_by_label("Keep what it can already")
+    keep.wait_for()
+    assert keep.is_checked()
+    pocket.page.get_by_text("makes clips of its own examples").wait_for()
+
+
 def test_ctrl_c_ends_a_page_that_is_open_and_at_work(chromium, pocket_server):
     demo = Demo(chromium, pocket_server.url)
     demo.page.locator("#prompt textarea").fill("A ball bounces.")

@@ -93,8 +93,16 @@ def test_from_clips_to_an_adapter_in_generate(chromium, server, demo, uploads, t
     page.locator("#train-steps input").blur()
     wait_for_text(page, "#train-cost", " 20 steps")
     assert "At least" in demo.text("#train-cost")
+    keep = page.get_by_label("Keep what it can already")
+    assert not keep.is_checked()  # the model comes with no examples
+    keep.check()
+    wait_for_text(page, "#train-cost", "comes with no examples")
+    page.get_by_label("What it shall keep").fill("A drum.\nA bell.")
+    page.get_by_label("What it shall keep").blur()
+    wait_for_text(page, "#train-cost", "The clips to keep take at least")
     page.locator("#train-start").click()
-    wait_for_text(page, "#train-status", "step [1-9]")
+    wait_for_text(page, "#train-status", "Making clips to keep")
+    wait_for_text(page, "#train-status", "step [1-9]", seconds=180)
     page.locator("#train-stop").click()
     wait_for_text(page, "#train-status", "Stopped at step")
 
@@ -104,6 +112,9 @@ def test_from_clips_to_an_adapter_in_generate(chromium, server, demo, uploads, t
     assert page.locator(".train-card").count() == 3
     page.locator("#train-go_on").click()
     wait_for_text(page, "#train-status", "Done, 20 steps")
+    (kept,) = server.outputs.glob("runs/*/*/kept")
+    assert {path.read_text().strip() for path in kept.glob("*.txt")} == {"A drum.", "A bell."}
+    assert len(list(kept.glob("*.mp4"))) == 6
     page.wait_for_function(
         """() => [...document.querySelectorAll('#train-samples figure video')].slice(0, 2)
               .every(video => video.readyState >= 1)"""

@@ -22,6 +22,7 @@ from tests.hub_server import HARDWARE, TOKEN, running_hub
 
 ROOT = Path(__file__).parents[2]
 STEPS = 30
+KEEPING = {"keep_count": 2, "keep_prompts": ["A drum."]}
 IMPATIENT = (
     (b"LOOK_SECONDS = 5.0", b"LOOK_SECONDS = 0.5"),
     (b"PUSH_SHARE = 60, 1 / 50", b"PUSH_SHARE = 1, 0"),
@@ -69,7 +70,7 @@ def make(tmp_path, clips):
         run = {"steps": STEPS, "accumulation": 1, "checkpoint_every": 10, "validate_every": 0}
         settings = {
             "model": "org/tiny",
-            "data": {"size": "64x32", "num_frames": [9], "buckets": False},
+            "data": {"size": "64x32", "num_frames": [9], "buckets": False} | KEEPING,
             "run": run | {"gradient_checkpointing": False} | changes,
             "towers": {name: {"rank": 2} for name in TOWERS},
             "samples": {"every": 15, "num_inference_steps": 2, "clips": [{"prompt": "A lamp.", "seed": 1}]},
@@ -180,6 +181,9 @@ def test_a_job_sends_losses_stops_when_asked_goes_on_and_its_adapter_comes_back(
 
     with pytest.raises(UserError, match="is just ending; wait a minute"):
         away.begin(run, login, away.offers()[0], 1800)
+    repo = hub.repos[f"me/lamp-{run.run_id[:8]}"]
+    assert {f"kept/keep-{index:04d}.mp4" for index in range(2)} < repo.keys()
+    repo["kept/keep-0000.txt"] += b"\n"  # as only the repo has it
     job["told"]["status"]["stage"] = "ERROR"
     away.begin(run, login, away.offers()[0], 1800)
     assert run.status().kind == "waiting"
@@ -191,7 +195,9 @@ def test_a_job_sends_losses_stops_when_asked_goes_on_and_its_adapter_comes_back(
     assert run.adapter == run.folder / ADAPTER
     assert run.adapter.read_bytes() != first
     assert read_adapter(str(run.adapter))
-    repo = hub.repos[f"me/lamp-{run.run_id[:8]}"]
+    (kept,) = tmp_path.glob("machine-1/mova/runs/job/run/kept")
+    assert (kept / "keep-0000.txt").read_bytes() == b"A drum.\n\n"
+    assert not (run.folder / "kept").exists()  # nobody looks at them
     assert not any(name.startswith("checkpoints/") for name in repo)
     assert not files_with(TOKEN, tmp_path)
 

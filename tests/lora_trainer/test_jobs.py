@@ -42,11 +42,11 @@ def other_process():
 def make(jobs, clips, golden):
     """A run of `owner` on the three clips, not yet started."""
 
-    def make(owner="one", **changes):
+    def make(owner="one", data=None, **changes):
         run = {"steps": STEPS, "device": "cpu", "accumulation": 1, "checkpoint_every": 2, "validate_every": 0}
         settings = {
             "model": str(golden / "checkpoint"),
-            "data": {"size": "64x32", "num_frames": [9], "buckets": False},
+            "data": {"size": "64x32", "num_frames": [9], "buckets": False, **(data or {})},
             "run": run | {"gradient_checkpointing": False} | changes,
             "towers": {name: {"rank": 2} for name in TOWERS},
         }
@@ -114,6 +114,35 @@ def test_killed_and_starved_runs_lose_nothing_and_take_turns(jobs, make):
     assert not one.folder.exists()
 
 
+@pytest.mark.slow
+def test_a_run_makes_clips_to_keep_in_its_folder_is_stopped_meanwhile_and_goes_on_with_those_it_has(
+    jobs, make
+):
+    run = make(data={"keep_count": 5, "keep_prompts": ["A drum.", "A bell."]})
+    kept = run.folder / "kept"
+
+    def made():
+        return {path.name: path.stat().st_mtime_ns for path in kept.glob("*.mp4")}
+
+    jobs.start(run)
+    status = wait_for(run, ("running",), until=lambda run: run.status().phase == "keep" and made())
+    assert (status.phase, status.count) == ("keep", 5)
+    jobs.stop(run)
+    assert wait_for(run, ("stopped",)).message == "stopped before the first step"
+    first = made()
+    assert 0 < len(first) < 5
+    assert not list(kept.glob(".*"))  # no half of a clip
+    jobs.start(jobs.get("one", run.run_id))
+    wait_for(run, ("done",))
+    last = made()
+    assert len(last) == 5
+    assert last.items() >= first.items()
+    base = next(event for event in run.events() if event["event"] == "base")
+    assert base["kept"].keys() == {"video_dit", "video_dit_2", "audio_dit"}
+    jobs.delete(run)
+    assert not kept.exists()
+
+
 def test_a_run_that_cannot_be_is_a_sentence_and_a_waiting_one_stops_at_once(jobs, make, other_process):
     wrong = make(steps=0)
     jobs.start(wrong)
@@ -124,7 +153,7 @@ def test_a_run_that_cannot_be_is_a_sentence_and_a_waiting_one_stops_at_once(jobs
     jobs.start(waiting)
     wait_for(waiting, ("waiting",))
     jobs.stop(waiting)
-    assert wait_for(waiting, ("stopped",)).message == "stopped, not begun"
+    assert wait_for(waiting, ("stopped",)).message == "stopped before the first step"
 
 
 def test_a_number_that_another_process_has_now_is_not_taken_for_the_run(make, other_process):

@@ -9,14 +9,17 @@ import pytest
 import torch
 
 from lora_trainer.__main__ import main
-from lora_trainer.cache import Entry
+from lora_trainer.cache import INDEX, Entry
 from lora_trainer.doctor import examine
+from lora_trainer.encode import build_cache
 from lora_trainer.fixes import mend
-from lora_trainer.keep import EXAMPLES, example_wishes, read_wishes
+from lora_trainer.keep import EXAMPLES, example_wishes, make_kept, read_wishes
 from lora_trainer.manifest import read_clips
+from lora_trainer.model import choose_device
 from lora_trainer.order import BLOCK, Mixed, Order
 from lora_trainer.overfit import overfit_config
-from lora_trainer.plan_inputs import outline
+from lora_trainer.plan import figures
+from lora_trainer.plan_inputs import find_card, outline
 from lora_trainer.report import summary
 from lora_trainer.validation import split
 from mova.catalog import find_model
@@ -121,7 +124,8 @@ def test_a_run_begun_before_there_was_keep_is_resumed(engine):
     state = engine().state()
     for each in state["entries"]:
         del each["kept"]
-    del state["config"]["data"]["keep"], state["config"]["data"]["keep_share"]
+    for key in ("keep", "keep_count", "keep_prompts", "keep_share"):
+        del state["config"]["data"][key]
     engine().restore(state)
 
 
@@ -133,6 +137,36 @@ def test_plan_and_doctor_count_clips_to_keep_apart(settings, keeping, clips, old
         known.texts == outline(settings(data__num_frames=[17], data__cache=str(tmp_path / "none"))).texts + 2
     )
     assert summary(examine(config)).startswith("3 clips and 2 to keep")
+
+
+def test_a_run_makes_its_own_clips_to_keep_first_counted_before_and_only_what_is_missing(settings, tmp_path):
+    config = settings(
+        data__keep_count=3, data__keep_prompts=["A drum.", "A bell."], data__cache=str(tmp_path / "cache")
+    )
+    known, without = outline(config), outline(settings(data__cache=str(tmp_path / "cache")))
+    assert (known.clips, known.kept_windows, known.unmade) == (3, 3, 3)
+    assert known.texts == without.texts + 2
+    card = find_card(config, None)
+    seconds = [figures(config, card, each).seconds for each in (known, without)]
+    assert seconds[0]["keeping"] > 0 and seconds[0]["validation"] > seconds[1]["validation"]
+    assert "keeping" not in seconds[1]
+    told = []
+    cache = build_cache(config, *choose_device(config), lambda *each: told.append(each))
+    assert told[:4] == [("keep", done, 3) for done in range(4)]
+    kept = [(each.clip, each.caption, each.num_frames) for each in cache.entries if each.kept]
+    names = [f"keep/keep-{index:04d}.mp4" for index in range(3)]
+    assert kept == list(zip(names, ["A drum.", "A bell.", "A drum."], [9, 9, 9], strict=True))
+    assert outline(config).cached
+    first, second, _ = sorted(config.kept.glob("*.mp4"))
+    (config.cache / INDEX).unlink()
+    second.unlink()
+    made = first.stat().st_mtime_ns
+    assert (outline(config).kept_windows, outline(config).unmade) == (3, 1)
+    assert (make_kept(config), make_kept(config)) == (1, 0)
+    assert first.stat().st_mtime_ns == made
+    assert outline(config).unmade == 0
+    with pytest.raises(UserError, match="comes with no examples; give prompts"):
+        outline(settings(data__keep_count=1, output=str(tmp_path / "other")))
 
 
 def test_what_is_mended_and_the_self_test_are_about_the_clips_to_learn(settings, keeping, clips, tmp_path):
@@ -148,6 +182,8 @@ def test_what_is_mended_and_the_self_test_are_about_the_clips_to_learn(settings,
 
 
 def test_a_share_needs_clips_and_clips_are_in_one_folder_only(settings, clips, tmp_path):
+    with pytest.raises(UserError, match="give one of the two"):
+        settings(data__keep=str(clips), data__keep_count=2)
     with pytest.raises(UserError, match="keep_share needs keep"):
         settings(data__keep_share=0.5)
     with pytest.raises(UserError, match="less than 1"):
@@ -211,7 +247,7 @@ def test_the_command_refuses_what_it_cannot_make_before_it_makes_anything(keep, 
         ({"prompt": "A lamp."}, [], "must be a list"),
         (["A lamp.", {"prompt": "A dog.", "image": "none.png"}], ["--count", "2"], "none.png"),
         (["A lamp."], ["--frames", "6"], "num_frames=6"),
-        (None, [], "comes with no examples; give --prompts"),
+        (None, [], "comes with no examples; give prompts"),
     ):
         assert keep(prompts, *options) == 2, sentence
         assert sentence in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """What the train tab can do, without a page: who may train, what follows from a form, where adapters go."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,8 @@ from lora_trainer.jobs import Jobs
 from lora_trainer.journal import ADAPTER
 from lora_trainer.manifest import read_items
 from lora_trainer.runs import About
-from lora_trainer.simple import Simple, settings_of
+from lora_trainer.simple import Simple, has_examples, settings_of
+from lora_trainer.ui import pieces
 from mova.catalog import Model, find_model
 from mova.types import UserError
 
@@ -104,6 +106,31 @@ def test_every_form_is_a_config(golden, preset, name):
     assert config.run.gradient_checkpointing == (name == "360p")
     assert config.samples.clips[0].prompt == "A lamp."
     assert config.data.caption_prefix == "sks "
+
+
+@pytest.mark.parametrize(
+    ("clips", "prompts", "count"), [(3, 0, 6), (10, 0, 10), (50, 0, 24), (3, 8, 8), (3, 30, 30)]
+)
+def test_as_many_clips_to_keep_are_made_as_there_are_to_learn_in_bounds(clips, prompts, count):
+    wishes = [f"A bell rings {number} times." for number in range(prompts)]
+    simple = Simple(keep=True, keep_prompts="\n \n".join(wishes))
+    data = settings_of(simple, find_model("pocket"), clips, "")["data"]
+    assert (data["keep_count"], data["keep_prompts"]) == (count, wishes)
+    assert "keep_count" not in settings_of(Simple(), find_model("pocket"), clips, "")["data"]
+    assert has_examples(find_model("pocket")) and not has_examples(find_model("360p"))
+
+
+def test_clips_to_keep_count_in_the_cost_and_need_prompts_where_there_are_no_examples(shop, clips):
+    owner = shop.owner(shop.studio.visitors.issue())
+    shop.clips(owner).add(sorted(clips.iterdir()))
+    with pytest.raises(UserError, match="comes with no examples; give prompts"):
+        shop.start(owner, Simple(keep=True))
+    wishes = Simple(steps=20, keep=True, keep_prompts="A drum.")
+    cost, without = shop.cost(owner, wishes), shop.cost(owner, Simple(steps=20))
+    assert cost.seconds["keeping"] > 0 and "keeping" not in without.seconds
+    assert "The clips to keep take at least" in pieces.cost(cost, 20, None, None)
+    as_measured = pieces.cost(replace(cost, seconds=cost.seconds | {"keeping": 1000.0}), 20, None, 1.0)
+    assert "About 17 min" in as_measured  # a pace does not cover them
 
 
 def test_numbers_that_cannot_be_meant_are_named(golden):
