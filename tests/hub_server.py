@@ -44,6 +44,10 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder = folder
+        self.forget()
+
+    def forget(self) -> None:
+        """Be as new."""
         self.served: dict[str, int] = {}
         self.made: dict[str, dict] = {}  # what was asked for, by repo
         self.commits: list[tuple[str, dict[str, bytes]]] = []  # repo and files

@@ -3,7 +3,9 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -111,26 +113,25 @@ def test_a_mistake_is_told_in_a_second_before_torch_is_imported():
     assert time.monotonic() - began < 5
 
 
-def test_progress_shows_the_time_left_on_a_terminal():
+def test_progress_shows_the_time_left_on_a_terminal(monkeypatch):
     """A real terminal, as a bar is drawn differently into a file."""
     leader, follower = os.openpty()
     termios.tcsetwinsize(follower, (24, 100))
-    arguments = ["generate", "--prompt", "a bell rings", *SMALL[:-4], "--steps", "30"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mova", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=follower,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    os.close(follower)
-    shown = b""
-    try:
-        while piece := os.read(leader, 4096):
-            shown += piece
-    except OSError:  # the terminal is gone with its last writer
-        pass
+    shown = []
+
+    def look():
+        with suppress(OSError):  # the terminal is gone with its last writer
+            while piece := os.read(leader, 4096):
+                shown.append(piece)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    with os.fdopen(follower, "w") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        assert main(["generate", "--prompt", "a bell rings", *SMALL[:-4], "--steps", "30"]) == 0
+    looking.join()
     os.close(leader)
-    assert process.wait(timeout=180) == 0
+    shown = b"".join(shown)
     for stage in (b"load ", b"encode ", b"denoise ", b"write "):
         assert stage in shown
     assert b"s left" in shown

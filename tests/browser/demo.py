@@ -41,7 +41,7 @@ class Server:
         self.wait()
 
     def wait(self) -> None:
-        for _ in range(240):
+        for _ in range(480):
             assert self.process.poll() is None, self.log.read_text()
             try:
                 with urllib.request.urlopen(f"{self.url}/config", timeout=5):

@@ -6,6 +6,7 @@ from lora_trainer.ui.workshop import Workshop
 from mova.strengths import TOWERS
 from mova.ui.settings import Settings
 from mova.ui.studio import Studio
+from mova.ui.worker import WorkerProcess
 from tests.lora_trainer.clips import make_clip
 
 FLASHES = ((0.2,), (0.4,), (0.1, 0.5))
@@ -84,19 +85,24 @@ def engine(parts):
     return lambda **changes: Engine(*parts(**changes))
 
 
-@pytest.fixture
-def open_shop(tmp_path, golden):
-    shops = []
+@pytest.fixture(scope="session")
+def helper():
+    """The process beside the page, for all workshops: it takes longer to start than to answer."""
+    helper = WorkerProcess()
+    yield helper
+    helper.close()
 
+
+@pytest.fixture
+def open_shop(tmp_path, golden, helper):
     def open_shop(**environment):
         tiny = {"MOVA_MODEL": str(golden / "checkpoint"), "MOVA_SIZE": "64x32", "MOVA_SECONDS": "0.71"}
         settings = Settings.read(tiny | {"MOVA_OUTPUTS": str(tmp_path / "outputs")} | environment)
-        shops.append(Workshop(Studio(settings)))
-        return shops[-1]
+        shop = Workshop(Studio(settings))
+        shop.helper = helper
+        return shop
 
-    yield open_shop
-    for shop in shops:
-        shop.helper.close()
+    return open_shop
 
 
 @pytest.fixture

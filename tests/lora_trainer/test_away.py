@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import time
 
 import gradio as gr
@@ -23,6 +24,7 @@ from lora_trainer.ui.login import login_of, signed
 from lora_trainer.ui.run_events import RunEvents
 from mova.types import UserError
 from mova.ui.visitors import Visitors
+from mova.ui.worker import WorkerProcess
 from tests.browser.demo import serving
 from tests.hub_server import TOKEN, running_hub
 
@@ -36,10 +38,28 @@ SPACE = {
 WISHES = Simple("lamp", steps=20)
 
 
-@pytest.fixture
-def hub(golden):
+@pytest.fixture(scope="module")
+def running(golden):
     with running_hub(golden / "checkpoint") as server:
         yield server
+
+
+@pytest.fixture
+def hub(running):
+    running.forget()
+    return running
+
+
+@pytest.fixture(scope="module")
+def helper(running, tmp_path_factory):
+    """Started where the environment names this Hub."""
+    helper = WorkerProcess()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", running.url)
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
+        helper.call(os.getpid)
+    yield helper
+    helper.close()
 
 
 @pytest.fixture
@@ -48,10 +68,7 @@ def login():
 
 
 @pytest.fixture
-def open_space(open_shop, hub, monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)  # read by the helper's process
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-
+def open_space(open_shop, hub):
     def open_space(**environment):
         shop = open_shop(**SPACE | environment)
         shop.away.hub.endpoint = hub.url

@@ -2,25 +2,21 @@
 
 import gc
 import itertools
-import os
-import socket
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
 
 from lora_trainer.checkpoint import load_state, save_state
 from lora_trainer.config import Optimizer
+from lora_trainer.engine import Engine
 from lora_trainer.order import Order, expert_at, learning_rate_scale
 from lora_trainer.presets import EXPERTS
 from lora_trainer.validation import swapped_experts
 from mova.types import BackendError, UserError
 from tests.lora_trainer.conftest import run_steps
-
-ROOT = Path(__file__).parents[2]
+from tests.lora_trainer.two_processes import in_two_processes
+from tests.lora_trainer.two_processes import parts as parts_there
 
 
 def equal(one, other):
@@ -62,56 +58,21 @@ def test_stopping_inside_an_accumulation_and_resuming_changes_no_bit(engine, tmp
         assert equal(ours, theirs)
 
 
-@pytest.mark.slow
+def take_two_steps(folder):
+    engine = Engine(*parts_there(folder))
+    assert engine.workers.count == 2
+    run_steps(engine, 2)
+    return {key: weight.detach() for key, weight in engine.lora.weights.items()}
+
+
 def test_two_processes_take_the_same_steps_as_one(engine, settings, tmp_path):
     """Two processes with accumulation 1 see the samples of one with accumulation 2."""
     whole = engine()
     run_steps(whole, 2)
-    config = settings(run__accumulation=1)
-    (tmp_path / "config.json").write_text(config.model_dump_json())
-    code = f"""
-import torch
-from pathlib import Path
-from lora_trainer.cache import read_index
-from lora_trainer.encode import checkpoint_folder
-from lora_trainer.config import Config
-from lora_trainer.engine import Engine
-from lora_trainer.model import load_model
-config = Config.model_validate_json(Path({str(tmp_path / "config.json")!r}).read_text())
-cpu = torch.device("cpu")
-pipeline = load_model(checkpoint_folder(config), cpu, torch.float32, "none")
-engine = Engine(config, read_index(config.cache), pipeline)
-assert engine.workers.count == 2
-for _ in range(2):
-    engine.micro_batch()
-    engine.update()
-weights = {{key: weight.detach() for key, weight in engine.lora.weights.items()}}
-torch.save(weights, Path({str(tmp_path)!r}) / f"{{engine.workers.rank}}.pt")
-"""
-    (tmp_path / "worker.py").write_text(code)
-    processes = [
-        subprocess.Popen([sys.executable, str(tmp_path / "worker.py")], cwd=ROOT, env=environment(rank, port))
-        for port in [free_port()]
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    first, second = in_two_processes(take_two_steps, tmp_path, settings(run__accumulation=1))
     assert equal(first, second)
     for key, weight in whole.lora.weights.items():
         assert torch.allclose(first[key], weight, atol=1e-6), key
-
-
-def environment(rank, port):
-    """What a launcher sets for each of two processes."""
-    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    own |= {"PYTHONPATH": ROOT, "OMP_NUM_THREADS": 1}
-    return os.environ | {key: str(value) for key, value in own.items()}
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def test_the_expert_stays_within_a_step_and_both_get_their_share(engine):

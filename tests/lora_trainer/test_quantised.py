@@ -61,15 +61,16 @@ def quantised_in(model):
 def test_a_layer_computes_with_the_nearest_values_that_its_base_holds(base, shape):
     torch.manual_seed(0)
     plain = nn.Linear(shape[1], shape[0]).requires_grad_(False)
-    layer = QuantisedLinear(plain, base, CPU)
-    expected = rounded(plain.weight, base)
-    assert torch.allclose(layer.weight, expected, atol=1e-6)
     x = torch.randn(2, 3, shape[1], requires_grad=True)
-    out = layer(x)
-    out.square().sum().backward()
     again = x.detach().clone().requires_grad_()
-    direct = nn.functional.linear(again, layer.weight, plain.bias)
-    direct.square().sum().backward()
+    with torch.compiler.set_stance("force_eager"):  # bitsandbytes compiles for the odd shape: half a minute
+        layer = QuantisedLinear(plain, base, CPU)
+        out = layer(x)
+        out.square().sum().backward()
+        direct = nn.functional.linear(again, layer.weight, plain.bias)
+        direct.square().sum().backward()
+        held = layer.weight
+    assert torch.allclose(held, rounded(plain.weight, base), atol=1e-6)
     assert torch.equal(out, direct)
     assert torch.allclose(x.grad, again.grad, atol=1e-6)
     stored = {"codes": layer.codes.nbytes, "scales": layer.scales.nbytes}
@@ -93,8 +94,9 @@ def test_only_linear_layers_of_blocks_and_bridge_are_quantised(engine, base):
         kinds = {path.split(".", 2)[-1] for path in layers}
         block = {f"{kind}_attn.{one}" for kind in ("self", "cross") for one in "qkvo"} | {"ffn.0", "ffn.2"}
         assert kinds == ({f"inner.{one}" for one in "qkvo"} if name == "dual_tower_bridge" else block)
-        other = {key: value for key, value in ours.state_dict().items() if key in theirs.state_dict()}
-        assert equal(other, {key: theirs.state_dict()[key] for key in other})
+        ours_held, theirs_held = ours.state_dict(), theirs.state_dict()
+        other = ours_held.keys() & theirs_held.keys()
+        assert equal({key: ours_held[key] for key in other}, {key: theirs_held[key] for key in other})
         assert ours.dtype == theirs.dtype
 
 

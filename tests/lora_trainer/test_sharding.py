@@ -1,10 +1,8 @@
 """Several processes. Weights shared out among them: the same bits, half the memory, any order of layers.
 
-The slow tests run a script in two processes, which talk over gloo on the CPU. Not covered: GPUs, NCCL.
+Two processes talk over gloo on the CPU. Not covered: GPUs, NCCL.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,63 +10,31 @@ import torch
 from safetensors.torch import load_file
 
 from lora_trainer.checkpoint import load_state
+from lora_trainer.engine import Engine
 from lora_trainer.journal import Journal
 from lora_trainer.presets import EXPERTS
-from mova.types import UserError
-from tests.lora_trainer.test_engine import environment, equal, free_port
-
-ROOT = Path(__file__).parents[2]
-HEAD = """
-import sys
-import torch
-from pathlib import Path
-from lora_trainer.cache import read_index
-from lora_trainer.config import Config
-from lora_trainer.encode import checkpoint_folder
-from lora_trainer.engine import Engine
-from lora_trainer.model import load_model
 from lora_trainer.quantised import LAYER
 from lora_trainer.train import Trainer
 from mova.strengths import TOWERS
-from mova.types import BackendError, Cancelled
-folder, cpu = Path(sys.argv[1]), torch.device("cpu")
+from mova.types import BackendError, Cancelled, UserError
+from tests.lora_trainer.conftest import run_steps
+from tests.lora_trainer.test_engine import equal
+from tests.lora_trainer.two_processes import in_two_processes
+from tests.lora_trainer.two_processes import parts as parts_there
 
-def parts(offload, **changes):
-    config = Config.model_validate_json((folder / "config.json").read_text())
-    config = config.model_copy(update={"output": folder / offload})
-    config = config.model_copy(update={"run": config.run.model_copy(update={"offload": offload, **changes})})
-    pipeline = load_model(checkpoint_folder(config), cpu, torch.float32, offload)
-    return config, read_index(config.cache), pipeline
-
-def steps(engine, count):
-    records = []
-    for _ in range(count):
-        while engine.micro < engine.config.run.accumulation:
-            engine.micro_batch()
-        records.append(engine.update())
-    return records
 
 def held(pipeline):
-    \"\"\"Bytes of the layers' frozen weights that this process holds between passes.\"\"\"
+    """Bytes of the layers' frozen weights that this process holds between passes."""
     if pipeline.residency.shards:
         pipeline.residency.shards.stop()
     towers = {name: getattr(pipeline, name).named_parameters() for name in TOWERS}
     weights = [p for each in towers.values() for path, p in each if LAYER.match(path) and not p.requires_grad]
     local = [p.to_local() if hasattr(p, "to_local") else p for p in weights]
     return sum(p.untyped_storage().nbytes() for p in local)
-"""
 
 
-def in_two_processes(code, tmp_path, config, codes=(0, 0)):
-    """What `code` saves as `result` in each of two processes that ends with 0; `codes` are the exit codes."""
-    (tmp_path / "config.json").write_text(config.model_dump_json())
-    code = f'{HEAD}{code}\ntorch.save(result, folder / f"{{engine.workers.rank}}.pt")\n'
-    (tmp_path / "worker.py").write_text(code)
-    command = [sys.executable, str(tmp_path / "worker.py"), str(tmp_path)]
-    port = free_port()
-    processes = [subprocess.Popen(command, cwd=ROOT, env=environment(rank, port)) for rank in range(2)]
-    assert tuple(process.wait(timeout=300) for process in processes) == codes
-    return [torch.load(tmp_path / f"{rank}.pt") for rank in range(2) if codes[rank] == 0]
+def weights_of(engine):
+    return {key: weight.detach().clone() for key, weight in engine.lora.weights.items()}
 
 
 VARIANTS = {
@@ -79,36 +45,46 @@ VARIANTS = {
 }
 
 
-@pytest.mark.slow
+def whole_sharded_and_resumed(folder: Path):
+    result = {}
+    for offload in ("none", "shards"):
+        engine = Engine(*parts_there(folder, offload))
+        records = [run_steps(engine, 1)]
+        if offload == "shards":
+            torch.save(engine.state(), folder / f"state{engine.workers.rank}.pt")
+        records += [run_steps(engine, 1) for _ in range(2)]
+        result[offload] = {"records": records, "weights": weights_of(engine), "bytes": held(engine.pipeline)}
+    engine = Engine(*parts_there(folder, "shards"))
+    engine.workers.wait()
+    engine.restore(torch.load(folder / "state0.pt"))  # the first process writes for all
+    records = [run_steps(engine, 1) for _ in range(2)]
+    return result | {"resumed": {"records": records, "weights": weights_of(engine)}}
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_shards_change_no_bit_halve_the_memory_and_resume(parts, tmp_path, variant):
     """Also where one process drops the bridge, so that its backward pass ends elsewhere or is none."""
     changes = {"run__gradient_checkpointing": True, "objective__bridge_dropout": 0.5} | VARIANTS[variant]
     config, *_ = parts(**changes)
-    code = """
-result = {}
-for offload in ("none", "shards"):
-    engine = Engine(*parts(offload))
-    records = [*steps(engine, 1)]
-    if offload == "shards":
-        torch.save(engine.state(), folder / f"state{engine.workers.rank}.pt")
-    records += steps(engine, 2)
-    weights = {key: weight.detach().clone() for key, weight in engine.lora.weights.items()}
-    result[offload] = {"records": records, "weights": weights, "bytes": held(engine.pipeline)}
-engine = Engine(*parts("shards"))
-engine.workers.wait()
-engine.restore(torch.load(folder / "state0.pt"))  # the first process writes for all
-records = steps(engine, 2)
-weights = {key: weight.detach().clone() for key, weight in engine.lora.weights.items()}
-result["resumed"] = {"records": records, "weights": weights}
-"""
-    for found in in_two_processes(code, tmp_path, config):
+    for found in in_two_processes(whole_sharded_and_resumed, tmp_path, config):
         whole, shards, resumed = found["none"], found["shards"], found["resumed"]
         assert shards["records"] == whole["records"]
         assert equal(shards["weights"], whole["weights"])
         assert resumed["records"] == shards["records"][1:]
         assert equal(resumed["weights"], shards["weights"])
         assert shards["bytes"] == pytest.approx(whole["bytes"] / 2, rel=0.04)  # odd sizes are padded
+
+
+def run_whole_then_sharded_with_a_stop(folder: Path):
+    Trainer(*parts_there(folder, "none")).run()
+    trainer = Trainer(*parts_there(folder, "shards"))
+
+    def stop_at_2(record):
+        trainer.stopping = record["step"] == 2 and trainer.engine.workers.rank == 1
+
+    with pytest.raises(Cancelled):
+        trainer.run(on_step=stop_at_2)
+    Trainer(*parts_there(folder, "shards")).run(resume=True)
 
 
 @pytest.mark.slow
@@ -120,21 +96,7 @@ def test_a_sharded_run_with_samples_stops_resumes_and_writes_the_same_adapter(pa
         samples__num_inference_steps=1,
         samples__guidance_scale=1,
     )
-    code = """
-Trainer(*parts("none")).run()
-trainer = Trainer(*parts("shards"))
-
-def stop_at_2(record):
-    trainer.stopping = record["step"] == 2 and trainer.workers.rank == 1
-
-try:
-    trainer.run(on_step=stop_at_2)
-except Cancelled:
-    trainer = Trainer(*parts("shards"))
-    trainer.run(resume=True)
-engine, result = trainer.engine, {}
-"""
-    in_two_processes(code, tmp_path, config)
+    in_two_processes(run_whole_then_sharded_with_a_stop, tmp_path, config)
     whole, shards = (tmp_path / name for name in ("none", "shards"))
     files = [load_file(each / "adapter.safetensors") for each in (whole, shards)]
     assert equal(*files)
@@ -147,27 +109,27 @@ engine, result = trainer.engine, {}
     assert {path.name for path in (shards / "samples").iterdir()} == names != set()
 
 
-@pytest.mark.slow
+def run_out_of_memory_in_one(folder: Path):
+    trainer = Trainer(*parts_there(folder, "none"))
+    engine = trainer.engine
+    inner = engine._backward
+
+    def backward(*arguments):
+        if (engine.step, engine.micro, engine.workers.rank) == (1, 1, 1):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inner(*arguments)
+
+    engine._backward = backward
+    try:
+        trainer.run()
+    except BackendError as error:
+        return str(error)
+
+
 def test_a_process_of_several_that_runs_out_of_memory_leaves_the_last_whole_step(parts, tmp_path):
     """Inside a step every process has other gradients, so that none of them may be saved for all."""
     config, *_ = parts(run__accumulation=2, run__checkpoint_every=1)
-    code = """
-trainer = Trainer(*parts("none"))
-engine = trainer.engine
-inner = engine._backward
-
-def backward(*arguments):
-    if (engine.step, engine.micro, engine.workers.rank) == (1, 1, 1):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-    return inner(*arguments)
-
-engine._backward = backward
-try:
-    trainer.run()
-except BackendError as error:
-    result = str(error)
-"""
-    (sentence,) = in_two_processes(code, tmp_path, config, codes=(1, 0))
+    (sentence,) = in_two_processes(run_out_of_memory_in_one, tmp_path, config, codes=(1, 0))
     assert "out of memory; the last good state is" in sentence
     state = load_state(tmp_path / "none" / "checkpoints")
     assert (state["step"], state["micro"]) == (1, 0)
