@@ -111,7 +111,7 @@ def losses(
 
 
 def moving(video: Tensor) -> Tensor:
-    """Weights [B, h, w] of mean 1: how much each place of latents `video` [B, C, T, h, w] changes in time.
+    """Weights [B, h, w] of the places of latents `video` [B, C, T, h, w], of mean 1 unless all is still.
 
     Most of a clip is wall; balls, lips and keys are a few latents wide. A place weighs the same at all times:
     weights that knew when something is there would teach a mean that leans towards it.
