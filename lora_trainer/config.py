@@ -20,6 +20,7 @@ from mova.strengths import TOWERS
 from mova.types import UserError
 
 KEEP_SHARE = 0.5  # of the samples, where there are clips to keep
+MAX_KEPT = 1000  # clips to keep that are made
 PASSING = ("layers", "shards")  # offloads whose layers come to the device whole only while they run
 Targets = Literal["attention", "attention_ffn", "audio_to_video", "video_to_audio"]
 
@@ -41,7 +42,7 @@ class Data(Section):
     caption_prefix: str = ""
     held_out: int = Field(1, ge=0)  # clips that are never trained on and measure the loss
     keep: str | None = None  # clips of what the model can already, mixed in so that it keeps that
-    keep_count: int = Field(0, ge=0, le=1000)  # in place of keep: made by the run, in OUTPUT/kept
+    keep_count: int = Field(0, ge=0, le=MAX_KEPT)  # in place of keep: made by the run, in OUTPUT/kept
     keep_prompts: tuple[str, ...] = ()  # of those, in turn; none: the examples that come with the model
     keep_share: float | None = Field(None, gt=0, lt=1)  # of the samples that are such; None is KEEP_SHARE
     cache: Path | None = None  # where encoded clips are kept; None is OUTPUT/cache

@@ -49,11 +49,8 @@ def main(folder: Path) -> int:
             train(run, report)
         kind, message = "done", f"done, {run.about.steps} steps"
     except (Cancelled, KeyboardInterrupt):
-        saved = run.saved_step()
-        kind, message = (
-            "stopped",
-            f"stopped at step {saved}, all is saved" if saved else "stopped before the first step",
-        )
+        kind, saved = "stopped", run.saved_step()
+        message = f"stopped at step {saved}, all is saved" if saved else "stopped before the first step"
     except (UserError, BackendError) as error:
         logger.error("%s", error)
         kind, message = "failed", str(error)

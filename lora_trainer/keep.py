@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lora_trainer.config import Config
+from lora_trainer.config import MAX_KEPT, Config
 from lora_trainer.manifest import Item, read_caption, read_clips
 from mova.catalog import POCKET, Model, find_model
 from mova.checks import check_request
@@ -24,7 +24,6 @@ from mova.shapes import parse_size
 from mova.types import GenerationRequest, UserError
 
 EXAMPLES = POCKET.parent / "examples" / "examples.json"
-MAX_CLIPS = 1000
 MAX_BYTES = 10_000_000
 Report = Callable[[str, int, int], None]  # what is done, of how many
 
@@ -58,8 +57,8 @@ def add_command(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def run_keep(options: argparse.Namespace) -> int:
-    if not 1 <= options.count <= MAX_CLIPS:
-        raise UserError(f"--count {options.count} must be from 1 to {MAX_CLIPS}")
+    if not 1 <= options.count <= MAX_KEPT:
+        raise UserError(f"--count {options.count} must be from 1 to {MAX_KEPT}")
     model = find_model(options.model)
     wishes = read_wishes(options.prompts) if options.prompts else example_wishes(model)
     settings = settings_of(options, model)

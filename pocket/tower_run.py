@@ -50,15 +50,14 @@ class Model(nn.Module):
         and no word more than 5 %.
         """
         for dit in (self.video_dit, self.video_dit_2, self.audio_dit):
-            layers = [dit.text_embedding[0], dit.text_embedding[2]]
+            for layer in (dit.text_embedding[0], dit.text_embedding[2]):
+                layer.reset_parameters()
             for attention in (block.cross_attn for block in dit.blocks):
-                layers += [attention.q, attention.k, attention.v, attention.o]
+                for layer in (attention.q, attention.k, attention.v, attention.o):
+                    layer.reset_parameters()
+                nn.init.zeros_(attention.o.weight)
                 nn.init.constant_(attention.norm_q.weight, TEXT_GAIN)
                 nn.init.constant_(attention.norm_k.weight, TEXT_GAIN)
-            for layer in layers:
-                layer.reset_parameters()
-            for block in dit.blocks:
-                nn.init.zeros_(block.cross_attn.o.weight)
 
     def load_named(self, weights: dict[str, Tensor]) -> None:
         """Load weights by the names of `named_parameters`; the text encoder's embedding has a second name."""
