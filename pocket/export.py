@@ -1,6 +1,7 @@
 """The trained parts put together: a checkpoint in the released layout, weights in bfloat16, and back."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -45,10 +46,11 @@ def export(out: Path, folder: Path) -> None:
         path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def start_from(folder: Path, out: Path, new_text_encoder: bool) -> None:
+def start_from(folder: Path, out: Path, anew: Collection[str] = ()) -> None:
     """Write the states that the training stages go on from, with the weights of a finished checkpoint.
 
-    Optimizers begin anew. With `new_text_encoder` so do that part and what reads it in the towers.
+    Optimizers begin anew, and so do the parts named in `anew`; with the text encoder what reads it in the
+    towers does too.
     """
     out.mkdir(parents=True, exist_ok=True)
     pipeline = MOVAPipeline.from_pretrained(folder, torch_dtype=torch.float32)
@@ -58,9 +60,9 @@ def start_from(folder: Path, out: Path, new_text_encoder: bool) -> None:
     pipeline.tokenizer.save_pretrained(out / "codecs" / "tokenizer")
     model = Model()
     for name, part in model.named_children():
-        if not (new_text_encoder and name == "text_encoder"):
+        if name not in anew:
             part.load_state_dict(getattr(pipeline, name).state_dict())
-    if new_text_encoder:
+    if "text_encoder" in anew:
         model.renew_text()
     weights = dict(model.named_parameters())
     save_state(out / "towers.pt", weights=weights, average=weights, step=0)

@@ -17,6 +17,7 @@ from pocket.captions import write_caption
 from pocket.codec_run import to_channels_last
 from pocket.loader import stream
 from pocket.models import build_audio_vae, build_video_vae, train_tokenizer
+from pocket.sounds import FAMILIES
 from pocket.training import Log, Ranks, load_captioned, prefetch, save_captioned, to_video
 from pocket.world import DEFAULT_MIX, choose_family, make_scene
 
@@ -85,7 +86,8 @@ def encode(out: Path, clips: int, per_shard: int, batch: int, compiled: bool, wo
     (out / "latents").mkdir(exist_ok=True)
     mine = range(ranks.rank, clips // per_shard, ranks.size)
     first_seed = 20_000_000 + ranks.rank * 10_000_000
-    batches = prefetch(stream(batch, first_seed, ranks.workers(workers), speech=out), ranks.device)
+    clips_drawn = stream(batch, first_seed, ranks.workers(workers), FAMILIES, speech=out)
+    batches = prefetch(clips_drawn, ranks.device)
     for index in mine:
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         captions: list[str] = []

@@ -3,8 +3,10 @@
 Muon (Jordan et al., 2024) orthogonalises the momentum of each matrix by five Newton-Schulz steps. Matrices of
 one shape go through them together: one by one the launches would take longer than the training step.
 
-The text encoder is AdamW's, at a lower rate: its attention scores are neither scaled nor normalised. Under
-Muon they grew to hundreds, each token saw one other whatever their distance, and no order was ever learnt.
+Two things are AdamW's, at lower rates. The text encoder: its attention scores are neither scaled nor
+normalised, under Muon they grew to hundreds, each token saw one other whatever their distance, and no order
+was ever learnt. And where the bridge looks: its inputs are large, under Muon queries grew to 100 beside
+biases of 0.2, and what queries and keys have in common, by which they know their time, is lost in that.
 """
 
 from collections import defaultdict
@@ -17,8 +19,8 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 MOMENTUM = 0.95
 MATRIX_SCALE = 0.4  # root mean square of an update over the learning rate; AdamW's is about 0.2
 WEIGHT_DECAY = 0.01
-TEXT = "text_encoder"
-TEXT_RATE = 0.25  # of the learning rate
+TEXT_RATE, LOOK_RATE = 0.25, 0.05  # of the learning rate
+LOOKS = (".inner.q.", ".inner.k.")  # of the bridge
 
 
 class Muon:
@@ -32,21 +34,21 @@ class Muon:
         groups: dict[tuple, list[str]] = defaultdict(list)
         others: dict[tuple, list[str]] = defaultdict(list)
         for name, tensor in masters.items():
-            part = name.partition(".")[0]
-            if _is_matrix_of_a_layer(name, tensor):
-                groups[(part, *tensor.shape)].append(name)
+            rate = _adamw_rate(name)
+            if rate == 1 and _is_matrix_of_a_layer(name, tensor):
+                groups[(name.partition(".")[0], *tensor.shape)].append(name)
             else:
-                others[(part, tensor.ndim > 1)].append(name)
+                others[(rate, tensor.ndim > 1)].append(name)
         self.groups = list(groups.values())
         self.momenta = [torch.stack([torch.zeros_like(masters[n]) for n in names]) for names in self.groups]
         self.adam = torch.optim.AdamW(
             [
                 {
                     "params": [masters[n] for n in names],
-                    "scale": TEXT_RATE if part == TEXT else 1.0,
+                    "scale": rate,
                     "weight_decay": WEIGHT_DECAY if is_decayed else 0.0,
                 }
-                for (part, is_decayed), names in others.items()
+                for (rate, is_decayed), names in others.items()
             ],
             lr=0.0,
             betas=(0.9, 0.98),
@@ -82,12 +84,15 @@ class Muon:
         self.adam.load_state_dict(state["adam"])
 
 
+def _adamw_rate(name: str) -> float:
+    """Of the learning rate."""
+    if name.startswith("text_encoder."):
+        return TEXT_RATE
+    return LOOK_RATE if any(look in name for look in LOOKS) else 1.0
+
+
 def _is_matrix_of_a_layer(name: str, tensor: Tensor) -> bool:
-    return (
-        tensor.ndim == 2
-        and not name.startswith(f"{TEXT}.")
-        and any(part in name for part in (".blocks.", "_conditioners."))
-    )
+    return tensor.ndim == 2 and any(part in name for part in (".blocks.", "_conditioners."))
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

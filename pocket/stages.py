@@ -66,7 +66,7 @@ def add_stages(commands: argparse._SubParsersAction) -> None:
     stages["encode"].add_argument("--batch", type=int, default=16)
     stages["start-from"].add_argument("--folder", type=Path, required=True, help="the checkpoint")
     stages["start-from"].add_argument(
-        "--new-text-encoder", action="store_true", help="let it begin anew, and the towers follow it"
+        "--anew", nargs="+", choices=("text_encoder", "dual_tower_bridge"), default=(), help="but these"
     )
     stages["export"].add_argument("--folder", type=Path, required=True, help="where the checkpoint goes")
 
@@ -90,7 +90,7 @@ def add_enhancer(commands: argparse._SubParsersAction) -> None:
 def _start_from(arguments: argparse.Namespace) -> None:
     from pocket.export import start_from
 
-    start_from(arguments.folder, arguments.out, arguments.new_text_encoder)
+    start_from(arguments.folder, arguments.out, arguments.anew)
 
 
 def _train_vae(arguments: argparse.Namespace) -> None:

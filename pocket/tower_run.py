@@ -30,18 +30,13 @@ class Model(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Outputs, bridges and gates start at zero: each tower begins as if the others were not there."""
+        """Outputs and gates start at zero, as the bridge does: each tower begins as if alone."""
         for dit in (self.video_dit, self.video_dit_2, self.audio_dit):
             nn.init.zeros_(dit.head.head.weight)
             nn.init.zeros_(dit.head.head.bias)
             nn.init.zeros_(dit.time_projection[1].weight)
             nn.init.zeros_(dit.time_projection[1].bias)
         self.renew_text()
-        for part in (
-            *self.dual_tower_bridge.audio_to_video_conditioners,
-            *self.dual_tower_bridge.video_to_audio_conditioners,
-        ):
-            nn.init.zeros_(part.inner.o.weight)
 
     def renew_text(self) -> None:
         """Let the towers read the text as if they never had.

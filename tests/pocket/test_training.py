@@ -4,13 +4,22 @@ import pytest
 import torch
 from torch import nn
 
+from mova.models.attention import rotate_halves
 from mova.models.dual_tower import DualTower
 from mova.pipeline import MOVAPipeline
+from pocket.clip import FRAME_RATE
 from pocket.codec_run import CodecRun
 from pocket.export import export, start_from
 from pocket.latents import Shard, normalise
-from pocket.models import AUDIO_CHANNELS, BOUNDARY_RATIO, build_audio_vae, build_video_vae, train_tokenizer
-from pocket.muon import TEXT_RATE, Muon, orthogonalised
+from pocket.models import (
+    AUDIO_CHANNELS,
+    BOUNDARY_RATIO,
+    MOMENTS,
+    build_audio_vae,
+    build_video_vae,
+    train_tokenizer,
+)
+from pocket.muon import LOOK_RATE, TEXT_RATE, Muon, orthogonalised
 from pocket.sounds import Sounds
 from pocket.tower_run import TEXT_GAIN, Captions, Model, TowerRun, embed
 from pocket.train_audio_tower import TRAINED, velocity
@@ -67,6 +76,15 @@ def test_the_text_encoder_learns_slowly_and_by_adamw():
     slow, fast = (masters[name].abs().mean().item() for name in names)
     assert fast == pytest.approx(0.01, rel=1e-3)  # AdamW's first step
     assert slow == pytest.approx(0.01 * TEXT_RATE, rel=1e-3)
+
+
+def test_where_the_bridge_looks_is_learnt_slowly_and_by_adamw():
+    start = "dual_tower_bridge.video_to_audio_conditioners.0.inner."
+    masters = {f"{start}{layer}.weight": torch.zeros(4, 4) for layer in "qv"}
+    Muon(masters).step({name: torch.randn(4, 4) for name in masters}, 0.01)
+    where, what = (tensor.abs() for tensor in masters.values())
+    assert where.mean().item() == pytest.approx(0.01 * LOOK_RATE, rel=1e-3)
+    assert what.std() > 0.1 * what.mean()  # orthogonalised, not the same for all
 
 
 def test_gains_and_biases_do_not_decay():
@@ -218,6 +236,39 @@ def test_the_text_encoder_tells_neighbours_from_its_first_step_on(model):
     assert moved[[1, 3, 5]].min() > 0.1  # the commas between them stay, and know it
 
 
+@pytest.mark.parametrize("reader", ["video", "audio"])
+def test_the_bridge_is_silent_at_first_and_looks_at_the_same_moment(model, reader):
+    bridge, grid, latents = model.dual_tower_bridge, (13, 8, 14), 103
+    video, audio = bridge.rotary(grid, latents, float(FRAME_RATE), torch.device("cpu"))
+    times = torch.arange(13).repeat_interleave(8 * 14) * 50 / (FRAME_RATE / 4), torch.arange(latents) * 1.0
+    torch.manual_seed(0)
+    states = torch.randn(1, 13 * 8 * 14, 240) * 8, torch.randn(1, latents, 192) * 30
+    if reader == "video":
+        conditioner, (x, y), (own, other), rotary = (
+            bridge.audio_to_video_conditioners[2],
+            states,
+            times,
+            (video, audio),
+        )
+    else:
+        conditioner, (y, x), (other, own), rotary = (
+            bridge.video_to_audio_conditioners[2],
+            states,
+            times,
+            (audio, video),
+        )
+    with torch.no_grad():
+        assert torch.equal(conditioner(x, y, *rotary), x)
+        queries, keys, _ = conditioner.inner.project(x, conditioner.y_norm(y))
+        q, k = (rotate_halves(*pair).transpose(1, 2) for pair in zip((queries, keys), rotary, strict=True))
+        seen = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)[0]  # [heads, L, S]
+    looked_at = (seen * other).sum(dim=-1) - own  # audio latents ahead
+    inside = (own > 17) & (own < 83)  # what lies two frames away is there
+    for head, moment in enumerate(MOMENTS):
+        assert (looked_at[head, inside] - moment * 50 / 6).abs().max() < 50 / 6, head  # within a latent frame
+    assert seen[len(MOMENTS) :].std() < 1e-6  # the others look everywhere
+
+
 def test_captions_are_as_wide_as_the_longest_and_some_are_silent(tmp_path):
     tokenizer = train_tokenizer(CAPTIONS, tmp_path)
     captions = Captions(CAPTIONS, tokenizer, torch.device("cpu"))
@@ -287,7 +338,12 @@ def test_the_exported_checkpoint_loads_as_a_release_does_and_fits_the_space(tmp_
     torch.testing.assert_close(
         pipeline.text_encoder.shared.weight, model.text_encoder.shared.weight.detach().bfloat16()
     )
-    start_from(tmp_path / "checkpoint", tmp_path / "next", new_text_encoder=True)
+    start_from(tmp_path / "checkpoint", tmp_path / "next", ["dual_tower_bridge"])
+    for name, master in TowerRun(tmp_path / "next" / "towers.pt", ALONE, compiled=False).masters.items():
+        kept = torch.equal(master, model.get_parameter(name).detach().bfloat16().float())
+        assert kept or name.startswith("dual_tower_bridge."), name
+        assert not (kept and name.endswith("inner.v.weight")), name
+    start_from(tmp_path / "checkpoint", tmp_path / "next", ["text_encoder"])
     run = TowerRun(tmp_path / "next" / "towers.pt", ALONE, compiled=False)
     assert run.step == 0
     for name, master in run.masters.items():
