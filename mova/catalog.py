@@ -91,7 +91,7 @@ MODELS = {
     for model in (
         Model("360p", "OpenMOSS-Team/MOVA-360p", 352, 640),
         Model("720p", "OpenMOSS-Team/MOVA-720p", 720, 1280),
-        Model("pocket", str(POCKET), 128, 224, 49, 24.0, POCKET_PRESETS, 3.0, 3.0, None),
+        Model("pocket", str(POCKET), 128, 224, 49, 24.0, POCKET_PRESETS, 2.0, 2.0, None),
     )
 }
 DEFAULT_MODEL = "360p"

@@ -15,7 +15,7 @@ from pocket.speech import DEFAULT_FOLDER
 from pocket.world import render
 
 logger = logging.getLogger("pocket")
-NOISE_SEED = 7
+NOISE_SEED = 8
 
 
 FULL, SENTENCE = CaptionMix(1, 0, 0, 0), CaptionMix(0, 1, 0, 0)
