@@ -11,6 +11,7 @@ from mova.media import read_clip, read_settings
 from mova.metrics.health import psnr
 from mova.metrics.loudness import loudness
 from mova.metrics.onsets import find_onsets
+from pocket.examples import NOISE_SEED
 from tests.browser.demo import Demo, serving, visiting
 
 AS_IT_COMES = {"MOVA_MODEL": "", "MOVA_SIZE": "", "MOVA_SECONDS": "", "MOVA_DEVICE": "cpu"}
@@ -47,7 +48,7 @@ def test_an_example_plays_and_is_made_here_bit_for_bit_the_same_twice(pocket, tm
     assert strokes >= 2
     assert not page.locator("#actions").is_visible()  # it is nobody's clip
     assert page.locator("#prompt textarea").input_value().startswith("A blue metal ball")
-    page.get_by_text("Seed 7 is set: the same form makes the same clip.").wait_for()
+    page.get_by_text(f"Seed {NOISE_SEED} is set: the same form makes the same clip.").wait_for()
     pocket.choose("Quick")
     page.get_by_text("224×128 pixels (7:4), 2.0 s (49 frames)").wait_for()
     assert re.search(r"About \d+ (s|min) on this machine", pocket.text("#cost-note"))
