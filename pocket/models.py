@@ -14,7 +14,6 @@ from mova.models.audio_dit import AudioDiT
 from mova.models.audio_vae import AudioVAE, ResidualUnit
 from mova.models.bridge import Bridge, Conditioner
 from mova.models.video_dit import VideoDiT
-from mova.shapes import TEMPORAL_STRIDE
 from pocket.clip import FRAME_RATE, SAMPLE_RATE
 
 VIDEO_DIM, AUDIO_DIM, TEXT_DIM = 240, 192, 192
@@ -26,7 +25,6 @@ BOUNDARY_RATIO = 0.9
 SHIFT = 5.0
 LOOKS_AT = (-1, 1, -2, 2)  # tokens away, of the text encoder's first heads before they have learnt anything
 LOOKS = 4.0  # how much more they score there than elsewhere
-AUDIO_FPS = 50.0  # latents
 MOMENTS = (0, -1, 1)  # latent frames away, of the bridge's first heads before they have learnt anything
 HAND_PAIRS = slice(3, 11)  # channel pairs that tell those moments apart: turns of 20 to 290 audio latents
 HANDS = {"q": 10.0, "k": 2.0}  # beside inputs of 5 to 30 and of 1
@@ -100,7 +98,7 @@ def build_bridge() -> Bridge:
         audio_layers=LAYERS,
         visual_hidden_dim=VIDEO_DIM,
         audio_hidden_dim=AUDIO_DIM,
-        audio_fps=AUDIO_FPS,
+        audio_fps=50.0,
         head_dim=48,
     )
     look_at_the_moment(bridge)
@@ -113,26 +111,27 @@ def look_at_the_moment(bridge: Bridge) -> None:
     Rotary positions only tell times apart for queries and keys that have something in common. From random
     heads none was found: after 13,000 steps the sound of an impact still looked at all times of the picture.
     """
+    interval = bridge.interval(FRAME_RATE)
+    ahead, level = [moment * interval for moment in MOMENTS], [0.0] * len(MOMENTS)
     for conditioner in (*bridge.audio_to_video_conditioners, *bridge.video_to_audio_conditioners):
         inner = conditioner.inner
         for weights in (inner.q.weight, inner.o.weight, inner.o.bias):
             nn.init.zeros_(weights)
         with torch.no_grad():
-            inner.q.bias.copy_(HANDS["q"] * clock_hands(conditioner, MOMENTS))
-            inner.k.bias.copy_(HANDS["k"] * clock_hands(conditioner, (0,) * len(MOMENTS)))
+            inner.q.bias.copy_(HANDS["q"] * clock_hands(conditioner, ahead))
+            inner.k.bias.copy_(HANDS["k"] * clock_hands(conditioner, level))
 
 
-def clock_hands(conditioner: Conditioner, moments: tuple[int, ...]) -> Tensor:
-    """A vector [dim] that stands, at rotary position 0, where others stand `moments` latent frames later.
+def clock_hands(conditioner: Conditioner, positions: list[float]) -> Tensor:
+    """A vector [dim] that stands, at rotary position 0, where others stand at `positions`.
 
-    One head for each moment; the others are zero.
+    One head for each position; the others are zero.
     """
     heads = conditioner.inner.num_heads
     width = conditioner.inner.q.out_features // heads
     hands = torch.zeros(heads, 2, width // 2)
-    interval = AUDIO_FPS * TEMPORAL_STRIDE / FRAME_RATE
-    for head, moment in enumerate(moments):
-        angles = moment * interval * frequencies(width)[HAND_PAIRS]
+    for head, position in enumerate(positions):
+        angles = position * frequencies(width)[HAND_PAIRS]
         hands[head, :, HAND_PAIRS] = torch.stack((angles.cos(), angles.sin())).float()
     return hands.flatten()
 

@@ -66,7 +66,11 @@ def add_stages(commands: argparse._SubParsersAction) -> None:
     stages["encode"].add_argument("--batch", type=int, default=16)
     stages["start-from"].add_argument("--folder", type=Path, required=True, help="the checkpoint")
     stages["start-from"].add_argument(
-        "--anew", nargs="+", choices=("text_encoder", "dual_tower_bridge"), default=(), help="but these"
+        "--anew",
+        nargs="+",
+        choices=("text_encoder", "dual_tower_bridge"),
+        default=(),
+        help="parts that begin anew; the towers follow the text encoder",
     )
     stages["export"].add_argument("--folder", type=Path, required=True, help="where the checkpoint goes")
 

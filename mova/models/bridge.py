@@ -51,15 +51,19 @@ class Bridge(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def __len__(self) -> int:
         return len(self.audio_to_video_conditioners)
 
+    def interval(self, frame_rate: float) -> float:
+        """Audio latents from one latent frame to the next: audio_fps / (frame_rate / 4)."""
+        return self.config.audio_fps * TEMPORAL_STRIDE / frame_rate
+
     def rotary(
         self, grid: tuple[int, int, int], audio_tokens: int, frame_rate: float, device: torch.device
     ) -> tuple[Tensor, Tensor]:
         """Tables of the video and of the audio tokens on the audio latents' time axis.
 
-        Audio latent j stands at j. All tokens of latent frame i stand at i * audio_fps / (frame_rate / 4).
+        Audio latent j stands at j. All tokens of latent frame i stand at i times `interval`.
         """
         frames, tokens_per_frame = grid[0], grid[1] * grid[2]
-        interval = self.config.audio_fps * TEMPORAL_STRIDE / frame_rate
+        interval = self.interval(frame_rate)
         video = time_rotary(
             tuple(i * interval for i in range(frames)), tokens_per_frame, self.config.head_dim, device
         )
