@@ -25,7 +25,10 @@ from mova.outputs import check_frames_folder, new_output, temporary_beside
 from mova.shapes import MAX_FRAMES, MAX_SIDE
 from mova.types import BackendError, UserError, check_finite
 
-CRF = 17  # x264's usual mark for no visible loss
+X264 = {
+    "crf": "17",  # the usual mark for no visible loss
+    "x264-params": "cpu-independent=1",  # else AVX-512 encodes the same frames in another way each time
+}
 BT709 = 1  # H.273 gives it this number as matrix, primaries and transfer
 AUDIO_BIT_RATE = 192_000
 AAC_SAMPLE_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -237,7 +240,7 @@ def _encode(
 
 
 def _add_video(container: OutputContainer, shape: tuple[int, ...], frame_rate: Fraction) -> av.VideoStream:
-    video = container.add_stream("libx264", rate=frame_rate, options={"crf": str(CRF)})
+    video = container.add_stream("libx264", rate=frame_rate, options=X264)
     video.height, video.width, video.pix_fmt = shape[0], shape[1], "yuv420p"
     tags = video.codec_context
     tags.color_range = ColorRange.MPEG
