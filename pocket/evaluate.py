@@ -39,7 +39,7 @@ CAPTIONS = {
     "label": CaptionMix(0, 0, 1, 0),
 }
 DEFAULT_RUN = "default"
-BRIDGE_SCALES = (2.0, 3.0, 4.0)  # the paper's range
+BRIDGE_SCALES = (1.0, 2.0, 3.0, 4.0)  # none, and the paper's range
 SHEETS_EACH = 6  # contact sheets a family
 Report = dict[str, object]  # ready for JSON
 
@@ -127,7 +127,7 @@ def planned_runs(
     if ablations:
         runs["bridge off"] = replace(default, use_bridge=False, bridge_guidance_scale=1.0)
         runs["no guidance"] = replace(default, guidance_scale=1.0, bridge_guidance_scale=1.0)
-        for scale in BRIDGE_SCALES:
+        for scale in (scale for scale in BRIDGE_SCALES if scale != default.bridge_guidance_scale):
             runs[f"bridge guidance {scale:g}"] = replace(default, bridge_guidance_scale=scale)
     return runs
 

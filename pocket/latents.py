@@ -1,4 +1,8 @@
-"""Clips as the towers see them: latents and captions, encoded once and kept in shards on the disk."""
+"""Clips as the towers see them, encoded once and kept in shards on the disk.
+
+Sounds are kept as they are: encoding them takes seconds, so the audio VAE may still learn while pictures are
+encoded.
+"""
 
 import json
 import logging
@@ -12,7 +16,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from mova.models.audio_vae import AudioVAE
-from mova.models.video_vae import encode_whole
+from mova.models.video_vae import decode_whole, encode_whole
 from pocket.captions import write_caption
 from pocket.codec_run import to_channels_last
 from pocket.loader import stream
@@ -22,6 +26,7 @@ from pocket.training import Log, Ranks, load_captioned, prefetch, save_captioned
 from pocket.world import DEFAULT_MIX, choose_family, make_scene
 
 logger = logging.getLogger("pocket")
+STATISTICS = "latent_statistics.json"
 MEASURED_SEED = 6_000_000
 TOKENIZER_SEED = 5_000_000
 TOKENIZER_SCENES = 600
@@ -31,12 +36,16 @@ TOKENIZER_SCENES = 600
 class Shard:
     video: Tensor  # [N, 16, T, h, w]
     condition: Tensor  # [N, 16, T, h, w], of the first frame and then grey
-    audio: Tensor  # [N, C, L]
+    waveforms: Tensor  # float16 [N, 1, S]
     captions: list[str]
 
     def save(self, path: Path) -> None:
-        tensors = {"video": self.video, "condition": self.condition, "audio": self.audio}
-        tensors = {name: tensor.to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
+        tensors = {
+            "video": self.video.bfloat16(),
+            "condition": self.condition.bfloat16(),
+            "waveforms": self.waveforms.half(),
+        }
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         save_captioned(path, tensors, self.captions)
 
     @classmethod
@@ -46,13 +55,12 @@ class Shard:
 
 
 class Encoder:
-    """Both VAEs of a checkpoint on a device."""
+    """The video VAE of a checkpoint on a device."""
 
     def __init__(self, folder: Path, device: torch.device, compiled: bool = False) -> None:
         self.device = device
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.video_vae = AutoencoderKLWan.from_pretrained(folder / "video_vae").to(device, self.dtype)
-        self.audio_vae = AudioVAE.from_pretrained(folder / "audio_vae").to(device)
         to_channels_last(self.video_vae)
         config = self.video_vae.config
         self.mean = torch.tensor(config.latents_mean, device=device).view(1, -1, 1, 1, 1)
@@ -73,13 +81,28 @@ class Encoder:
         video[:, :, 0] = first_frame
         return self.video(video)
 
-    @torch.no_grad()
-    def audio(self, waveform: Tensor) -> Tensor:
-        return self.audio_vae.encode(waveform).mode()
+    def visibility(self, latents: Tensor) -> Tensor:
+        """A matrix [16, 16] after which an error of `latents` is squared as much as it is seen.
+
+        Half of the channels hardly change the picture, and three directions make most of it. How much each
+        does is the decoder's pullback metric, averaged over places; the square root of that is taken, so that
+        details still count, and scaled to a trace of 16.
+        """
+        pulled = torch.zeros(latents.shape[1], latents.shape[1], device=self.device)
+        for clip in latents.split(1):
+            normalised = clip.to(self.device, self.dtype).requires_grad_()
+            pictures = decode_whole(
+                self.video_vae, normalised * self.std.to(self.dtype) + self.mean.to(self.dtype)
+            )
+            (gradient,) = torch.autograd.grad(pictures, normalised, torch.randn_like(pictures))
+            pulled += torch.einsum("bcthw,bdthw->cd", gradient.float(), gradient.float())
+        values, directions = torch.linalg.eigh(pulled)
+        seen = values.clamp_min(0).sqrt()
+        return directions * (seen * len(seen) / seen.sum()).sqrt() @ directions.T
 
 
 def encode(out: Path, clips: int, per_shard: int, batch: int, compiled: bool, workers: int | None) -> None:
-    """Write `clips` clips as shards into `out/latents`, with the VAEs in `out/codecs`."""
+    """Write `clips` clips as shards into `out/latents`, with the video VAE in `out/codecs`."""
     ranks = Ranks.join()
     encoder = Encoder(out / "codecs", ranks.device, compiled)
     log = Log(out / "encode.jsonl", ranks)
@@ -95,7 +118,7 @@ def encode(out: Path, clips: int, per_shard: int, batch: int, compiled: bool, wo
             frames, waveforms, said = next(batches)
             video = to_video(frames)
             latents = encoder.video(video), encoder.condition(video[:, :, 0], video.shape[2])
-            parts.append((*latents, encoder.audio(waveforms)))
+            parts.append((*latents, waveforms))
             captions += said
         columns = [torch.cat(column)[:per_shard] for column in zip(*parts, strict=True)]
         Shard(*columns, captions[:per_shard]).save(out / "latents" / f"{index:05d}.safetensors")
@@ -112,7 +135,7 @@ def export_codecs(out: Path, workers: int) -> None:
     video_vae, audio_vae = build_video_vae(), build_audio_vae()
     for name, vae in (("video_vae", video_vae), ("audio_vae", audio_vae)):
         vae.load_state_dict(torch.load(out / f"{name}.pt", map_location="cpu", weights_only=True)["average"])
-    path = out / "latent_statistics.json"
+    path = out / STATISTICS
     if not path.exists():
         path.write_text(json.dumps(measure(video_vae, audio_vae, workers, out)))
     statistics = json.loads(path.read_text())

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mova.models.audio_vae import AudioVAE
 from pocket.training import load_captioned, save_captioned
 from pocket.world import choose_family, make_scene, write_scene_caption
 
@@ -41,6 +42,13 @@ class Sounds:
     def load(cls, path: Path) -> "Sounds":
         tensors, captions = load_captioned(path)
         return cls(tensors["waveforms"], captions)
+
+
+@torch.no_grad()
+def encode_sounds(vae: AudioVAE, waveforms: Tensor, batch: int = 256) -> Tensor:
+    """Latents bfloat16 [N, C, L], on the VAE's device, of float16 `waveforms` [N, 1, S]."""
+    parts = [vae.encode(part.to(vae.device).float()).mode().bfloat16() for part in waveforms.split(batch)]
+    return torch.cat(parts)
 
 
 def _render(speech: Path, seeds: Sequence[int]) -> tuple[np.ndarray, list[str]]:

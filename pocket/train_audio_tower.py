@@ -15,7 +15,7 @@ from mova.models.audio_dit import AudioDiT
 from mova.models.audio_vae import AudioVAE
 from mova.scheduler import PairScheduler
 from pocket.models import SHIFT
-from pocket.sounds import Sounds
+from pocket.sounds import Sounds, encode_sounds
 from pocket.tower_run import Captions, TowerRun, embed, noised
 from pocket.training import Budget, Log, Ranks
 
@@ -32,7 +32,9 @@ def train_audio_tower(
     run = TowerRun(out / "towers.pt", ranks, compiled)
     sounds = Sounds.load(out / "sounds.safetensors")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "codecs" / "tokenizer")
-    latents = encoded(AudioVAE.from_pretrained(out / "codecs" / "audio_vae").to(device), sounds.waveforms)
+    latents = encode_sounds(
+        AudioVAE.from_pretrained(out / "codecs" / "audio_vae").to(device), sounds.waveforms
+    )
     captions = Captions(sounds.captions, tokenizer, device)
     log = Log(out / "audio_tower.jsonl", ranks)
     log.write(sounds=len(latents), ranks=ranks.size)
@@ -52,13 +54,6 @@ def train_audio_tower(
     if ranks.is_first:
         run.save()
     ranks.leave()
-
-
-@torch.no_grad()
-def encoded(vae: AudioVAE, waveforms: Tensor, batch: int = 256) -> Tensor:
-    """Latents bfloat16 [N, C, L] of float16 `waveforms` [N, 1, S]."""
-    parts = [vae.encode(part.to(vae.device).float()).mode().bfloat16() for part in waveforms.split(batch)]
-    return torch.cat(parts)
 
 
 def velocity(tower: AudioDiT, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ KL_WEIGHT = 1e-4
 WEIGHTS = {"waveform": 0.4, "spectrum": 0.3, "mel": 0.3}  # shares of the gradient at the decoder's end
 SEGMENT = 12800  # samples a step sees of each sound
 FAINT = 0.02  # of the batch's mean size; fainter sounds count less
+HEARD = 1e-3  # magnitude; fainter parts of a spectrum are silence
 DITHER = 1e-4  # digital silence has no spectrum to learn
 
 
@@ -123,7 +124,7 @@ class Losses:
         for size in WINDOWS:
             a, b = self.magnitudes(decoded, size), self.magnitudes(waveform, size)
             linear = linear + shares((a - b).abs(), b)
-            loud = loud + (log(self.mels[size] @ a) - log(self.mels[size] @ b)).abs().mean()
+            loud = loud + log_error(self.mels[size] @ a, self.mels[size] @ b)
         count = len(WINDOWS)
         error = shares((decoded - waveform).square(), waveform.square())
         return {"waveform": error, "spectrum": linear / count, "mel": loud / count}
@@ -142,8 +143,14 @@ def shares(errors: Tensor, sizes: Tensor) -> Tensor:
     return (errors.flatten(1).mean(dim=1) / (size + FAINT * size.mean())).mean()
 
 
-def log(magnitudes: Tensor) -> Tensor:
-    return (magnitudes + 1e-3).log()
+def log_error(a: Tensor, b: Tensor) -> Tensor:
+    """How far magnitudes are apart as logarithms, the mean of where either is heard.
+
+    Silence has the steepest logarithm: were it counted, it would take nearly all of the gradient, and no
+    fricative be learnt.
+    """
+    heard = (a > HEARD) | (b > HEARD)
+    return ((a + HEARD).log() - (b + HEARD).log()).abs()[heard].sum() / heard.sum().clamp_min(1)
 
 
 def mel_matrix(size: int, device: torch.device) -> Tensor:

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from mova.models.audio_vae import AudioVAE
 from mova.models.dual_tower import DualTower
 from mova.scheduler import PairScheduler
 from pocket.clip import FRAME_RATE
 from pocket.latents import Encoder, Shard
 from pocket.models import BOUNDARY_RATIO, SHIFT
+from pocket.sounds import encode_sounds
 from pocket.tower_run import Captions, TowerRun, embed, noised
 from pocket.training import Budget, Log, Ranks
 
@@ -28,6 +30,7 @@ WHITE_SHARE = 0.12  # clips whose first frame is hidden: text alone is asked for
 BRIDGE_DROPOUT = 0.1
 SAME_TIME_SHARE = 0.5  # of the steps draw one sigma for both; generation always does
 AUDIO_WEIGHT = 1.0
+MEASURED_CLIPS = 8  # of each rank, to see which errors of latents are seen
 STILL_SHARE = 0.5  # of the video's weight that all places share alike, beside that for where something moves
 
 
@@ -40,22 +43,27 @@ class Clips:
     audio: Tensor
     captions: Captions
     white: Tensor  # [16, T, h, w], the condition of a white first frame
+    visibility: Tensor  # [16, 16], the same on all ranks
 
     @classmethod
     def load(cls, out: Path, ranks: Ranks) -> "Clips":
         paths = sorted((out / "latents").glob("*.safetensors"))[ranks.rank :: ranks.size]
         shards = [Shard.load(path) for path in paths]
-        video, condition, audio = (
+        video, condition = (
             torch.cat([getattr(shard, name) for shard in shards]).to(ranks.device)
-            for name in ("video", "condition", "audio")
+            for name in ("video", "condition")
         )
+        audio_vae = AudioVAE.from_pretrained(out / "codecs" / "audio_vae").to(ranks.device)
+        audio = torch.cat([encode_sounds(audio_vae, shard.waveforms) for shard in shards])
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "codecs" / "tokenizer")
         captions = Captions([text for shard in shards for text in shard.captions], tokenizer, ranks.device)
         latent_frames, height, width = video.shape[2:]
         white = torch.ones(1, 3, height * 8, width * 8, device=ranks.device)
         encoder = Encoder(out / "codecs", ranks.device)
         white = encoder.condition(white, 4 * latent_frames - 3)[0].to(torch.bfloat16)
-        return cls(video, condition, audio, captions, white)
+        visibility = encoder.visibility(video[:MEASURED_CLIPS].float())
+        ranks.average([visibility])
+        return cls(video, condition, audio, captions, white, visibility)
 
     def draw(self, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Video, condition (with mask, [B, 20, T, h, w]), audio and tokens, with the dropouts."""
@@ -90,9 +98,13 @@ def losses(
     text_encoder: nn.Module,
     drawn: tuple[Tensor, Tensor, Tensor, Tensor],
     sigmas: tuple[Tensor, Tensor],
+    visibility: Tensor,
     use_bridge: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Mean squared errors of the velocities of video, weighted by place, and audio."""
+    """Mean squared errors of the velocities of video, as they are seen and weighted by place, and audio.
+
+    However errors are measured, the mean of all that may be meant stays the best answer.
+    """
     video, condition, audio, tokens = drawn
     text = embed(text_encoder, tokens)
     weights = moving(video)
@@ -106,7 +118,8 @@ def losses(
         float(FRAME_RATE),
         use_bridge,
     )
-    video_error = weights * (video_velocity - video_target).square().mean(dim=(1, 2))
+    seen = torch.einsum("kc,bcthw->bkthw", visibility, video_velocity - video_target)
+    video_error = weights * seen.square().mean(dim=(1, 2))
     return video_error.mean(), (audio_velocity - audio_target).square().mean()
 
 
@@ -140,7 +153,9 @@ def train_towers(
         expert = experts[ranks.rank]
         use_bridge = choices.random() >= BRIDGE_DROPOUT
         drawn, sigmas = clips.draw(batch), draw_sigmas(batch, expert, ranks.device)
-        video_loss, audio_loss = losses(towers[expert], model.text_encoder, drawn, sigmas, use_bridge)
+        video_loss, audio_loss = losses(
+            towers[expert], model.text_encoder, drawn, sigmas, clips.visibility, use_bridge
+        )
         (video_loss + AUDIO_WEIGHT * audio_loss).backward()
         norm = run.update(shared_gradients(run, experts), learning_rate * scale)
         if budget.is_save_due():

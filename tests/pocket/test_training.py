@@ -5,12 +5,14 @@ import torch
 from torch import nn
 
 from mova.models.attention import rotate_halves
+from mova.models.audio_vae import AudioVAE
 from mova.models.dual_tower import DualTower
+from mova.models.video_vae import decode_whole
 from mova.pipeline import MOVAPipeline
 from pocket.clip import FRAME_RATE
 from pocket.codec_run import CodecRun
 from pocket.export import export, start_from
-from pocket.latents import Shard, normalise
+from pocket.latents import Encoder, Shard, export_codecs, normalise
 from pocket.models import (
     AUDIO_CHANNELS,
     BOUNDARY_RATIO,
@@ -131,6 +133,17 @@ def test_the_terms_of_the_sound_loss_have_their_shares_of_the_gradient():
         gradient = balanced({name: losses(decoded, waveform)[name]}, decoded)
         assert gradient.norm().item() == pytest.approx(weight, rel=1e-4)
     assert all(term.item() < 1e-6 for term in losses(waveform, waveform).values())
+
+
+def test_what_is_missing_from_a_sound_weighs_and_silence_does_not():
+    torch.manual_seed(0)
+    vowel, hiss, silence = torch.randn(3, 1, 1, 4096) * torch.tensor([0.15, 0.02, 1e-4])[:, None, None, None]
+    true = torch.cat((vowel, hiss, silence), dim=-1)
+    decoded = torch.cat((vowel, 1e-4 * torch.randn_like(hiss), -silence), dim=-1).requires_grad_()
+    loud = Losses(torch.device("cpu"))(decoded, true)["mel"]
+    (gradient,) = torch.autograd.grad(loud, decoded)
+    kept, missed, silent = (part[..., 1024:-1024].norm().item() for part in gradient.chunk(3, dim=-1))
+    assert missed > 10 * max(kept, silent)
 
 
 def test_a_decoder_goes_on_alone_from_the_average_and_the_latents_stay(tmp_path):
@@ -307,12 +320,37 @@ def test_an_average_follows_the_weights():
 
 def test_shards_come_back_as_they_were_written(tmp_path):
     shard = Shard(
-        torch.randn(2, 16, 3, 4, 6), torch.randn(2, 16, 3, 4, 6), torch.randn(2, 32, 23), ["a", "é"]
+        torch.randn(2, 16, 3, 4, 6), torch.randn(2, 16, 3, 4, 6), torch.randn(2, 1, 320), ["a", "é"]
     )
     shard.save(tmp_path / "0.safetensors")
     again = Shard.load(tmp_path / "0.safetensors")
     assert again.captions == shard.captions
     assert torch.equal(again.condition, shard.condition.bfloat16())
+    assert torch.equal(again.waveforms, shard.waveforms.half())
+
+
+def test_errors_of_latents_weigh_as_much_as_the_picture_changes(tmp_path):
+    torch.manual_seed(0)
+    vae = build_video_vae()
+    vae.register_to_config(latents_std=torch.linspace(0.2, 3, 16).tolist())
+    vae.save_pretrained(tmp_path / "video_vae")
+    encoder = Encoder(tmp_path, torch.device("cpu"))
+    latents = torch.randn(8, 16, 2, 8, 8)
+    visibility = encoder.visibility(latents)
+    assert (visibility @ visibility).trace().item() == pytest.approx(16, rel=1e-4)
+
+    def picture(latents):
+        with torch.no_grad():
+            return decode_whole(encoder.video_vae, latents * encoder.std + encoder.mean)
+
+    changes, lengths = [], []
+    for direction in torch.linalg.eigh(visibility).eigenvectors.T[-8:]:
+        error = torch.randn(8, 1, 2, 8, 8) * direction.view(1, 16, 1, 1, 1) / 1000
+        changes.append((picture(latents + error) - picture(latents)).norm())
+        lengths.append((visibility @ direction).square().sum())  # the root of what is seen
+    ratios = torch.stack(changes) / torch.stack(lengths)
+    assert torch.stack(changes).max() > 2 * torch.stack(changes).min()
+    assert ratios.max() < 1.3 * ratios.min(), ratios
 
 
 def test_any_text_can_be_told_to_the_model(tmp_path):
@@ -359,6 +397,9 @@ def test_the_exported_checkpoint_loads_as_a_release_does_and_fits_the_space(tmp_
     vae = CodecRun(build_audio_vae(), tmp_path / "next" / "audio_vae.pt", ALONE, 1e-3, (0.9, 0.99), False).vae
     for name, tensor in pipeline.audio_vae.state_dict().items():
         assert torch.equal(vae.state_dict()[name], tensor.float())
+    export_codecs(tmp_path / "next", workers=1)
+    again = AudioVAE.from_pretrained(tmp_path / "next" / "codecs" / "audio_vae").state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in vae.state_dict().items())
 
 
 def test_crops_are_true_windows_and_likelier_where_something_moves():
