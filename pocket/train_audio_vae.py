@@ -150,7 +150,8 @@ def log_error(a: Tensor, b: Tensor) -> Tensor:
     fricative be learnt.
     """
     heard = (a > HEARD) | (b > HEARD)
-    return ((a + HEARD).log() - (b + HEARD).log()).abs()[heard].sum() / heard.sum().clamp_min(1)
+    errors = ((a + HEARD).log() - (b + HEARD).log()).abs()
+    return (errors * heard).sum() / heard.sum().clamp_min(1)
 
 
 def mel_matrix(size: int, device: torch.device) -> Tensor:
