@@ -14,7 +14,7 @@ from lora_trainer.hub_jobs import HubJobs, Login
 from lora_trainer.jobs import Jobs
 from lora_trainer.journal import ADAPTER
 from lora_trainer.manifest import read_items
-from lora_trainer.runs import JOB, About, find_process, read_run, write_json
+from lora_trainer.runs import JOB, STOP, About, find_process, read_run, write_json
 from mova.adapter_sources import read_adapter
 from mova.strengths import TOWERS
 from mova.types import BackendError, UserError
@@ -126,6 +126,20 @@ def play(hub, tmp_path):
             trainer.kill()
 
 
+def wait_for(test, seconds=120):
+    """What `test` gives as soon as it is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := test():
+            return found
+        time.sleep(0.01)
+    raise AssertionError("waited in vain")
+
+
+def is_at_step(folder, step):
+    return (run := read_run(folder)) and run.status().phase == "train" and run.status().done >= step
+
+
 def look_until(away, run, login, test, seconds=120):
     """Look at the run's job until `test` holds."""
     end = time.monotonic() + seconds
@@ -166,12 +180,17 @@ def test_a_job_sends_losses_stops_when_asked_goes_on_and_its_adapter_comes_back(
     run, job = sent
     assert run.status().kind == "waiting"
     process = play(job)
+    there = tmp_path / "machine-0/mova/runs/job/run"
+    trainer = wait_for(lambda: is_at_step(there, 3) and find_process(there))
+    trainer.suspend()  # its steps are so short that it could end before it hears
     look_until(away, run, login, lambda run: run.status().phase == "train" and run.status().done > 2)
     assert "CPU Upgrade, about $0.00 so far" in run.status().message
     assert run.events()[1]["event"] == "base"
     assert (run.folder / "samples" / "step-000000-0.mp4").stat().st_size
     away.stop(run, login)
     assert run.status().kind == "stopping"
+    wait_for((there / STOP).exists)
+    trainer.resume()
     assert process.wait(60) == 1
     away.look(run, login)
     step = run.events()[-1]["step"]
