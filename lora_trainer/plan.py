@@ -149,7 +149,8 @@ def encoding_seconds(card: Card, known: Outline, windows: Mapping[ClipShape, int
 def codec_seconds(
     card: Card, known: Outline, shape: ClipShape, flops: float = plan_time.ENCODE_FLOPS
 ) -> float:
-    width = known.configs["video_vae"].get("base_dim", plan_time.CODEC_DIM) / plan_time.CODEC_DIM
+    vae = known.configs["video_vae"]
+    width = vae.get("base_dim", plan_time.CODEC_DIM) / (vae.get("patch_size") or 1) / plan_time.CODEC_DIM
     pixels = shape.num_frames * shape.height * shape.width
     rate = plan_time.CODEC_RATE if card.is_gpu else plan_time.CODEC_RATE_CPU
     return pixels * flops * width**2 / (card.tflops * 1e12 * rate)

@@ -42,7 +42,8 @@ class Component:
     """One folder of a checkpoint.
 
     `released` is the (library, class) that the released `model_index.json` names. `options` are config keys
-    with the one value that our code is written for; ANY where upstream never reads the key either.
+    with the one value that our code is written for, or a tuple of several, the released one first; ANY where
+    upstream never reads the key either.
     """
 
     cls: type
@@ -95,7 +96,12 @@ COMPONENTS = {
     "video_vae": Component(
         AutoencoderKLWan,
         ("diffusers", "AutoencoderKLWan"),
-        {"is_residual": False, "patch_size": None, "scale_factor_spatial": 8, "scale_factor_temporal": 4},
+        {
+            "is_residual": False,
+            "patch_size": (None, 2),
+            "scale_factor_spatial": 8,
+            "scale_factor_temporal": 4,
+        },
     ),
     "text_encoder": Component(UMT5EncoderModel, ("transformers", "UMT5EncoderModel"), {"model_type": "umt5"}),
     "tokenizer": Component(PreTrainedTokenizerFast, ("transformers", "T5TokenizerFast")),
@@ -134,12 +140,13 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
         if key not in config:
             raise UserError(f"{path}: {key} is missing; no default is safe, take the file from the release")
     for key, value in config.items():
-        allowed = component.options.get(key, ANY)
+        options = component.options.get(key, ANY)
+        allowed = options if isinstance(options, tuple) else (options,)
         if key not in component.options and key not in parameters and name != "text_encoder":
             raise UserError(f"{path}: unknown option {key}={value!r}; this version cannot run such a model")
-        if allowed is not ANY and value != allowed and not (allowed is False and value is None):
+        if options is not ANY and value not in allowed and not (options is False and value is None):
             raise UserError(
-                f"{path}: {key}={value!r} is not supported; released checkpoints have {allowed!r}"
+                f"{path}: {key}={value!r} is not supported; released checkpoints have {allowed[0]!r}"
             )
     return config
 

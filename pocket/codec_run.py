@@ -7,6 +7,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from mova.models.audio_vae import AudioVAE
+from pocket.muon import AdamWRate, Muon
 from pocket.training import Average, Ranks, save_state
 
 CLIP = 1.0  # of the gradients' total norm
@@ -24,7 +25,7 @@ class CodecRun:
         path: Path,
         ranks: Ranks,
         learning_rate: float,
-        betas: tuple[float, float],
+        adamw_rate: AdamWRate,
         decoder_only: bool,
     ) -> None:
         self.vae, self.path, self.ranks, self.decoder_only = vae, path, ranks, decoder_only
@@ -37,10 +38,8 @@ class CodecRun:
             vae.encoder.requires_grad_(False)
             vae.quant_conv.requires_grad_(False)
         to_channels_last(vae)
-        self.parameters = [p for p in vae.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, learning_rate, betas, weight_decay=1e-3, fused=True
-        )
+        self.parameters = {name: p for name, p in vae.named_parameters() if p.requires_grad}
+        self.optimizer = Muon(self.parameters, adamw_rate)
         self.average = Average(vae.state_dict())
         self.step = held.get("step", 0)
         if held:
@@ -50,12 +49,10 @@ class CodecRun:
 
     def update(self, scale: float) -> Tensor:
         """Step on the gradients that a backward pass left, at `scale` of the rate; their norm."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * scale
-        self.ranks.average([p.grad for p in self.parameters])
-        norm = nn.utils.clip_grad_norm_(self.parameters, CLIP)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        gradients = {name: p.grad for name, p in self.parameters.items()}
+        self.ranks.average(list(gradients.values()))
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), CLIP)
+        self.optimizer.step(gradients, self.learning_rate * scale)
         self.average.update(self.vae.state_dict())
         self.step += 1
         return norm

@@ -51,11 +51,11 @@ def start_from(folder: Path, out: Path, anew: Collection[str] = ()) -> None:
     """Write the states that the training stages go on from, with the weights of a finished checkpoint.
 
     Optimizers begin anew, and so do the parts named in `anew`; with the text encoder what reads it in the
-    towers does too. Latents keep the scale that the towers know.
+    towers does too. Latents keep the scale that the towers know, unless the video VAE begins anew.
     """
     out.mkdir(parents=True, exist_ok=True)
     pipeline = MOVAPipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    for name in ("video_vae", "audio_vae"):
+    for name in {"video_vae", "audio_vae"} - set(anew):
         weights = getattr(pipeline, name).state_dict()
         save_state(out / f"{name}.pt", weights=weights, average=weights, step=0, decoder_only=False)
     config = pipeline.video_vae.config
@@ -65,7 +65,8 @@ def start_from(folder: Path, out: Path, anew: Collection[str] = ()) -> None:
         "audio_mean": [0.0] * pipeline.audio_dit.config.in_dim,  # the audio VAE has its own in its weights
         "audio_std": [1.0] * pipeline.audio_dit.config.in_dim,
     }
-    (out / STATISTICS).write_text(json.dumps(statistics))
+    if "video_vae" not in anew:  # else they are measured once it is trained
+        (out / STATISTICS).write_text(json.dumps(statistics))
     pipeline.tokenizer.save_pretrained(out / "codecs" / "tokenizer")
     model = Model()
     for name, part in model.named_children():

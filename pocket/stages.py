@@ -44,7 +44,7 @@ def add_stages(commands: argparse._SubParsersAction) -> None:
         stage.add_argument("--workers", type=int, default=None, help="rendering processes of each rank")
         stage.set_defaults(run=run)
     for name, batch, rate in (
-        ("train-vae", 8, 1e-3),
+        ("train-vae", 8, 4e-3),
         ("train-audio-vae", 48, 3e-4),
         ("train-audio", 512, 2e-3),
         ("train", 128, 2e-3),
@@ -68,7 +68,7 @@ def add_stages(commands: argparse._SubParsersAction) -> None:
     stages["start-from"].add_argument(
         "--anew",
         nargs="+",
-        choices=("text_encoder", "dual_tower_bridge"),
+        choices=("text_encoder", "dual_tower_bridge", "video_vae"),
         default=(),
         help="parts that begin anew; the towers follow the text encoder",
     )

@@ -11,7 +11,7 @@ from mova.scheduler import PairScheduler
 from mova.shapes import MAX_PROMPT_TOKENS
 from pocket.latents import one_line
 from pocket.models import build_audio_dit, build_bridge, build_text_encoder, build_video_dit
-from pocket.muon import Muon
+from pocket.muon import Muon, of_towers
 from pocket.training import Average, Ranks, save_state
 
 CLIP = 1.0  # of the gradients' total norm
@@ -91,7 +91,7 @@ class TowerRun:
         self.masters = {name: p.detach().float().clone() for name, p in self.model.named_parameters()}
         self.model.to(torch.bfloat16 if ranks.device.type == "cuda" else torch.float32)
         self.gradient_buffers = {name: torch.empty_like(tensor) for name, tensor in self.masters.items()}
-        self.optimizer = Muon(self.masters)
+        self.optimizer = Muon(self.masters, of_towers)
         self.average = Average(self.masters)
         self.step = held.get("step", 0)
         if "optimizer" in held:

@@ -11,12 +11,14 @@ from mova.models.audio_vae import AudioVAE
 from pocket.clip import SAMPLE_RATE
 from pocket.codec_run import CodecRun
 from pocket.models import build_audio_vae
+from pocket.muon import of_audio_vae
 from pocket.sounds import Sounds
 from pocket.training import VALIDATION_SEED, Budget, Log, Ranks
 
 logger = logging.getLogger("pocket")
 WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples
 KL_WEIGHT = 1e-4
+LATENT_NOISE = 0.4  # at most, beside a channel's own deviation: the towers err by as much
 WEIGHTS = {"waveform": 0.4, "spectrum": 0.3, "mel": 0.3}  # shares of the gradient at the decoder's end
 SEGMENT = 12800  # samples a step sees of each sound
 FAINT = 0.02  # of the batch's mean size; fainter sounds count less
@@ -42,7 +44,7 @@ def train_audio_vae(
     device = ranks.device
     torch.manual_seed(ranks.rank)
     vae = build_audio_vae().to(device)
-    run = CodecRun(vae, out / "audio_vae.pt", ranks, learning_rate, (0.9, 0.99), decoder_only)
+    run = CodecRun(vae, out / "audio_vae.pt", ranks, learning_rate, of_audio_vae, decoder_only)
     log = Log(out / "audio_vae.jsonl", ranks)
     first_seed, workers = 7_000_000 + ranks.rank * clips + run.step, ranks.workers(workers)
     sounds = Sounds.render(clips, first_seed, workers, out).waveforms.to(device)
@@ -90,10 +92,16 @@ def augmented(waveform: Tensor) -> Tensor:
 def objective(vae: AudioVAE, waveform: Tensor, losses: "Losses") -> tuple[Tensor, dict[str, Tensor]]:
     """What to run backward, whose value means nothing, and the terms that do, for the log.
 
+    Latents are decoded with noise, more in some clips than in others. Without it an "s" was 0.06 away from
+    silence where latents deviate by 1, and towers never made one; of 18 words with noise of 0.3 on their
+    latents 10 were heard, and 16 after six minutes of it on a processor.
     The decoder's gradient is the balanced one whatever the terms' sizes; the posterior's divergence is added.
     """
     posterior = vae.encode(waveform)
-    decoded = vae.decode(posterior.sample())[..., : waveform.shape[-1]]
+    level = LATENT_NOISE * torch.rand(len(waveform), 1, 1, device=waveform.device)
+    deviation = posterior.mean.detach().std(dim=(0, 2), keepdim=True)
+    latents = posterior.sample() + level * deviation * torch.randn_like(posterior.mean)
+    decoded = vae.decode(latents)[..., : waveform.shape[-1]]
     kl = (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean() / 2
     terms = losses(decoded, waveform)
     return (decoded * balanced(terms, decoded)).sum() + KL_WEIGHT * kl, {"kl": kl, **terms}

@@ -13,6 +13,7 @@ from mova.models.video_vae import decode_whole, encode_whole
 from pocket.codec_run import CodecRun
 from pocket.loader import stream
 from pocket.models import build_video_vae
+from pocket.muon import of_video_vae
 from pocket.training import VALIDATION_SEED, Budget, Log, Ranks, prefetch, psnr, to_video
 
 logger = logging.getLogger("pocket")
@@ -67,7 +68,7 @@ def train_video_vae(
     torch.manual_seed(ranks.rank)
     torch.backends.cudnn.benchmark = True
     vae = build_video_vae().to(device)
-    run = CodecRun(vae, out / "video_vae.pt", ranks, learning_rate, (0.9, 0.98), decoder_only)
+    run = CodecRun(vae, out / "video_vae.pt", ranks, learning_rate, of_video_vae, decoder_only)
     model = Autoencoder(vae)
     reconstruct = torch.compile(model, dynamic=False) if compiled else model
     log = Log(out / "video_vae.jsonl", ranks)

@@ -48,6 +48,7 @@ REFUSED = [
     ("scheduler", "reverse_sigmas", True),
     ("scheduler", "shift_terminal", 0.1),
     ("video_vae", "is_residual", True),
+    ("video_vae", "patch_size", 4),
     ("video_vae", "scale_factor_spatial", 16),
     ("text_encoder", "model_type", "t5"),
 ]

@@ -8,7 +8,7 @@ to its slow kernel, and on a GPU short chunks cannot fill the card. It can also 
 
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, patchify, unpatchify
 from torch import Tensor
 
 from mova.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE
@@ -43,13 +43,14 @@ def fits_whole(vae: AutoencoderKLWan, num_frames: int, height: int, width: int) 
     """Whether a clip is small enough to go through `vae` in one piece."""
     config = vae.config
     channels = max(config.base_dim, config.decoder_base_dim or 0) * config.dim_mult[0]
-    return channels * num_frames * height * width * vae.dtype.itemsize <= WHOLE_CLIP_BYTES
+    places = num_frames * height * width // (config.patch_size or 1) ** 2
+    return channels * places * vae.dtype.itemsize <= WHOLE_CLIP_BYTES
 
 
 def encode_whole(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
     """Mean and log variance [B, 2C, T, h, w] of the latents of `video` [B, 3, 4T-3, H, W] in [-1, 1]."""
     encoder = vae.encoder
-    x = encoder.conv_in(video)
+    x = encoder.conv_in(patchify(video, vae.config.patch_size or 1))
     for block in encoder.down_blocks:
         x = _downsample(block, x) if isinstance(block, WanResample) else block(x)
     x = encoder.conv_out(encoder.nonlinearity(encoder.norm_out(encoder.mid_block(x))))
@@ -65,7 +66,8 @@ def decode_whole(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
             x = resnet(x)
         for resample in block.upsamplers or ():
             x = _upsample(resample, x)
-    return decoder.conv_out(decoder.nonlinearity(decoder.norm_out(x)))
+    x = decoder.conv_out(decoder.nonlinearity(decoder.norm_out(x)))
+    return unpatchify(x, vae.config.patch_size or 1)
 
 
 def _downsample(block: WanResample, x: Tensor) -> Tensor:

@@ -118,8 +118,9 @@ def clip_flops(request: GenerationRequest, source: str) -> float:
 
 def coding_seconds(request: GenerationRequest, source: str, cores: int) -> float:
     """Seconds of encoding and decoding on a CPU. Raises as `clip_flops`."""
+    vae = read_configs(source)["video_vae"]
     pixels = request.height * request.width * request.num_frames
-    return CODING_SECONDS * read_configs(source)["video_vae"]["base_dim"] ** 2 * pixels / cores
+    return CODING_SECONDS * (vae["base_dim"] / (vae.get("patch_size") or 1)) ** 2 * pixels / cores
 
 
 @lru_cache(maxsize=8)

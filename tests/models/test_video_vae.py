@@ -6,11 +6,14 @@ from diffusers import AutoencoderKLWan
 
 from mova.models.video_vae import decode, decode_whole, encode, encode_whole, fits_whole
 
+PATCHED = {"patch_size": 2, "in_channels": 12, "out_channels": 12, "temperal_downsample": [True, True]}
 
-@pytest.fixture(scope="module")
-def vae():
+
+@pytest.fixture(scope="module", params=[[1, 2, 2, 2], [1, 2, 2]], ids=["as released", "in patches"])
+def vae(request):
     torch.manual_seed(0)
-    return AutoencoderKLWan(base_dim=8, dim_mult=[1, 2, 2, 2], num_res_blocks=1).eval()
+    patched = PATCHED if len(request.param) == 3 else {}
+    return AutoencoderKLWan(base_dim=8, dim_mult=request.param, num_res_blocks=1, **patched).eval()
 
 
 @pytest.mark.parametrize("latent_frames", [1, 2, 3, 5])

@@ -21,7 +21,16 @@ from pocket.models import (
     build_video_vae,
     train_tokenizer,
 )
-from pocket.muon import LOOK_RATE, TEXT_RATE, Muon, orthogonalised
+from pocket.muon import (
+    END_RATE,
+    LOOK_RATE,
+    TEXT_RATE,
+    Muon,
+    of_audio_vae,
+    of_towers,
+    of_video_vae,
+    orthogonalised,
+)
 from pocket.sounds import Sounds
 from pocket.tower_run import TEXT_GAIN, Captions, Model, TowerRun, embed
 from pocket.train_audio_tower import TRAINED, velocity
@@ -58,13 +67,13 @@ def test_the_optimizer_steps_only_what_has_gradients_and_resumes_exactly():
         return dict(zip(names, (torch.randn(8, 8), torch.randn(8, 8), torch.randn(8)), strict=True))
 
     ours = masters()
-    optimizer = Muon(ours)
+    optimizer = Muon(ours, of_towers)
     gradients = {name: torch.ones_like(ours[name]) for name in list(ours)[::2]}
     optimizer.step(gradients, 0.01)
     untouched = "video_dit_2.blocks.0.q.weight"
     assert all(torch.equal(ours[name], masters()[name]) == (name == untouched) for name in ours)
 
-    resumed = Muon({name: tensor.clone() for name, tensor in ours.items()})
+    resumed = Muon({name: tensor.clone() for name, tensor in ours.items()}, of_towers)
     resumed.load_state_dict(optimizer.state_dict())
     for each in (optimizer, resumed):
         each.step(gradients, 0.01)
@@ -74,7 +83,7 @@ def test_the_optimizer_steps_only_what_has_gradients_and_resumes_exactly():
 def test_the_text_encoder_learns_slowly_and_by_adamw():
     names = ("text_encoder.encoder.block.0.layer.0.SelfAttention.q.weight", "audio_dit.head.bias")
     masters = {name: torch.zeros(4, 4) for name in names}
-    Muon(masters).step({name: torch.randn(4, 4) for name in names}, 0.01)
+    Muon(masters, of_towers).step({name: torch.randn(4, 4) for name in names}, 0.01)
     slow, fast = (masters[name].abs().mean().item() for name in names)
     assert fast == pytest.approx(0.01, rel=1e-3)  # AdamW's first step
     assert slow == pytest.approx(0.01 * TEXT_RATE, rel=1e-3)
@@ -83,7 +92,7 @@ def test_the_text_encoder_learns_slowly_and_by_adamw():
 def test_where_the_bridge_looks_is_learnt_slowly_and_by_adamw():
     start = "dual_tower_bridge.video_to_audio_conditioners.0.inner."
     masters = {f"{start}{layer}.weight": torch.zeros(4, 4) for layer in "qv"}
-    Muon(masters).step({name: torch.randn(4, 4) for name in masters}, 0.01)
+    Muon(masters, of_towers).step({name: torch.randn(4, 4) for name in masters}, 0.01)
     where, what = (tensor.abs() for tensor in masters.values())
     assert where.mean().item() == pytest.approx(0.01 * LOOK_RATE, rel=1e-3)
     assert what.std() > 0.1 * what.mean()  # orthogonalised, not the same for all
@@ -92,10 +101,25 @@ def test_where_the_bridge_looks_is_learnt_slowly_and_by_adamw():
 def test_gains_and_biases_do_not_decay():
     name = "audio_dit.blocks.0.cross_attn.norm_q.weight"
     masters = {name: torch.ones(4), "audio_dit.patch_embedding.weight": torch.ones(4, 4, 1)}
-    Muon(masters).step({key: torch.zeros_like(tensor) for key, tensor in masters.items()}, 0.1)
+    Muon(masters, of_towers).step({key: torch.zeros_like(tensor) for key, tensor in masters.items()}, 0.1)
     gain, matrix = masters.values()
     assert torch.equal(gain, torch.ones(4))
     assert (matrix < 1).all()
+
+
+def test_a_convolution_of_a_codec_learns_as_the_matrix_it_is_and_its_ends_by_adamw():
+    torch.manual_seed(0)
+    kernel = torch.randn(6, 4, 3, 3, 3)
+    masters = {
+        "encoder.mid_block.conv1.weight": torch.zeros_like(kernel),
+        "encoder.conv_in.weight": kernel * 0,
+    }
+    Muon(masters, of_video_vae).step({name: kernel for name in masters}, 0.01)
+    inside, end = masters.values()
+    tower = {"audio_dit.blocks.0.q.weight": torch.zeros(6, 108), "audio_dit.head.bias": torch.zeros(6)}
+    Muon(tower, of_towers).step({"audio_dit.blocks.0.q.weight": kernel.flatten(1)}, 0.01)
+    assert torch.equal(inside.flatten(1), tower["audio_dit.blocks.0.q.weight"])
+    assert torch.allclose(end, -0.01 * END_RATE * kernel.sign(), rtol=1e-3)
 
 
 def test_what_moves_weighs_more_at_all_times_and_nothing_weighs_nothing():
@@ -157,13 +181,13 @@ def test_a_decoder_goes_on_alone_from_the_average_and_the_latents_stay(tmp_path)
         run.save()
 
     path = tmp_path / "audio_vae.pt"
-    first = CodecRun(build_audio_vae(), path, ALONE, 1e-3, (0.9, 0.99), decoder_only=False)
+    first = CodecRun(build_audio_vae(), path, ALONE, 1e-3, of_audio_vae, decoder_only=False)
     train(first, 2)
-    again = CodecRun(build_audio_vae(), path, ALONE, 1e-3, (0.9, 0.99), decoder_only=False)
+    again = CodecRun(build_audio_vae(), path, ALONE, 1e-3, of_audio_vae, decoder_only=False)
     assert again.step == 2
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters, again.parameters, strict=True))
+    assert all(torch.equal(first.parameters[name], again.parameters[name]) for name in first.parameters)
 
-    alone = CodecRun(build_audio_vae(), path, ALONE, 1e-3, (0.9, 0.99), decoder_only=True)
+    alone = CodecRun(build_audio_vae(), path, ALONE, 1e-3, of_audio_vae, decoder_only=True)
     before = {name: tensor.clone() for name, tensor in alone.vae.state_dict().items()}
     assert all(torch.equal(before[name], first.average.weights[name]) for name in before)
     train(alone, 1)
@@ -394,12 +418,16 @@ def test_the_exported_checkpoint_loads_as_a_release_does_and_fits_the_space(tmp_
             assert not kept or master.ndim < 2 or "bias" in name, name
         else:
             assert kept, name
-    vae = CodecRun(build_audio_vae(), tmp_path / "next" / "audio_vae.pt", ALONE, 1e-3, (0.9, 0.99), False).vae
+    vae = CodecRun(
+        build_audio_vae(), tmp_path / "next" / "audio_vae.pt", ALONE, 1e-3, of_audio_vae, False
+    ).vae
     for name, tensor in pipeline.audio_vae.state_dict().items():
         assert torch.equal(vae.state_dict()[name], tensor.float())
     export_codecs(tmp_path / "next", workers=1)
     again = AudioVAE.from_pretrained(tmp_path / "next" / "codecs" / "audio_vae").state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in vae.state_dict().items())
+    start_from(tmp_path / "checkpoint", tmp_path / "anew", ["video_vae"])
+    assert {path.name for path in (tmp_path / "anew").glob("*.*")} == {"audio_vae.pt", "towers.pt"}
 
 
 def test_crops_are_true_windows_and_likelier_where_something_moves():
