@@ -44,7 +44,7 @@ def add_stages(commands: argparse._SubParsersAction) -> None:
         stage.add_argument("--workers", type=int, default=None, help="rendering processes of each rank")
         stage.set_defaults(run=run)
     for name, batch, rate in (
-        ("train-vae", 8, 4e-3),
+        ("train-vae", 8, 3e-3),
         ("train-audio-vae", 48, 3e-4),
         ("train-audio", 512, 2e-3),
         ("train", 128, 2e-3),
