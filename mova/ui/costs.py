@@ -17,7 +17,8 @@ from mova.types import GenerationRequest, UserError
 from mova.ui.settings import Settings
 
 # Of one core, for a pixel of a frame: encoding and decoding with a video VAE of base_dim 16, measured on
-# pocket, where they are half of a clip's time. Operations grow with the square of base_dim.
+# pocket, where they are half of a clip's time. Operations grow with the square of base_dim, and patches are
+# fewer places.
 CODING_SECONDS = 13e-6 / 16**2
 ZEROGPU_CARD = "RTX PRO 6000"
 BOOKING_MARGIN = 1.4  # over the estimate; a task that overruns what it booked is killed
