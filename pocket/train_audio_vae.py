@@ -18,7 +18,7 @@ from pocket.training import VALIDATION_SEED, Budget, Log, Ranks
 logger = logging.getLogger("pocket")
 WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples
 KL_WEIGHT = 1e-4
-LATENT_NOISE = 0.4  # at most, beside a channel's own deviation: the towers err by as much
+LATENT_NOISE = 0.4  # at most, beside a channel's own deviation
 WEIGHTS = {"waveform": 0.4, "spectrum": 0.3, "mel": 0.3}  # shares of the gradient at the decoder's end
 SEGMENT = 12800  # samples a step sees of each sound
 FAINT = 0.02  # of the batch's mean size; fainter sounds count less
