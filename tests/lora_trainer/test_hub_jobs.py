@@ -126,29 +126,28 @@ def play(hub, tmp_path):
             trainer.kill()
 
 
-def wait_for(test, seconds=120):
-    """What `test` gives as soon as it is true."""
+def wait_for(test, told=lambda: "waited in vain", seconds=120, pause=0.01):
+    """What `test` gives as soon as it is true; else what `told` tells."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := test():
             return found
-        time.sleep(0.01)
-    raise AssertionError("waited in vain")
+        time.sleep(pause)
+    raise AssertionError(told())
 
 
 def is_at_step(folder, step):
     return (run := read_run(folder)) and run.status().phase == "train" and run.status().done >= step
 
 
-def look_until(away, run, login, test, seconds=120):
+def look_until(away, run, login, test):
     """Look at the run's job until `test` holds."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+
+    def look():
         away.look(run, login)
-        if test(run):
-            return
-        time.sleep(0.3)
-    raise AssertionError(f"{run.status()}\n{run.log_tail()}")
+        return test(run)
+
+    wait_for(look, lambda: f"{run.status()}\n{run.log_tail()}", pause=0.3)
 
 
 def test_what_goes_to_the_hub_is_private_and_holds_no_path_and_no_token(sent, hub, tmp_path, clips):
