@@ -59,6 +59,9 @@ def add_stages(commands: argparse._SubParsersAction) -> None:
     for name in ("train-vae", "train-audio", "encode", "train"):
         stages[name].add_argument("--compile", action="store_true")
     stages["train-vae"].add_argument("--crop", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
+    stages["train-vae"].add_argument(
+        "--like", type=Path, default=None, help="a checkpoint whose latents the new ones begin like"
+    )
     stages["train-audio-vae"].add_argument("--clips", type=int, default=20_000)
     stages["sounds"].add_argument("--clips", type=int, default=65_536)
     stages["encode"].add_argument("--clips", type=int, default=65_536)
@@ -110,6 +113,7 @@ def _train_vae(arguments: argparse.Namespace) -> None:
         a.decoder_only,
         a.compile,
         a.crop and tuple(a.crop),
+        a.like,
         a.workers,
     )
 

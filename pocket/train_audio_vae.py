@@ -99,7 +99,7 @@ def objective(vae: AudioVAE, waveform: Tensor, losses: "Losses") -> tuple[Tensor
     """
     posterior = vae.encode(waveform)
     level = LATENT_NOISE * torch.rand(len(waveform), 1, 1, device=waveform.device)
-    deviation = posterior.mean.detach().std(dim=(0, 2), keepdim=True)
+    deviation = posterior.mean.std(dim=(0, 2), keepdim=True)  # with its gradient: else latents outgrow it
     latents = posterior.sample() + level * deviation * torch.randn_like(posterior.mean)
     decoded = vae.decode(latents)[..., : waveform.shape[-1]]
     kl = (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean() / 2

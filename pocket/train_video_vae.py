@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mova.models.video_vae import decode_whole, encode_whole
 from pocket.codec_run import CodecRun
+from pocket.latents import Encoder
 from pocket.loader import stream
 from pocket.models import build_video_vae
 from pocket.muon import of_video_vae
@@ -20,6 +21,8 @@ logger = logging.getLogger("pocket")
 KL_WEIGHT = 3e-5
 EDGE_WEIGHT = 0.25
 SQUARE_WEIGHT = 16.0
+LIKE_WEIGHT = 0.5  # at first, of how far latents are from those of the checkpoint that they begin like
+LIKE_SHARE = 0.6  # of the run, at whose end that weight has fallen to zero
 STRIDE = 8  # pixels between the windows that a crop chooses from
 STILL_SHARE = 0.5  # of the weight that all windows of a clip share alike, beside that for what moves in them
 CROPS_EACH = (
@@ -34,8 +37,12 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.vae = vae
 
-    def forward(self, video: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, mean squared error and KL divergence of `video` [B, 3, F, H, W], drawn with `noise`."""
+    def forward(
+        self, video: Tensor, noise: Tensor, wanted: Tensor, like_weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Loss and three of its terms, of `video` [B, 3, F, H, W] drawn with `noise`: the mean squared error,
+        the KL divergence, and how far the latents' means are from `wanted`, which are of the noise's shape.
+        """
         mean, log_variance = encode_whole(self.vae, video).float().chunk(2, dim=1)
         log_variance = log_variance.clamp(-12, 4)
         latents = mean + noise * (log_variance / 2).exp()
@@ -43,8 +50,9 @@ class Autoencoder(nn.Module):
         error = decode_whole(self.vae, latents).float() - video
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         square = error.square().mean()
+        unlike = (mean - wanted).square().mean()
         loss = error.abs().mean() + SQUARE_WEIGHT * square + EDGE_WEIGHT * edges + KL_WEIGHT * kl
-        return loss, square, kl
+        return loss + like_weight * unlike, square, kl, unlike
 
 
 def train_video_vae(
@@ -56,12 +64,15 @@ def train_video_vae(
     decoder_only: bool,
     compiled: bool,
     crop: tuple[int, int] | None,
+    like: Path | None,
     workers: int | None,
 ) -> None:
     """Train for so many minutes, from `out/video_vae.pt` if it is there.
 
     `decoder_only` leaves the latents as they are: the towers that were trained on them stay valid. `crop`
-    trades context for more steps a second; the length is never cut.
+    trades context for more steps a second; the length is never cut. Latents begin like those of the
+    checkpoint `like`, whatever its video VAE's architecture, so that its towers have little to learn anew: of
+    two VAEs that never met, a linear map explains a third of one's latents by the other's.
     """
     ranks = Ranks.join()
     device = ranks.device
@@ -72,6 +83,7 @@ def train_video_vae(
     model = Autoencoder(vae)
     reconstruct = torch.compile(model, dynamic=False) if compiled else model
     log = Log(out / "video_vae.jsonl", ranks)
+    teacher = Encoder(like, device, compiled) if like else None
     truth = validation_clips(16 if device.type == "cuda" else 1, out).to(device)
     first_seed = (1 + ranks.rank) * 200_000_000 + run.step * batch
     clips = math.ceil(batch / CROPS_EACH) if crop else batch
@@ -83,8 +95,12 @@ def train_video_vae(
             drawn = cropped(drawn.repeat(batch // clips, 1, 1, 1, 1), crop)
         video = to_video(drawn).contiguous(memory_format=torch.channels_last_3d)
         noise = torch.randn(latent_size(video), device=device)
+        like_weight = LIKE_WEIGHT * max(0.0, 1 - budget.fraction / LIKE_SHARE) if teacher else 0.0
+        wanted = teacher.video(video) if like_weight else torch.zeros_like(noise)
         with torch.autocast(device.type, torch.bfloat16, enabled=video.is_cuda):
-            loss, square, kl = reconstruct(video, noise)
+            loss, square, kl, unlike = reconstruct(
+                video, noise, wanted, torch.tensor(like_weight, device=device)
+            )
         loss.backward()
         norm = run.update(scale)
         if budget.is_save_due():
@@ -95,6 +111,7 @@ def train_video_vae(
                 psnr=10 * math.log10(4 / square.item()),
                 loss=loss.item(),
                 kl=kl.item(),
+                **({"unlike": unlike.item()} if like_weight else {}),
                 norm=norm.item(),
                 steps_a_second=budget.steps_a_second,
             )

@@ -16,10 +16,9 @@ from mova.shapes import ClipShape
 from mova.types import GenerationRequest, UserError
 from mova.ui.settings import Settings
 
-# Of one core, for a pixel of a frame: encoding and decoding with a video VAE of base_dim 16, measured on
-# pocket, where they are half of a clip's time. Operations grow with the square of base_dim, and patches are
-# fewer places.
-CODING_SECONDS = 13e-6 / 16**2
+# Of one core, for a pixel of a frame: encoding and decoding with pocket's video VAE of base_dim 32 on patches of
+# 2x2, measured. Operations grow with the square of base_dim, and patches are fewer places.
+CODING_SECONDS = 4.7e-6 / 16**2
 ZEROGPU_CARD = "RTX PRO 6000"
 BOOKING_MARGIN = 1.4  # over the estimate; a task that overruns what it booked is killed
 PLACEMENT_SECONDS = 30.0  # of a cold worker: 78 GB over PCIe; whether it is cold is not known beforehand

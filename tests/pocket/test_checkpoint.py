@@ -58,7 +58,7 @@ def test_keys_light_with_the_pitches_that_are_heard_and_only_by_the_bridge(made)
 
 
 def test_lips_move_with_the_voice(made):
-    rows = made("face", (2_000_001, 2_000_002), QUICK)
+    rows = made("face", range(2_000_001, 2_000_005), QUICK)
     correlations = np.mean([row["correlations"] for row in rows], axis=0)
     assert correlations.max() > 0.2
     assert abs(correlations.argmax() - len(correlations) // 2) <= 2  # frames
