@@ -7,7 +7,7 @@ from torch import nn
 from mova.models.attention import rotate_halves
 from mova.models.audio_vae import AudioVAE
 from mova.models.dual_tower import DualTower
-from mova.models.video_vae import decode_whole
+from mova.models.video_vae import decode_whole, encode_whole
 from mova.pipeline import MOVAPipeline
 from pocket.clip import FRAME_RATE
 from pocket.codec_run import CodecRun
@@ -36,7 +36,7 @@ from pocket.tower_run import TEXT_GAIN, Captions, Model, TowerRun, embed
 from pocket.train_audio_tower import TRAINED, velocity
 from pocket.train_audio_vae import WEIGHTS, Losses, balanced, excerpts, objective
 from pocket.train_towers import STILL_SHARE, draw_sigmas, moving, shared_gradients
-from pocket.train_video_vae import cropped
+from pocket.train_video_vae import Autoencoder, cropped, latent_size
 from pocket.training import Average, Budget, Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -160,6 +160,19 @@ def test_the_terms_of_the_sound_loss_have_their_shares_of_the_gradient():
         gradient = balanced({name: losses(decoded, waveform)[name]}, decoded)
         assert gradient.norm().item() == pytest.approx(weight, rel=1e-4)
     assert all(term.item() < 1e-6 for term in losses(waveform, waveform).values())
+
+
+def test_latents_gain_nothing_against_the_noise_by_growing(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr("pocket.train_audio_vae.KL_WEIGHT", 0.0)
+    vae = build_audio_vae()
+    vae.quant_conv.bias.data[AUDIO_CHANNELS:] = -60.0  # noise of its own that does not grow with them
+    objective(vae, torch.randn(2, 1, 3200) / 10, Losses(torch.device("cpu")))[0].backward()
+    means, reader = vae.quant_conv, vae.post_quant_conv
+    growing = sum((p.grad * p)[:AUDIO_CHANNELS].sum() for p in (means.weight, means.bias)).item()
+    shrinking = (reader.weight.grad * reader.weight).sum().item()
+    assert abs(growing) > 1e-3
+    assert growing == pytest.approx(shrinking, rel=1e-3)
 
 
 def test_what_is_missing_from_a_sound_weighs_and_silence_does_not():
@@ -432,6 +445,17 @@ def test_the_exported_checkpoint_loads_as_a_release_does_and_fits_the_space(tmp_
     assert all(torch.equal(again[name], tensor) for name, tensor in vae.state_dict().items())
     start_from(tmp_path / "checkpoint", tmp_path / "anew", ["video_vae"])
     assert {path.name for path in (tmp_path / "anew").glob("*.*")} == {"audio_vae.pt", "towers.pt"}
+
+
+def test_a_video_vae_can_learn_latents_that_are_given_beside_its_pictures():
+    torch.manual_seed(0)
+    model, video = Autoencoder(build_video_vae()), torch.rand(1, 3, 5, 32, 32) * 2 - 1
+    noise, wanted = torch.randn(2, *latent_size(video)).unbind()
+    alone, square, kl, unlike = model(video, noise, wanted, torch.tensor(0.0))
+    both = model(video, noise, wanted, torch.tensor(0.5))
+    torch.testing.assert_close(both, (alone + unlike / 2, square, kl, unlike))
+    mean = encode_whole(model.vae, video).chunk(2, dim=1)[0]
+    torch.testing.assert_close(unlike, (mean - wanted).square().mean())
 
 
 def test_crops_are_true_windows_and_likelier_where_something_moves():
