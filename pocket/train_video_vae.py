@@ -71,8 +71,9 @@ def train_video_vae(
 
     `decoder_only` leaves the latents as they are: the towers that were trained on them stay valid. `crop`
     trades context for more steps a second; the length is never cut. Latents begin like those of the
-    checkpoint `like`, whatever its video VAE's architecture, so that its towers have little to learn anew: of
-    two VAEs that never met, a linear map explains a third of one's latents by the other's.
+    checkpoint `like`, whatever its video VAE's architecture, so that its towers have little to learn anew.
+    Left alone, a VAE's latents explained a third of another's after 300 steps, through a linear map; with it
+    they were another's to 93 % after 500.
     """
     ranks = Ranks.join()
     device = ranks.device
