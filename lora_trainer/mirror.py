@@ -43,11 +43,14 @@ class Outbox:
     def push(self, is_last: bool = False) -> None:
         """One commit. The adapter, which is large, goes with each new sample; at the end also what a stopped
         run needs to go on."""
+        # Texts grow meanwhile: each is read once, and first, so that the files which it tells of are there.
+        # How the run ended comes with the adapter: who reads it, asks no more.
+        names = [name for name in TEXTS if is_last or name != OUTCOME]
+        paths = {name: path for name in names if (path := self.run.folder / name).is_file()}
+        texts = {name: (stamp(path), path.read_bytes()) for name, path in paths.items()}
         samples = {f"{SAMPLES}/{path.name}": path for path in (self.run.folder / SAMPLES).glob("*.mp4")}
-        # How it ended comes with the adapter: who reads it, asks no more.
-        texts = [name for name in TEXTS if is_last or name != OUTCOME]
         kept = {f"{KEPT}/{path.name}": path for path in (self.run.folder / KEPT).glob("keep-*")}
-        files = {name: path for name in texts if (path := self.run.folder / name).is_file()} | samples | kept
+        files = samples | kept
         if self.run.adapter and (is_last or samples.keys() - self.sent.keys()):
             files[ADAPTER] = self.run.adapter
         operations: list[CommitOperationAdd | CommitOperationDelete] = []
@@ -56,14 +59,13 @@ class Outbox:
                 operations.append(CommitOperationDelete(f"{CHECKPOINTS}/", is_folder=True))
             if self.run.status().kind != "done":
                 files |= self._checkpoint()
-        stamps = {name: stamp(path) for name, path in files.items()}
+        stamps = {name: known for name, (known, _) in texts.items()}
+        stamps |= {name: stamp(path) for name, path in files.items()}
         changed = [name for name, now in stamps.items() if now != self.sent.get(name)]
         if not changed:
             return
-        # A text grows while it is sent: it is read once.
         operations += [
-            CommitOperationAdd(name, files[name].read_bytes() if name in TEXTS else files[name])
-            for name in changed
+            CommitOperationAdd(name, texts[name][1] if name in texts else files[name]) for name in changed
         ]
         self.api.create_commit(self.repo, operations, commit_message=f"Step {self.run.saved_step()}")
         self.sent |= {name: stamps[name] for name in changed}

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from lora_trainer import mirror
 from lora_trainer.hub_jobs import HubJobs, Login
 from lora_trainer.jobs import Jobs
 from lora_trainer.journal import ADAPTER
@@ -170,6 +172,25 @@ def test_what_goes_to_the_hub_is_private_and_holds_no_path_and_no_token(sent, hu
     assert TOKEN not in f"{asked} {hub.paths} {Login('me', TOKEN, (), 0.0)}"
     assert TOKEN.encode() not in sent_bytes
     assert not files_with(TOKEN, tmp_path)
+
+
+def test_a_sample_comes_with_the_line_that_tells_of_it(sent, monkeypatch):
+    run, _ = sent
+    event, stamp, sent_together = b'{"event": "sample", "step": 0}\n', mirror.stamp, []
+
+    def stamp_as_the_trainer_goes_on(path):
+        (run.folder / mirror.SAMPLES).mkdir(exist_ok=True)
+        (run.folder / mirror.SAMPLES / "step-000000-0.mp4").write_bytes(b"clip")
+        (run.folder / mirror.JOURNAL).write_bytes(event)
+        return stamp(path)
+
+    def create_commit(_repo, operations, **_):
+        sent_together.extend(operation.path_in_repo for operation in operations)
+
+    (run.folder / mirror.JOURNAL).write_bytes(b"")
+    monkeypatch.setattr(mirror, "stamp", stamp_as_the_trainer_goes_on)
+    mirror.Outbox(SimpleNamespace(create_commit=create_commit), "me/lamp", run).push()
+    assert {mirror.JOURNAL, f"{mirror.SAMPLES}/step-000000-0.mp4"} <= set(sent_together)
 
 
 @pytest.mark.slow
