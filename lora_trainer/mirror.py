@@ -46,8 +46,9 @@ class Outbox:
         # Texts grow meanwhile: each is read once, and first, so that the files which it tells of are there.
         # How the run ended comes with the adapter: who reads it, asks no more.
         names = [name for name in TEXTS if is_last or name != OUTCOME]
-        paths = {name: path for name in names if (path := self.run.folder / name).is_file()}
-        texts = {name: (stamp(path), path.read_bytes()) for name, path in paths.items()}
+        texts = {name: path for name in names if (path := self.run.folder / name).is_file()}
+        stamps = {name: stamp(path) for name, path in texts.items()}
+        contents: dict[str, bytes | Path] = {name: path.read_bytes() for name, path in texts.items()}
         samples = {f"{SAMPLES}/{path.name}": path for path in (self.run.folder / SAMPLES).glob("*.mp4")}
         kept = {f"{KEPT}/{path.name}": path for path in (self.run.folder / KEPT).glob("keep-*")}
         files = samples | kept
@@ -59,14 +60,12 @@ class Outbox:
                 operations.append(CommitOperationDelete(f"{CHECKPOINTS}/", is_folder=True))
             if self.run.status().kind != "done":
                 files |= self._checkpoint()
-        stamps = {name: known for name, (known, _) in texts.items()}
         stamps |= {name: stamp(path) for name, path in files.items()}
+        contents |= files
         changed = [name for name, now in stamps.items() if now != self.sent.get(name)]
         if not changed:
             return
-        operations += [
-            CommitOperationAdd(name, texts[name][1] if name in texts else files[name]) for name in changed
-        ]
+        operations += [CommitOperationAdd(name, contents[name]) for name in changed]
         self.api.create_commit(self.repo, operations, commit_message=f"Step {self.run.saved_step()}")
         self.sent |= {name: stamps[name] for name in changed}
 

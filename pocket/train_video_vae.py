@@ -99,9 +99,8 @@ def train_video_vae(
         like_weight = LIKE_WEIGHT * max(0.0, 1 - budget.fraction / LIKE_SHARE) if teacher else 0.0
         wanted = teacher.video(video) if like_weight else torch.zeros_like(noise)
         with torch.autocast(device.type, torch.bfloat16, enabled=video.is_cuda):
-            loss, square, kl, unlike = reconstruct(
-                video, noise, wanted, torch.tensor(like_weight, device=device)
-            )
+            # Filled there: copied from here, the host would wait for the device at every step.
+            loss, square, kl, unlike = reconstruct(video, noise, wanted, noise.new_full((), like_weight))
         loss.backward()
         norm = run.update(scale)
         if budget.is_save_due():
