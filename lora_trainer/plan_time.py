@@ -16,7 +16,7 @@ from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
 BACKWARD_RATE = 0.65
 # Operations for each pixel of each frame: the video autoencoder of base_dim 96 (counted on its convolutions),
 # which on a GPU is bound by memory and reaches this share of the transformers' rate; on a CPU it was measured
-# with pocket: a clip of 49 frames takes one core 0.7 s to encode and 1.7 s to decode.
+# with pocket: a clip of 49 frames takes two cores 0.4 s to encode and 0.9 s to decode.
 ENCODE_FLOPS, DECODE_FLOPS, CODEC_DIM, CODEC_RATE = 5.0e6, 8.5e6, 96, 0.15
 CODEC_RATE_CPU = 4.4
 

@@ -16,8 +16,9 @@ from mova.shapes import ClipShape
 from mova.types import GenerationRequest, UserError
 from mova.ui.settings import Settings
 
-# Of one core, for a pixel of a frame: encoding and decoding with pocket's video VAE, base_dim 32 on patches
-# of 2x2, measured. Operations grow with the square of base_dim, and patches are fewer places.
+# Of one slow core, for a pixel of a frame: encoding and decoding with pocket's video VAE, base_dim 32 on
+# patches of 2x2. An earlier one took 13e-6 there, and 2.8 times as long as this one where both were measured.
+# Operations grow with the square of base_dim, and patches are fewer places.
 CODING_SECONDS = 4.7e-6 / 16**2
 ZEROGPU_CARD = "RTX PRO 6000"
 BOOKING_MARGIN = 1.4  # over the estimate; a task that overruns what it booked is killed
