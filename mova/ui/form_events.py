@@ -145,27 +145,25 @@ def wire_form(studio: Studio, tab: GenerateTab, machine: gr.HTML, demo: gr.Block
         [field("seconds"), field("steps"), field("preset")],
         **live,
     )
-    priced = ("model", "shape", "seconds", "steps", "guidance", "sync_guidance", "exact_size", "image")
-    told = ("seed", "random_seed", "video_shift", "audio_shift")
     demo.load(
         events.describe_when_ready, unspoken, [tab.cost_note, machine], concurrency_limit=None, **PRIVATE
     )
-    triggers = [field(name).change for name in (*priced, *told)]
-    gr.on(triggers, events.describe, unspoken, [tab.cost_note], **live)
-    gr.on(
-        [field("prompt").change, field("seconds").change, field("model").change],
-        events.measure_prompt,
-        [field("prompt"), field("model"), field("seconds")],
-        [tab.meters],
-        **live,
-    )
-    gr.on(
-        [field(n).change for n in ("image", "shape", "fit", "crop_position", "exact_size", "model")],
-        events.preview_crop,
-        unspoken,
-        [tab.crop_box, tab.crop, field("fit"), field("crop_position")],
-        **live,
-    )
+    cost = (events.describe, unspoken, [tab.cost_note])
+    meters = (events.measure_prompt, [field("prompt"), field("model"), field("seconds")], [tab.meters])
+    crop = (events.preview_crop, unspoken, [tab.crop_box, tab.crop, field("fit"), field("crop_position")])
+    # An event that came while its "always_last" listener ran is sent to all its listeners again: two of them
+    # would keep each other going without end. So every event has one, and the others follow it.
+    for names, answers in (
+        (("prompt",), [meters]),
+        (("seconds",), [meters, cost]),
+        (("model",), [meters, crop, cost]),
+        (("image", "shape", "exact_size"), [crop, cost]),
+        (("fit", "crop_position"), [crop]),
+        (("steps", "guidance", "sync_guidance", "video_shift", "audio_shift", "seed", "random_seed"), [cost]),
+    ):
+        answered = gr.on([field(name).change for name in names], *answers[0], **live)
+        for answer in answers[1:]:
+            answered = answered.then(*answer, **live)
     tab.more_adapters.click(lambda count: count + 1, [tab.adapters_shown], [tab.adapters_shown], **PRIVATE)
     places = [*tab.adapter_boxes, tab.more_adapters]
     tab.adapters_shown.change(events.show_adapters, [tab.adapters_shown], places, **PRIVATE)
