@@ -52,6 +52,8 @@ class Hub(ThreadingHTTPServer):
         self.made: dict[str, dict] = {}  # what was asked for, by repo
         self.commits: list[tuple[str, dict[str, bytes]]] = []  # repo and files
         self.repos: dict[str, dict[str, bytes]] = {}  # files by repo
+        self.past: dict[tuple[str, str], dict[str, bytes]] = {}  # files as they were, by repo and commit
+        self.changing = threading.Lock()  # held while a repo passes from one commit to the next
         self.jobs: list[dict] = []  # as they were asked for, and what the server says of them
         self.hardware = HARDWARE
         self.refusals: dict[str, int] = {}
@@ -98,11 +100,13 @@ class Handler(BaseHTTPRequestHandler):
             ]
             self.answer(200, json.dumps(entries).encode())
         elif path.startswith(f"/api/models/{repo}"):
-            siblings = [{"rfilename": name, "size": len(c)} for name, c in self.server.files(repo).items()]
-            info = {"_id": "1", "id": repo, "sha": self.server.state(repo), "siblings": siblings}
+            with self.server.changing:
+                files, sha = dict(self.server.files(repo)), self.server.state(repo)
+            siblings = [{"rfilename": name, "size": len(c)} for name, c in files.items()]
+            info = {"_id": "1", "id": repo, "sha": sha, "siblings": siblings}
             self.answer(200, json.dumps(info).encode())
         else:
-            self.send_file(repo, path.split("/", 5)[5])
+            self.send_file(repo, *path.split("/", 5)[4:])
 
     do_HEAD = do_GET  # noqa: N815
 
@@ -152,18 +156,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def commit(self, repo: str, lines: list[dict]) -> None:
         held = self.server.repos.setdefault(repo, {})
-        for line in lines:
-            path = line["value"].get("path", "")
-            if line["key"] == "deletedFile":
-                del held[path]
-            elif line["key"] == "deletedFolder":
-                for name in [name for name in held if name.startswith(path)]:
-                    del held[name]
         files = [line["value"] for line in lines if line["key"] == "file"]
         added = {file["path"]: base64.b64decode(file["content"]) for file in files}
-        held |= added
-        self.server.commits.append((repo, added))
-        state = self.server.state(repo)
+        with self.server.changing:
+            self.server.past[repo, self.server.state(repo)] = dict(held)
+            for line in lines:
+                path = line["value"].get("path", "")
+                if line["key"] == "deletedFile":
+                    del held[path]
+                elif line["key"] == "deletedFolder":
+                    for name in [name for name in held if name.startswith(path)]:
+                        del held[name]
+            held |= added
+            self.server.commits.append((repo, added))
+            state = self.server.state(repo)
         url = f"{self.server.url}/{repo}/commit/{state}"
         self.answer(200, json.dumps({"commitUrl": url, "commitOid": state}).encode())
 
@@ -216,12 +222,14 @@ class Handler(BaseHTTPRequestHandler):
     def find_job(self, job_id: str) -> dict | None:
         return next((job for job in self.server.jobs if job["told"]["id"] == job_id), None)
 
-    def send_file(self, repo: str, name: str) -> None:
-        content = self.server.files(repo).get(name)
+    def send_file(self, repo: str, revision: str, name: str) -> None:
+        with self.server.changing:
+            is_past = (repo, revision) in self.server.past
+            files = self.server.past[repo, revision] if is_past else self.server.files(repo)
+            content, state = files.get(name), revision if is_past else self.server.state(repo)
         if content is None:
             self.answer(404, error="EntryNotFound")
             return
-        state = self.server.state(repo)
         headers = {"ETag": f'"{digest(content)}"', "X-Repo-Commit": state, "Accept-Ranges": "bytes"}
         if asked := self.headers.get("Range"):
             first, _, last = asked.removeprefix("bytes=").partition("-")

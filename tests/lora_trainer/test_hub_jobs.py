@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import CommitOperationAdd, HfApi
 
 from lora_trainer import mirror
 from lora_trainer.hub_jobs import HubJobs, Login
@@ -191,6 +192,30 @@ def test_a_sample_comes_with_the_line_that_tells_of_it(sent, monkeypatch):
     monkeypatch.setattr(mirror, "stamp", stamp_as_the_trainer_goes_on)
     mirror.Outbox(SimpleNamespace(create_commit=create_commit), "me/lamp", run).push()
     assert {mirror.JOURNAL, f"{mirror.SAMPLES}/step-000000-0.mp4"} <= set(sent_together)
+
+
+def test_a_look_brings_one_state_though_the_job_sends_the_next(hub, away, login, sent, monkeypatch):
+    run, job = sent
+    job["told"]["status"]["stage"] = "RUNNING"
+    api, download = HfApi(hub.url, TOKEN), mirror.hf_hub_download
+
+    def push(done):
+        phase = json.dumps({"what": "train", "done": done, "count": STEPS}).encode()
+        api.create_commit(
+            run.job["repo"], [CommitOperationAdd(mirror.PHASE, phase)], commit_message="Goes on"
+        )
+
+    def download_late(*names, **options):
+        push(2)
+        return download(*names, **options)
+
+    push(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror, "hf_hub_download", download_late)
+        away.look(run, login)
+    assert run.status().done == 1
+    away.look(run, login)
+    assert run.status().done == 2
 
 
 @pytest.mark.slow
