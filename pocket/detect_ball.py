@@ -19,8 +19,10 @@ FAINT, STRONG = (
     10.0,
     60.0,
 )  # of 255: a pixel that differs so much from the empty room is a bit, is surely, ball
-NEAR_FLOOR = 7.0  # pixels above the lowest place that still count as touching
+DEEPEST_SHADE = 0.4  # of the empty room's light: so dark a shadow is still no ball
+NEAR_FLOOR = 12.0  # pixels above the lowest place that still count as touching; a smeared ball turns early
 FALL = 0.9  # pixels in the frame before: a ball that fell has hit, one that lies has not
+FLIGHT = 1.5  # pixels from the highest place since the last hit; the world's lowest flight is 1.9
 QUIET_HIT = 0.07  # a late bounce's rise in the sound beside the strongest one's
 HIT_COLUMNS = 36  # of 4 ms: how long a hit's spectrum is looked at
 TEMPLATES_EACH = 24
@@ -38,19 +40,22 @@ def see_ball(frames: np.ndarray, layout: dict[str, float]) -> BallSighting:
     radius = layout["radius"]
     pictures = frames.astype(np.float32)
     room = _empty_room(pictures[0], layout["x"], layout["y"], radius)
-    difference = np.abs(pictures - room).max(-1)
-    presence = np.clip((difference - FAINT) / (STRONG - FAINT), 0, 1)  # [F, H, W]
-    path = _track(presence, layout["x"], layout["y"], radius)
+    path = _track(_presence(pictures, room), layout["x"], layout["y"], radius)
     return BallSighting(path, hit_frames(path[:, 1]), _colour(pictures, path, radius))
 
 
 def hit_frames(y: np.ndarray) -> np.ndarray:
-    """Frames in which a falling ball is at its lowest, near the lowest place of all: int [N]."""
+    """Frames in which a ball that flew is at its lowest, near the lowest place of all: int [N]."""
     lowest = np.percentile(y, 97)
     fell = np.diff(y, prepend=y[0]) > FALL
-    rises_next = np.diff(y, append=y[-1]) < 0.5
+    rises_next = np.diff(y, append=np.inf) < 0.5  # after the last frame nobody knows
     near = y > lowest - NEAR_FLOOR
-    return np.flatnonzero(fell & rises_next & near)
+    hits: list[int] = []
+    for frame in np.flatnonzero(fell & rises_next & near):
+        since = hits[-1] if hits else 0
+        if y[frame] - y[since:frame].min() > FLIGHT:
+            hits.append(int(frame))
+    return np.array(hits, int)
 
 
 def _empty_room(first: np.ndarray, x: float, y: float, radius: float) -> np.ndarray:
@@ -63,6 +68,16 @@ def _empty_room(first: np.ndarray, x: float, y: float, radius: float) -> np.ndar
     before, after = first[rows, max(left - 1, 0), None], first[rows, right, None]
     room[rows, left:right] = before * (1 - share) + after * share
     return room
+
+
+def _presence(pictures: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """How surely each pixel is ball [F, H, W]: how far it is from the empty room, lit or in shadow.
+
+    A shadow that counted as ball would pull a ball that lies up and down as the two melt together.
+    """
+    light = (pictures * room).sum(-1) / (room * room).sum(-1)
+    shaded = np.clip(light, DEEPEST_SHADE, 1)[..., None] * room
+    return np.clip((np.abs(pictures - shaded).max(-1) - FAINT) / (STRONG - FAINT), 0, 1)
 
 
 def _track(presence: np.ndarray, x: float, y: float, radius: float) -> np.ndarray:

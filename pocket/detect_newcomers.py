@@ -132,10 +132,12 @@ def cube_share(path: np.ndarray) -> float:
 
 def cube_hits(path: np.ndarray) -> np.ndarray:
     """Frames in which the cube hits the floor: int [N]."""
-    seen = np.isfinite(path[:, 1])
-    if seen.sum() < 2:
+    seen = np.flatnonzero(np.isfinite(path[:, 1]))
+    if len(seen) < 2:
         return np.empty(0, int)
-    return hit_frames(np.where(seen, path[:, 1], np.nanmin(path[:, 1])))
+    # Where it is not seen for a while it flew on; before it came it was up.
+    y = path[seen, 1]
+    return hit_frames(np.interp(np.arange(len(path)), seen, y, left=y.min()))
 
 
 def hear_honks(waveform: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import pytest
 from mova.metrics.health import psnr
 from pocket.clip import NUM_SAMPLES, SAMPLE_RATE
 from pocket.degrade import WEAR
-from pocket.detect_ball import hear_hits, hear_material, see_ball
+from pocket.detect_ball import _presence, hear_hits, hear_material, hit_frames, see_ball
 from pocket.detect_face import lag_correlations, loudness, mouth_opening
 from pocket.detect_piano import hear_notes, see_keys
 from pocket.evaluate import CAPTIONS
@@ -28,6 +28,23 @@ def test_the_balls_path_hits_colour_and_material_are_found(seed):
     assert hear_material(clip.waveform) == clip.attributes["material"]
     true = [impact.seconds for impact in clip.events.impacts]
     assert np.allclose(hear_hits(clip.waveform), true, atol=0.01)
+
+
+def test_a_ball_hits_after_a_flight_and_not_where_it_trembles_or_is_still_falling():
+    flights, trembling = [60.0, 70, 85, 95, 90, 88, 89, 95], [94.0, 95.2, 94.1, 95.1, 94.2]
+    assert hit_frames(np.array(flights + trembling)).tolist() == [3, 7]
+    assert hit_frames(np.array([60.0, 70, 80, 90])).tolist() == []
+
+
+def test_a_shadow_under_a_ball_is_not_the_ball():
+    room = np.full((40, 40, 3), (200.0, 150.0, 100.0), np.float32)
+    picture = room.copy()
+    picture[30:, 10:30] *= 0.5
+    picture[10:30, 10:30] = (200, 40, 40)
+    presence = _presence(picture[None], room)[0]
+    assert presence[10:30, 10:30].all()
+    presence[10:30, 10:30] = 0
+    assert not presence.any()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
