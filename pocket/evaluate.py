@@ -39,6 +39,7 @@ CAPTIONS = {
     "label": CaptionMix(0, 0, 1, 0),
 }
 DEFAULT_RUN = "default"
+THREADS = "OMP_NUM_THREADS"
 BRIDGE_SCALES = (1.0, 2.0, 3.0, 4.0)  # none, and the paper's range
 SHEETS_EACH = 6  # contact sheets a family
 Report = dict[str, object]  # ready for JSON
@@ -140,10 +141,16 @@ def runs_on_cpu(device: str | None) -> bool:
 @contextmanager
 def workers(count: int | None) -> Iterator[ProcessPoolExecutor]:
     """Processes for the detectors. They are spawned, for this one may hold a GPU."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes: each of them is one thread
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count or os.cpu_count(), mp_context=context) as pool:
-        yield pool
+    before = os.environ.get(THREADS)
+    os.environ[THREADS] = "1"  # read by the processes: each of them is one thread
+    try:
+        with ProcessPoolExecutor(count or os.cpu_count(), mp_context=context) as pool:
+            yield pool
+    finally:  # what is timed afterwards has all
+        del os.environ[THREADS]
+        if before is not None:
+            os.environ[THREADS] = before
 
 
 def _judge_true_clips(

@@ -1,11 +1,12 @@
 import json
+import os
 
 import numpy as np
 import pytest
 
 from mova.types import UserError
 from pocket.__main__ import main
-from pocket.evaluate import CAPTIONS, FIRST_SEED, Plan, evaluate
+from pocket.evaluate import CAPTIONS, FIRST_SEED, THREADS, Plan, evaluate, workers
 from pocket.judge import Asked, Task, judge
 from pocket.scores import score
 from pocket.table import claims_table
@@ -14,6 +15,16 @@ from pocket.table import claims_table
 @pytest.fixture(scope="module")
 def report(speech):
     return evaluate(Plan(None, speech, clips=2, held_out=2, workers=1))
+
+
+@pytest.mark.parametrize("before", [None, "2"])
+def test_processes_that_judge_have_one_thread_and_what_is_timed_after_them_all(monkeypatch, before):
+    monkeypatch.delenv(THREADS, raising=False)
+    if before:
+        monkeypatch.setenv(THREADS, before)
+    with workers(1) as pool:
+        assert pool.submit(os.getenv, THREADS).result() == "1"
+    assert os.environ.get(THREADS) == before
 
 
 def test_a_report_of_true_clips_holds_scores_and_raw_figures_of_each_family(report):
