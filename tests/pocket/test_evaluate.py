@@ -1,11 +1,14 @@
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from mova.types import UserError
 from pocket.__main__ import main
+from pocket.costs import peak_memory
 from pocket.evaluate import CAPTIONS, FIRST_SEED, THREADS, Plan, evaluate, workers
 from pocket.judge import Asked, Task, judge
 from pocket.scores import score
@@ -25,6 +28,12 @@ def test_processes_that_judge_have_one_thread_and_what_is_timed_after_them_all(m
     with workers(1) as pool:
         assert pool.submit(os.getenv, THREADS).result() == "1"
     assert os.environ.get(THREADS) == before
+
+
+def test_peak_memory_is_not_that_of_the_process_that_started_this_one():
+    ask = "from pocket.costs import peak_memory; print(peak_memory())"
+    told = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout
+    assert 0 < float(told) < peak_memory() / 2
 
 
 def test_a_report_of_true_clips_holds_scores_and_raw_figures_of_each_family(report):
