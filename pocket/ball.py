@@ -21,6 +21,7 @@ from pocket.sound import impact_sound
 
 GRAVITY = 760.0  # pixels/s^2
 TOSSES = (110.0, 230.0)  # pixels/s upwards, for half of the balls; the others are dropped
+LONGEST_WAIT = 0.7  # seconds that a ball hangs at most, before it falls or flies up
 RESTITUTION = {"rubber": 0.78, "glass": 0.61, "metal": 0.56, "wood": 0.37}
 SPREAD = 0.03  # of the restitution
 SHORTEST_FLIGHT = 0.14  # seconds; below it the ball lies
@@ -36,13 +37,13 @@ def make_ball(rng: np.random.Generator, split: str, pictures: bool = True) -> Sc
     radius = float(rng.uniform(11.5, 16))
     ground = float(rng.uniform(106, 116))
     bounce = RESTITUTION[material] + float(rng.uniform(-SPREAD, SPREAD))
-    toss, height, impacts = _choose_start(rng, bounce, ground - 2 * radius - 4)
+    wait, toss, height, impacts = _choose_start(rng, bounce, ground - 2 * radius - 4)
     direction = DIRECTIONS[int(rng.integers(3))]
     velocity = {"straight down": 0.0, "left": -1.0, "right": 1.0}[direction] * float(rng.uniform(20, 44))
     travel = velocity * SECONDS
     margin = radius + 8
     start = float(rng.uniform(margin + max(-travel, 0), WIDTH - margin - max(travel, 0)))
-    path, squash = trajectory(impacts, bounce, ground - radius, start, velocity)
+    path, squash = trajectory(impacts, bounce, ground - radius, start, velocity, wait)
     if material != "rubber":
         squash[:] = 1
     else:
@@ -82,24 +83,26 @@ def choose_ball(rng: np.random.Generator, split: str) -> tuple[str, str]:
 
 def _choose_start(
     rng: np.random.Generator, bounce: float, highest: float
-) -> tuple[float, float, tuple[Impact, ...]]:
-    """Speed upwards (pixels/s), height (pixels below the ball), and hits of which the last rings out in time.
+) -> tuple[float, float, float, tuple[Impact, ...]]:
+    """Wait (seconds), speed upwards (pixels/s), height (pixels below the ball), and its hits.
 
-    A toss makes the time of the first hit hard to guess from the first frame: sound must follow the picture.
+    The last of them rings out in time. Neither the first frame nor what is said of the ball tells how long
+    it waits or how far up it flies, and so when it hits: sound must follow the picture.
     """
     while True:
         toss = float(rng.uniform(*TOSSES)) if rng.random() < 0.5 else 0.0
+        wait = float(rng.uniform(0, LONGEST_WAIT))
         height = float(rng.uniform(24 if toss else 36, highest))
-        impacts = impacts_of(toss, height, bounce)
+        impacts = impacts_of(toss, height, bounce, wait)
         in_time = all(i.seconds < SECONDS - QUIET_END or i.seconds > SECONDS + 0.05 for i in impacts)
         if in_time and height + toss**2 / (2 * GRAVITY) < highest:
-            return toss, height, tuple(impact for impact in impacts if impact.seconds < SECONDS)
+            return wait, toss, height, tuple(impact for impact in impacts if impact.seconds < SECONDS)
 
 
-def impacts_of(toss: float, height: float, bounce: float) -> list[Impact]:
-    """Hits of what is thrown up at `toss` pixels/s, `height` pixels over its lowest place."""
+def impacts_of(toss: float, height: float, bounce: float, wait: float = 0.0) -> list[Impact]:
+    """Hits of what is thrown up at `toss` pixels/s, `height` over its lowest place, after so many seconds."""
     speed = np.sqrt(toss**2 + 2 * GRAVITY * height)
-    seconds = (toss + speed) / GRAVITY
+    seconds = wait + (toss + speed) / GRAVITY
     impacts = [Impact(float(seconds), float(speed), frame_of(seconds))]
     while True:
         speed *= bounce
@@ -111,10 +114,18 @@ def impacts_of(toss: float, height: float, bounce: float) -> list[Impact]:
 
 
 def trajectory(
-    impacts: tuple[Impact, ...], bounce: float, lowest: float, start: float, velocity: float
+    impacts: tuple[Impact, ...],
+    bounce: float,
+    lowest: float,
+    start: float,
+    velocity: float,
+    wait: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Centres [F, 2] and heights [F] (1 round). The frame of a hit shows the hit, as an animator draws it."""
-    times = FRAME_TIMES.copy()
+    """Centres [F, 2] and heights [F] (1 round) of what hangs for `wait` seconds, then moves.
+
+    The frame of a hit shows the hit, as an animator draws it.
+    """
+    times = np.maximum(FRAME_TIMES, wait)
     for impact in impacts:
         times[impact.frame] = impact.seconds
     first = impacts[0]
@@ -132,7 +143,7 @@ def trajectory(
         for near in (impact.frame - 1, impact.frame + 1):
             if 0 < near < NUM_FRAMES and drop[near] > 4:
                 squash[near] = 1 + 0.10 * min(impact.speed / 340, 1)
-    path = np.stack([start + velocity * times, lowest - np.maximum(drop, 0)], 1)
+    path = np.stack([start + velocity * (times - wait), lowest - np.maximum(drop, 0)], 1)
     return path, squash
 
 

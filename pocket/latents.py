@@ -68,11 +68,14 @@ class Encoder:
         self._encode = torch.compile(encode_whole, dynamic=False) if compiled else encode_whole
 
     @torch.no_grad()
-    def video(self, video: Tensor) -> Tensor:
-        """Normalised latents [B, 16, T, h, w] of `video` [B, 3, F, H, W] in [-1, 1]."""
+    def means(self, video: Tensor) -> Tensor:
+        """Latents [B, 16, T, h, w] of `video` [B, 3, F, H, W] in [-1, 1], as the VAE makes them."""
         video = video.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
-        means = self._encode(self.video_vae, video).float().chunk(2, dim=1)[0]
-        return (means - self.mean) / self.std
+        return self._encode(self.video_vae, video).float().chunk(2, dim=1)[0]
+
+    def video(self, video: Tensor) -> Tensor:
+        """Those latents normalised, as the towers see them."""
+        return (self.means(video) - self.mean) / self.std
 
     @torch.no_grad()
     def condition(self, first_frame: Tensor, num_frames: int) -> Tensor:

@@ -97,7 +97,7 @@ BALL_PROGRESSION = (
     "The ball {start} and meets the floor {times}, {drift}, its shadow closing in below it.",
 )
 START = {
-    "dropped": ("drops", "falls straight away", "falls from rest"),
+    "dropped": ("drops", "falls", "falls from rest"),
     "tossed": ("rises a little, then falls", "is tossed up, falls back", "flies up first, then drops"),
 }
 DRIFT = {
@@ -115,6 +115,8 @@ BALL_AUDIO = (
     "The audio shows {number} {impacts}, the first at about {first} seconds and each quieter than the last.",
     "The audio shows {number} {impacts}, one at each touch of the floor, in an otherwise quiet room.",
     "The audio shows {number} {impacts} growing softer, in time with the hits, and no other sound.",
+    "The audio shows {number} {impacts}, heard just when the ball lands, in a still room.",
+    "The audio shows {number} {impacts}; each landing is heard, ever more softly, and nothing else.",
 )
 BALL_SENTENCES = (
     "A {ball} falls and hits the floor {times}.",

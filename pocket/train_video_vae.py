@@ -71,7 +71,8 @@ def train_video_vae(
 
     `decoder_only` leaves the latents as they are: the towers that were trained on them stay valid. `crop`
     trades context for more steps a second; the length is never cut. Latents begin like those of the
-    checkpoint `like`, whatever its video VAE's architecture, so that its towers have little to learn anew.
+    checkpoint `like`, whatever its video VAE's architecture, so that its towers have little to learn anew;
+    if it is the one that training goes on from, they stay near its own.
     Left alone, a VAE's latents explained a third of another's after 300 steps, through a linear map; with it
     they were another's to 93 % after 500.
     """
@@ -84,7 +85,7 @@ def train_video_vae(
     model = Autoencoder(vae)
     reconstruct = torch.compile(model, dynamic=False) if compiled else model
     log = Log(out / "video_vae.jsonl", ranks)
-    teacher = Encoder(like, device, compiled) if like else None
+    teacher = Encoder(like, device, compiled) if like and not decoder_only else None
     truth = validation_clips(16 if device.type == "cuda" else 1, out).to(device)
     first_seed = (1 + ranks.rank) * 200_000_000 + run.step * batch
     clips = math.ceil(batch / CROPS_EACH) if crop else batch
@@ -97,7 +98,7 @@ def train_video_vae(
         video = to_video(drawn).contiguous(memory_format=torch.channels_last_3d)
         noise = torch.randn(latent_size(video), device=device)
         like_weight = LIKE_WEIGHT * max(0.0, 1 - budget.fraction / LIKE_SHARE) if teacher else 0.0
-        wanted = teacher.video(video) if like_weight else torch.zeros_like(noise)
+        wanted = teacher.means(video) if like_weight else torch.zeros_like(noise)
         with torch.autocast(device.type, torch.bfloat16, enabled=video.is_cuda):
             # Filled there: copied from here, the host would wait for the device at every step.
             loss, square, kl, unlike = reconstruct(video, noise, wanted, noise.new_full((), like_weight))
