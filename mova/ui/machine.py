@@ -8,8 +8,8 @@ from mova.ui.settings import Settings
 
 POCKET_KNOWS = (
     "Clips are made by pocket, a small model that runs on any computer. It knows three things: cartoon faces "
-    "that say a few words, bouncing balls, and toy pianos; two seconds of them, at 224×128 pixels. One in "
-    "ten of its words are wrong, balls smear as they fall, anything else becomes a blur."
+    "that say a few words, bouncing balls, and toy pianos; two seconds of them, at 224×128 pixels. Some "
+    "words are wrong (one in fifteen), balls smear as they fall, anything else becomes a blur."
 )
 POCKET_PROMPTS = (
     'A child in a red shirt looks at the camera and says "banana, moon."',

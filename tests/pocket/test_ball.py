@@ -36,6 +36,18 @@ def test_moving_pixels_lie_where_the_path_says(scenes):
             assert abs(rows.mean() + 0.5 - y) < 6
 
 
+@pytest.mark.parametrize("start", ["dropped", "tossed"])
+def test_a_ball_hangs_for_a_while_so_that_nothing_but_the_picture_tells_when_it_hits(start):
+    balls = [make_ball(np.random.default_rng(seed), "train", pictures=False) for seed in range(160)]
+    balls = [ball for ball in balls if ball.attributes["start"] == start]
+    paths = np.stack([ball.events.ball_path for ball in balls])
+    still = (paths == paths[:, :1]).all(axis=2).sum(axis=1)
+    assert still.min() <= 2 and still.max() >= 14  # frames
+    first = np.array([ball.events.impacts[0].seconds for ball in balls])
+    alike = np.abs(first[:, None] - first) < 2.5 / FRAME_RATE
+    assert 0.15 < alike.mean() < 0.35  # as good as the sound of another ball of this kind would fit
+
+
 def test_each_impact_sounds_within_a_frame_and_nothing_sounds_before_the_first(scenes):
     for scene in scenes:
         frame = SAMPLE_RATE // FRAME_RATE

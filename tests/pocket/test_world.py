@@ -47,4 +47,9 @@ def test_a_clip_without_its_pictures_says_and_plays_the_same(speech, family):
     assert sound.attributes == whole.attributes
     for name in ("impacts", "notes", "words", "phonemes"):
         assert getattr(sound.events, name) == getattr(whole.events, name)
-    assert np.corrcoef(whole.waveform, sound.waveform)[0, 1] > (0.05 if family == "ball" else 0.99)
+    assert np.corrcoef(loudness(whole.waveform), loudness(sound.waveform))[0, 1] > 0.9
+
+
+def loudness(waveform: np.ndarray) -> np.ndarray:
+    """Of every 20 ms."""
+    return np.sqrt((waveform[: len(waveform) // 320 * 320].reshape(-1, 320) ** 2).mean(axis=1))

@@ -1,0 +1,66 @@
+"""Is it the encoder or the decoder of pocket's video VAE that loses detail?
+
+    python -m benchmarks.decoder_limit [--steps 100] [--window 64]
+
+Latents of the liveliest window of a held-out clip of each family are encoded, then moved by gradient descent
+to where the decoder makes the clip best. What is still missing no encoder could give this decoder.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from mova.catalog import POCKET
+from mova.models.video_vae import decode_whole, encode_whole
+from pocket.clip import FAMILIES
+from pocket.evaluate import FIRST_SEED
+from pocket.speech import DEFAULT_FOLDER
+from pocket.train_video_vae import cropped
+from pocket.training import psnr, to_video
+from pocket.world import make_scene
+
+LEARNING_RATE = 0.1  # of Adam, falling to zero
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.decoder_limit", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--model", type=Path, default=POCKET, help="a pocket checkpoint's folder")
+    parser.add_argument("--speech", type=Path, default=DEFAULT_FOLDER, help="folder of the word bank")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--window", type=int, default=64, help="pixels, height and width")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan.from_pretrained(options.model / "video_vae", torch_dtype=torch.float32)
+    vae.requires_grad_(False)
+    sys.stdout.write("| family | encoded | searched |\n| --- | --- | --- |\n")
+    for family in FAMILIES:
+        frames = torch.from_numpy(make_scene(FIRST_SEED, family, "heldout", options.speech).frames)
+        window = cropped(frames.permute(3, 0, 1, 2)[None], (options.window, options.window))
+        encoded, searched = limits(vae, to_video(window), options.steps)
+        sys.stdout.write(f"| {family} | {encoded:.1f} dB | {searched:.1f} dB |\n")
+    return 0
+
+
+def limits(vae: AutoencoderKLWan, video: Tensor, steps: int) -> tuple[float, float]:
+    """PSNR in dB of `video` [1, 3, F, H, W] from its encoded latents, and from the best that `steps` find."""
+    latents = encode_whole(vae, video).chunk(2, dim=1)[0].requires_grad_()
+    optimizer = torch.optim.Adam([latents])
+    scores = []
+    for step in range(steps + 1):
+        decoded = decode_whole(vae, latents)
+        scores.append(psnr(decoded.detach().clamp(-1, 1), video))
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / (steps + 1))
+        optimizer.zero_grad()
+        (decoded - video).square().mean().backward()
+        optimizer.step()
+    return scores[0], max(scores)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
