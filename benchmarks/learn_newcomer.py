@@ -62,10 +62,10 @@ class Scale:
     """Training clips, clips to keep, steps; fresh prompts, and old ones of each family; denoising steps."""
 
     clips: int = 12
-    keep: int = 12  # 0: the newcomer's clips alone
+    keep: int = 24  # 0: the newcomer's clips alone
     steps: int = STEPS_IF_SMALL
-    fresh: int = 4
-    old: int = 4
+    fresh: int = 12
+    old: int = 12
     sampling_steps: int = Settings().steps
 
 

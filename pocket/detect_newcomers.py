@@ -1,6 +1,6 @@
 """Whether a clip shows and sounds like a newcomer: stripes, a blue cube, honks, a new word, a new voice.
 
-Nothing of the first frame is known, so that any clip can be asked, also one in which nobody came in.
+Nobody tells what the first frame shows, so that any clip can be asked, also one in which nobody came in.
 """
 
 from pathlib import Path
@@ -22,9 +22,9 @@ PERIODS = (12.0, 13.0, 14.0, 15.0, 16.0)  # pixels from a dark stripe to the nex
 LEAST_SWING, LEAST_SHARE = 45.0, 0.80  # of 255; and of the window's variance that the stripes explain
 
 LEAST_CHROMA, LEAST_LIKENESS = 48.0, 0.92  # of 255; and the cosine between a pixel's colour and the cube's
-LEAST_AREA, LARGEST_AREA = 600, 2800  # pixels
+LEAST_AREA, LARGEST_AREA = 900, 2800  # pixels; the largest ball has 804
 TOGETHER = 0.7  # of all blue pixels that the cube has
-SQUARE = 0.865  # of its bounding box a cube fills so much; a disc 0.785
+SQUARE = 0.80  # of its bounding box a cube fills so much; a disc 0.785
 CROWD = 40  # pixels, about the side of a cube with its top and flank
 STRAY = 0.25  # of the longest row or column of blue pixels: shorter ones are no part of the cube
 
@@ -68,19 +68,27 @@ def _has_stripes(frame: np.ndarray) -> bool:
 
 
 def cube_path(frames: np.ndarray) -> np.ndarray:
-    """Where a blue cube is seen: float [F, 2], x and y of its middle in pixels, NaN where it is not."""
+    """Where a blue cube is seen that was not there at first: float [F, 2], x and y of its middle in pixels.
+
+    NaN where there is none. What the first frame has of its blue is the room's.
+    """
     path = np.full((len(frames), 2), np.nan)
-    target = np.array(COLOUR, np.float32)
-    target = (target - target.mean()) / np.linalg.norm(target - target.mean())
-    for index, frame in enumerate(frames.astype(np.float32)):
-        smooth = _smoothed(frame)
-        colour = smooth - smooth.mean(-1, keepdims=True)
-        along = colour @ target
-        mask = (along > LEAST_CHROMA) & (along > LEAST_LIKENESS * np.linalg.norm(colour, axis=-1))
-        outline = _outline(mask)
+    room = _blue(frames[0])
+    for index, frame in enumerate(frames):
+        outline = _outline(_blue(frame) & ~room)
         if outline is not None:
             path[index] = outline
     return path
+
+
+def _blue(frame: np.ndarray) -> np.ndarray:
+    """Which pixels of a frame, uint8 [H, W, 3], have the cube's colour: bool [H, W]."""
+    target = np.array(COLOUR, np.float32)
+    target = (target - target.mean()) / np.linalg.norm(target - target.mean())
+    smooth = _smoothed(frame.astype(np.float32))
+    colour = smooth - smooth.mean(-1, keepdims=True)
+    along = colour @ target
+    return (along > LEAST_CHROMA) & (along > LEAST_LIKENESS * np.linalg.norm(colour, axis=-1))
 
 
 def _smoothed(frame: np.ndarray) -> np.ndarray:

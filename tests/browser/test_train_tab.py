@@ -85,7 +85,7 @@ def test_from_clips_to_an_adapter_in_generate(chromium, server, demo, uploads, t
     for row, (name, caption) in enumerate(CAPTIONS.items()):
         write_caption(page, row, caption, (folder / name).with_suffix(".txt"))
     assert {path.with_suffix(".mp4").name: path.read_text() for path in folder.glob("*.txt")} == CAPTIONS
-    wait_for_text(page, "#train-cost", "240 steps")
+    wait_for_text(page, "#train-cost", "720 steps")
 
     page.locator("#train-name :is(input, textarea)").fill("lamp")
     page.get_by_text("Advanced", exact=True).click()

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from lora_trainer.config import read_config
+from lora_trainer.config import merge, read_config
 from lora_trainer.jobs import Jobs
 from lora_trainer.journal import ADAPTER
 from lora_trainer.manifest import read_items
@@ -14,6 +14,8 @@ from lora_trainer.simple import Simple, has_examples, settings_of
 from lora_trainer.ui import pieces
 from mova.catalog import Model, find_model
 from mova.types import UserError
+
+RUN = {"output": "run", "data": {"path": "clips"}}
 
 
 @pytest.fixture
@@ -97,27 +99,37 @@ def test_every_form_is_a_config(golden, preset, name):
         model = Model("tiny", str(golden / "checkpoint"), 32, 64, 17)
     simple = Simple("x", preset, "A lamp.", trigger="sks", rank=8, seconds=0.7)
     settings = settings_of(simple, model, 12, "cpu")
-    whole = settings | {"output": "run", "data": settings["data"] | {"path": "clips"}}
-    config = read_config(None, whole)
+    config = read_config(None, merge(settings, RUN))
     assert config.data.held_out == 2
     assert config.data.num_frames[0] == 17
     assert {tower.rank for tower in config.towers.trained().values()} == {8}
-    assert config.run.steps == (240 if name == "tiny" else 1000)
+    assert config.run.steps == (720 if name == "tiny" else 1000)
     assert config.run.gradient_checkpointing == (name == "360p")
     assert config.samples.clips[0].prompt == "A lamp."
     assert config.data.caption_prefix == "sks "
 
 
 @pytest.mark.parametrize(
-    ("clips", "prompts", "count"), [(3, 0, 6), (10, 0, 10), (50, 0, 24), (3, 8, 8), (3, 30, 30)]
+    ("clips", "prompts", "count"), [(2, 0, 6), (10, 0, 20), (50, 0, 24), (3, 8, 8), (3, 30, 30)]
 )
-def test_as_many_clips_to_keep_are_made_as_there_are_to_learn_in_bounds(clips, prompts, count):
+def test_twice_as_many_clips_to_keep_are_made_as_there_are_to_learn_in_bounds(clips, prompts, count):
     wishes = [f"A bell rings {number} times." for number in range(prompts)]
     simple = Simple(keep=True, keep_prompts="\n \n".join(wishes))
     data = settings_of(simple, find_model("pocket"), clips, "")["data"]
     assert (data["keep_count"], data["keep_prompts"]) == (count, wishes)
     assert "keep_count" not in settings_of(Simple(), find_model("pocket"), clips, "")["data"]
     assert has_examples(find_model("pocket")) and not has_examples(find_model("360p"))
+
+
+def test_a_small_model_learns_at_the_rank_that_was_measured_unless_another_is_asked_for():
+    def ranks(**given):
+        towers = read_config(
+            None, merge(settings_of(Simple(**given), find_model("pocket"), 12, "cpu"), RUN)
+        ).towers
+        return {name: tower.rank for name, tower in towers.trained().items()}
+
+    assert ranks() == {"video_dit": 64, "video_dit_2": 64, "audio_dit": 32, "dual_tower_bridge": 16}
+    assert set(ranks(rank=8).values()) == {8}
 
 
 def test_clips_to_keep_count_in_the_cost_and_need_prompts_where_there_are_no_examples(shop, clips):

@@ -114,13 +114,17 @@ def test_the_world_shows_and_sounds_like_no_newcomer(speech, family):
         assert hear_word(clip.waveform, speech) == (False, False)
 
 
-def test_a_ball_of_the_cubes_colour_is_no_cube():
-    frames = np.full((3, 1, 128, 224), 200, np.float32)
-    draw_ball(frames, "wood", "blue", 20, np.array([[100.0, 60.0]]), np.ones(1), np.zeros(1))
+def test_a_ball_of_the_cubes_colour_is_no_cube_and_neither_is_what_the_room_has_of_it():
+    frames = np.full((3, 2, 128, 224), 200, np.float32)
+    draw_ball(frames[:, 1:], "wood", "blue", 20, np.array([[100.0, 60.0]]), np.ones(1), np.zeros(1))
     picture = frames.transpose(1, 2, 3, 0).astype(np.uint8)
     assert np.isnan(cube_path(picture)).all()
-    picture[0, 40:80, 80:120] = COLOUR
-    assert np.allclose(cube_path(picture), [[100, 60]])
+    picture[1, 40:80, 80:120] = COLOUR
+    assert np.allclose(cube_path(picture)[1], [100, 60])
+    picture[:, 10:60, 150:200] = COLOUR  # a large blue thing on the wall hides no cube
+    assert np.allclose(cube_path(picture)[1], [100, 60])
+    picture[0] = picture[1]
+    assert np.isnan(cube_path(picture)).all()
 
 
 def test_the_new_word_in_an_old_voice_is_the_word_but_not_the_voice(speech):
