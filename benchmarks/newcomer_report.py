@@ -49,9 +49,10 @@ def claims_table(report: dict[str, object]) -> tuple[str, bool]:
             values = [scores["true"][key], scores["others"][key]]
             good = values[0] > 0.99 and values[1] < 0.01
             if made:
-                values += [scores["coded"][key], scores["others, coded"][key]]
-                values += [made["without"][key], made["with"][key]]
-                good = good and min(values[2], values[5]) >= MOST and max(values[3:5]) <= FEWEST
+                best, mistaken = scores["coded"][key], scores["others, coded"][key]
+                without, shown = made["without"][key], made["with"][key]
+                values += [best, mistaken, without, shown]
+                good = good and min(best, shown) >= MOST and max(mistaken, without) <= FEWEST
             cells = [number(value, "%") for value in values]
             rows.append([f"{kind}: {claim}", *cells, "" if good else "missed"])
             reached = reached and good

@@ -73,9 +73,9 @@ def cube_path(frames: np.ndarray) -> np.ndarray:
     NaN where there is none. What the first frame has of its blue is the room's.
     """
     path = np.full((len(frames), 2), np.nan)
-    room = _blue(frames[0])
-    for index, frame in enumerate(frames):
-        outline = _outline(_blue(frame) & ~room)
+    masks = [_blue(frame) for frame in frames]
+    for index, mask in enumerate(masks):
+        outline = _outline(mask & ~masks[0])
         if outline is not None:
             path[index] = outline
     return path

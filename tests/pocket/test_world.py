@@ -47,7 +47,8 @@ def test_a_clip_without_its_pictures_says_and_plays_the_same(speech, family):
     assert sound.attributes == whole.attributes
     for name in ("impacts", "notes", "words", "phonemes"):
         assert getattr(sound.events, name) == getattr(whole.events, name)
-    assert np.corrcoef(loudness(whole.waveform), loudness(sound.waveform))[0, 1] > 0.9
+    alike = loudness if family == "ball" else np.asarray  # a ball's strikes are tuned anew
+    assert np.corrcoef(alike(whole.waveform), alike(sound.waveform))[0, 1] > 0.99
 
 
 def loudness(waveform: np.ndarray) -> np.ndarray:
