@@ -13,11 +13,10 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from demo.history import CLIPS
+from demo.service import KEY_FILE, DemoService
+from demo.settings import Settings
 from mova.types import UserError
-from mova.ui.history import CLIPS
-from mova.ui.settings import Settings
-from mova.ui.studio import Studio
-from mova.ui.visitors import KEY_FILE
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -26,29 +25,29 @@ SHUTDOWN_SECONDS = 1  # that open pages get before they are hung up on
 MAX_THREADS = 80  # each clip that is watched takes one now and then
 
 
-def open_studio(settings: Settings) -> Studio:
+def open_studio(settings: Settings) -> DemoService:
     """What is behind the page; nothing runs yet."""
-    studio = Studio(settings)
+    studio = DemoService(settings)
     if settings.is_zero_gpu:
-        from mova.ui.zerogpu import on_zero_gpu
+        from demo.zerogpu import on_zero_gpu
 
         studio.run_on_gpu = on_zero_gpu(studio.costs)
     return studio
 
 
-def build(studio: Studio) -> "gr.Blocks":
+def build(studio: DemoService) -> "gr.Blocks":
     """The page."""
     # gradio is imported here, not above: it takes seconds, and what is wrong with the settings comes first.
-    from lora_trainer.ui import build_train
-    from mova.ui.page import build_page
+    from demo.page import build_page
+    from demo.train.tab import build_train
 
     return build_page(studio, build_train if studio.settings.train_tab else None)
 
 
 def launch_options(settings: Settings) -> dict[str, object]:
     """All that `launch` needs to know; a test that launches the page itself takes it from here."""
-    from lora_trainer.ui.workshop import PREVIEWS, RUNS
-    from mova.ui.theme import launch_look
+    from demo.page import launch_look
+    from demo.train.service import PREVIEWS, RUNS
 
     space = settings.space_id
     card = f"https://huggingface.co/spaces/{space}/resolve/main/assets/card.png" if space else ""

@@ -26,9 +26,9 @@ import torch
 from benchmarks import old_skills
 from benchmarks.coded_ears import CodedEars
 from benchmarks.newcomer_report import report_text, save
+from demo.train.form import RATE_IF_SMALL, SMALL, STEPS_IF_SMALL, kept_back
 from lora_trainer.__main__ import main as lora_trainer
 from lora_trainer.journal import ADAPTER as FILE
-from lora_trainer.simple import RATE_IF_SMALL, SMALL, STEPS_IF_SMALL, kept_back
 from mova.catalog import POCKET
 from mova.media import write_mp4
 from mova.pipeline import MOVAPipeline

@@ -17,15 +17,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5EncoderModel
 
 from mova import hub
-from mova.layout import (
-    COMPONENTS,
-    MODULES,
-    check_folder,
-    opened,
-    read_config,
-    read_json,
-    weight_files,
-)
+from mova.layout import COMPONENTS, MODULES, check_folder, opened, read_config, read_json, weight_files
 from mova.types import UserError
 
 UNBUILDABLE = (TypeError, ValueError, RuntimeError, ZeroDivisionError, IndexError)  # by torch's layers

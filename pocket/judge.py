@@ -11,14 +11,7 @@ from pocket.clip import FRAME_RATE, Attributes, Clip
 from pocket.degrade import WEAR, wear_frames, wear_sound
 from pocket.detect_ball import hear_hits, hear_material, see_ball
 from pocket.detect_face import lag_correlations, loudness, mouth_opening
-from pocket.detect_newcomers import (
-    cube_hits,
-    cube_path,
-    cube_share,
-    hear_honks,
-    hear_word,
-    striped_share,
-)
+from pocket.detect_newcomers import cube_hits, cube_path, cube_share, hear_honks, hear_word, striped_share
 from pocket.detect_piano import hear_notes, see_keys
 from pocket.melody import KEYS
 from pocket.recognise import recogniser

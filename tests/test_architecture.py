@@ -43,13 +43,13 @@ FLOORS = [
     ["mova.inspection"],
     ["mova.remux"],
     ["mova.backends"],
-    ["mova.__main__", "mova.ui"],
+    ["mova.__main__", "demo"],
 ]
 # The trainer stands on the toolkit; its own floors, and gradio only in its page.
 TRAINER_FLOORS = [
     [
         *("lora_trainer.presets", "lora_trainer.manifest", "lora_trainer.adapter", "lora_trainer.cache"),
-        *("lora_trainer.journal", "lora_trainer.findings", "lora_trainer.captions"),
+        *("lora_trainer.journal", "lora_trainer.findings", "demo.train.service"),
         *("lora_trainer.hardware", "lora_trainer.hub_answers"),
     ],
     ["lora_trainer.config", "lora_trainer.clipset", "lora_trainer.runs"],
@@ -64,19 +64,19 @@ TRAINER_FLOORS = [
     ["lora_trainer.quantised"],
     ["lora_trainer.validation", "lora_trainer.samples", "lora_trainer.doctor", "lora_trainer.plan_memory"],
     ["lora_trainer.engine", "lora_trainer.report", "lora_trainer.fixes", "lora_trainer.plan_time"],
-    ["lora_trainer.train", "lora_trainer.plan_inputs", "lora_trainer.simple"],
+    ["lora_trainer.train", "lora_trainer.plan_inputs", "demo.train.form"],
     ["lora_trainer.plan"],
     ["lora_trainer.probe", "lora_trainer.plan_advice"],
-    ["lora_trainer.plan_report", "lora_trainer.looking", "lora_trainer.detached"],
+    ["lora_trainer.plan_report", "demo.train.worker", "lora_trainer.detached"],
     ["lora_trainer.overfit"],
     ["lora_trainer.commands"],
     ["lora_trainer.__main__"],
-    ["lora_trainer.ui.pieces", "lora_trainer.ui.away"],
-    ["lora_trainer.ui.workshop"],
-    ["lora_trainer.ui.layout", "lora_trainer.ui.login"],
-    ["lora_trainer.ui.events"],
-    ["lora_trainer.ui.run_events"],
-    ["lora_trainer.ui"],
+    ["demo.train.html", "demo.train.rental"],
+    ["demo.train.service"],
+    ["demo.train.tab", "demo.train.runs"],
+    ["demo.train.tab"],
+    ["demo.train.runs"],
+    ["demo.train.tab"],
 ]
 HEAVY = {"torch", "diffusers", "transformers", "gradio", "av", "accelerate", "peft"}
 
@@ -137,8 +137,8 @@ def test_the_trainer_imports_only_from_below_and_from_the_toolkit(path):
             assert floor_of(imported, TRAINER_FLOORS) < floor_of(name, TRAINER_FLOORS), f"{name}: {imported}"
         else:
             assert imported.startswith("mova"), f"{name} imports {imported}"
-            assert not imported.startswith("mova.ui") or name.startswith("lora_trainer.ui")
-    if not name.startswith("lora_trainer.ui"):
+            assert not imported.startswith("demo") or name.startswith("demo.train.tab")
+    if not name.startswith("demo.train.tab"):
         assert "gradio" not in path.read_text(encoding="utf-8")
 
 
@@ -167,7 +167,7 @@ def test_an_import_loads_nothing_heavy(module):
 def test_the_page_is_built_without_what_the_model_needs(golden, tmp_path):
     """It must be up in seconds, and stay light: the model has a process of its own."""
     code = (
-        "import os, sys, app; from mova.ui.settings import Settings; "
+        "import os, sys, app; from demo.settings import Settings; "
         "studio = app.open_studio(Settings.read(os.environ)); assert 'gradio' not in sys.modules; "
         "app.build(studio); "
         "print(*{m.partition('.')[0] for m in sys.modules})"
@@ -186,7 +186,7 @@ def test_only_the_page_knows_gradio():
         if any(name.partition(".")[0] in ("gradio", "spaces") for name in all_imports(path))
     ]
     assert knowing
-    assert all(name.startswith(("mova.ui.", "lora_trainer.ui")) for name in knowing)
+    assert all(name.startswith(("demo.", "demo.train.tab")) for name in knowing)
 
 
 def all_imports(path):

@@ -5,12 +5,7 @@ from pathlib import Path
 import pytest
 
 from mova.backends.remote import RemoteBackend
-from mova.backends.settings import (
-    Remote,
-    choose_backend,
-    remote_from_environment,
-    remote_from_option,
-)
+from mova.backends.settings import Remote, choose_backend, remote_from_environment, remote_from_option
 from mova.types import UserError
 
 KEY = "sk-secret-0123456789abcdef"

@@ -21,14 +21,7 @@ from mova.inspection import Checkpoint, look
 from mova.media import write_mp4
 from mova.pipeline import MOVAPipeline, StepCallback
 from mova.preview import LatentPreview
-from mova.types import (
-    BackendError,
-    GenerationRequest,
-    GenerationResult,
-    Progress,
-    ProgressCallback,
-    Strength,
-)
+from mova.types import BackendError, GenerationRequest, GenerationResult, Progress, ProgressCallback, Strength
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from gradio_client.exceptions import AppError
 
 from mova.media import read_clip
 from tests.browser.demo import serving
-from tests.ui.test_forms import bomb, polyglot
+from tests.demo.test_forms import bomb, polyglot
 
 SNAPSHOT = Path(__file__).with_name("api.json")
 PROMPT = 'A man says, "Yes." The audio shows a voice.'
@@ -260,7 +260,7 @@ def test_a_killed_worker_costs_one_clip_and_the_next_is_made(narrow):
     while not (job.status().progress_data or job.done()):
         time.sleep(0.05)
     for child in page.children():
-        if "mova.ui.worker" in " ".join(child.cmdline()):
+        if "demo.worker" in " ".join(child.cmdline()):
             os.kill(child.pid, signal.SIGKILL)
     with pytest.raises(AppError, match="was killed, most likely because the machine ran out of memory"):
         job.result(timeout=60)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from lora_trainer.ui.workshop import Workshop
+from demo.service import DemoService
+from demo.settings import Settings
+from demo.train.service import TrainService
+from demo.worker import WorkerProcess
 from mova.strengths import TOWERS
-from mova.ui.settings import Settings
-from mova.ui.studio import Studio
-from mova.ui.worker import WorkerProcess
 from tests.lora_trainer.clips import make_clip
 
 FLASHES = ((0.2,), (0.4,), (0.1, 0.5))
@@ -98,7 +98,7 @@ def open_shop(tmp_path, golden, helper):
     def open_shop(**environment):
         tiny = {"MOVA_MODEL": str(golden / "checkpoint"), "MOVA_SIZE": "64x32", "MOVA_SECONDS": "0.71"}
         settings = Settings.read(tiny | {"MOVA_OUTPUTS": str(tmp_path / "outputs")} | environment)
-        shop = Workshop(Studio(settings))
+        shop = TrainService(DemoService(settings))
         shop.helper = helper
         return shop
 

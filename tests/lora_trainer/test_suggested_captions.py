@@ -7,7 +7,7 @@ import threading
 import pytest
 from PIL import Image
 
-from lora_trainer.captions import suggest_caption
+from demo.train.service import suggest_caption
 from mova.types import BackendError
 from tests.lora_trainer.clips import make_clip
 from tests.prompting.chat_server import ScriptedServer, error

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
+from demo.train.form import TrainForm, settings_of
 from lora_trainer.config import read_config
 from lora_trainer.journal import ADAPTER, JOURNAL
-from lora_trainer.simple import Simple, settings_of
 from lora_trainer.train import open_trainer
 from lora_trainer.validation import mean
 from mova.catalog import find_model
@@ -25,7 +25,7 @@ def run(tmp_path_factory):
     """The folder of a run on clips of the cube that honks."""
     folder = tmp_path_factory.mktemp("cube")
     write_folder(folder / "clips", "cube", CLIPS)
-    settings = settings_of(Simple(steps=STEPS), MODEL, CLIPS, "cpu")
+    settings = settings_of(TrainForm(steps=STEPS), MODEL, CLIPS, "cpu")
     settings["data"] |= {"path": str(folder / "clips"), "num_frames": [NUM_FRAMES]}
     settings["run"]["validate_every"] = 0
     open_trainer(read_config(None, settings | {"output": str(folder / "run")}), resume=False).run()

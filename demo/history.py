@@ -1,0 +1,207 @@
+"""The clips of each browser on the disk: kept for a while, found again after a reload, shown to nobody else.
+
+A clip is a folder. It counts from the moment its `entry.json` is there, which is written last; a folder
+without one belongs to a run in progress, or to one that broke off and is swept away.
+"""
+
+import json
+import re
+import secrets
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mova.images import crop_box, fit_image, open_image
+from mova.media import read_clip, write_wav
+from mova.metrics.report import measure
+from mova.outputs import new_output
+from mova.pictures import contact_sheet
+from mova.types import UserError
+
+ENTRY, CLIP, SOUND, SETTINGS, POSTER, STRIP = (
+    "entry.json",
+    "clip.mp4",
+    "sound.wav",
+    "settings.json",
+    "poster.webp",
+    "strip.png",
+)
+FIRST_FRAME = "first.png"
+CLIP_ID = re.compile(r"[0-9a-f]{24}")
+CLIPS, TRAINING = "clips", "training"
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """A finished clip: when it was made (seconds since 1970), its settings, what was measured on it."""
+
+    clip_id: str
+    created: float
+    settings: dict[str, Any]
+    seconds: float = 0.0
+    health: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    folder: Path = field(default=Path(), compare=False)
+
+    @property
+    def clip(self) -> Path:
+        return self.folder / CLIP
+
+    @property
+    def first_frame(self) -> Path | None:
+        path = self.folder / FIRST_FRAME
+        return path if path.is_file() else None
+
+
+class History:
+    """The clips under `root`, a folder for each visitor's folder name."""
+
+    def __init__(self, root: Path, keep_hours: float, keep_clips: int) -> None:
+        self.root = root / CLIPS
+        self.keep_seconds = keep_hours * 3600
+        self.keep_clips = keep_clips
+
+    def new_folder(self, owner: str) -> Path:
+        """An empty folder for a clip of `owner`."""
+        folder = self.root / owner / secrets.token_hex(12)
+        folder.mkdir(parents=True)
+        return folder
+
+    def finish(self, folder: Path, entry: ClipRecord) -> None:
+        """Make the clip in `folder` count. Raises BackendError if the disk is full."""
+        values = asdict(entry)
+        del values["folder"]
+        with new_output(folder / ENTRY) as temporary:
+            temporary.write_text(json.dumps(values), encoding="utf-8")
+
+    def discard(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def entries(self, owner: str) -> list[ClipRecord]:
+        """The clips of `owner` that have not expired, the newest first."""
+        folders = (self.root / owner).iterdir() if (self.root / owner).is_dir() else ()
+        found = [entry for entry in map(read_record, folders) if entry and not self._is_over(entry)]
+        return sorted(found, key=lambda entry: entry.created, reverse=True)[: self.keep_clips]
+
+    def entry(self, owner: str, clip_id: object) -> ClipRecord:
+        """One clip of `owner`. Raises UserError if it is none of theirs, or has expired."""
+        folder = self.root / owner / str(clip_id)
+        found = read_record(folder) if CLIP_ID.fullmatch(str(clip_id)) else None
+        if found is None or self._is_over(found):
+            raise UserError("this clip is no longer here; clips are kept for a limited time")
+        return found
+
+    def delete(self, owner: str, clip_id: object) -> None:
+        shutil.rmtree(self.entry(owner, clip_id).folder)
+
+    def add_training_clip(self, owner: str, clip_id: object) -> int:
+        """Copy a clip and its prompt to the owner's training clips; how many there are then."""
+        entry, folder = self.entry(owner, clip_id), self.training_folder(owner)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(entry.clip, folder / f"{entry.clip_id}.mp4")
+        (folder / f"{entry.clip_id}.txt").write_text(str(entry.settings["prompt"]), encoding="utf-8")
+        return len(list(folder.glob("*.mp4")))
+
+    def training_folder(self, owner: str) -> Path:
+        """Where clips to train on wait for the train tab, each with a .txt of what is seen and heard."""
+        return self.root.parent / TRAINING / owner
+
+    def sweep(self, running: frozenset[Path] = frozenset()) -> int:
+        """Delete what has expired, what is over the number kept, and broken-off runs; how many went."""
+        gone = 0
+        for owner in self.root.iterdir() if self.root.is_dir() else ():
+            kept = {entry.folder for entry in self.entries(owner.name)}
+            for folder in owner.iterdir():
+                if folder not in kept and folder not in running:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    gone += 1
+            if not any(owner.iterdir()):
+                owner.rmdir()
+        return gone
+
+    def _is_over(self, entry: ClipRecord) -> bool:
+        return time.time() - entry.created > self.keep_seconds
+
+
+def read_record(folder: Path) -> ClipRecord | None:
+    """The clip in `folder`, or None while it is not finished."""
+    try:
+        values = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    values["health"], values["warnings"] = tuple(values["health"]), tuple(values["warnings"])
+    return ClipRecord(**values, folder=folder)
+
+
+STRIP_WIDTH, STRIP_FRAMES = 960, 8
+POSTER_SIDE, CROP_SIDE = 320, 480
+
+
+def describe_clip(folder: Path) -> tuple[str, ...]:
+    """Write sound, poster and strip beside the clip; what was measured, in sentences."""
+    clip = read_clip(folder / CLIP)
+    write_wav(folder / SOUND, clip.waveform, clip.sample_rate)
+    poster = Image.fromarray(clip.frames[len(clip.frames) // 3])
+    poster.thumbnail((POSTER_SIDE, POSTER_SIDE))
+    _save(poster, folder / POSTER, "WEBP")
+    strip = contact_sheet(small_frames(clip.frames), clip.waveform, clip.sample_rate, STRIP_FRAMES, dark=True)
+    _save(strip, folder / STRIP, "PNG")
+    return measure(clip.frames, clip.waveform, clip.sample_rate, clip.frame_rate).sentences()
+
+
+def small_frames(frames: np.ndarray) -> np.ndarray:
+    """The frames that go onto a strip, uint8 [STRIP_FRAMES, h, w, 3], each at its moment."""
+    width = STRIP_WIDTH // STRIP_FRAMES
+    height = max(1, round(width * frames.shape[1] / frames.shape[2]))
+    chosen = (np.arange(STRIP_FRAMES) * len(frames) / STRIP_FRAMES).astype(int)
+    resized = [Image.fromarray(frames[i]).resize((width, height), Image.Resampling.BICUBIC) for i in chosen]
+    return np.stack([np.asarray(image) for image in resized])
+
+
+def draw_crop(path: Path, height: int, width: int, fit: str, position: float = 0.5) -> tuple[bytes, str]:
+    """A WebP of the first frame, and the side of it that is cut: "width", "height", or "" for none.
+
+    With "crop" what falls outside is dimmed, with "pad" the picture is as it will be.
+
+    Raises:
+        UserError: as `mova.images.open_image`.
+    """
+    image = open_image(path)
+    cut = ""
+    if fit == "pad":
+        image = fit_image(image, height, width, fit)
+    else:
+        left, top, right, bottom = crop_box(image.size, height, width)
+        cut = "width" if right - left < image.width else "height" if bottom - top < image.height else ""
+    image.thumbnail((CROP_SIDE, CROP_SIDE))
+    if fit == "crop":
+        box = crop_box(image.size, height, width, position)
+        dimmed = Image.blend(image, Image.new("RGB", image.size, "#808890"), 0.72)
+        dimmed.paste(image.crop(box), box[:2])
+        image = dimmed
+    buffer = BytesIO()
+    image.save(buffer, "WEBP", quality=80)
+    return buffer.getvalue(), cut
+
+
+def save_last_frame(clip: Path) -> Path:
+    """The clip's last frame as a PNG beside it."""
+    return save_frame(clip, -1)
+
+
+def save_frame(clip: Path, index: int) -> Path:
+    """A frame of the clip as a PNG beside it. Raises UserError as `read_clip`."""
+    path = clip.with_name(f"{clip.stem}-{'last' if index < 0 else 'first'}.png")
+    _save(Image.fromarray(read_clip(clip).frames[index]), path, "PNG")
+    return path
+
+
+def _save(image: Image.Image, path: Path, kind: str) -> None:
+    with new_output(path, overwrite=True) as temporary:
+        image.save(temporary, kind)

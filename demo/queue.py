@@ -1,0 +1,179 @@
+"""The line in front of the model: who is next, who must come back later, and what each run is doing.
+
+A run belongs to the page, not to a browser's connection: after a reload it is found and watched again. A run
+that nobody has watched for a while is stopped.
+"""
+
+import contextvars
+import json
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from demo.worker import PREVIEW, STATE, STOP, Job, RunOutcome
+from mova.types import BackendError
+
+logger = logging.getLogger(__name__)
+
+JANITOR_SECONDS = 2.0
+FORGET_SECONDS = 300.0  # after a run's end
+
+
+@dataclass
+class ClipRun:
+    """A job in the line: its owner, whether it has begun or ended, and when somebody last asked for it."""
+
+    run_id: str
+    owner: str
+    job: Job
+    created: float = field(default_factory=time.monotonic)
+    watched: float = field(default_factory=time.monotonic)
+    began: float | None = None
+    ended: float | None = None
+    outcome: RunOutcome | None = None
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def watch(self, seconds: float) -> bool:
+        """Wait up to `seconds` for the end; whether it has come."""
+        self.watched = time.monotonic()
+        return self.over.wait(seconds)
+
+    def state(self) -> dict[str, Any]:
+        """What the running process last wrote, or nothing."""
+        try:
+            return json.loads((self.job.folder / STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def preview(self) -> bytes:
+        try:
+            return (self.job.folder / PREVIEW).read_bytes()
+        except OSError:
+            return b""
+
+    def stop(self) -> None:
+        """Leave word in the folder that it shall stop."""
+        try:
+            (self.job.folder / STOP).touch()
+        except FileNotFoundError:
+            logger.info("run %s was already cleared away", self.run_id)
+
+    def is_stopped(self) -> bool:
+        return (self.job.folder / STOP).exists()
+
+
+class JobQueue:
+    """Runs jobs in the order they came, `parallel` at a time; at most `capacity` wait.
+
+    `finish(run)` is called in the run's thread with its outcome, before its watchers learn of it.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Job], RunOutcome],
+        finish: Callable[[ClipRun], None],
+        capacity: int,
+        parallel: int = 1,
+        abandon_seconds: float = 120.0,
+    ) -> None:
+        self._run, self._finish = run, finish
+        self.capacity, self.parallel, self.abandon_seconds = capacity, parallel, abandon_seconds
+        self._runs: dict[str, ClipRun] = {}
+        self._changed = threading.Condition()
+        threading.Thread(target=self._look_after, daemon=True, name="janitor").start()
+
+    def submit(self, owner: str, job: Job) -> ClipRun:
+        """Put a job in the line. Raises BackendError if it is full."""
+        with self._changed:
+            active = [run for run in self._runs.values() if run.ended is None]
+            waiting = len(active) + 1 - self.parallel
+            if waiting > self.capacity:
+                raise BackendError(
+                    f"the machine is busy: {len(active)} clips are being made or wait their turn, and "
+                    "no more can wait; try again in a few minutes"
+                )
+            run = ClipRun(secrets.token_hex(12), owner, job)
+            self._runs[run.run_id] = run
+        # The visitor's request travels in the context: ZeroGPU reads from it whose quota is spent.
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._work, run), daemon=True, name="run").start()
+        return run
+
+    def current(self, owner: str) -> ClipRun | None:
+        """The owner's newest run that has not ended."""
+        mine = [run for run in self.active() if run.owner == owner]
+        return mine[-1] if mine else None
+
+    def get(self, owner: str, run_id: object) -> ClipRun | None:
+        run = self._runs.get(str(run_id))
+        return run if run and run.owner == owner else None
+
+    def ahead(self, run: ClipRun) -> int:
+        """How many runs come before this one; 0 when it is its turn."""
+        with self._changed:
+            before = [
+                each for each in self._runs.values() if each.ended is None and each.created < run.created
+            ]
+        return 0 if run.began else max(0, len(before) + 1 - self.parallel)
+
+    def stop(self, run: ClipRun) -> None:
+        """Ask the run to stop; it does so within one forward, or at once if it has not begun."""
+        with self._changed:
+            if run.ended is None:
+                run.stop()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop every run; one that a process has begun ends with that process."""
+        for run in self.active():
+            self.stop(run)
+
+    def active(self) -> list[ClipRun]:
+        """Runs that have not ended, in their order."""
+        with self._changed:
+            return [run for run in self._runs.values() if run.ended is None]
+
+    def folders(self) -> frozenset[Path]:
+        """Folders of runs that have not ended."""
+        return frozenset(run.job.folder for run in self.active())
+
+    def _work(self, run: ClipRun) -> None:
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: run.is_stopped() or self._may_begin(run))
+                run.began = time.monotonic()
+            run.outcome = RunOutcome("stopped") if run.is_stopped() else self._run(run.job)
+            self._finish(run)
+        except BackendError as error:
+            run.outcome = RunOutcome("machine", str(error))
+        except Exception as error:  # a watcher must learn that it ended, whatever happened
+            logger.exception("a run failed")
+            run.outcome = RunOutcome(
+                "machine", f"the page failed ({type(error).__name__}); its log says more"
+            )
+        finally:
+            with self._changed:
+                run.ended = time.monotonic()
+                self._changed.notify_all()
+            run.over.set()
+
+    def _may_begin(self, run: ClipRun) -> bool:
+        active = [each for each in self._runs.values() if each.ended is None]
+        return run in active[: self.parallel]
+
+    def _look_after(self) -> None:
+        while True:
+            time.sleep(JANITOR_SECONDS)
+            now = time.monotonic()
+            with self._changed:
+                for run in list(self._runs.values()):
+                    if run.ended is None and now - run.watched > self.abandon_seconds:
+                        run.stop()
+                    if run.ended is not None and now - run.ended > FORGET_SECONDS:
+                        del self._runs[run.run_id]
+                self._changed.notify_all()

@@ -1,0 +1,233 @@
+"""What the page is told by its environment, in one table. No torch, no gradio."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from mova import catalog
+from mova.backends.settings import EXAMPLE, Remote
+from mova.machine import GIB, NEEDS, installed_gpu, lacks_for_released
+from mova.shapes import check_size, parse_size
+from mova.types import UserError
+
+TRUE, FALSE = ("1", "t", "true", "yes", "on"), ("", "0", "f", "false", "no", "off")
+EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
+LOCAL_HOURS, PUBLIC_HOURS = 24 * 30, 24
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The page's settings; `VARIABLES` says what each is called outside and what it means.
+
+    An empty `model` is chosen for the machine. `size` and `seconds` describe a checkpoint given by path.
+    """
+
+    model: str = ""
+    size: tuple[int, int] | None = None
+    seconds: float = 0.0
+    backend: str = "local"
+    remote_url: str = ""
+    remote_api_key: str = field(default="", repr=False)
+    device: str = ""
+    dtype: str = ""
+    offload: str = ""
+    fp8: bool = False
+    outputs: Path = Path("outputs")
+    examples: Path = EXAMPLES
+    keep_hours: float = 0.0
+    keep_clips: int = 50
+    queue: int = 8
+    max_seconds: float = 20.0
+    max_steps: int = 100
+    max_upload_mb: int = 200
+    abandon_seconds: float = 120.0
+    is_public: bool = False
+    train_tab: bool = True
+    zerogpu_size: str = "xlarge"
+    zerogpu_speed: float = 1.0
+    jobs_code: str = ""
+    jobs_image: str = ""
+    jobs_model: str = ""
+    is_zero_gpu: bool = False
+    space_id: str = ""
+    oauth_scopes: str = ""
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> "Settings":
+        """The settings of `environment`. Raises UserError for a value that cannot be meant."""
+        given: dict[str, object] = {}
+        for variable in VARIABLES:
+            text = environment.get(variable.name, "").strip()
+            if text:
+                given[variable.field] = variable.parse(variable.name, text)
+        settings = cls(**given)
+        if settings.space_id or settings.is_zero_gpu:
+            given["is_public"] = True
+        if not settings.keep_hours:
+            given["keep_hours"] = PUBLIC_HOURS if given.get("is_public") else LOCAL_HOURS
+        settings = cls(**given)
+        if settings.backend == "remote" and not settings.remote_url:
+            raise UserError(f"MOVA_BACKEND=remote needs MOVA_REMOTE_URL, such as {EXAMPLE}")
+        if settings.remote_url:
+            Remote.checked(settings.remote_url, settings.remote_api_key)
+        return settings
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One environment variable: the field it sets, how it is read, and a line for people."""
+
+    name: str
+    field: str
+    parse: Callable[[str, str], object]
+    meaning: str
+
+
+def _text(name: str, text: str) -> str:
+    del name
+    return text
+
+
+def _flag(name: str, text: str) -> bool:
+    if text.lower() not in TRUE + FALSE:
+        raise UserError(f"{name}={text!r} is neither on nor off; give 1 or 0")
+    return text.lower() in TRUE
+
+
+def _folder(name: str, text: str) -> Path:
+    del name
+    return Path(text).expanduser()
+
+
+def _size(name: str, text: str) -> tuple[int, int]:
+    try:
+        return parse_size(text)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def _number(low: float, high: float, whole: bool = False) -> Callable[[str, str], float]:
+    def parse(name: str, text: str) -> float:
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            raise UserError(f"{name}={text!r} is not a {'whole ' if whole else ''}number") from None
+        if not low <= value <= high:
+            raise UserError(f"{name}={text} must be from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def _one_of(*choices: str) -> Callable[[str, str], str]:
+    def parse(name: str, text: str) -> str:
+        if text.lower() not in choices:
+            raise UserError(f"{name}={text!r} is not known; give one of {', '.join(choices)}")
+        return text.lower()
+
+    return parse
+
+
+VARIABLES = (
+    Variable("MOVA_MODEL", "model", _text, "360p, 720p, a folder or a repo id; else by the machine"),
+    Variable("MOVA_SIZE", "size", _size, "WIDTHxHEIGHT that a checkpoint given by path was trained for"),
+    Variable("MOVA_SECONDS", "seconds", _number(0.1, 40), "length that such a checkpoint was trained for"),
+    Variable("MOVA_BACKEND", "backend", _one_of("local", "remote"), "where clips are made; default local"),
+    Variable("MOVA_REMOTE_URL", "remote_url", _text, "address of the engine for MOVA_BACKEND=remote"),
+    Variable("MOVA_REMOTE_API_KEY", "remote_api_key", _text, "its key, if it wants one"),
+    Variable("MOVA_DEVICE", "device", _text, "cuda, cuda:1, mps, cpu; default the best there is"),
+    Variable("MOVA_DTYPE", "dtype", _one_of("bfloat16", "float32"), "default bfloat16 where it is fast"),
+    Variable("MOVA_OFFLOAD", "offload", _one_of("none", "component", "layers"), "default what fits"),
+    Variable("MOVA_FP8", "fp8", _flag, "1: towers in 8 bits, half the memory, not exact"),
+    Variable("MOVA_OUTPUTS", "outputs", _folder, "folder of the clips; default outputs"),
+    Variable("MOVA_EXAMPLES", "examples", _folder, "folder with examples.json; default assets/examples"),
+    Variable("MOVA_KEEP_HOURS", "keep_hours", _number(0.01, 1e6), "clips are deleted then; 720, public 24"),
+    Variable("MOVA_KEEP_CLIPS", "keep_clips", _number(1, 1000, whole=True), "clips of one browser; 50"),
+    Variable("MOVA_QUEUE", "queue", _number(0, 1000, whole=True), "clips that may wait their turn; 8"),
+    Variable("MOVA_MAX_SECONDS", "max_seconds", _number(0.1, 40), "longest clip that may be asked for; 20"),
+    Variable("MOVA_MAX_STEPS", "max_steps", _number(1, 1000, whole=True), "most denoising steps; 100"),
+    Variable("MOVA_MAX_UPLOAD_MB", "max_upload_mb", _number(1, 4096, whole=True), "largest upload; 200"),
+    Variable(
+        "MOVA_ABANDON_SECONDS", "abandon_seconds", _number(5, 1e6), "a run nobody watches stops then; 120"
+    ),
+    Variable("MOVA_PUBLIC", "is_public", _flag, "1: strangers visit this page; always so on a Space"),
+    Variable("MOVA_TRAIN_TAB", "train_tab", _flag, "0: hide the Train tab"),
+    Variable("MOVA_ZEROGPU_SIZE", "zerogpu_size", _one_of("large", "xlarge"), "large needs MOVA_FP8=1"),
+    Variable(
+        "MOVA_ZEROGPU_SPEED", "zerogpu_speed", _number(0.05, 20), "how fast the card is against the estimate"
+    ),
+    Variable("MOVA_JOBS_CODE", "jobs_code", _text, "Space or git address that jobs train with; this Space"),
+    Variable("MOVA_JOBS_IMAGE", "jobs_image", _text, "image with uv and Python that jobs start in"),
+    Variable("MOVA_JOBS_MODEL", "jobs_model", _text, "model of jobs, where MOVA_MODEL is a folder"),
+    Variable("SPACES_ZERO_GPU", "is_zero_gpu", _flag, "set by the platform"),
+    Variable("SPACE_ID", "space_id", _text, "set by the platform"),
+    Variable("OAUTH_SCOPES", "oauth_scopes", _text, "set by the platform"),
+)
+
+
+def describe_model(name: str, settings: Settings) -> catalog.Model:
+    """The catalogue's model of that name; one given by path or repo id with the size in the settings."""
+    model = catalog.find_model(name)
+    if name in catalog.MODELS:
+        return model
+    height, width = settings.size or (model.height, model.width)
+    check_size(height, width)
+    seconds = settings.seconds or model.num_frames / model.frame_rate
+    frames = catalog.frames_for_seconds(seconds, model.frame_rate)
+    return catalog.Model(name, model.source, height, width, frames, model.frame_rate)
+
+
+POCKET_KNOWS = (
+    "Clips are made by pocket, a small model that runs on any computer. It knows three things: cartoon faces "
+    "that say a few words, bouncing balls, and toy pianos; two seconds of them, at 224×128 pixels. Some "
+    "words are wrong (one in fifteen), balls smear as they fall, anything else becomes a blur."
+)
+POCKET_PROMPTS = (
+    'A child in a red shirt looks at the camera and says "banana, moon."',
+    "purple wooden ball bounces twice",
+)
+OTHER_PROMPTS = (
+    'A woman at a kitchen table looks up and smiles. She says, "Good morning." '
+    "The audio shows her calm voice and a kettle.",
+    'a baker lifts the bread and says "still warm"',
+)
+
+
+def choose_model(settings: Settings) -> tuple[str, str]:
+    """The name of the model to start with, and why in a sentence for the page."""
+    if settings.backend == "remote":
+        return settings.model or "360p", f"Clips are made by the engine at {settings.remote_url}."
+    if settings.is_zero_gpu:
+        return settings.model or "360p", "Runs on ZeroGPU: a shared GPU, for which you spend daily quota."
+    gpu = installed_gpu() if settings.device in ("", "cuda") else None
+    if gpu is None:
+        cores = psutil.cpu_count(logical=False) or 1
+        where = f"this computer's processor ({cores} cores)" if not settings.space_id else "the Space's CPU"
+    else:
+        where = f"{gpu.name} ({gpu.memory / GIB:.0f} GiB)"
+    if settings.model:
+        return settings.model, f"Runs on {where}."
+    lacks = lacks_for_released(gpu)
+    if not lacks:
+        return catalog.DEFAULT_MODEL, f"MOVA-360p on {where}."
+    return catalog.SMALL_MODEL, f"Pocket runs on {where}. {NEEDS}; here {lacks}."
+
+
+def model_note(model: str) -> str:
+    """What the visitor must know of a model before asking it for something; empty for a large one."""
+    return POCKET_KNOWS if model == catalog.SMALL_MODEL else ""
+
+
+def sample_prompts(model: str) -> tuple[str, str]:
+    """A prompt and an idea that the model can do something with, for the empty fields."""
+    return POCKET_PROMPTS if model == catalog.SMALL_MODEL else OTHER_PROMPTS
+
+
+def offered_models(chosen: str, settings: Settings) -> list[str]:
+    """Names that can be picked on the page: what was chosen, and what runs where that runs."""
+    if settings.backend == "remote" or settings.is_public or chosen not in catalog.MODELS:
+        return [chosen]
+    released = ["360p", "720p"] if chosen in ("360p", "720p") else []
+    return list(dict.fromkeys([chosen, *released, catalog.SMALL_MODEL]))

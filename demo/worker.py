@@ -1,0 +1,300 @@
+"""A process of its own for the model.
+
+The page stays light and answers while a clip is made; what the model's process takes with it when it is
+killed, for memory or by hand, is one clip. Functions and arguments go over as pickles, in both directions
+between our own two processes; progress goes by files (see `demo.worker`).
+"""
+
+import json
+import logging
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from demo.history import CLIP
+from demo.settings import Settings
+from mova.types import BackendError, Cancelled, GenerationRequest, Progress, UserError
+
+if TYPE_CHECKING:
+    from mova.backends import Backend
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).parents[2]
+# Threads that wait for one another sleep instead of spinning. On two cores that others used too, a clip took
+# 41 s instead of 62: a laptop whose browser plays a film is such a place.
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+class WorkerProcess:
+    """Runs functions one at a time in a child process, which is started when it is needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def call(self, function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401
+        """`function(*arguments)`, a function of a module, run in the child.
+
+        Raises:
+            BackendError: the child died; the next call starts another.
+            UserError, BackendError, Cancelled: the function raised it.
+        """
+        with self._lock:
+            process = self._running()
+            try:
+                pickle.dump((function, arguments), process.stdin)
+                process.stdin.flush()
+                succeeded, value = pickle.load(process.stdout)
+            except (EOFError, OSError, pickle.UnpicklingError) as error:
+                self._process = None
+                process.kill()
+                raise BackendError(_epitaph(process.wait())) from error
+        if succeeded:
+            return value
+        raise value
+
+    def close(self) -> None:
+        """End the child, whatever it is doing."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def _running(self) -> subprocess.Popen:
+        if self._process is None or self._process.poll() is not None:
+            # stdout is the channel; what libraries print goes to stderr (see `serve`).
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "demo.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**PATIENT, **os.environ}
+                | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+            )
+            logger.info("worker started, pid %d", self._process.pid)
+        return self._process
+
+
+def _epitaph(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return (
+            "the process that runs the model was killed, most likely because the machine ran out of memory; "
+            "choose a shorter or smaller clip and try again, a new one is started"
+        )
+    return f"the process that runs the model ended (code {code}); try again, a new one is started"
+
+
+def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    """Answer requests until the page goes away."""
+    waiting: queue.SimpleQueue = queue.SimpleQueue()
+
+    def read() -> None:
+        while True:
+            try:
+                waiting.put(pickle.load(requests))
+            except EOFError:
+                os._exit(0)  # the page is gone: nobody waits for the clip in the making
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        function, arguments = waiting.get()
+        try:
+            answer = (True, function(*arguments))
+        except (UserError, BackendError, Cancelled) as error:
+            answer = (False, error)
+        except Exception as error:  # the child must live on: the page gets a sentence, the log the rest
+            logger.exception("%s failed", function.__name__)
+            answer = (
+                False,
+                BackendError(f"the model's process failed ({type(error).__name__}); see its log"),
+            )
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(levelname)s: worker: %(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the page, which then takes us with it
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(sys.stdin.buffer, channel)
+
+
+STATE, PREVIEW, STOP = "state.json", "preview.webp", "stop"
+PREVIEW_SIDE = 320
+PREVIEW_MILLISECONDS = 160  # a latent frame stands for four of 24 a second
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip to be made into `folder`, by pickle. `model` names it, `needed_vram` is in bytes or 0."""
+
+    request: GenerationRequest
+    model: str
+    folder: Path
+    settings: Settings
+    needed_vram: int = 0
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How it ended: `kind` is "done", "stopped", "user" (their input) or "machine" (the backend).
+
+    A failure is a value: an exception that leaves ZeroGPU's function costs the warm worker.
+    """
+
+    kind: str
+    message: str = ""
+    request: GenerationRequest | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    health: tuple[str, ...] = ()
+
+
+def run_job(job: Job) -> RunOutcome:
+    """Make the clip, its pictures and its figures."""
+    from demo.history import describe_clip
+
+    reporter = ProgressWriter(job.folder)
+    try:
+        check_gpu_memory(job.needed_vram)
+        backend = open_backend(job.model, job.settings)
+        result = backend.generate(job.request, job.folder / CLIP, reporter, reporter.should_stop)
+        reporter(Progress("measure", job.request.num_inference_steps, job.request.num_inference_steps))
+        health = describe_clip(job.folder)
+    except UserError as error:
+        return RunOutcome("user", str(error))
+    except BackendError as error:
+        return RunOutcome("machine", str(error))
+    except Cancelled:
+        return RunOutcome("stopped")
+    return RunOutcome("done", "", result.request, result.seconds, result.warnings, health)
+
+
+@lru_cache(maxsize=1)  # another model takes the place of the one before
+def open_backend(model: str, settings: Settings) -> "Backend":
+    """The backend of `model`, kept in this process with the weights it has loaded."""
+    if settings.backend == "remote":
+        from mova.backends.remote import RemoteBackend
+        from mova.backends.settings import Remote
+
+        return RemoteBackend(model, Remote.checked(settings.remote_url, settings.remote_api_key))
+    from mova.backends.local import LocalBackend
+
+    fixed = {
+        "dtype": settings.dtype or None,
+        "offload": settings.offload or None,
+        "fp8": settings.fp8 or None,
+    }
+    return LocalBackend(model, settings.device or None, want_preview=True, **fixed)
+
+
+def check_gpu_memory(needed_vram: int) -> None:
+    """ZeroGPU sometimes gives half a card where a whole one was booked; that would be killed half way."""
+    if not needed_vram:
+        return
+    import torch
+
+    found = torch.cuda.get_device_properties(0).total_memory
+    if found < needed_vram:
+        raise BackendError(
+            f"the platform gave a GPU with {found / GIB:.0f} GiB where {needed_vram / GIB:.0f} GiB were "
+            "booked; try again"
+        )
+
+
+def probe_machine(device: str) -> dict[str, object]:
+    """Name and cores of the device that clips will be made on, for the estimate."""
+    from mova.placement import Machine
+
+    machine = Machine.probe(device or None)
+    return {"name": machine.name, "cores": machine.cores}
+
+
+def fetch_adapter(source: str) -> None:
+    """Download an adapter and look it through. Raises UserError if it is none."""
+    from mova.adapter_sources import read_adapter
+
+    read_adapter(source)
+
+
+def preload(job: Job) -> str:
+    """Load the model before the first click; where it went, in a sentence."""
+    backend = open_backend(job.model, job.settings)
+    backend.load(job.request)
+    return backend.placement.why
+
+
+class ProgressWriter:
+    """Writes progress into the clip's folder, and asks there whether to stop."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.preview is not None:
+            replace_bytes(self.folder / PREVIEW, animate(progress.preview))
+        state = {
+            "stage": progress.stage,
+            "step": progress.step,
+            "steps": progress.steps,
+            "seconds_left": progress.seconds_left,
+            "at": time.time(),
+        }
+        replace_bytes(self.folder / STATE, json.dumps(state).encode())
+
+    def should_stop(self) -> bool:
+        return (self.folder / STOP).exists()
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Whole or not at all, for a reader that looks at any moment."""
+    temporary = path.with_suffix(".part")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise BackendError(f"the disk cannot be written ({error.strerror}); free some space") from error
+
+
+def animate(frames: np.ndarray) -> bytes:
+    """Frames uint8 [T, h, w, 3] as an animated WebP, enlarged smoothly."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    height, width = frames.shape[1:3]
+    scale = max(1, PREVIEW_SIDE // max(height, width))
+    pictures = [
+        Image.fromarray(frame).resize((width * scale, height * scale), Image.Resampling.BICUBIC)
+        for frame in frames
+    ]
+    buffer = BytesIO()
+    pictures[0].save(
+        buffer,
+        "WEBP",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=PREVIEW_MILLISECONDS,
+        loop=0,
+        quality=60,
+        method=0,
+    )
+    return buffer.getvalue()

@@ -1,0 +1,205 @@
+"""The line, the worker and the clips on the disk, without a browser."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from demo.history import ClipRecord, History
+from demo.queue import JobQueue
+from demo.service import Limiter, Visitors
+from demo.settings import Settings
+from demo.worker import STOP, Job, ProgressWriter, RunOutcome, WorkerProcess
+from mova.types import BackendError, GenerationRequest, UserError
+
+REQUEST = GenerationRequest("a bell", height=32, width=64, num_frames=9, num_inference_steps=3)
+
+
+class Machine:
+    """Runs jobs that end when they are told to, or stopped."""
+
+    def __init__(self):
+        self.go, self.order, self.running, self.most = threading.Event(), [], 0, 0
+
+    def run(self, job):
+        self.running += 1
+        self.most = max(self.most, self.running)
+        while not self.go.is_set() and not (job.folder / STOP).exists():
+            time.sleep(0.01)
+        self.running -= 1
+        self.order.append(job.folder.name)
+        return RunOutcome("stopped" if (job.folder / STOP).exists() else "done")
+
+
+@pytest.fixture
+def machine():
+    return Machine()
+
+
+@pytest.fixture
+def line(machine):
+    return JobQueue(machine.run, lambda run: None, capacity=2, abandon_seconds=60)
+
+
+def submit(line, tmp_path, name, owner="me"):
+    (tmp_path / name).mkdir()
+    return line.submit(owner, Job(REQUEST, "tiny", tmp_path / name, Settings()))
+
+
+def test_clips_are_made_one_by_one_in_their_order(line, machine, tmp_path):
+    runs = [submit(line, tmp_path, name) for name in "abc"]
+    assert [line.ahead(run) for run in runs] == [0, 1, 2]
+    machine.go.set()
+    assert all(run.watch(5) for run in runs)
+    assert machine.order == ["a", "b", "c"]
+    assert machine.most == 1
+
+
+def test_a_full_line_says_so_and_takes_more_later(line, machine, tmp_path):
+    runs = [submit(line, tmp_path, name) for name in "abc"]
+    with pytest.raises(BackendError, match="the machine is busy: 3 clips"):
+        submit(line, tmp_path, "d")
+    machine.go.set()
+    assert all(run.watch(5) for run in runs)
+    assert submit(line, tmp_path, "e").watch(5)
+
+
+def test_a_stop_in_the_line_takes_its_place_away_at_once(line, machine, tmp_path):
+    first, second, third = (submit(line, tmp_path, name) for name in "abc")
+    line.stop(second)
+    assert second.watch(0.5)
+    assert second.outcome.kind == "stopped"
+    assert line.ahead(third) == 1
+    line.stop(first)
+    assert first.watch(5)
+    machine.go.set()
+    assert third.watch(5)
+    assert third.outcome.kind == "done"
+
+
+def test_a_run_that_nobody_watches_is_stopped(machine, tmp_path):
+    line = JobQueue(machine.run, lambda run: None, capacity=2, abandon_seconds=0.5)
+    run = submit(line, tmp_path, "a")
+    assert run.over.wait(8)
+    assert run.outcome.kind == "stopped"
+
+
+def test_a_run_is_found_by_its_owner_alone(line, machine, tmp_path):
+    run = submit(line, tmp_path, "a", owner="me")
+    assert line.current("me") is line.get("me", run.run_id) is run
+    assert line.current("you") is line.get("you", run.run_id) is None
+    machine.go.set()
+    assert run.watch(5)
+    assert line.current("me") is None
+
+
+def test_a_fault_of_the_page_ends_the_run_with_a_sentence(machine, tmp_path):
+    machine.go.set()
+
+    def fail(run):
+        raise OSError("the disk is gone")
+
+    run = submit(JobQueue(machine.run, fail, capacity=0), tmp_path, "a")
+    assert run.watch(5)
+    assert run.outcome == RunOutcome("machine", "the page failed (OSError); its log says more")
+
+
+@pytest.fixture
+def worker():
+    worker = WorkerProcess()
+    yield worker
+    worker.close()
+
+
+def test_a_killed_worker_is_reported_and_the_next_call_works(worker):
+    assert worker.call(os.getpid) == worker.pid != os.getpid()
+    first = worker.pid
+    threading.Timer(0.5, os.kill, (worker.pid, signal.SIGKILL)).start()
+    with pytest.raises(BackendError, match="was killed, most likely because the machine ran out of memory"):
+        worker.call(time.sleep, 30)
+    assert worker.call(os.getpid) != first
+
+
+def test_a_workers_own_errors_come_over_and_it_lives_on(worker, tmp_path):
+    pid = worker.call(os.getpid)
+    with pytest.raises(UserError, match="reload"):
+        worker.call(Visitors(tmp_path).folder_name, "nobody")
+    with pytest.raises(BackendError, match=r"failed \(ZeroDivisionError\)"):
+        worker.call(divmod, 1, 0)
+    assert worker.call(os.getpid) == pid
+
+
+def test_a_visitors_name_is_kept_over_a_restart_and_cannot_be_made_up(tmp_path):
+    visitors = Visitors(tmp_path)
+    name = visitors.issue()
+    again = Visitors(tmp_path)
+    assert again.is_known(name)
+    assert again.folder_name(name) == visitors.folder_name(name)
+    assert name.partition(".")[0] not in visitors.folder_name(name)
+    for made_up in ("", None, 7, "a.b", "../../etc", name[:-1] + "x", "x" * 10_000, name.upper(), "é.é"):
+        assert not visitors.is_known(made_up)
+    with pytest.raises(UserError, match="reload"):
+        visitors.folder_name("../x")
+    assert (tmp_path / ".key").stat().st_mode & 0o077 == 0
+
+
+def finish(history, owner, age=0.0, prompt="a bell"):
+    folder = history.new_folder(owner)
+    (folder / "clip.mp4").write_bytes(b"clip")
+    history.finish(folder, ClipRecord(folder.name, time.time() - age, {"prompt": prompt}))
+    return folder
+
+
+def test_clips_are_listed_newest_first_until_they_expire(tmp_path):
+    history = History(tmp_path, keep_hours=1, keep_clips=2)
+    oldest, old, new, gone = (finish(history, "me", age) for age in (300, 200, 100, 4000))
+    unfinished = history.new_folder("me")
+    other = finish(history, "you")
+    assert [entry.folder for entry in history.entries("me")] == [new, old]
+    assert history.sweep(running=frozenset([unfinished])) == 2
+    assert [folder.exists() for folder in (oldest, old, new, gone, unfinished, other)] == [
+        False, True, True, False, True, True,
+    ]  # fmt: skip
+    assert history.sweep() == 1
+    assert not unfinished.exists()
+
+
+def test_a_clip_is_found_by_its_owner_alone_and_names_stay_in_their_folder(tmp_path):
+    history = History(tmp_path, 1, 5)
+    mine = finish(history, "me")
+    assert history.entry("me", mine.name).clip.read_bytes() == b"clip"
+    for owner, clip_id in (
+        ("you", mine.name),
+        ("me", f"../me/{mine.name}"),
+        ("me", "../../.."),
+        ("me", None),
+    ):
+        with pytest.raises(UserError, match="no longer here"):
+            history.entry(owner, clip_id)
+
+
+def test_a_clip_is_kept_for_training_with_its_words(tmp_path):
+    history = History(tmp_path, 1, 5)
+    mine = finish(history, "me", prompt="a drum")
+    assert history.add_training_clip("me", mine.name) == 1
+    history.delete("me", mine.name)
+    (clip,) = history.training_folder("me").glob("*.mp4")
+    assert clip.with_suffix(".txt").read_text() == "a drum"
+
+
+def test_progress_cannot_be_written_on_a_full_disk_without_a_sentence(tmp_path):
+    from mova.types import Progress
+
+    with pytest.raises(BackendError, match="cannot be written"):
+        ProgressWriter(tmp_path / "missing")(Progress("load"))
+
+
+def test_a_caller_is_held_to_so_many_a_minute_and_others_are_not():
+    limiter = Limiter(2)
+    limiter.check("a")
+    limiter.check("a")
+    with pytest.raises(UserError, match="2 times in a minute; try again in 60 s"):
+        limiter.check("a")
+    limiter.check("b")

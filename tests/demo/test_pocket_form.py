@@ -1,0 +1,76 @@
+"""What the page says and fills in where pocket makes the clips. Nothing is loaded."""
+
+import pytest
+
+from demo.costs import Costs
+from demo.examples import read_examples, thumbnail
+from demo.form import Form
+from demo.html import sentence
+from demo.restore import form_of
+from demo.service import DemoService
+from demo.settings import Settings, model_note
+from mova import catalog
+from mova.types import GenerationRequest
+
+POCKET = catalog.MODELS["pocket"]
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    studio = DemoService(Settings(model="pocket", device="cpu", outputs=tmp_path_factory.mktemp("studio")))
+    studio.costs.device_name, studio.costs.cores = "CPU", 2
+    yield studio
+    studio.close()
+
+
+@pytest.mark.parametrize(("preset", "seconds"), [("quick", 6), ("standard", 11.5), ("full", 17)])
+def test_the_estimate_holds_the_seconds_of_a_clip_on_two_idle_cores(preset, seconds):
+    """One slow core took 0.68 s a forward, two a step, and 18.5 for coding with a VAE 2.8 times as slow."""
+    costs = Costs(Settings())
+    costs.device_name, costs.cores = "CPU", 2
+    request = GenerationRequest("-", **POCKET.defaults(POCKET.preset(preset)))
+    assert costs.seconds(request, POCKET.source) == pytest.approx(seconds, rel=0.1)
+
+
+def test_what_pocket_never_saw_is_doubted_and_what_it_saw_is_not(studio):
+    fresh = Form(prompt="-", model="pocket", seconds=2.04, steps=12, guidance=3, sync_guidance=3)
+    assert studio.describe(fresh)[2] == ""
+    for wish in ({"shape": "tall"}, {"seconds": 4.0}, {"exact_size": "256x144"}):
+        doubts = studio.describe(Form(**vars(fresh) | wish))[2]
+        assert "saw only 224×128 and 2.0 s" in doubts
+    assert studio.describe(Form(**vars(fresh) | {"model": "360p", "shape": "tall", "seconds": 8}))[2] == ""
+
+
+def test_a_clip_brings_back_its_preset_where_it_has_one(studio):
+    made = POCKET.defaults(POCKET.preset("quick")) | {"prompt": "a ball"}
+    assert form_of(studio, made, None, "pocket").preset == "quick"
+    assert form_of(studio, made | {"num_inference_steps": 5}, None, "pocket").preset is None
+    assert form_of(studio, made | {"num_frames": 25}, None, "pocket").preset is None
+
+
+def test_only_the_small_model_is_excused():
+    assert "words are wrong" in model_note("pocket")
+    assert model_note("360p") == ""
+
+
+def test_every_example_that_comes_along_has_a_picture_and_a_clip():
+    examples = read_examples(Settings().examples)
+    assert {example.family for example in examples} == {"Speech", "Sound effects", "Music"}
+    for example in examples:
+        assert example.clip.is_file()
+        shown = thumbnail(example)
+        assert shown == str(example.image) if example.image else shown.shape == (128, 224, 3)
+    assert any(example.image is None for example in examples)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("the prompt is empty", "The prompt is empty"),
+        ("holiday.png is damaged", "holiday.png is damaged"),
+        ("seed=-5 must be from 0", "seed=-5 must be from 0"),
+        ("MOVA needs a GPU", "MOVA needs a GPU"),
+    ],
+)
+def test_an_error_begins_like_a_sentence_unless_with_a_name(text, shown):
+    assert sentence(text) == shown

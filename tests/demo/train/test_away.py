@@ -1,0 +1,344 @@
+"""The train tab's runs on Hugging Face Jobs, from form to adapter, without a browser."""
+
+import base64
+import hashlib
+import json
+import os
+import time
+
+import gradio as gr
+import httpx2
+import itsdangerous
+import pytest
+from gradio.helpers import special_args
+
+from demo.service import Visitors
+from demo.train import html
+from demo.train.form import TrainForm
+from demo.train.runs import RunEvents, login_of, signed
+from demo.train.tab import admitted, lay_out
+from demo.worker import WorkerProcess
+from lora_trainer.clipset import ClipSet
+from lora_trainer.hub_jobs import Login
+from lora_trainer.jobs import Jobs
+from lora_trainer.journal import ADAPTER
+from lora_trainer.runs import JOB, write_json
+from mova.types import UserError
+from tests.browser.demo import serving
+from tests.hub_server import TOKEN, running_hub
+
+SCOPES = ("openid", "profile", "contribute-repos", "jobs")
+SPACE = {
+    "SPACES_ZERO_GPU": "1",
+    "SPACE_ID": "anna/mova",
+    "OAUTH_SCOPES": " ".join(SCOPES),
+    "MOVA_JOBS_MODEL": "org/tiny",
+}
+WISHES = TrainForm("lamp", steps=20)
+
+
+@pytest.fixture(scope="module")
+def running(golden):
+    with running_hub(golden / "checkpoint") as server:
+        yield server
+
+
+@pytest.fixture
+def hub(running):
+    running.forget()
+    return running
+
+
+@pytest.fixture(scope="module")
+def helper(running, tmp_path_factory):
+    """Started where the environment names this Hub."""
+    helper = WorkerProcess()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", running.url)
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
+        helper.call(os.getpid)
+    yield helper
+    helper.close()
+
+
+@pytest.fixture
+def login():
+    return Login("me", TOKEN, SCOPES, time.time() + 24 * 3600)
+
+
+@pytest.fixture
+def open_space(open_shop, hub):
+    def open_space(**environment):
+        shop = open_shop(**SPACE | environment)
+        shop.away.hub.endpoint = hub.url
+        return shop
+
+    return open_space
+
+
+@pytest.fixture
+def shop(open_space):
+    return open_space()
+
+
+@pytest.fixture
+def visitor(shop, clips):
+    """Somebody signed in as "me", with three clips and a caption each."""
+    visitor = shop.studio.visitors.issue()
+    assert shop.admit(visitor, "me") == ""
+    shop.clips(shop.owner(visitor)).add(sorted(clips.iterdir()))
+    return visitor
+
+
+class Tab:
+    """The tab's components with their handlers, and what these last set, by the component's name."""
+
+    def __init__(self, shop):
+        with gr.Blocks():
+            self.parts, self.gate = lay_out(shop.studio, True), gr.HTML()
+        self.events = RunEvents(shop, self.parts, None, None)
+        self.events.seen = "seen"
+        self.shop, self.set = shop, {}
+
+    def do(self, updates):
+        names = {id(part): name for name, part in vars(self.parts).items()}
+        self.set |= {names.get(id(part), part): value for part, value in updates.items()}
+        return self.set
+
+    def watch(self, login, visitor, until=lambda text: True):
+        """Tick until the status says so."""
+        self.shop.away._looks.clear()  # as if it were time to ask again
+        run_id = self.set["runs"]["value"]
+        for _ in range(200):
+            text = self.do(self.events.watch(login, visitor, run_id, ""))["status"]
+            if until(text):
+                return text
+            time.sleep(0.1)
+        raise AssertionError(text)
+
+
+def test_it_is_offered_where_it_can_work_to_who_is_signed_in(open_space, open_shop):
+    shop = open_space()
+    visitor = shop.studio.visitors.issue()
+    assert "Sign in, and train on a machine that you rent" in shop.admit(visitor, "")
+    with pytest.raises(UserError, match="Sign in"):
+        shop.owner(visitor)
+    assert shop.admit(visitor, "me") == ""
+    assert shop.owner(visitor)
+    for closed in ({"OAUTH_SCOPES": "openid profile"}, {"MOVA_JOBS_MODEL": ""}, {"SPACE_ID": ""}):
+        assert not open_space(**closed).away.is_open
+    remote = {"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": "http://gpu:3000"}
+    assert not open_space(**remote).away.is_open
+    assert "ZeroGPU lends a GPU for minutes" in open_space(OAUTH_SCOPES="openid").why_not("me")
+    assert open_space(MOVA_MODEL="360p", MOVA_JOBS_MODEL="").away.model == "360p"
+
+
+def test_a_space_with_a_gpu_of_its_own_lends_it_to_its_owner_and_rents_to_all(open_space, clips):
+    shop = open_space(SPACES_ZERO_GPU="")
+    tab, offers = Tab(shop), ["cpu-upgrade", "h200"]
+    for name, values in (("anna", ["", *offers]), ("bert", offers)):
+        visitor, login = shop.studio.visitors.issue(), Login(name, TOKEN, SCOPES, time.time() + 9999)
+        tab.do(admitted(shop, tab.parts, tab.gate, login, visitor, None))
+        assert [value for _, value in tab.set["hardware"]["choices"]] == values
+        assert tab.set["hardware"]["value"] == ("" if name == "anna" else "cpu-upgrade")
+        assert tab.set["hardware"]["choices"][-1][0] == "Nvidia H200, 141 GB: $5.00 an hour"
+        assert tab.set["body"]["visible"]
+    with pytest.raises(UserError, match="choose a machine in step 3"):
+        shop.start(shop.owner(visitor), WISHES, "bert")
+    tab.do(admitted(shop, tab.parts, tab.gate, login, visitor, "h200"))
+    assert tab.set["hardware"]["value"] == "h200"  # a choice is kept
+    tab.do(admitted(shop, tab.parts, tab.gate, None, visitor, "h200"))
+    assert not tab.set["body"]["visible"]
+
+
+@pytest.mark.slow
+def test_what_a_run_costs_is_told_before_at_the_price_of_now(shop, visitor, hub):
+    owner, card = shop.owner(visitor), shop.away.offer("h200")
+    cost = shop.cost(owner, WISHES, card)
+    assert (cost.card, cost.is_gpu, cost.fits) == ("Nvidia H200", True, True)
+    assert cost.seconds["setup"] > 240
+    limit = shop.away.limit(cost)
+    assert limit > 1800 + sum(cost.seconds.values())
+    told = html.cost(cost, 20, card.price, None, limit)
+    assert "at &#36;5.00 an hour, paid by your Hugging Face account" in told
+    assert f"&#36;{limit / 3600 * 5:.2f} at the very most" in told
+    upgrade = shop.cost(owner, WISHES, shop.away.offer("cpu-upgrade"))
+    assert (upgrade.card, upgrade.is_gpu, upgrade.fits) == ("CPU Upgrade", False, True)
+    shop.away._offers = (0.0, [])
+    hub.refusals = {"GET /api/jobs/hardware": 500}
+    tab = Tab(shop)
+    tab.do(admitted(shop, tab.parts, tab.gate, Login("me", TOKEN, SCOPES, 0), visitor, None))
+    assert "The Hub failed (500)" in tab.set[tab.gate]
+    assert tab.set["hardware"]["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (None, "nobody is signed in; sign in above"),
+        ({"scopes": ("openid",)}, "may not start jobs; sign out, sign in again and allow it"),
+        ({"ends": time.time() + 60}, "sign out and in again, or ask for fewer steps"),
+    ],
+    ids=["nobody", "no scope", "ends soon"],
+)
+def test_who_may_not_start_a_job_is_told_why(shop, visitor, hub, changes, sentence):
+    login = changes and Login(**{"name": "me", "token": TOKEN, "scopes": SCOPES, "ends": 2e10} | changes)
+    with pytest.raises(UserError, match=sentence):
+        shop.rent(shop.owner(visitor), WISHES, "cpu-upgrade", login)
+    assert hub.jobs == []
+    assert shop.jobs.runs(shop.owner(visitor)) == []
+
+
+@pytest.mark.slow
+def test_a_run_is_refused_tried_again_watched_lost_and_found_again(shop, visitor, hub, login, open_space):
+    tab, owner = Tab(shop), shop.owner(visitor)
+    hub.refusals = {"POST /api/jobs/me": 402}
+    form = [*vars(WISHES).values()]
+    tab.do(tab.events.start(login, visitor, "cpu-upgrade", *form))
+    assert tab.set["start_notes"] == ""
+    text = tab.watch(login, visitor, lambda text: "no credit" in text)
+    assert "has no credit for Jobs" in text
+    assert "/settings/billing, then go on" in text
+    assert tab.set["go_on"]["visible"]
+    hub.refusals = {}
+    run_id = tab.set["runs"]["value"]
+    tab.do(tab.events.go_on(login, visitor, run_id))
+    tab.watch(login, visitor, lambda text: "looks for a machine: CPU Upgrade" in text)
+    assert tab.set["timer"].active
+    (job,) = hub.jobs
+    assert job["asked"]["timeoutSeconds"] == shop.jobs.get(owner, run_id).job["seconds"] > 1800
+
+    run = shop.jobs.get(owner, run_id)
+    write_json(run.folder / JOB, run.job | {"heard": 0})  # long ago
+    assert run.status().kind == "broken"
+    tab.do(tab.events.go_on(login, visitor, run_id))
+    assert "Its job is under way" in tab.set["start_notes"]
+    write_json(run.folder / JOB, run.job | {"heard": 0})
+    shop.away._looks.clear()
+    tab.do(tab.events.come(login, visitor))
+    assert run.status().kind == "waiting"
+
+    job["told"] |= {"status": {"stage": "RUNNING"}, "durations": {"runningSecs": 7200}}
+    repo = hub.repos[shop.jobs.get(owner, run_id).job["repo"]]
+    repo["phase.json"] = b'{"what": "train", "done": 0, "count": 20}'
+    repo["journal.jsonl"] = (
+        b'{"event": "base", "held_out": {}, "training": {"audio_dit": {"500": 0.5}}}\n'
+        b'{"event": "step", "step": 5, "seconds": 60.0, "video_loss": 1.0, "audio_loss": 1.0}\n'
+    )
+    hub.commits.append((shop.jobs.get(owner, run_id).job["repo"], {}))
+    text = tab.watch(login, visitor)
+    assert "step 5 of 20 · about 15 min left" in text
+    assert "On CPU Upgrade, about &#36;0.06 so far." in text
+    assert "base 0.5" in tab.set["charts"]
+
+    hub.refusals = {"GET /api/jobs/me": 500}
+    assert "The Hub failed (500); nothing is lost" in tab.watch(login, visitor)
+    assert "nobody is signed in" in tab.watch(None, visitor).lower()
+    assert "step 5 of 20" in tab.set["status"]
+    hub.refusals = {}
+
+    again = open_space()
+    again.jobs = Jobs(shop.jobs.root.parent / "other")  # the Space was restarted: its disk is new
+    again.admit(visitor, "me")
+    tab = Tab(again)
+    tab.do(tab.events.come(login, visitor))
+    assert tab.set["runs"]["value"] == run_id
+    repo |= {ADAPTER: b"weights", "outcome.json": b'{"kind": "done", "message": "done, 20 steps"}'}
+    hub.commits.append((again.jobs.get(owner, run_id).job["repo"], {}))
+    assert "Done, 20 steps" in tab.watch(login, visitor)
+    assert tab.set["use"]["visible"]
+    assert not tab.set["timer"].active
+    assert again.use(owner, again.jobs.get(owner, run_id)) == "lamp"
+    assert again.studio.trained_adapters(visitor) == ["lamp"]
+    tab.do(tab.events.delete(login, visitor, run_id))
+    tab.do(tab.events.come(login, visitor))
+    assert not tab.set["run_box"]["visible"]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_being_sent_can_be_stopped_and_survives_the_page(shop, visitor, hub, login):
+    tab, owner = Tab(shop), shop.owner(visitor)
+    run = shop.rent(owner, WISHES, "cpu-upgrade", login)
+    shop.stop(run, login)
+    tab.do(tab.events.open(visitor))
+    text = tab.watch(login, visitor, lambda text: "being sent" not in text)
+    assert "stopped before its job began" in text
+    assert hub.jobs == []
+    shop.away.hub.note(run, login, shop.away.offer("cpu-upgrade"), 1800)  # as a page leaves it that is killed
+    assert "broke off with the page; nothing is lost, go on" in tab.watch(login, visitor)
+
+
+class Page:
+    """The page of a Space over HTTP, as a browser that is signed in as `name` uses it."""
+
+    def __init__(self, url, name):
+        profile = {"sub": "1", "name": name, "preferred_username": name, "profile": "", "picture": ""}
+        info = {"access_token": TOKEN, "scope": " ".join(SCOPES), "expires_at": int(time.time()) + 99999}
+        session = base64.b64encode(json.dumps({"oauth_info": info | {"userinfo": profile}}).encode())
+        key = hashlib.sha256(b"s-v4").hexdigest()
+        cookie = itsdangerous.TimestampSigner(key).sign(session).decode()
+        self.client = httpx2.Client(base_url=url, cookies={"session": cookie}, timeout=60)
+        config = self.client.get("/config").json()
+        self.dependencies = config["dependencies"]
+        self.ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
+
+    def do(self, elem_id, event, *values):
+        """What an event sets, by the component's elem_id."""
+        target = [self.ids[elem_id], event]
+        (found,) = (each for each in self.dependencies if target in each["targets"])
+        asked = {"data": values, "fn_index": found["id"], "session_hash": "x"}
+        self.client.post("/gradio_api/queue/join", json=asked).raise_for_status()
+        names = {number: name for name, number in self.ids.items()}
+        with self.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "x"}) as answer:
+            for line in answer.iter_lines():
+                told = json.loads(line.removeprefix("data: ")) if line else {}
+                if told.get("msg") == "process_completed":
+                    assert told["success"], told
+                    return dict(zip(map(names.get, found["outputs"]), told["output"]["data"], strict=True))
+        raise AssertionError(f"{elem_id} did not answer")
+
+
+@pytest.mark.slow
+def test_the_page_of_a_space_starts_a_job_in_the_name_of_who_is_signed_in(hub, tmp_path, clips):
+    space = SPACE | {"SYSTEM": "spaces", "SPACES_ZERO_GPU": "", "SPACE_HOST": "anna-mova.hf.space"}
+    space |= {"OAUTH_CLIENT_ID": "x", "OAUTH_CLIENT_SECRET": "s", "HF_HOME": str(tmp_path / "hf")}
+    space |= {"OPENID_PROVIDER_URL": "https://huggingface.co", "HF_ENDPOINT": hub.url}
+    with serving(tmp_path, **space) as server:
+        visitors = Visitors(server.outputs)
+        visitor = visitors.issue()
+        folder = server.outputs.absolute() / "training" / visitors.folder_name(visitor)
+        page, form = Page(server.url, "me"), list(vars(WISHES).values())
+        seen = page.do("train-tab", "select", visitor, None)
+        assert seen["train-body"]["visible"]
+        assert [value for _, value in seen["train-hardware"]["choices"]] == ["cpu-upgrade", "h200"]
+        ClipSet(folder, 2**30).add(sorted(clips.iterdir()))
+        seen = page.do("train-start", "click", visitor, "cpu-upgrade", *form)
+        assert "being sent to Hugging Face" in seen["train-status"], seen["train-start-notes"]
+        for _ in range(100):
+            if hub.jobs:
+                break
+            time.sleep(0.1)
+        (job,) = hub.jobs
+        assert job["asked"]["secrets"] == {"HF_TOKEN": TOKEN}
+        assert job["told"]["labels"]["app"] == "mova-lora"
+        stranger = Page(server.url, "bert").do("train-start", "click", visitors.issue(), "cpu-upgrade", *form)
+        assert "Sign in" in stranger["train-start-notes"]
+        assert TOKEN not in server.log.read_text()
+    assert not [
+        path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()
+    ]
+
+
+def test_gradio_gives_handlers_who_is_signed_in_on_a_space_alone(shop, open_shop):
+    def handler(login, *values):
+        return login, values
+
+    given, *_ = special_args(signed(shop, handler), ["visitor", "run"])
+    assert given == [None, None, "visitor", "run"]
+    assert signed(shop, handler)(*given) == (None, ("visitor", "run"))
+    assert signed(open_shop(), handler)("visitor") == (None, ("visitor",))
+    token = gr.OAuthToken("hf_x", "openid profile jobs", 5)
+    profile = gr.OAuthProfile({"preferred_username": "me", "name": "Me", "profile": "", "picture": ""})
+    login = login_of(token, profile)
+    assert (login.name, login.token, login.ends) == ("me", "hf_x", 5)
+    assert "jobs" in login.scopes

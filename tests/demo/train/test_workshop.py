@@ -1,0 +1,171 @@
+"""What the train tab can do, without a page: who may train, what follows from a form, where adapters go."""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from demo.train import html
+from demo.train.form import TrainForm, has_examples, settings_of
+from lora_trainer.config import merge, read_config
+from lora_trainer.jobs import Jobs
+from lora_trainer.journal import ADAPTER
+from lora_trainer.manifest import read_items
+from lora_trainer.runs import About
+from mova.catalog import Model, find_model
+from mova.types import UserError
+
+RUN = {"output": "run", "data": {"path": "clips"}}
+
+
+@pytest.fixture
+def finished(shop, clips):
+    """A finished run of `owner`, named `name`, whose adapter has `content`."""
+
+    def finished(owner, name="lamp", content=b"weights"):
+        about = About(name, "tiny", "A lamp.", 3, 4, "", False, 0.0)
+        run = Jobs(shop.jobs.root).create(owner, about, {}, read_items(str(clips)))
+        (run.folder / ADAPTER).write_bytes(content)
+        return run
+
+    return finished
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"SPACES_ZERO_GPU": "1", "SPACE_ID": "anna/mova"}, "ZeroGPU lends a GPU for minutes"),
+        ({"MOVA_PUBLIC": "1"}, "Strangers visit this page"),
+        ({"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": "http://gpu:3000"}, "an engine elsewhere"),
+    ],
+    ids=["zerogpu", "public", "remote"],
+)
+def test_where_nothing_is_trained_it_says_where_instead(open_shop, environment, sentence):
+    why = open_shop(**environment).why_not("anna")
+    assert sentence in why
+    assert "python -m lora_trainer train" in why
+
+
+def test_a_spaces_own_gpu_trains_for_its_owner_alone(open_shop):
+    shop = open_shop(SPACE_ID="Anna/mova")
+    owner, stranger = (shop.studio.visitors.issue() for _ in range(2))
+    assert shop.admit(owner, "anna") == ""
+    assert shop.owner(owner)
+    assert "sign in as such" in shop.admit(stranger, "bert")
+    for call in (lambda: shop.owner(stranger), lambda: shop.owner("made up")):
+        with pytest.raises(UserError):
+            call()
+    assert shop.admit(owner, "")  # signed out
+    with pytest.raises(UserError, match="trains for Anna alone"):
+        shop.owner(owner)
+
+
+def test_visitors_have_clips_runs_and_adapters_of_their_own(shop, finished, clips):
+    one, two = (shop.owner(shop.studio.visitors.issue()) for _ in range(2))
+    shop.clips(one).add(sorted(clips.iterdir()))
+    assert len(shop.clips(one).items()) == 3
+    assert shop.clips(two).items() == []
+    shop.use(one, finished(one))
+    assert [path.name for path in shop.studio.adapters_folder(one).iterdir()] == ["lamp.safetensors"]
+    assert not shop.studio.adapters_folder(two).exists()
+
+
+def test_an_adapter_is_offered_once_and_never_replaces_another(shop, finished):
+    visitor = shop.studio.visitors.issue()
+    owner = shop.owner(visitor)
+    first, other = finished(owner), finished(owner, content=b"others")
+    assert [shop.use(owner, run) for run in (first, other, first, other)] == ["lamp", "lamp-2"] * 2
+    assert sorted(shop.studio.trained_adapters(visitor)) == ["lamp", "lamp-2"]
+    assert shop.download(other).name == "lamp.safetensors"
+    assert shop.download(other).read_bytes() == b"others"
+
+
+def test_clips_that_cannot_be_learnt_from_do_not_start(shop, clips):
+    owner = shop.owner(shop.studio.visitors.issue())
+    with pytest.raises(UserError, match="there are no clips yet"):
+        shop.start(owner, TrainForm())
+    shop.clips(owner).add([clips / "a.mp4"])
+    with pytest.raises(UserError, match=r"a\.mp4 lack a caption"):
+        shop.start(owner, TrainForm())
+    assert shop.cost(owner, TrainForm()) is None
+    assert shop.jobs.runs(owner) == []
+
+
+@pytest.mark.parametrize("preset", ["look_and_voice", "look", "voice", "motion", "sound_only"])
+@pytest.mark.parametrize("name", ["360p", "tiny"])
+def test_every_form_is_a_config(golden, preset, name):
+    model = find_model("360p")
+    if name == "tiny":
+        model = Model("tiny", str(golden / "checkpoint"), 32, 64, 17)
+    simple = TrainForm("x", preset, "A lamp.", trigger="sks", rank=8, seconds=0.7)
+    settings = settings_of(simple, model, 12, "cpu")
+    config = read_config(None, merge(settings, RUN))
+    assert config.data.held_out == 2
+    assert config.data.num_frames[0] == 17
+    assert {tower.rank for tower in config.towers.trained().values()} == {8}
+    assert config.run.steps == (720 if name == "tiny" else 1000)
+    assert config.run.gradient_checkpointing == (name == "360p")
+    assert config.samples.clips[0].prompt == "A lamp."
+    assert config.data.caption_prefix == "sks "
+
+
+@pytest.mark.parametrize(
+    ("clips", "prompts", "count"), [(2, 0, 6), (10, 0, 20), (50, 0, 24), (3, 8, 8), (3, 30, 30)]
+)
+def test_twice_as_many_clips_to_keep_are_made_as_there_are_to_learn_in_bounds(clips, prompts, count):
+    wishes = [f"A bell rings {number} times." for number in range(prompts)]
+    simple = TrainForm(keep=True, keep_prompts="\n \n".join(wishes))
+    data = settings_of(simple, find_model("pocket"), clips, "")["data"]
+    assert (data["keep_count"], data["keep_prompts"]) == (count, wishes)
+    assert "keep_count" not in settings_of(TrainForm(), find_model("pocket"), clips, "")["data"]
+    assert has_examples(find_model("pocket")) and not has_examples(find_model("360p"))
+
+
+def test_a_small_model_learns_at_the_rank_that_was_measured_unless_another_is_asked_for():
+    def ranks(**given):
+        towers = read_config(
+            None, merge(settings_of(TrainForm(**given), find_model("pocket"), 12, "cpu"), RUN)
+        ).towers
+        return {name: tower.rank for name, tower in towers.trained().items()}
+
+    assert ranks() == {"video_dit": 64, "video_dit_2": 64, "audio_dit": 32, "dual_tower_bridge": 16}
+    assert set(ranks(rank=8).values()) == {8}
+
+
+def test_clips_to_keep_count_in_the_cost_and_need_prompts_where_there_are_no_examples(shop, clips):
+    owner = shop.owner(shop.studio.visitors.issue())
+    shop.clips(owner).add(sorted(clips.iterdir()))
+    with pytest.raises(UserError, match="comes with no examples; give prompts"):
+        shop.start(owner, TrainForm(keep=True))
+    wishes = TrainForm(steps=20, keep=True, keep_prompts="A drum.")
+    cost, without = shop.cost(owner, wishes), shop.cost(owner, TrainForm(steps=20))
+    assert cost.seconds["keeping"] > 0 and "keeping" not in without.seconds
+    assert "The clips to keep take at least" in html.cost(cost, 20, None, None)
+    as_measured = html.cost(replace(cost, seconds=cost.seconds | {"keeping": 1000.0}), 20, None, 1.0)
+    assert "About 17 min" in as_measured  # a pace does not cover them
+
+
+def test_numbers_that_cannot_be_meant_are_named(golden):
+    model = find_model("360p")
+    for wrong, sentence in (
+        ({"steps": 0.5}, "steps=0.5 must be a whole number from 1 to 20000"),
+        ({"steps": -1}, "steps=-1 must be"),
+        ({"rank": 300}, "rank=300 must be a whole number from 1 to 256"),
+        ({"learning_rate": -1.0}, "learning rate=-1 must be over 0"),
+        ({"seconds": 99}, "longest part=99 s must be from"),
+        ({"steps": float("nan")}, "steps=nan"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            settings_of(TrainForm(**wrong), model, 3, "")
+
+
+def test_what_was_left_behind_is_swept_in_time(open_shop, clips, tmp_path):
+    shop = open_shop(MOVA_KEEP_HOURS="0.01")
+    owner = shop.owner(shop.studio.visitors.issue())
+    shop.clips(owner).add([clips / "a.mp4"])
+    (shop.previews / owner).mkdir(parents=True)
+    os.utime(shop.clips(owner).folder, (1, 1))
+    other = open_shop(MOVA_KEEP_HOURS="0.01")  # the same outputs
+    other.owner(other.studio.visitors.issue())
+    assert not shop.clips(owner).folder.exists()
+    assert not (shop.previews / owner).exists()
