@@ -16,12 +16,12 @@ from torch import Tensor
 
 from mova.catalog import POCKET
 from mova.models.video_vae import decode_whole, encode_whole
-from pocket.clip import FAMILIES
-from pocket.evaluate import FIRST_SEED
-from pocket.speech import DEFAULT_FOLDER
-from pocket.train_video_vae import cropped
-from pocket.training import psnr, to_video
-from pocket.world import make_scene
+from recipes.pocket.evaluation.evaluate import FIRST_SEED
+from recipes.pocket.training.run import psnr, to_video
+from recipes.pocket.training.vaes import cropped
+from recipes.pocket.world.clip import FAMILIES
+from recipes.pocket.world.render import make_scene
+from recipes.pocket.world.speech import DEFAULT_FOLDER
 
 LEARNING_RATE = 0.1  # of Adam, falling to zero
 

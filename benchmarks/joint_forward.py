@@ -4,7 +4,7 @@
 
 Needs a GPU with 48 GiB and 80 GB of host memory. Every row is the median of `--repeats` forwards after two
 warm-up forwards, timed with CUDA events; peak memory is what the allocator handed out, weights included.
-"plain" is `benchmarks.plain`: the textbook form with float64 rotary embeddings, a yardstick of the same run.
+"plain" is `benchmarks.reference_forward`: the textbook form with float64 rotary embeddings, a yardstick of the same run.
 The kernels that take most of the time are timed alone first, as their rates differ from one GPU to the next.
 """
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from benchmarks import plain, released
+from benchmarks import reference_forward, released_sizes
 from mova.models.dual_tower import ATTENTION_ORDER, DualTower
 from mova.offload import WeightSwap
 from mova.placement import compile_blocks
@@ -34,9 +34,9 @@ def inputs(shape: ClipShape) -> dict[str, Tensor | float]:
     generator = torch.Generator("cuda").manual_seed(0)
     grid = (shape.latent_frames, shape.latent_height, shape.latent_width)
     sizes = {
-        "video_latents": (1, released.VIDEO_DIT["in_dim"], *grid),
-        "audio_latents": (1, released.AUDIO_DIT["in_dim"], shape.audio_latents),
-        "text": (1, 512, released.VIDEO_DIT["text_dim"]),
+        "video_latents": (1, released_sizes.VIDEO_DIT["in_dim"], *grid),
+        "audio_latents": (1, released_sizes.AUDIO_DIT["in_dim"], shape.audio_latents),
+        "text": (1, 512, released_sizes.VIDEO_DIT["text_dim"]),
     }
     tensors = {name: torch.randn(size, generator=generator, device="cuda") for name, size in sizes.items()}
     timestep = torch.tensor([950.0])
@@ -98,7 +98,7 @@ def run(
 
 def kernels() -> dict[str, float]:
     """TFLOP/s of self-attention and of the feed-forward product at 352x640, 193 frames, with their biases."""
-    tokens, dim, ffn, heads = 43120, released.VIDEO_DIT["dim"], released.VIDEO_DIT["ffn_dim"], 40
+    tokens, dim, ffn, heads = 43120, released_sizes.VIDEO_DIT["dim"], released_sizes.VIDEO_DIT["ffn_dim"], 40
     q = torch.randn(1, heads, tokens, dim // heads, device="cuda", dtype=torch.bfloat16)
     x = torch.randn(1, tokens, dim, device="cuda", dtype=torch.bfloat16)
     layer = torch.nn.Linear(dim, ffn, device="cuda", dtype=torch.bfloat16)
@@ -131,9 +131,11 @@ def main() -> None:
     options = parser.parse_args()
 
     system = kernels()
-    tower = released.dual_tower()
+    tower = released_sizes.dual_tower()
     reference: dict[int, tuple] = {}
-    rows = run(partial(plain.forward, tower), "plain", options.frames[:1], options.repeats, reference)
+    rows = run(
+        partial(reference_forward.forward, tower), "plain", options.frames[:1], options.repeats, reference
+    )
     rows += run(tower, "resident", options.frames, options.repeats, reference)
     compile_blocks(tower)
     rows += run(tower, "resident, compiled", options.frames, options.repeats, reference)

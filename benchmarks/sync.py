@@ -16,9 +16,9 @@ import numpy as np
 from mova.metrics.onsets import find_onsets
 from mova.metrics.sync import Sync, measure_sync
 from mova.metrics.visual import thumbnails
-from pocket.clip import FAMILIES, FRAME_RATE, SAMPLE_RATE, Scene
-from pocket.speech import DEFAULT_FOLDER
-from pocket.world import make_scene
+from recipes.pocket.world.clip import FAMILIES, FRAME_RATE, SAMPLE_RATE, Scene
+from recipes.pocket.world.render import make_scene
+from recipes.pocket.world.speech import DEFAULT_FOLDER
 
 SHIFTS_MS = (-200, -100, 0, 100, 200, 300)
 FIRST_SEED = 9000  # apart from the seeds that the thresholds were chosen on

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks import released
+from benchmarks import released_sizes
 from lora_trainer.cache import Cache, Entry, write_tensors
 from lora_trainer.config import Config, read_config
 from lora_trainer.engine import Engine
@@ -29,15 +29,17 @@ from mova.strengths import TOWERS
 CLASSES = dict(zip(TOWERS, (VideoDiT, VideoDiT, AudioDiT, Bridge), strict=True))
 SETTINGS = {"resident": "none", "experts": "experts", "layers": "layers", "shards": "shards"}
 SMALL = {"num_layers": 4, "text_dim": 32, "dim": 128, "ffn_dim": 256, "num_heads": 4}
-TINY_VIDEO = released.VIDEO_DIT | SMALL
-TINY_AUDIO = released.AUDIO_DIT | SMALL | {"num_layers": 3, "dim": 64, "ffn_dim": 128, "num_heads": 2}
-TINY_BRIDGE = released.BRIDGE | {"visual_layers": 4, "audio_layers": 3, "head_dim": 32}
+TINY_VIDEO = released_sizes.VIDEO_DIT | SMALL
+TINY_AUDIO = released_sizes.AUDIO_DIT | SMALL | {"num_layers": 3, "dim": 64, "ffn_dim": 128, "num_heads": 2}
+TINY_BRIDGE = released_sizes.BRIDGE | {"visual_layers": 4, "audio_layers": 3, "head_dim": 32}
 TINY_BRIDGE |= {"visual_hidden_dim": 128, "audio_hidden_dim": 64}
 
 
 def configs(tiny: bool) -> dict[str, dict]:
-    video, audio = (TINY_VIDEO, TINY_AUDIO) if tiny else (released.VIDEO_DIT, released.AUDIO_DIT)
-    return dict(zip(TOWERS, (video, video, audio, TINY_BRIDGE if tiny else released.BRIDGE), strict=True))
+    video, audio = (TINY_VIDEO, TINY_AUDIO) if tiny else (released_sizes.VIDEO_DIT, released_sizes.AUDIO_DIT)
+    return dict(
+        zip(TOWERS, (video, video, audio, TINY_BRIDGE if tiny else released_sizes.BRIDGE), strict=True)
+    )
 
 
 def meta_towers(sizes: dict[str, dict]) -> dict[str, nn.Module]:
@@ -99,13 +101,13 @@ def pipeline_of(config: Config, sizes: dict[str, dict], workers: Workers) -> MOV
     device = workers.device
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     drawn = {
-        name: released.draw_repeating(CLASSES[name], sizes[name], device, dtype)
+        name: released_sizes.draw_repeating(CLASSES[name], sizes[name], device, dtype)
         for name in TOWERS
         if name != "video_dit_2"
     }
     drawn["video_dit_2"] = drawn["video_dit"]
     towers = {
-        name: released.build_repeating(kind, sizes[name], drawn[name]) for name, kind in CLASSES.items()
+        name: released_sizes.build_repeating(kind, sizes[name], drawn[name]) for name, kind in CLASSES.items()
     }
     pipeline = MOVAPipeline(
         **towers,

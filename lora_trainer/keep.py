@@ -85,10 +85,7 @@ def make_kept(config: Config, report: Report = lambda *_: None) -> int:
 
 def shape_of(config: Config) -> dict[str, Any]:
     """Height, width, num_frames and frame_rate of the clips that the run makes: its longest window."""
-    from lora_trainer.windows import (
-        lengths,  # brings PyAV
-        size_of,  # brings PyAV
-    )
+    from lora_trainer.windows import lengths, size_of
 
     model = find_model(config.model)
     height, width = size_of(config.data, model)

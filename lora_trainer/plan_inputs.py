@@ -144,10 +144,7 @@ def read_windows(
         captions = [entry.caption for entry in found]
         clips, kept = {entry.clip for entry in found if not entry.kept}, sum(entry.kept for entry in found)
     else:
-        from lora_trainer.encode import (
-            caption_of,  # needs what reads clips
-            plan_windows,  # needs what reads clips
-        )
+        from lora_trainer.encode import caption_of, plan_windows
 
         found, cached = plan_windows(config, items), False
         captions = [caption_of(window.item, config.data) for window in found]

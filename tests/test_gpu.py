@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.released import random_weights
+from benchmarks.released_sizes import random_weights
 from mova.backends.local import translated_memory_errors
 from mova.inspection import look
 from mova.models.audio_dit import AudioDiT

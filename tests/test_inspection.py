@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from transformers import UMT5Config, UMT5EncoderModel
 
-from benchmarks import released
+from benchmarks import released_sizes
 from mova import layout, loading
 from mova.inspection import Checkpoint, Contents, look, report
 from mova.models.audio_dit import AudioDiT
@@ -44,11 +44,11 @@ def released_checkpoint():
     """The releases as `look` would see them: counted on the meta device, bf16."""
     with torch.device("meta"):
         networks = {
-            "video_dit": VideoDiT(**released.VIDEO_DIT),
-            "video_dit_2": VideoDiT(**released.VIDEO_DIT),
-            "audio_dit": AudioDiT(**released.AUDIO_DIT),
-            "dual_tower_bridge": Bridge(**released.BRIDGE),
-            "audio_vae": AudioVAE(**released.AUDIO_VAE),
+            "video_dit": VideoDiT(**released_sizes.VIDEO_DIT),
+            "video_dit_2": VideoDiT(**released_sizes.VIDEO_DIT),
+            "audio_dit": AudioDiT(**released_sizes.AUDIO_DIT),
+            "dual_tower_bridge": Bridge(**released_sizes.BRIDGE),
+            "audio_vae": AudioVAE(**released_sizes.AUDIO_VAE),
             "video_vae": AutoencoderKLWan(),
             "text_encoder": UMT5EncoderModel(UMT5Config(**UMT5_XXL)),
         }
@@ -56,10 +56,10 @@ def released_checkpoint():
     tensors = {name: len({id(p) for p in network.parameters()}) for name, network in networks.items()}
     assert {name: (counts[name], tensors[name]) for name in networks} == RELEASED
     configs = {
-        "video_dit": released.VIDEO_DIT,
-        "audio_dit": released.AUDIO_DIT,
-        "dual_tower_bridge": released.BRIDGE,
-        "audio_vae": released.AUDIO_VAE,
+        "video_dit": released_sizes.VIDEO_DIT,
+        "audio_dit": released_sizes.AUDIO_DIT,
+        "dual_tower_bridge": released_sizes.BRIDGE,
+        "audio_vae": released_sizes.AUDIO_VAE,
     }
     return Checkpoint(configs, {name: Contents(n, 2 * n, ("BF16",)) for name, n in counts.items()})
 

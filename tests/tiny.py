@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.released import random_weights
+from benchmarks.released_sizes import random_weights
 from mova.models.audio_dit import AudioDiT
 from mova.models.bridge import Bridge
 from mova.models.dual_tower import DualTower

@@ -11,7 +11,7 @@ from mova.media import read_clip, read_settings
 from mova.metrics.health import psnr
 from mova.metrics.loudness import loudness
 from mova.metrics.onsets import find_onsets
-from pocket.examples import NOISE_SEED
+from recipes.pocket.evaluation.examples import NOISE_SEED
 from tests.browser.demo import Demo, serving, visiting
 
 AS_IT_COMES = {"MOVA_MODEL": "", "MOVA_SIZE": "", "MOVA_SECONDS": "", "MOVA_DEVICE": "cpu"}

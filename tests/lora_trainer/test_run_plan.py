@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
-from benchmarks import released
+from benchmarks import released_sizes
 from lora_trainer import plan_memory, plan_time
 from lora_trainer.__main__ import main
 from lora_trainer.config import read_config
@@ -36,11 +36,11 @@ def release(golden, tmp_path_factory):
     """The released model as a folder of configs without weights."""
     folder = tmp_path_factory.mktemp("release")
     configs = {
-        "video_dit": released.VIDEO_DIT,
-        "video_dit_2": released.VIDEO_DIT,
-        "audio_dit": released.AUDIO_DIT,
-        "dual_tower_bridge": released.BRIDGE,
-        "audio_vae": released.AUDIO_VAE,
+        "video_dit": released_sizes.VIDEO_DIT,
+        "video_dit_2": released_sizes.VIDEO_DIT,
+        "audio_dit": released_sizes.AUDIO_DIT,
+        "dual_tower_bridge": released_sizes.BRIDGE,
+        "audio_vae": released_sizes.AUDIO_VAE,
         "video_vae": {},
         "text_encoder": UMT5_XXL | {"model_type": "umt5"},
     }

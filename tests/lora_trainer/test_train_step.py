@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import released, train_step, training_setup
+from benchmarks import released_sizes, train_step, training_setup
 from mova.models.video_dit import VideoDiT
 
 
@@ -28,8 +28,8 @@ def test_the_benchmark_takes_the_steps_that_the_plan_counts(tmp_path, capsys):
 
 def test_the_benchmarks_layers_share_host_memory_and_nothing_else():
     sizes = training_setup.configs(tiny=True)["video_dit"]
-    weights = released.draw_repeating(VideoDiT, sizes, torch.device("cpu"), torch.float32)
-    tower = released.build_repeating(VideoDiT, sizes, weights)
+    weights = released_sizes.draw_repeating(VideoDiT, sizes, torch.device("cpu"), torch.float32)
+    tower = released_sizes.build_repeating(VideoDiT, sizes, weights)
     one, other = (tower.blocks[index].self_attn.q.weight for index in (0, 3))
     assert one is not other
     assert one.data_ptr() == other.data_ptr()

@@ -9,7 +9,7 @@ from benchmarks.sync import shifted
 from mova.__main__ import main
 from mova.media import write_mp4
 from mova.metrics import measure
-from pocket.world import make_scene
+from recipes.pocket.world.render import make_scene
 
 
 @pytest.fixture(scope="module")

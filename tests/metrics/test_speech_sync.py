@@ -3,8 +3,8 @@ import pytest
 from benchmarks.sync import shifted
 from mova.metrics.sync import measure_sync
 from mova.metrics.visual import thumbnails
-from pocket.world import make_scene
-from tests.pocket.conftest import speech  # noqa: F401
+from recipes.pocket.world.render import make_scene
+from tests.recipes.conftest import speech  # noqa: F401
 
 
 @pytest.mark.parametrize("ms", [-100, 0, 100])

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.sync import shifted
 from mova.metrics.sync import measure_sync
 from mova.metrics.visual import motion_change, thumbnails
-from pocket.world import make_scene
+from recipes.pocket.world.render import make_scene
 
 FRAME_MS = 1000 / 24
 SEEDS = range(9000, 9004)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from benchmarks import plain
+from benchmarks import reference_forward
 from mova.types import UserError
 from tests import tiny
 
@@ -27,7 +27,7 @@ def forward(tower, function=None, **arguments):
 def test_joint_forward_equals_the_plain_one(proportions, grid, audio_latents, frame_rate, use_bridge):
     tower = tiny.dual_tower(**proportions)
     arguments = tiny.inputs(tower, 2, grid, audio_latents, frame_rate) | {"use_bridge": use_bridge}
-    reference = forward(tower, lambda **a: plain.forward(tower, **a), **arguments)
+    reference = forward(tower, lambda **a: reference_forward.forward(tower, **a), **arguments)
     for ours, theirs in zip(forward(tower, **arguments), reference, strict=True):
         assert ours.shape == theirs.shape
         assert tiny.relative_error(ours, theirs) < 1e-5

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from mova.prompting.plan import NO_SUBTITLES, Line, PromptPlan
 from mova.types import UserError
-from pocket.captions import describe
-from pocket.world import make_scene
+from recipes.pocket.captions import describe
+from recipes.pocket.world.render import make_scene
 
 PIECES = st.sampled_from(
     [

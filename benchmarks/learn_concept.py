@@ -1,0 +1,402 @@
+"""Can an adapter teach pocket what it does not know? From a folder of clips to figures.
+
+    python -m pocket speech                     (once: the word banks)
+    python -m benchmarks.learn_concept --json results.json
+
+For each newcomer of `recipes.pocket.new_concepts.clips` (a puppet in a striped shirt that says a new word in a new voice; a
+cube that honks) this writes a folder of clips, lets the base model make clips of what it can (`data.keep`),
+trains an adapter on both with the trainer's own commands, and makes clips of fresh prompts with and without
+it. Newcomers are not in the first frame, so what is seen of them comes from the adapter. The base model's old
+skills are measured with and without it as well, and at strength 0 every bit of the latents has to be the base
+model's. Exit code 1: a claim is missed.
+
+`--quick` shows within minutes that everything runs; `--detectors-only` judges true clips and no model.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.roundtrip_audio import CodedEars
+from demo.train.form import RATE_IF_SMALL, SMALL, STEPS_IF_SMALL, kept_back
+from lora_trainer.__main__ import main as lora_trainer
+from lora_trainer.journal import ADAPTER as FILE
+from mova.catalog import POCKET
+from mova.media import write_mp4
+from mova.pipeline import MOVAPipeline
+from mova.types import UserError
+from recipes.pocket.evaluation.aggregate import BARS, score
+from recipes.pocket.evaluation.degrade import DEGRADATION, degrade_frames, degrade_sound
+from recipes.pocket.evaluation.evaluate import CAPTIONS, FIRST_SEED, NOISE_SEED
+from recipes.pocket.evaluation.generate import Request, Settings, Stopwatch, denoised, generate, load_pipeline
+from recipes.pocket.evaluation.measure import Expectation, Figures, measure
+from recipes.pocket.evaluation.report import aligned, number
+from recipes.pocket.evaluation.roundtrip import code_frames, code_sound
+from recipes.pocket.evaluation.sheet import captioned_sheet
+from recipes.pocket.new_concepts.clips import render_newcomer, write_folder
+from recipes.pocket.world.clip import (
+    FAMILIES,
+    FRAME_RATE,
+    HEIGHT,
+    NEWCOMERS,
+    NUM_FRAMES,
+    SAMPLE_RATE,
+    WIDTH,
+    Clip,
+    Events,
+)
+from recipes.pocket.world.render import render
+from recipes.pocket.world.speech import DEFAULT_FOLDER
+
+KEPT = 0.9  # of a figure without the adapter
+MOST, FEWEST = 0.75, 0.10  # of fresh prompts that show it with the adapter, and at most without
+CLAIMS = {
+    "character": {"striped": "striped shirt seen", "word": "new word heard", "voice": "in the new voice"},
+    "cube": {"cube": "cube seen", "honks": "honks heard", "synced": "hits with a honk within 2 frames"},
+}
+OLD_SKILLS = tuple(bar for bar in BARS if bar.reached is not None and bar.unit != "frames")
+
+
+def save(report: dict[str, object], path: Path | None) -> None:
+    if path:
+        path.write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+def report_text(report: dict[str, object]) -> tuple[str, bool]:
+    """The tables, and whether every claim holds."""
+    claims, reached = claims_table(report)
+    if "old" not in report:
+        return claims, reached
+    old, old_kept = old_table(report["old"])
+    rows = [["seconds", *report["kinds"]]]
+    for stage in next(iter(report["kinds"].values()))["seconds"]:
+        rows.append([stage, *(f"{each['seconds'][stage]:.0f}" for each in report["kinds"].values())])
+    rows += [
+        [stage, f"{value:.0f} (once)", *[""] * (len(rows[0]) - 2)]
+        for stage, value in report["seconds"].items()
+    ]
+    same = all(each["strength_0_is_base"] for each in report["kinds"].values())
+    zero = f"Strength 0 is the base model bit for bit: {'yes' if same else 'NO'}."
+    return "\n\n".join((claims, old, zero, aligned(rows))), reached and old_kept and same
+
+
+def claims_table(report: dict[str, object]) -> tuple[str, bool]:
+    columns = ["true", "other clips"]
+    if "kinds" in report:
+        columns += ["true, coded", "other, coded", "without", "with"]
+    rows, reached = [["newcomer", *columns, ""]], True
+    for kind, scores in report["detectors"].items():
+        made = report.get("kinds", {}).get(kind)
+        for key, claim in CLAIMS[kind].items():
+            values = [scores["true"][key], scores["others"][key]]
+            good = values[0] > 0.99 and values[1] < 0.01
+            if made:
+                best, mistaken = scores["coded"][key], scores["others, coded"][key]
+                without, shown = made["without"][key], made["with"][key]
+                values += [best, mistaken, without, shown]
+                good = good and min(best, shown) >= MOST and max(mistaken, without) <= FEWEST
+            cells = [number(value, "%") for value in values]
+            rows.append([f"{kind}: {claim}", *cells, "" if good else "missed"])
+            reached = reached and good
+    bar = (
+        f"(with, as coded true clips, >= {MOST:.0%}, without, as other coded clips, <= {FEWEST:.0%}; true "
+        "clips show how good the detectors are, coded ones what an adapter could reach)"
+    )
+    return f"{aligned(rows)}\n{bar}", reached
+
+
+def old_table(scores: dict[str, dict[str, dict[str, float]]]) -> tuple[str, bool]:
+    rows, reached = [["old skill", *scores]], True
+    for bar in OLD_SKILLS:
+        if bar.family not in scores["without"]:
+            continue
+        base = scores["without"][bar.family][bar.key]
+        row = [bar.claim]
+        for families in scores.values():
+            value = families[bar.family][bar.key]
+            good = value >= base - (1 - KEPT) * abs(base)
+            row.append(number(value, bar.unit) + ("" if good else "  missed"))
+            reached = reached and good
+        rows.append(row)
+    return f"{aligned(rows)}\n(with an adapter at least {KEPT:.0%} of the figure without)", reached
+
+
+SEED = FIRST_SEED + 500_000  # on; evaluation takes seeds from FIRST_SEED, training far lower ones
+KEPT_NOISE_SEED = 1000  # of the clips; evaluation's are in the millions
+
+
+def write_prompts(folder: Path, count: int, speech: Path) -> Path:
+    """First frames of `count` scenes, families in turn, and the path of the list of prompts with them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for index in range(count):
+        family = FAMILIES[index % len(FAMILIES)]
+        clip = render(SEED + index, family, "train", speech, CAPTIONS["full"])
+        name = f"{family}_{index:04d}.png"
+        Image.fromarray(clip.frames[0]).save(folder / name)
+        rows.append({"prompt": clip.caption, "image": name})
+    path = folder / "prompts.json"
+    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    return path
+
+
+TRAINING = {
+    "data.size": f"{WIDTH}x{HEIGHT}",
+    "data.buckets": False,
+    "data.num_frames": [NUM_FRAMES],
+    "run.accumulation": 1,
+    "run.validate_every": 0,
+    "run.checkpoint_every": 60,
+} | {f"{section}.{key}": value for section, values in SMALL.items() for key, value in values.items()}
+ADAPTER = "newcomer"
+ZERO_STEPS = 2  # of which the first runs one expert and the second the other
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Training clips, clips to keep, steps; fresh prompts, and old ones of each family; denoising steps."""
+
+    clips: int = 12
+    keep: int = 24  # 0: the newcomer's clips alone
+    steps: int = STEPS_IF_SMALL
+    fresh: int = 12
+    old: int = 12
+    sampling_steps: int = Settings().steps
+
+
+QUICK = Scale(clips=4, keep=3, steps=10, fresh=1, old=1, sampling_steps=4)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A true clip, and what a model is asked for to make one like it."""
+
+    clip: Clip
+    asked: Expectation
+    seed: int
+
+    @property
+    def request(self) -> Request:
+        return Request.of(NOISE_SEED + self.seed, self.clip)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse(argv)
+    given = {name: value for name in asdict(Scale()) if (value := getattr(arguments, name)) is not None}
+    scale = replace(QUICK if arguments.quick else Scale(), **given)
+    try:
+        if arguments.detectors_only:
+            report = {"detectors": detectors(arguments.kind, scale.fresh, arguments.speech)}
+        else:
+            report = prove(arguments, scale)
+    except (UserError, FileNotFoundError) as error:
+        sys.exit(str(error))
+    save(report, arguments.json)
+    lines, reached = report_text(report)
+    sys.stdout.write(f"{lines}\n")
+    return 0 if reached else 1
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default=str(POCKET), help="a pocket checkpoint's folder")
+    parser.add_argument("--kind", nargs="+", choices=NEWCOMERS, default=list(NEWCOMERS))
+    parser.add_argument(
+        "--family", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="old skills that are measured"
+    )
+    parser.add_argument("--out", type=Path, default=Path("outputs/newcomers"), help="a new folder")
+    parser.add_argument("--speech", type=Path, default=DEFAULT_FOLDER, help="folder of the word banks")
+    parser.add_argument("--preset", default="look_and_voice")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the trainer")
+    parser.add_argument("--learning-rate", type=float, default=RATE_IF_SMALL)
+    parser.add_argument("--guidance-scale", type=float, default=Settings().guidance_scale)
+    parser.add_argument("--device", default=None)
+    parser.add_argument("--json", type=Path, default=None, help="file for all figures")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK}")
+    parser.add_argument("--detectors-only", action="store_true", help="of --fresh true clips a family")
+    for name, value in asdict(Scale()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=None, help=f"default {value}")
+    return parser.parse_args(argv)
+
+
+def prove(arguments: argparse.Namespace, scale: Scale) -> dict[str, object]:
+    """Everything, as JSON-ready figures."""
+    report: dict[str, object] = {"model": str(arguments.model), "scale": asdict(scale), "kinds": {}}
+    settings = Settings(steps=scale.sampling_steps, guidance_scale=arguments.guidance_scale)
+    speech, out = arguments.speech, arguments.out
+    fresh = {kind: newcomer_cases(kind, scale.fresh, speech) for kind in arguments.kind}
+    old = {family: old_cases(family, scale.old, speech) for family in arguments.family}
+    pipeline = load_pipeline(arguments.model, arguments.device)
+    watch = Stopwatch()
+    with watch.stage("detectors"):
+        ears = CodedEars(pipeline, speech)
+        report["detectors"] = detectors(arguments.kind, scale.fresh, speech)
+        for kind, cases in fresh.items():
+            others = [case for each in old.values() for case in each]
+            for name, asked, is_own in (("coded", cases, True), ("others, coded", others, False)):
+                clips = coded_clips(pipeline, asked, with_picture=is_own)
+                report["detectors"][kind][name] = score(kind, judge_clips(clips, asked, kind, ears))
+
+    def scores_of(cases: dict[str, list[Case]], name: str) -> dict[str, dict[str, float]]:
+        """By family. Each clip goes into a file too, for people to look at."""
+        found = {}
+        for family, asked in cases.items():
+            made = generate(pipeline, [case.request for case in asked], settings)
+            judged = judge_clips(kept(made, asked, out / "clips", name), asked, family, ears)
+            found[family] = score(family, judged)
+        return found
+
+    with watch.stage("clips without an adapter"):
+        without = scores_of(fresh, "without")
+        report["old"] = {"without": scores_of(old, "without")}
+    with watch.stage("clips to keep"):
+        make_kept(arguments, scale)
+    for kind in arguments.kind:
+        times = Stopwatch()
+        adapter = learn(kind, arguments, scale, times)
+        zero = fresh[kind][0].request
+        base = latents_of(pipeline, zero, settings)
+        pipeline.load_lora_weights(adapter, ADAPTER)
+        with times.stage("clips with it"):
+            shown = scores_of({kind: fresh[kind]}, f"with_{kind}")[kind]
+            report["old"][kind] = scores_of(old, f"with_{kind}")
+        pipeline.set_adapters(ADAPTER, 0.0)
+        same = all(map(torch.equal, base, latents_of(pipeline, zero, settings)))
+        pipeline.unload_lora_weights()
+        report["kinds"][kind] = {
+            "without": without[kind],
+            "with": shown,
+            "strength_0_is_base": same,
+            "adapter": str(adapter),
+            "adapter_bytes": adapter.stat().st_size,
+            "seconds": times.seconds,
+        }
+        save(report, arguments.json)
+    report["seconds"] = watch.seconds
+    return report
+
+
+def make_kept(arguments: argparse.Namespace, scale: Scale) -> None:
+    """Clips of old families, made by the base model from prompts and first frames that are not evaluated."""
+    if not scale.keep:
+        return
+    prompts = write_prompts(arguments.out / "old", scale.keep, arguments.speech)
+    command = ["keep", "--model", str(arguments.model), "--prompts", str(prompts)]
+    command += ["--count", str(scale.keep), "--seed", str(KEPT_NOISE_SEED)]
+    command += ["--out", str(arguments.out / "keep")]
+    command += ["--device", arguments.device] if arguments.device else []
+    if lora_trainer(command):
+        raise UserError("`python -m lora_trainer keep` failed; its message is above")
+
+
+def learn(kind: str, arguments: argparse.Namespace, scale: Scale, watch: Stopwatch) -> Path:
+    """From nothing to an adapter, by the commands that a person would give; one that is there is taken."""
+    out = arguments.out / kind
+    with watch.stage("write clips"):
+        write_folder(out / "clips", kind, scale.clips, speech=arguments.speech)
+    adapter = out / "run" / FILE
+    if adapter.exists():
+        return adapter
+    changes = TRAINING | {"run.steps": scale.steps, "optimizer.learning_rate": arguments.learning_rate}
+    # Clips to keep are encoded once for all kinds.
+    changes |= {"data.held_out": kept_back(scale.clips), "data.cache": str(arguments.out / "cache")}
+    if scale.keep:
+        changes["data.keep"] = str(arguments.out / "keep")
+    options = [f"--set={key}={json.dumps(value)}" for key, value in changes.items()]
+    options += [f"--set={change}" for change in arguments.set]
+    options += ["--model", str(arguments.model), "--data", str(out / "clips"), "--output", str(out / "run")]
+    options += ["--preset", arguments.preset]
+    if arguments.device:
+        options += ["--device", arguments.device]
+    for command in ("cache", "train"):
+        with watch.stage(command):
+            if lora_trainer([command, *options]):
+                raise UserError(f"`python -m lora_trainer {command}` failed; its message is above")
+    return adapter
+
+
+def latents_of(
+    pipeline: MOVAPipeline, request: Request, settings: Settings
+) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.no_grad():
+        return denoised(pipeline, [request], replace(settings, steps=ZERO_STEPS), Stopwatch())
+
+
+def newcomer_cases(kind: str, count: int, speech: Path) -> list[Case]:
+    clips = [render_newcomer(FIRST_SEED + index, kind, speech) for index in range(count)]
+    return [Case(clip, Expectation.of(clip, speech), FIRST_SEED + index) for index, clip in enumerate(clips)]
+
+
+def old_cases(family: str, count: int, speech: Path) -> list[Case]:
+    """Prompts of the world that pocket was trained on."""
+    seeds = range(FIRST_SEED, FIRST_SEED + count)
+    clips = [render(seed, family, "train", speech, CAPTIONS["full"]) for seed in seeds]
+    return [Case(clip, Expectation.of(clip, speech), seed) for clip, seed in zip(clips, seeds, strict=True)]
+
+
+def judge_clips(
+    made: Iterator[tuple[np.ndarray, np.ndarray]],
+    cases: Sequence[Case],
+    family: str,
+    ears: CodedEars | None = None,
+) -> list[Figures]:
+    """What is seen and heard of `family` in each clip, whatever was asked for."""
+    look = ears.judge if ears and family in NEWCOMERS else measure
+    return [
+        look(frames, waveform, replace(case.asked, family=family))
+        for (frames, waveform), case in zip(made, cases, strict=True)
+    ]
+
+
+def coded_clips(
+    pipeline: MOVAPipeline, cases: Sequence[Case], with_picture: bool = True
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """True clips through the model's autoencoders and back: the best that it can show at all."""
+    for case in cases:
+        frames = case.clip.frames
+        if with_picture:
+            frames = code_frames(pipeline, frames[None])[0]
+        yield frames, code_sound(pipeline, case.clip.waveform[None])[0]
+
+
+def kept(
+    made: Iterator[tuple[np.ndarray, np.ndarray]], cases: Sequence[Case], folder: Path, name: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The clips as they come, each written as mp4 and as a contact sheet."""
+    for (frames, waveform), case in zip(made, cases, strict=True):
+        path = folder / f"{case.clip.family}_{case.seed}_{name}.mp4"
+        settings = {"prompt": case.clip.caption, "seed": case.request.seed}
+        write_mp4(path, frames, waveform, FRAME_RATE, SAMPLE_RATE, settings, overwrite=True)
+        shown = Clip(frames, waveform, case.clip.caption, case.clip.family, Events(), {}, {})
+        captioned_sheet(shown).save(path.with_suffix(".png"))
+        yield frames, waveform
+
+
+def detectors(kinds: Sequence[str], count: int, speech: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores of true clips by kind: the newcomer's own, as they are and worn, and of the world without it."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for kind in kinds:
+        own = newcomer_cases(kind, count, speech)
+        others = [case for family in FAMILIES for case in old_cases(family, count, speech)]
+        found[kind] = {}
+        for name, cases in (("true", own), ("others", others)):
+            clips = [(case.clip.frames, case.clip.waveform) for case in cases]
+            found[kind][name] = score(kind, judge_clips(iter(clips), cases, kind))
+            for wear in DEGRADATION:
+                rng = np.random.default_rng(FIRST_SEED)
+                worn = ((degrade_frames(f, wear, rng), degrade_sound(w, wear, rng)) for f, w in clips)
+                found[kind][f"{name}, {wear.name}"] = score(kind, judge_clips(worn, cases, kind))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""What a model shows, as seen and heard by the detectors, beside the same figures of true clips.
+
+The detectors are judged first: true clips of the same seeds, on request also true clips made as soft as an
+autoencoder would, then true clips through the model's own autoencoders. Generated clips come last.
+"""
+
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mova import placement
+from mova.pipeline import MOVAPipeline
+from mova.types import UserError
+from recipes.pocket.captions import CaptionMix
+from recipes.pocket.evaluation.aggregate import score
+from recipes.pocket.evaluation.generate import Request, Settings, Stopwatch, generate, load_pipeline
+from recipes.pocket.evaluation.measure import ClipSpec, Expectation, Figures, measure, measure_true_clip
+from recipes.pocket.evaluation.roundtrip import round_trips
+from recipes.pocket.evaluation.sheet import captioned_sheet
+from recipes.pocket.world.clip import FAMILIES, SPLITS, Clip, Events
+from recipes.pocket.world.speech import load_bank
+
+logger = logging.getLogger(__name__)
+
+FIRST_SEED = 2_000_000  # training draws far lower ones
+NOISE_SEED = 7_000_000  # added to a clip's seed for the seed of its noise
+CAPTIONS = {
+    "full": CaptionMix(1, 0, 0, 0),
+    "sentence": CaptionMix(0, 1, 0, 0),
+    "label": CaptionMix(0, 0, 1, 0),
+}
+DEFAULT_RUN = "default"
+THREADS = "OMP_NUM_THREADS"
+BRIDGE_SCALES = (1.0, 2.0, 3.0, 4.0)  # none, and the paper's range
+SHEETS_EACH = 6  # contact sheets a family
+Report = dict[str, object]  # ready for JSON
+
+
+@dataclass(frozen=True)
+class Plan:
+    model: str | None
+    speech: Path
+    device: str | None = None
+    clips: int = 64  # a family, of combinations that training draws
+    held_out: int = 16  # a family, of those it never draws
+    coded: int = 8  # a family, through the autoencoders
+    batch: int = 1
+    workers: int | None = None
+    captions: str = "full"
+    worn: bool = False
+    runs: dict[str, Settings] = field(default_factory=lambda: {DEFAULT_RUN: Settings()})
+    sheets: Path | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is kept of a true clip once it has been judged."""
+
+    task: ClipSpec
+    caption: str
+    asked: Expectation
+
+    def request(self) -> Request:
+        return Request(NOISE_SEED + self.task.seed, self.caption, self.asked.first_frame)
+
+
+def evaluate(plan: Plan) -> Report:
+    """Scores by kind of clip and family, seconds by stage, and every clip's raw figures.
+
+    Raises:
+        UserError: the model cannot be loaded, or there are too few clips.
+        FileNotFoundError: there is no word bank.
+    """
+    if plan.clips < 2 or plan.held_out == 1:
+        raise UserError(f"clips={plan.clips}, held_out={plan.held_out}: shuffling needs at least 2 of each")
+    load_bank(plan.speech)
+    watch = Stopwatch()
+    with watch.stage("load"):
+        pipeline = load_pipeline(plan.model, plan.device) if plan.model else None
+    logger.info("load: %.1f s", watch.seconds["load"])
+    tasks = [
+        ClipSpec(FIRST_SEED + index, family, split, plan.speech, CAPTIONS[plan.captions])
+        for split, count in zip(SPLITS, (plan.clips, plan.held_out), strict=True)
+        for family in FAMILIES
+        for index in range(count)
+    ]
+    report: Report = {"model": plan.model, "scores": {}, "runs": {}, "autoencoders": {}, "figures": {}}
+    with workers(plan.workers) as pool:
+        began = time.perf_counter()
+        prepared = _judge_true_clips(pool, tasks, plan.worn, report)
+        logger.info("%d true clips: %.1f s", len(tasks), time.perf_counter() - began)
+        if pipeline is None:
+            return report
+        if min(plan.coded, plan.held_out):
+            began = time.perf_counter()
+            held = [each for family in FAMILIES for each in _pick(prepared, family, "heldout")[: plan.coded]]
+            _judge_coded_clips(pool, pipeline, held, plan.batch, report)
+            logger.info("%d clips coded: %.1f s", len(held), time.perf_counter() - began)
+        for name, settings in plan.runs.items():
+            chosen = [each for each in prepared if name == DEFAULT_RUN or each.task.split == "train"]
+            watch = Stopwatch()
+            made = generate(pipeline, [each.request() for each in chosen], settings, plan.batch, watch)
+            if plan.sheets and name == DEFAULT_RUN:
+                made = _drawn(made, chosen, plan.sheets)
+            _judge_all(pool, name, made, chosen, report)
+            seconds = {stage: value / len(chosen) for stage, value in watch.seconds.items()}
+            report["runs"][name] = {"settings": asdict(settings), "seconds_per_clip": seconds}
+            logger.info("%s: %d clips, %.2f s each", name, len(chosen), sum(seconds.values()))
+    return report
+
+
+def planned_runs(
+    guidance_scale: float | None, bridge_guidance_scale: float | None, steps: Sequence[int], ablations: bool
+) -> dict[str, Settings]:
+    """The default run (with scales in place of its own where given), and those that are compared with it."""
+    scales = {"guidance_scale": guidance_scale, "bridge_guidance_scale": bridge_guidance_scale}
+    default = replace(Settings(), **{name: value for name, value in scales.items() if value is not None})
+    runs = {DEFAULT_RUN: default} | {f"{count} steps": replace(default, steps=count) for count in steps}
+    if ablations:
+        runs["bridge off"] = replace(default, use_bridge=False, bridge_guidance_scale=1.0)
+        runs["no guidance"] = replace(default, guidance_scale=1.0, bridge_guidance_scale=1.0)
+        for scale in (scale for scale in BRIDGE_SCALES if scale != default.bridge_guidance_scale):
+            runs[f"bridge guidance {scale:g}"] = replace(default, bridge_guidance_scale=scale)
+    return runs
+
+
+def runs_on_cpu(device: str | None) -> bool:
+    """Where clips are made: on `device`, by default on the machine's best."""
+    return torch.device(device or placement.default_device()).type == "cpu"
+
+
+@contextmanager
+def workers(count: int | None) -> Iterator[ProcessPoolExecutor]:
+    """Processes for the detectors. They are spawned, for this one may hold a GPU."""
+    context = multiprocessing.get_context("spawn")
+    before = os.environ.get(THREADS)
+    os.environ[THREADS] = "1"  # read by the processes: each of them is one thread
+    try:
+        with ProcessPoolExecutor(count or os.cpu_count(), mp_context=context) as pool:
+            yield pool
+    finally:  # what is timed afterwards has all
+        del os.environ[THREADS]
+        if before is not None:
+            os.environ[THREADS] = before
+
+
+def _judge_true_clips(
+    pool: ProcessPoolExecutor, tasks: Sequence[ClipSpec], worn: bool, report: Report
+) -> list[Prepared]:
+    prepared, rows = [], []
+    for task, (caption, asked, figures) in zip(
+        tasks, pool.map(measure_true_clip, tasks, [worn] * len(tasks), chunksize=2), strict=True
+    ):
+        prepared.append(Prepared(task, caption, asked))
+        rows.append(figures)
+    for kind in rows[0]:
+        _gather(report, kind, prepared, [row[kind] for row in rows])
+    return prepared
+
+
+def _judge_coded_clips(
+    pool: ProcessPoolExecutor, pipeline: MOVAPipeline, held: Sequence[Prepared], batch: int, report: Report
+) -> None:
+    clips = list(pool.map(ClipSpec.render, [each.task for each in held]))
+    coded = list(round_trips(pipeline, clips, batch))
+    for family in FAMILIES:
+        rows = [row for row, each in zip(coded, held, strict=True) if each.task.family == family]
+        names = ("psnr", "last_frame_psnr", "log_spectral_distance")
+        report["autoencoders"][family] = {
+            name: float(np.mean([getattr(row, name) for row in rows])) for name in names
+        }
+    _judge_all(pool, "coded", ((row.frames, row.waveform) for row in coded), held, report)
+
+
+def _judge_all(
+    pool: ProcessPoolExecutor,
+    kind: str,
+    made: Iterator[tuple[np.ndarray, np.ndarray]],
+    prepared: Sequence[Prepared],
+    report: Report,
+) -> None:
+    """Clips go to the detectors as they are made."""
+    waiting: list[Future[Figures]] = [
+        pool.submit(measure, frames, waveform, each.asked)
+        for (frames, waveform), each in zip(made, prepared, strict=True)
+    ]
+    _gather(report, kind, prepared, [future.result() for future in waiting])
+
+
+def _gather(report: Report, kind: str, prepared: Sequence[Prepared], rows: Sequence[Figures]) -> None:
+    for family in FAMILIES:
+        for split in SPLITS:
+            mine = [
+                row | {"seed": each.task.seed, "caption": each.caption}
+                for row, each in zip(rows, prepared, strict=True)
+                if (each.task.family, each.task.split) == (family, split)
+            ]
+            if mine:
+                name = kind if split == "train" or kind == "coded" else f"{kind}, held out"
+                report["scores"].setdefault(name, {})[family] = score(family, mine)
+                report["figures"].setdefault(name, {})[family] = mine
+
+
+def _pick(prepared: Sequence[Prepared], family: str, split: str) -> list[Prepared]:
+    return [each for each in prepared if (each.task.family, each.task.split) == (family, split)]
+
+
+def _drawn(
+    made: Iterator[tuple[np.ndarray, np.ndarray]], prepared: Sequence[Prepared], folder: Path
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The clips as they come; the first ones of each family are also drawn as PNG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for (frames, waveform), each in zip(made, prepared, strict=True):
+        task, asked = each.task, each.asked
+        if task.seed < FIRST_SEED + SHEETS_EACH:
+            clip = Clip(frames, waveform, each.caption, task.family, Events(), asked.attributes, asked.layout)
+            name = f"{task.family}_{task.split}_{task.seed}.png"
+            captioned_sheet(clip).save(folder / name)
+        yield frames, waveform
