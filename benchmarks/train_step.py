@@ -31,12 +31,12 @@ from diffusers.utils import logging as diffusers_logging
 from torch import nn
 
 from benchmarks.training_setup import SETTINGS, configs, engine_of, meta_towers
-from lora_trainer import plan_memory, plan_time
+from lora_trainer.batch_sampler import BatchSampler
+from lora_trainer.distributed import Workers
 from lora_trainer.engine import Engine
-from lora_trainer.order import Order
-from lora_trainer.plan import step_seconds
-from lora_trainer.plan_inputs import Card, Outline
-from lora_trainer.workers import Workers
+from lora_trainer.plan import flops, memory
+from lora_trainer.plan.estimate import step_seconds
+from lora_trainer.plan.inputs import Card, Outline
 from mova.catalog import GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS
 from mova.placement import GIB
 from mova.shapes import ClipShape
@@ -141,7 +141,7 @@ def measure_setting(options: argparse.Namespace) -> None:
         engine = engine_of(setting, shapes, sizes, workers, Path(folder))
         say(workers, f"{setting}: ready after {time.perf_counter() - began:.1f} s")
         for shape, entry in zip(shapes, engine.cache.entries, strict=True):
-            engine.order = Order([entry], 1, 0)
+            engine.order = BatchSampler([entry], 1, 0)
             row = {"setting": setting, "ranks": workers.count, "frames": shape.num_frames}
             row |= measure(engine, options.repeats)
             row |= predicted(engine, shape, meta, sizes, card, floor)
@@ -207,13 +207,13 @@ def predicted(
     """What `plan` says of this row, and of what its constants can be fitted to.
 
     Seconds are (forward + recomputed + backward / BACKWARD_RATE) / rate: the rates are in `mova.catalog.GPUS`
-    and `lora_trainer.plan_time`, the memory that is not counted in `lora_trainer.plan_memory`.
+    and `lora_trainer.plan.flops`, the memory that is not counted in `lora_trainer.plan.memory`.
     """
     config = engine.config
     known = Outline(meta, sizes, 0.5, 0, {shape: 1}, 1, True, 0, 0, 0)
     planned, operations = step_seconds(config, card, known, {shape: 1})
-    parts = plan_memory.device_memory(meta, shape, config, card.dtype, card.processes)
-    one = plan_time.training_pass(sizes, shape, config, "video_dit")
+    parts = memory.device_memory(meta, shape, config, card.dtype, card.processes)
+    one = flops.training_pass(sizes, shape, config, "video_dit")
     return {
         "planned_seconds": round(planned, 3),
         "floor_seconds": round(operations / (floor * 1e12), 3),

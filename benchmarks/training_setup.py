@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from benchmarks import released_sizes
-from lora_trainer.cache import Cache, Entry, write_tensors
+from lora_trainer.base_model import TrainingOffloader
 from lora_trainer.config import Config, read_config
+from lora_trainer.distributed import Workers
 from lora_trainer.engine import Engine
-from lora_trainer.model import TrainingResidency
-from lora_trainer.workers import Workers
+from lora_trainer.latent_cache import Cache, CacheEntry, write_tensors
 from mova.models.audio_dit import AudioDiT
 from mova.models.bridge import Bridge
 from mova.models.video_dit import VideoDiT
@@ -80,7 +80,7 @@ def cache_of(shapes: list[ClipShape], sizes: dict[str, dict], folder: Path) -> C
         random = {key: torch.randn(size, generator=generator) for key, size in window.items()}
         write_tensors(folder / name, random, {})
         place = (shape.num_frames, shape.height, shape.width, shape.frame_rate, True)
-        entries.append(Entry(name, name, name, "text", "a clip", *place))
+        entries.append(CacheEntry(name, name, name, "text", "a clip", *place))
     return Cache(folder, tuple(entries), {"": "text"})
 
 
@@ -117,7 +117,7 @@ def pipeline_of(config: Config, sizes: dict[str, dict], workers: Workers) -> MOV
         tokenizer=None,
         scheduler=PairScheduler(num_train_timesteps=1000, shift=5.0),
     )
-    pipeline.residency = TrainingResidency(pipeline, device, config.run.offload)
+    pipeline.residency = TrainingOffloader(pipeline, device, config.run.offload)
     return pipeline
 
 

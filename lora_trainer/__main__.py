@@ -4,12 +4,12 @@ import argparse
 import logging
 import sys
 
-from lora_trainer import adapter, keep
+from lora_trainer import adapter_commands, regularization
 from lora_trainer import commands as training
 from mova.types import BackendError, UserError
 
 EXIT_CODES = "Exit codes: 0 done; 1 the machine or a server failed; 2 cannot be done as asked; 130 stopped."
-COMMANDS = (training, keep, adapter)
+COMMANDS = (training, regularization, adapter_commands)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from lora_trainer.config import Config, parse_change, read_config
-from lora_trainer.presets import PRESETS, RECIPES
+from lora_trainer.config import PRESETS, RECIPES, Config, parse_change, read_config
 from mova.catalog import human_seconds
 from mova.types import Cancelled, UserError
 
@@ -71,15 +70,15 @@ def config_of(options: argparse.Namespace) -> Config:
 
 def run_doctor(options: argparse.Namespace) -> int:
     from lora_trainer.doctor import examine
-    from lora_trainer.report import html_report, text_report
+    from lora_trainer.doctor_report import html_report, text_report
 
     config = config_of(options)
-    with bar("clips") as progress:
+    with progress_bar("clips") as progress:
         examination = examine(config, progress.report)
     if options.fix:
-        from lora_trainer.fixes import mend
+        from lora_trainer.doctor import fix
 
-        for line in mend(examination, config):
+        for line in fix(examination, config):
             sys.stdout.write(f"{line}\n")
     sys.stdout.write(text_report(examination))
     if options.report:
@@ -89,10 +88,8 @@ def run_doctor(options: argparse.Namespace) -> int:
 
 
 def run_plan(options: argparse.Namespace) -> int:
-    from lora_trainer.plan import figures
-    from lora_trainer.plan_advice import advise
-    from lora_trainer.plan_inputs import find_card, outline
-    from lora_trainer.plan_report import json_report, text_report
+    from lora_trainer.plan.estimate import advise, estimate_run, json_report, text_report
+    from lora_trainer.plan.inputs import find_card, outline
 
     if options.probe and options.gpu:
         raise UserError("--probe measures this machine; leave --gpu out, or run it on that card")
@@ -102,7 +99,7 @@ def run_plan(options: argparse.Namespace) -> int:
         raise UserError(f"--gpus {options.gpus} must be 1 or more, and with --probe 1")
     config = config_of(options)
     card, known = find_card(config, options.gpu, options.gpus), outline(config)
-    plan = figures(config, card, known)
+    plan = estimate_run(config, card, known)
     measured = measure_steps(config, card, known) if options.probe else None
     report = json_report if options.json else text_report
     sys.stdout.write(report(plan, advise(config, card, known, plan), options.price, measured))
@@ -110,9 +107,9 @@ def run_plan(options: argparse.Namespace) -> int:
 
 
 def measure_steps(config: Config, card: Any, known: Any) -> Any:  # noqa: ANN401 - a Card, an Outline, Measured
-    from lora_trainer.encode import checkpoint_folder
-    from lora_trainer.model import choose_device, load_model
-    from lora_trainer.probe import probe
+    from lora_trainer.base_model import choose_device, load_model
+    from lora_trainer.latent_cache import checkpoint_folder
+    from lora_trainer.plan.probe import probe
 
     device, dtype = choose_device(config)
     cache = encode(config, device, dtype)
@@ -122,7 +119,7 @@ def measure_steps(config: Config, card: Any, known: Any) -> Any:  # noqa: ANN401
 
 
 def run_cache(options: argparse.Namespace) -> int:
-    from lora_trainer.model import choose_device
+    from lora_trainer.base_model import choose_device
 
     config = config_of(options)
     cache = encode(config, *choose_device(config))
@@ -131,9 +128,9 @@ def run_cache(options: argparse.Namespace) -> int:
 
 
 def encode(config: Config, device: "torch.device", dtype: "torch.dtype") -> Any:  # noqa: ANN401 - a Cache
-    from lora_trainer.encode import build_cache
+    from lora_trainer.latent_cache import build_cache
 
-    with bar("cache") as progress:
+    with progress_bar("cache") as progress:
         return build_cache(config, device, dtype, progress.report)
 
 
@@ -141,7 +138,7 @@ def run_train(options: argparse.Namespace) -> int:
     from lora_trainer.train import open_trainer
 
     config = config_of(options)
-    with bar("cache") as progress:
+    with progress_bar("cache") as progress:
         trainer = open_trainer(config, options.resume, progress.report)
     is_first = trainer.workers.is_first
     try:
@@ -156,8 +153,8 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def run_overfit(options: argparse.Namespace) -> int:
-    from lora_trainer.encode import checkpoint_folder
-    from lora_trainer.model import choose_device, load_model
+    from lora_trainer.base_model import choose_device, load_model
+    from lora_trainer.latent_cache import checkpoint_folder
     from lora_trainer.overfit import STEPS, one_clip, overfit, overfit_config
     from lora_trainer.quantised import check_base
 
@@ -175,13 +172,13 @@ def run_overfit(options: argparse.Namespace) -> int:
     return 0 if all(verdict.learnt for verdict in verdicts) else 1
 
 
-class bar:  # noqa: N801 - used as a context
+class progress_bar:  # noqa: N801 - used as a context
     """A progress bar for work that reports (what, done, of how many)."""
 
     def __init__(self, what: str) -> None:
         self.bar = tqdm(desc=what, dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 30)
 
-    def __enter__(self) -> "bar":
+    def __enter__(self) -> "progress_bar":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -193,7 +190,7 @@ class bar:  # noqa: N801 - used as a context
         self.bar.refresh() if sys.stderr.isatty() else self.bar.update(0)
 
 
-class steps_bar(bar):  # noqa: N801
+class steps_bar(progress_bar):  # noqa: N801
     """A progress bar of optimizer steps with the losses."""
 
     def __init__(self, config: Config, shown: bool) -> None:
@@ -209,6 +206,6 @@ class steps_bar(bar):  # noqa: N801
     def step(self, record: dict[str, Any]) -> None:
         self.bar.n = record["step"]
         left = human_seconds((self.steps - record["step"]) * record["seconds"])
-        figures = f"video {record['video_loss']:.4f} audio {record['audio_loss']:.4f}, {left} left"
-        self.bar.set_postfix_str(figures, refresh=False)
+        estimate_run = f"video {record['video_loss']:.4f} audio {record['audio_loss']:.4f}, {left} left"
+        self.bar.set_postfix_str(estimate_run, refresh=False)
         self.bar.update(0)

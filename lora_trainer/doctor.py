@@ -1,10 +1,8 @@
-"""Looks over a data set before anything is downloaded or paid for: each finding has clip, figure and fix.
-
-"error": training would refuse the clip or learn something wrong from it. "warning": it may well be meant, so
-look at it. "note": handled, or a fact to know.
-"""
+"""What the doctor says of a clip. No torch: the page shows it."""
 
 import hashlib
+import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -13,25 +11,40 @@ from pathlib import Path
 
 import numpy as np
 
-from lora_trainer import picture as seen
-from lora_trainer import sound as heard
+from lora_trainer import measurements as heard
+from lora_trainer import measurements as seen
 from lora_trainer.config import Config
-from lora_trainer.encode import Report, caption_of
-from lora_trainer.findings import Finding
-from lora_trainer.keep import clips_of
-from lora_trainer.manifest import Item
-from lora_trainer.picture import Picture
-from lora_trainer.reading import Probe, probe, read_channels
-from lora_trainer.windows import Window, windows_of
+from lora_trainer.decode import Probe, probe, read_channels
+from lora_trainer.latent_cache import Report
+from lora_trainer.manifest import DatasetItem
+from lora_trainer.measurements import Picture
+from lora_trainer.windows import Window, caption_of, clips_of, windows_of
 from mova.catalog import find_model
+from mova.media import write_wav
 from mova.metrics.health import audio_health
 from mova.metrics.report import NOTICED_MS
 from mova.metrics.sync import measure_sync
+from mova.outputs import new_output
 from mova.prompting.quotes import find_quotes
 from mova.prompting.tokens import TokenMeter
 from mova.prompting.words import count_words
 from mova.shapes import MAX_PROMPT_TOKENS
 from mova.types import UserError
+
+SEVERITIES = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`fixable`: `lora_trainer.doctor` can mend it in a copy of the data set."""
+
+    clip: str
+    check: str
+    severity: str
+    figure: str
+    fix: str
+    fixable: bool = False
+
 
 SILENCE_GATE, BANDWIDTH_GATE = 0.8, 1000.0  # the paper's
 LOUDNESS_RANGE = (-35.0, -12.0)  # LUFS
@@ -48,10 +61,10 @@ SPEAKING = re.compile(
 
 
 @dataclass
-class Clip:
+class ExaminedClip:
     """What was measured of one clip; parts that could not be read are None."""
 
-    item: Item
+    item: DatasetItem
     probe: Probe | None = None
     picture: Picture | None = None
     sound: np.ndarray | None = None  # float32 [1 or 2, S]
@@ -66,7 +79,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Examination:
-    clips: list[Clip]
+    clips: list[ExaminedClip]
     windows: list[Window]
 
     @property
@@ -81,8 +94,8 @@ class Examination:
 def examine(
     config: Config,
     report: Report = lambda *_: None,
-    items: list[Item] | None = None,
-    read: "Callable[[Clip], None] | None" = None,
+    items: list[DatasetItem] | None = None,
+    read: "Callable[[ExaminedClip], None] | None" = None,
 ) -> Examination:
     """Every finding about `items`, by default the data set of `config`.
 
@@ -93,7 +106,7 @@ def examine(
     clips, windows = [], []
     for done, item in enumerate(items):
         report("clips", done, len(items))
-        clip = Clip(item)
+        clip = ExaminedClip(item)
         clips.append(clip)
         try:
             read(clip)
@@ -109,7 +122,7 @@ def examine(
     return Examination(clips, windows)
 
 
-def read_clip(clip: Clip) -> None:
+def read_clip(clip: ExaminedClip) -> None:
     """Measure what can be; raises UserError at the first part that cannot."""
     item = clip.item
     with item.video.open("rb") as file:
@@ -121,7 +134,7 @@ def read_clip(clip: Clip) -> None:
         clip.sound, clip.sample_rate = read_channels(item, 0.0, length)
 
 
-def check_sound(clip: Clip, config: Config) -> Iterator[Finding]:
+def check_sound(clip: ExaminedClip, config: Config) -> Iterator[Finding]:
     found = maker(clip)
     if clip.sound is None or not clip.sound.size:
         return
@@ -147,7 +160,7 @@ def check_sound(clip: Clip, config: Config) -> Iterator[Finding]:
         yield found("bandwidth", "warning", figure, "find a better recording")
 
 
-def check_streams(clip: Clip, config: Config) -> Iterator[Finding]:
+def check_streams(clip: ExaminedClip, config: Config) -> Iterator[Finding]:
     found, facts = maker(clip), clip.probe
     if facts is None:
         return
@@ -171,7 +184,7 @@ def check_streams(clip: Clip, config: Config) -> Iterator[Finding]:
             yield found("sync", "warning", figure, fix)
 
 
-def check_picture(clip: Clip, config: Config) -> Iterator[Finding]:
+def check_picture(clip: ExaminedClip, config: Config) -> Iterator[Finding]:
     found, picture = maker(clip), clip.picture
     if picture is None:
         return
@@ -197,7 +210,7 @@ def check_picture(clip: Clip, config: Config) -> Iterator[Finding]:
         yield found("size", "warning", figure, "it is enlarged and teaches blur; set data.size lower")
 
 
-def check_caption(clip: Clip, config: Config) -> Iterator[Finding]:
+def check_caption(clip: ExaminedClip, config: Config) -> Iterator[Finding]:
     found, caption = maker(clip), clip.item.caption
     if not caption:
         yield found("caption", "error", "the caption is empty", "write what is seen and heard")
@@ -216,7 +229,7 @@ def check_caption(clip: Clip, config: Config) -> Iterator[Finding]:
         yield found("long caption", "error" if exact else "warning", figure, "shorten it")
 
 
-def check_duplicates(clips: list[Clip]) -> Iterator[tuple[Clip, Finding]]:
+def check_duplicates(clips: list[ExaminedClip]) -> Iterator[tuple[ExaminedClip, Finding]]:
     """The same file twice, clips that look the same, and captions used for several clips."""
     files, captions = defaultdict(list), defaultdict(list)
     for clip in clips:
@@ -240,7 +253,7 @@ def check_duplicates(clips: list[Clip]) -> Iterator[tuple[Clip, Finding]]:
             yield clip, Finding(clip.item.name, "same caption", "warning", figure, fix)
 
 
-def looks_same(one: Clip, other: Clip) -> bool:
+def looks_same(one: ExaminedClip, other: ExaminedClip) -> bool:
     """Whether two clips show the same at 16 moments, up to how they were encoded."""
     lengths = one.picture.times[-1], other.picture.times[-1]
     shapes = one.picture.frames.shape[1:], other.picture.frames.shape[1:]
@@ -264,14 +277,14 @@ def token_count(caption: str, model: str) -> tuple[int, bool]:
     return round(TOKENS_PER_WORD * count_words(caption)), False
 
 
-def maker(clip: Clip) -> Callable[..., Finding]:
+def maker(clip: ExaminedClip) -> Callable[..., Finding]:
     def found(check: str, severity: str, figure: str, fix: str, fixable: bool = False) -> Finding:
         return Finding(clip.item.name, check, severity, figure, fix, fixable)
 
     return found
 
 
-def without_black_ends(clip: Clip) -> Item:
+def without_black_ends(clip: ExaminedClip) -> DatasetItem:
     """The item without black at its start and end."""
     item = clip.item
     start, end = item.start, item.end
@@ -281,3 +294,58 @@ def without_black_ends(clip: Clip) -> Item:
         elif black_end >= clip.picture.times[-1]:
             end = min(black_start, np.inf if end is None else end)
     return replace(item, start=start, end=end)
+
+
+FOLDER = "mended"
+
+
+def fix(examination: Examination, config: Config) -> Iterator[str]:
+    """Write OUTPUT/mended/metadata.jsonl; yields a sentence for each change, and the folder to train on."""
+    folder = config.output / FOLDER
+    rows, changes = [], 0
+    for clip in (clip for clip in examination.clips if not clip.item.kept):
+        checks = {finding.check for finding in clip.findings if finding.fixable}
+        changes += len(checks)
+        if "duplicate" in checks:
+            yield f"{clip.item.name}: left out, it is there twice"
+            continue
+        item = clip.item
+        if "black" in checks:
+            item = without_black_ends(clip)
+            until = "the end" if item.end is None else f"{item.end:.2f} s"
+            yield f"{clip.item.name}: used from {item.start:.2f} s to {until}"
+        if "stereo" in checks:
+            item = replace(item, audio=louder_channel(clip, folder))
+            yield f"{clip.item.name}: its sound is one channel, {item.audio.name}"
+        rows.append(row_of(item, folder))
+    if not changes:
+        yield "nothing here can be mended without a guess"
+        return
+    path = folder / "metadata.jsonl"
+    with new_output(path, overwrite=True) as temporary:
+        temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    yield f"mended: train with --data {folder}"
+
+
+def row_of(item: DatasetItem, folder: Path) -> dict[str, object]:
+    paths = {"video": item.video, "audio": item.audio}
+    row: dict[str, object] = {
+        key: os.path.relpath(path.resolve(), folder.resolve())
+        for key, path in paths.items()
+        if path is not None
+    }
+    row["caption"] = item.caption
+    if item.start:
+        row["start"] = round(item.start, 4)
+    if item.end is not None:
+        row["end"] = round(item.end, 4)
+    return row
+
+
+def louder_channel(clip: ExaminedClip, folder: Path) -> Path:
+    """Write the stronger channel of a clip's sound beside the manifest, and return its path."""
+    sound, rate = read_channels(clip.item, 0.0, clip.probe.seconds)  # the clip's own was cut at a limit
+    channel = sound[int(np.square(sound).mean(axis=1).argmax())]
+    path = folder / f"{clip.digest[:16]}.wav"
+    write_wav(path, channel, rate, overwrite=True)
+    return path

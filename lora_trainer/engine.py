@@ -4,7 +4,8 @@ No files and no clock. Sample number n of a run has the same window, timestep, n
 often the run was stopped, and on however many processes it runs.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -12,21 +13,58 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_trainer.cache import Cache, Entry
+from lora_trainer.batch_sampler import BatchSampler, MixedSampler, expert_at
 from lora_trainer.checkpoint import check_same_run
-from lora_trainer.config import Config
-from lora_trainer.lora import Lora
-from lora_trainer.objective import Batch, Draw, draw, expert_range, losses, sample_generator, training_sigmas
+from lora_trainer.config import EXPERTS, Config
+from lora_trainer.distributed import Workers
+from lora_trainer.latent_cache import Cache, CacheEntry
+from lora_trainer.lora import TrainableLora
+from lora_trainer.objective import (
+    Batch,
+    NoiseDraw,
+    draw,
+    expert_range,
+    losses,
+    sample_generator,
+    training_sigmas,
+)
 from lora_trainer.optimizers import averaged, build_optimizer, set_learning_rates
-from lora_trainer.order import Mixed, Order, expert_at
-from lora_trainer.presets import EXPERTS
 from lora_trainer.quantised import BASES, quantise
 from lora_trainer.validation import Figures, fixed_measurements, measure, split
-from lora_trainer.watch import Watch, norm
-from lora_trainer.workers import Workers
 from mova.pipeline import MOVAPipeline
 from mova.strengths import TOWERS
 from mova.types import BackendError, UserError
+
+NOTHING = 1e-12
+
+
+def norm(tensors: Iterable[Tensor]) -> float:
+    """The L2 norm of all tensors together."""
+    return float(torch.nn.utils.get_total_norm([tensor.detach() for tensor in tensors]))
+
+
+class GradientMonitor:
+    """Counts for each tower the steps in a row in which it ran but did not learn."""
+
+    def __init__(self, towers: Iterable[str], patience: int) -> None:
+        self.idle = dict.fromkeys(towers, 0)
+        self.patience = patience
+
+    def alarms(self, gradients: dict[str, float], updates: dict[str, float]) -> list[str]:
+        """Sentences about towers that have just reached `patience` steps without learning.
+
+        The dictionaries have the towers that ran in this step; NaN counts as not learning.
+        """
+        found = []
+        for tower, gradient in gradients.items():
+            learns = gradient > NOTHING and updates[tower] > NOTHING and math.isfinite(gradient)
+            self.idle[tower] = 0 if learns else self.idle[tower] + 1
+            if self.idle[tower] == self.patience:
+                found.append(
+                    f"{tower} did not learn in its last {self.patience} steps (gradient {gradient:.2g}, "
+                    f"update {updates[tower]:.2g}); check its loss weight and learning rate, or switch it off"
+                )
+        return found
 
 
 class Engine:
@@ -35,7 +73,7 @@ class Engine:
     def __init__(
         self, config: Config, cache: Cache, pipeline: MOVAPipeline, workers: Workers | None = None
     ) -> None:
-        """`pipeline` comes from `lora_trainer.model.load_model`."""
+        """`pipeline` comes from `lora_trainer.base_model.load_model`."""
         self.config, self.cache, self.pipeline = config, cache, pipeline
         self.device = pipeline.residency.device
         self.workers = workers or Workers(self.device)
@@ -59,7 +97,7 @@ class Engine:
         if kept:
             self.measured["kept"] = fixed_measurements(pipeline, kept)
         trained = config.towers.trained()
-        self.lora = Lora({name: getattr(pipeline, name) for name in trained}, config)
+        self.lora = TrainableLora({name: getattr(pipeline, name) for name in trained}, config)
         if config.run.base in BASES:
             for name in TOWERS:
                 quantise(getattr(pipeline, name), config.run.base, self.device)
@@ -69,7 +107,7 @@ class Engine:
         self.towers = {name: list(self.lora.of_tower(name).values()) for name in trained}
         self.optimizer = build_optimizer(self.towers, config)
         self.average = self._start_average()
-        self.watch = Watch(self.towers, config.run.alarm_steps)
+        self.watch = GradientMonitor(self.towers, config.run.alarm_steps)
         self.sigmas = training_sigmas(pipeline.scheduler)
         self.timesteps = pipeline.scheduler.config.num_train_timesteps
         boundary = pipeline.config.boundary_ratio
@@ -157,7 +195,7 @@ class Engine:
         with self.shown():
             return {name: measure(self.pipeline, each, self.load) for name, each in self.measured.items()}
 
-    def load(self, entries: list[Entry]) -> Batch:
+    def load(self, entries: list[CacheEntry]) -> Batch:
         """The cached tensors of some windows of one bucket, on the device."""
         windows = [self.cache.window(entry) for entry in entries]
         video, condition, audio = (
@@ -200,7 +238,7 @@ class Engine:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`. Raises UserError if settings or clips differ from those it was made with."""
         check_same_run(state["config"], self.config.model_dump(mode="json"))
-        if tuple(Entry(**entry) for entry in state["entries"]) != tuple(self.cache.entries):
+        if tuple(CacheEntry(**entry) for entry in state["entries"]) != tuple(self.cache.entries):
             raise UserError("the clips or captions have changed since the run began; start another run")
         self.step, self.micro, self.sums = state["step"], state["micro"], dict(state["sums"])
         with torch.no_grad():
@@ -213,14 +251,14 @@ class Engine:
         self.watch.idle = dict(state["idle"])
         self.lora.publish()
 
-    def _order(self, kept: list[Entry]) -> Order | Mixed:
+    def _order(self, kept: list[CacheEntry]) -> BatchSampler | MixedSampler:
         data, run = self.config.data, self.config.run
-        new = Order(self.learnt, run.batch_size, run.seed)
+        new = BatchSampler(self.learnt, run.batch_size, run.seed)
         if not kept:
             return new
-        return Mixed(new, Order(kept, run.batch_size, run.seed), data.share_of_kept, run.seed)
+        return MixedSampler(new, BatchSampler(kept, run.batch_size, run.seed), data.share_of_kept, run.seed)
 
-    def _draw(self, batch: Batch, number: int) -> list[Draw]:
+    def _draw(self, batch: Batch, number: int) -> list[NoiseDraw]:
         shapes = batch.video_latents.shape[1:], batch.audio_latents.shape[1:]
         rows, objective, seed = self.rows[self.expert], self.config.objective, self.config.run.seed
         return [
@@ -228,7 +266,9 @@ class Engine:
             for index in range(len(batch.text))
         ]
 
-    def _backward(self, batch: Batch, draws: list[Draw], entries: list[Entry]) -> tuple[Tensor, Tensor]:
+    def _backward(
+        self, batch: Batch, draws: list[NoiseDraw], entries: list[CacheEntry]
+    ) -> tuple[Tensor, Tensor]:
         """The detached losses of the micro-batch, its gradients being in the layers."""
         objective = self.config.objective
         parts = [each.mean() for each in losses(self.pipeline.dual_tower, batch, draws, self.timesteps)]

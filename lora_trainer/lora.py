@@ -31,7 +31,7 @@ TARGETS = {
 }
 
 
-class Lora:
+class TrainableLora:
     """LoRA layers in the trained towers. `weights` are float32, by "tower.path.lora_A.weight"."""
 
     def __init__(self, towers: Mapping[str, nn.Module], config: Config) -> None:

@@ -43,7 +43,7 @@ MAX_CAPTION_BYTES = 100_000
 
 
 @dataclass(frozen=True)
-class Item:
+class DatasetItem:
     """One clip: `name` is its path in the data set; `audio` is None where the sound is in the container.
 
     Only its seconds from `start` to `end` (None: the end of the file) are used. One that is `kept` shows what
@@ -59,7 +59,7 @@ class Item:
     kept: bool = False
 
 
-def read_clips(source: str, keep: str | None) -> list[Item]:
+def read_clips(source: str, keep: str | None) -> list[DatasetItem]:
     """The clips of `source` and after them those of `keep`, whose names begin with "keep/".
 
     Raises:
@@ -78,7 +78,7 @@ def read_clips(source: str, keep: str | None) -> list[Item]:
     return items + kept
 
 
-def read_items(source: str, **hub_options: object) -> list[Item]:
+def read_items(source: str, **hub_options: object) -> list[DatasetItem]:
     """The clips of a folder, a manifest (.jsonl, .csv, .json) or "hf://datasets/OWNER/NAME", by name.
 
     In a folder, `metadata.jsonl`, `.csv` or `.json` lists the clips; without one every clip needs a `.txt`
@@ -106,7 +106,7 @@ def read_items(source: str, **hub_options: object) -> list[Item]:
     return sorted(items, key=lambda item: item.name)
 
 
-def scan_folder(folder: Path) -> list[Item]:
+def scan_folder(folder: Path) -> list[DatasetItem]:
     videos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_FORMATS)
     if not videos:
         raise UserError(
@@ -118,7 +118,7 @@ def scan_folder(folder: Path) -> list[Item]:
             f"{folder}: {', '.join(missing)} lack a caption; write what is seen and heard into NAME.txt"
         )
     return [
-        Item(
+        DatasetItem(
             str(video.relative_to(folder)),
             video,
             read_caption(video.with_suffix(".txt")),
@@ -144,7 +144,7 @@ def sound_beside(video: Path) -> Path | None:
     return found[0] if found else None
 
 
-def read_manifest(path: Path, within: Path | None = None) -> list[Item]:
+def read_manifest(path: Path, within: Path | None = None) -> list[DatasetItem]:
     """The rows of a manifest; paths are relative to it. `within` is a folder that files must lie in."""
     rows = read_rows(path)
     if not rows:
@@ -165,7 +165,7 @@ def read_manifest(path: Path, within: Path | None = None) -> list[Item]:
         if end is not None and end <= start:
             raise UserError(f"{where}: end {end:g} is not after start {start:g}")
         name = f"{video}#{start:g}" if start else video  # one file may be listed in several parts
-        items.append(Item(name, clip, caption.strip(), sound, start, end))
+        items.append(DatasetItem(name, clip, caption.strip(), sound, start, end))
     return items
 
 

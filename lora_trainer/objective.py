@@ -18,7 +18,7 @@ from mova.scheduler import PairScheduler
 
 
 @dataclass(frozen=True)
-class Draw:
+class NoiseDraw:
     """What is random in one sample: sigmas (0-d) and noises of the sample's shapes, on the CPU."""
 
     video_sigma: Tensor
@@ -69,12 +69,12 @@ def draw(
     sigmas: Tensor,
     objective: Objective,
     generator: torch.Generator,
-) -> Draw:
+) -> NoiseDraw:
     """A random timestep among `rows`, noise for latents of these shapes (video, audio), and dropouts."""
     row = rows[int(torch.randint(len(rows), (), generator=generator))]
     audio_row = int(torch.randint(len(sigmas), (), generator=generator))
     text, bridge = torch.rand(2, generator=generator).tolist()
-    return Draw(
+    return NoiseDraw(
         sigmas[row, 0],
         sigmas[audio_row if objective.audio_timestep == "independent" else row, 1],
         torch.randn(shapes[0], generator=generator),
@@ -84,7 +84,9 @@ def draw(
     )
 
 
-def losses(tower: DualTower, batch: Batch, draws: Sequence[Draw], timesteps: int) -> tuple[Tensor, Tensor]:
+def losses(
+    tower: DualTower, batch: Batch, draws: Sequence[NoiseDraw], timesteps: int
+) -> tuple[Tensor, Tensor]:
     """Mean squared errors [B] of the video's and of the audio's velocity, float32.
 
     `timesteps` is the checkpoint's number of training timesteps. Muted samples have audio loss 0. The bridge

@@ -1,16 +1,32 @@
 """Optimizers, all of them from libraries, with one parameter group for each tower."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from lora_trainer.config import Config, Optimizer
-from lora_trainer.order import learning_rate_scale
 from mova.types import UserError
+
+if TYPE_CHECKING:
+    pass
+
+
+def learning_rate_scale(step: int, steps: int, optimizer: Optimizer) -> float:
+    """What learning rates are multiplied with at `step` of `steps`: warm-up, then the schedule."""
+    warmup = min(optimizer.warmup_steps, steps // 2)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if optimizer.schedule == "constant":
+        return 1.0
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    left = 1 - done if optimizer.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return optimizer.final_scale + (1 - optimizer.final_scale) * left
 
 
 def build_optimizer(towers: Mapping[str, list[nn.Parameter]], config: Config) -> torch.optim.Optimizer:

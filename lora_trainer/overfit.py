@@ -7,9 +7,8 @@ what it learnt is judged by taking it away again.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lora_trainer.cache import Cache
-from lora_trainer.config import Config, merge
-from lora_trainer.presets import EXPERTS
+from lora_trainer.config import EXPERTS, Config, merge
+from lora_trainer.latent_cache import Cache
 from lora_trainer.train import OnStep, Trainer
 from lora_trainer.validation import Figures, mean
 from mova.pipeline import MOVAPipeline

@@ -14,21 +14,60 @@ from typing import Any
 
 import torch
 
-from lora_trainer.cache import INDEX, Cache, read_index
-from lora_trainer.checkpoint import checkpoints, load_state, save_state
-from lora_trainer.config import Config
-from lora_trainer.encode import Report, build_cache, checkpoint_folder
+from lora_trainer.base_model import choose_device, load_model
+from lora_trainer.checkpoint import checkpoints, flat, load_state, save_state
+from lora_trainer.config import EXPERTS, Config
+from lora_trainer.distributed import Workers
 from lora_trainer.engine import Engine
 from lora_trainer.journal import ADAPTER, CHECKPOINTS, JOURNAL, Journal
+from lora_trainer.latent_cache import INDEX, Cache, Report, build_cache, checkpoint_folder, read_index
 from lora_trainer.lora import save_adapter
-from lora_trainer.model import choose_device, load_model
-from lora_trainer.presets import EXPERTS
-from lora_trainer.samples import make_samples
-from lora_trainer.trackers import Tracker
-from lora_trainer.validation import Figures, swapped_experts
-from lora_trainer.workers import Workers
+from lora_trainer.optimizers import library
+from lora_trainer.validation import Figures, make_samples, swapped_experts
 from mova.pipeline import MOVAPipeline
 from mova.types import BackendError, Cancelled, UserError
+
+
+class Tracker:
+    """Logs numbers by step; does nothing if none is configured.
+
+    Raises:
+        UserError: its library is missing.
+    """
+
+    def __init__(self, config: Config, active: bool) -> None:
+        self.kind = config.run.tracker if active else "none"
+        if self.kind == "tensorboard":
+            library("tensorboard")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(config.output / "tensorboard"))
+        elif self.kind == "trackio":
+            self.writer = library("trackio")
+            record = config.model_dump(mode="json")
+            self.writer.init(project="mova-lora", name=config.output.name, config=record, resume="allow")
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        numbers = {
+            key.replace(".", "/"): value
+            for key, value in flat(values).items()
+            if isinstance(value, int | float)
+        }
+        if self.kind == "tensorboard":
+            for key, value in numbers.items():
+                self.writer.add_scalar(key, value, step)
+        elif self.kind == "trackio":
+            self.writer.log(numbers, step=step)
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.kind == "tensorboard":
+            self.writer.close()
+        elif self.kind == "trackio":
+            self.writer.finish()
+
 
 logger = logging.getLogger(__name__)
 

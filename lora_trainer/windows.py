@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lora_trainer.config import Data
-from lora_trainer.manifest import Item
-from lora_trainer.reading import Probe
-from mova.catalog import Model
+from lora_trainer.config import Config, Data
+from lora_trainer.decode import Probe, probe
+from lora_trainer.manifest import DatasetItem, read_clips
+from mova.catalog import Model, find_model
 from mova.shapes import frames_for_seconds, parse_size, size_for_aspect
 from mova.types import UserError
 
@@ -20,7 +20,7 @@ TOLERANCE = 0.5  # frames that a clip may be short; its last frame stands that l
 class Window:
     """Seconds `start` to `start + num_frames / frame_rate` of a clip, at a size in pixels."""
 
-    item: Item
+    item: DatasetItem
     start: float
     num_frames: int
     height: int
@@ -72,7 +72,7 @@ def bucket_size(probe: Probe, data: Data, model: Model) -> tuple[int, int]:
     )
 
 
-def windows_of(item: Item, probe: Probe, data: Data, model: Model) -> list[Window]:
+def windows_of(item: DatasetItem, probe: Probe, data: Data, model: Model) -> list[Window]:
     """One after the other, each the longest that still fits. Raises UserError if not even one does."""
     size, counts = bucket_size(probe, data, model), lengths(data, model)
     end = probe.seconds if item.end is None else min(item.end, probe.seconds)
@@ -96,3 +96,38 @@ def windows_of(item: Item, probe: Probe, data: Data, model: Model) -> list[Windo
             "(such clips then teach the picture only)"
         )
     return windows
+
+
+def clips_of(config: Config) -> list[DatasetItem]:
+    """The clips to learn and to keep; of those that the run makes, the ones that are there.
+
+    Raises UserError as `read_clips`.
+    """
+    makes = config.data.keep_count and any(config.kept.glob("*.mp4"))
+    return read_clips(config.data.path, str(config.kept) if makes else config.data.keep)
+
+
+def plan_windows(config: Config, items: list[DatasetItem] | None = None) -> list[Window]:
+    """Every window of the data set, or of `items`.
+
+    Raises:
+        UserError: names each clip that cannot be used, and why.
+    """
+    model, windows, problems = find_model(config.model), [], []
+    for item in clips_of(config) if items is None else items:
+        try:
+            windows += windows_of(item, probe(item), config.data, model)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError(bullet_list(f"{len(problems)} clips cannot be used", problems))
+    return windows
+
+
+def caption_of(item: DatasetItem, data: Data) -> str:
+    """What the model is told: of a clip to learn, after the person's trigger, if there is one."""
+    return item.caption if item.kept else f"{data.caption_prefix}{item.caption}"
+
+
+def bullet_list(what: str, problems: list[str]) -> str:
+    return f"{what}:" + "".join(f"\n- {problem}" for problem in problems)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_trainer.config import merge
-from lora_trainer.keep import example_wishes
+from lora_trainer.regularization import example_wishes
 from lora_trainer.windows import LENGTHS
 from mova.catalog import MODELS, Model
 from mova.shapes import frames_for_seconds

@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 from demo import html
 from demo.train.worker import ClipReview, Cost, Looks
-from lora_trainer.findings import Finding
-from lora_trainer.hardware import Hardware
-from lora_trainer.manifest import Item
-from lora_trainer.presets import EXPERTS
-from lora_trainer.runs import Run, Status
+from lora_trainer.config import EXPERTS
+from lora_trainer.doctor import Finding
+from lora_trainer.jobs.hub import Hardware
+from lora_trainer.jobs.runs import Status, TrainingRun
+from lora_trainer.manifest import DatasetItem
 from mova.catalog import human_seconds
 
 GIB = 2**30
@@ -55,7 +55,7 @@ def file_url(path: Path) -> str:
     return f"gradio_api/file={quote(str(path.absolute()))}"
 
 
-def cards(items: Sequence[Item], looks: Looks | None) -> str:
+def cards(items: Sequence[DatasetItem], looks: Looks | None) -> str:
     """Every clip with its player and what the doctor found; None: still being looked at."""
     if not items:
         return html.empty(
@@ -67,7 +67,7 @@ def cards(items: Sequence[Item], looks: Looks | None) -> str:
     return f'<div class="train-cards">{"".join(card(item, seen.get(item.name)) for item in items)}</div>'
 
 
-def card(item: Item, look: ClipReview | None) -> str:
+def card(item: DatasetItem, look: ClipReview | None) -> str:
     player, facts = '<div class="train-empty">…</div>', ""
     if look and look.preview:
         player = f'<video controls preload="metadata" src="{safe(file_url(look.preview))}"></video>'
@@ -86,7 +86,7 @@ def card(item: Item, look: ClipReview | None) -> str:
     )
 
 
-def used_part(item: Item, seconds: float) -> str:
+def used_part(item: DatasetItem, seconds: float) -> str:
     if not item.start and item.end is None:
         return ""
     return f", used from {item.start:.2f} to {item.end or seconds:.2f} s"
@@ -160,7 +160,7 @@ def offer(hardware: Hardware) -> str:
     return f"{hardware.name}, {hardware.memory}: ${hardware.price:.2f} an hour"
 
 
-def status(run: Run, state: Status) -> str:
+def status(run: TrainingRun, state: Status) -> str:
     """How a run is doing."""
     if not state.is_live:
         kind = {"done": "good", "stopped": "quiet"}.get(state.kind, "error")
@@ -189,7 +189,7 @@ def alarms(events: Sequence[Mapping[str, Any]]) -> str:
     return notes(dict.fromkeys(texts), "warning")
 
 
-def samples(run: Run, events: Sequence[Mapping[str, Any]]) -> str:
+def samples(run: TrainingRun, events: Sequence[Mapping[str, Any]]) -> str:
     """The clip from before training beside the newest; those between below."""
     made = [(event["step"], run.folder / event["path"]) for event in events if event["event"] == "sample"]
     made = [(step, path) for step, path in made if path.is_file()]
@@ -211,7 +211,7 @@ def figures(made: Sequence[tuple[int, Path]]) -> str:
     return f'<div class="train-samples">{clips}</div>'
 
 
-def charts(run: Run, events: Sequence[Mapping[str, Any]]) -> str:
+def charts(run: TrainingRun, events: Sequence[Mapping[str, Any]]) -> str:
     """The loss on fixed clips and noise against the base model's, for picture and sound."""
     base = next((event for event in events if event["event"] == "base"), None)
     if base is None:

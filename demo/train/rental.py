@@ -9,10 +9,18 @@ from pathlib import Path
 from demo.service import DemoService
 from demo.train.form import is_small
 from demo.train.worker import Cost
-from lora_trainer.hardware import Hardware
-from lora_trainer.hub_jobs import IMAGE, HubJobs, Login
-from lora_trainer.jobs import Jobs
-from lora_trainer.runs import DATA, JOB, LIVE_STAGES, OUTCOME, REFUSED, SENDING, Run, write_json
+from lora_trainer.jobs.hub import IMAGE, Hardware, HubJobs, HubLogin
+from lora_trainer.jobs.runs import (
+    DATA,
+    JOB,
+    LIVE_STAGES,
+    OUTCOME,
+    REFUSED,
+    SENDING,
+    RunRegistry,
+    TrainingRun,
+    write_json,
+)
 from mova.catalog import GPUS, MODELS, REPO_ID, human_seconds
 from mova.types import BackendError, UserError
 
@@ -72,7 +80,7 @@ class JobRental:
             raise UserError("the Hub no longer has this machine; open the tab again and choose another")
         return found
 
-    def limit(self, cost: Cost, login: Login | None = None) -> int:
+    def limit(self, cost: Cost, login: HubLogin | None = None) -> int:
         """Seconds after which the Hub ends a job, whatever happens.
 
         Raises UserError: the sign-in ends before the run would.
@@ -89,7 +97,7 @@ class JobRental:
             seconds = min(seconds, left)
         return int(seconds)
 
-    def go(self, run: Run, login: Login, hardware: Hardware, seconds: int) -> None:
+    def go(self, run: TrainingRun, login: HubLogin, hardware: Hardware, seconds: int) -> None:
         """Send what is not there yet and start a job, beside the page: it takes its time.
 
         What the Hub refuses is the run's status.
@@ -100,7 +108,7 @@ class JobRental:
         asked = (run, login, hardware, seconds)
         threading.Thread(target=self._send, args=asked, daemon=True, name="send").start()
 
-    def _send(self, run: Run, login: Login, hardware: Hardware, seconds: int) -> None:
+    def _send(self, run: TrainingRun, login: HubLogin, hardware: Hardware, seconds: int) -> None:
         try:
             if (run.folder / DATA).exists():
                 self.hub.send(run, login)
@@ -114,14 +122,14 @@ class JobRental:
         finally:
             del self._sending[run.run_id]
 
-    def stop(self, run: Run, login: Login | None) -> None:
+    def stop(self, run: TrainingRun, login: HubLogin | None) -> None:
         """Raises UserError, BackendError."""
         if run.run_id in self._sending:
             self._sending[run.run_id] = False
         elif run.job["stage"] != SENDING:  # else the next look tells that it broke off
             self.hub.stop(run, checked(login))
 
-    def again(self, run: Run, login: Login | None) -> None:
+    def again(self, run: TrainingRun, login: HubLogin | None) -> None:
         """Go on with a run in another job. Raises UserError, BackendError."""
         login, job = checked(login), run.job
         if run.run_id in self._sending:
@@ -135,7 +143,7 @@ class JobRental:
             raise UserError("this sign-in ends soon; sign out and in again, then go on")
         self.go(run, login, self.offer(job["flavor"]), int(min(job["seconds"], left)))
 
-    def catch_up(self, jobs: Jobs, owner: str, login: Login) -> str:
+    def catch_up(self, jobs: RunRegistry, owner: str, login: HubLogin) -> str:
         """Bring what happened while nobody looked, also to runs that only the Hub knows; what went wrong.
 
         Raises UserError, BackendError.
@@ -144,7 +152,7 @@ class JobRental:
         live = [run for run in jobs.runs(owner) if run.job.get("stage") in LIVE_STAGES]
         return next(filter(None, [self.look(run, login) for run in live]), "")
 
-    def look(self, run: Run, login: Login | None) -> str:
+    def look(self, run: TrainingRun, login: HubLogin | None) -> str:
         """Bring what a job has sent, now and then; what went wrong with that."""
         if run.run_id in self._sending:
             return ""
@@ -164,7 +172,7 @@ class JobRental:
         return told
 
 
-def checked(login: Login | None) -> Login:
+def checked(login: HubLogin | None) -> HubLogin:
     """Raises UserError: nobody is signed in, or not for jobs."""
     if login is None:
         raise UserError("nobody is signed in; sign in above. A job that runs goes on without it")

@@ -15,8 +15,8 @@ from demo.generate_tab import own_adapters
 from demo.train import html
 from demo.train.form import TrainForm
 from demo.train.service import TrainService
-from lora_trainer.hub_jobs import Login
-from lora_trainer.runs import Run
+from lora_trainer.jobs.hub import HubLogin
+from lora_trainer.jobs.runs import TrainingRun
 from mova.types import BackendError, UserError
 
 
@@ -33,10 +33,10 @@ def signed(shop: TrainService, handler: Callable[..., Any]) -> Callable[..., Any
     return on_a_space if shop.studio.settings.space_id else here
 
 
-def login_of(token: gr.OAuthToken | None, profile: gr.OAuthProfile | None) -> Login | None:
+def login_of(token: gr.OAuthToken | None, profile: gr.OAuthProfile | None) -> HubLogin | None:
     if token is None or profile is None:
         return None
-    return Login(profile.username, token.token, tuple(re.split(r"[\s,]+", token.scope)), token.expires_at)
+    return HubLogin(profile.username, token.token, tuple(re.split(r"[\s,]+", token.scope)), token.expires_at)
 
 
 @dataclass
@@ -103,7 +103,7 @@ class RunEvents:
     def __init__(self, shop: TrainService, tab: TrainTab, generate: GenerateTab, tabs: gr.Tabs) -> None:
         self.shop, self.tab, self.generate, self.tabs = shop, tab, generate, tabs
 
-    def start(self, login: Login | None, visitor: str, flavor: str | None, *form: object) -> Updates:
+    def start(self, login: HubLogin | None, visitor: str, flavor: str | None, *form: object) -> Updates:
         """Here, or on a machine of the Hub if one is chosen."""
         tab, simple = self.tab, TrainForm.read(form)
         try:
@@ -116,7 +116,7 @@ class RunEvents:
             return {tab.start_notes: html.note(str(error), "error")}
         return {tab.start_notes: ""} | self._show(visitor, run)
 
-    def come(self, login: Login | None, visitor: str) -> Updates:
+    def come(self, login: HubLogin | None, visitor: str) -> Updates:
         """The tab comes into view: the newest run, also of those that only the Hub knows."""
         told = ""
         try:
@@ -141,7 +141,7 @@ class RunEvents:
         run = self._run(visitor, run_id)
         return self._show(visitor, run) if run else self.open(visitor)
 
-    def watch(self, login: Login | None, visitor: str, run_id: str | None, seen: str) -> Updates:
+    def watch(self, login: HubLogin | None, visitor: str, run_id: str | None, seen: str) -> Updates:
         """What has changed since the last look: `seen` names what the browser shows."""
         run = self._run(visitor, run_id)
         if run is None:
@@ -155,7 +155,7 @@ class RunEvents:
             del updates[self.tab.samples]  # a clip that plays is left alone
         return updates
 
-    def stop(self, login: Login | None, visitor: str, run_id: str | None) -> Updates:
+    def stop(self, login: HubLogin | None, visitor: str, run_id: str | None) -> Updates:
         run = self._run(visitor, run_id)
         try:
             if run is not None:
@@ -164,7 +164,7 @@ class RunEvents:
             return self.choose(visitor, run_id) | {self.tab.start_notes: html.note(str(error), "error")}
         return self.choose(visitor, run_id)
 
-    def go_on(self, login: Login | None, visitor: str, run_id: str | None) -> Updates:
+    def go_on(self, login: HubLogin | None, visitor: str, run_id: str | None) -> Updates:
         run = self._run(visitor, run_id)
         try:
             if run is not None:
@@ -173,7 +173,7 @@ class RunEvents:
             return {self.tab.start_notes: html.note(str(error), "error")}
         return {self.tab.start_notes: ""} | self.choose(visitor, run_id)
 
-    def delete(self, login: Login | None, visitor: str, run_id: str | None) -> Updates:
+    def delete(self, login: HubLogin | None, visitor: str, run_id: str | None) -> Updates:
         run = self._run(visitor, run_id)
         try:
             if run is not None:
@@ -201,7 +201,9 @@ class RunEvents:
             self.tabs: gr.Tabs(selected="generate"),
         }
 
-    def push(self, login: Login | None, visitor: str, run_id: str | None, repo: str, is_public: bool) -> str:
+    def push(
+        self, login: HubLogin | None, visitor: str, run_id: str | None, repo: str, is_public: bool
+    ) -> str:
         """Upload with the visitor's token, on one's own machine with that of `hf auth login`."""
         run, token = self._run(visitor, run_id), login.token if login else ""
         if not self.shop.studio.settings.is_public:
@@ -215,7 +217,7 @@ class RunEvents:
         url = html.safe(url)
         return f'<p class="mova-note mova-good">Uploaded: <a href="{url}" target="_blank">{url}</a></p>'
 
-    def _show(self, visitor: str, run: Run, told: str = "") -> Updates:
+    def _show(self, visitor: str, run: TrainingRun, told: str = "") -> Updates:
         tab, state, events = self.tab, run.status(), run.events()
         runs = self.shop.jobs.runs(self.shop.owner(visitor))
         has_adapter = run.adapter is not None and not state.is_live
@@ -239,18 +241,18 @@ class RunEvents:
             tab.timer: gr.Timer(active=state.is_live),
         }
 
-    def _run(self, visitor: str, run_id: str | None) -> Run | None:
+    def _run(self, visitor: str, run_id: str | None) -> TrainingRun | None:
         try:
             return self.shop.jobs.get(self.shop.owner(visitor), run_id)
         except UserError:
             return None
 
 
-def label(run: Run) -> str:
+def label(run: TrainingRun) -> str:
     return f"{run.about.name} · {html.KINDS[run.status().kind]}"
 
 
-def fingerprint(run: Run) -> str:
+def fingerprint(run: TrainingRun) -> str:
     """Changes when what is shown of a run does; after the bar, when its samples do."""
     events = run.events()
     samples = sum(event["event"] == "sample" for event in events)

@@ -17,14 +17,12 @@ from demo.train.rental import SIGN_IN, JobRental, checked
 from demo.train.worker import Cost, Looks
 from demo.worker import WorkerProcess
 from demo.writers import SERVER, WriterChoice, endpoint_of
-from lora_trainer.clipset import ClipSet, safe_stem
+from lora_trainer.clip_folder import ClipSet, safe_stem
 from lora_trainer.config import read_config
-from lora_trainer.hardware import Hardware
-from lora_trainer.hub_jobs import Login
-from lora_trainer.jobs import Jobs, link_or_copy
-from lora_trainer.manifest import Item
-from lora_trainer.publish import push
-from lora_trainer.runs import About, Run
+from lora_trainer.jobs.hub import Hardware, HubLogin
+from lora_trainer.jobs.publish import push
+from lora_trainer.jobs.runs import RunInfo, RunRegistry, TrainingRun, link_or_copy
+from lora_trainer.manifest import DatasetItem
 from mova.outputs import new_output
 from mova.prompting.cache import AnswerCache
 from mova.prompting.endpoint import WITHOUT_IMAGE, EndpointWriter
@@ -91,7 +89,7 @@ class TrainService:
 
     def __init__(self, studio: DemoService) -> None:
         self.studio, outputs = studio, studio.settings.outputs.absolute()
-        self.jobs = Jobs(outputs / RUNS)
+        self.jobs = RunRegistry(outputs / RUNS)
         self.away = JobRental(studio)
         self.previews = outputs / PREVIEWS
         self.helper = WorkerProcess()
@@ -148,7 +146,7 @@ class TrainService:
         return bool(settings.space_id) and not settings.is_zero_gpu and settings.backend == "local"
 
     def settings(
-        self, owner: str, simple: TrainForm, items: Sequence[Item], is_away: bool = False
+        self, owner: str, simple: TrainForm, items: Sequence[DatasetItem], is_away: bool = False
     ) -> dict[str, Any]:
         """The config's settings for these wishes. Raises UserError."""
         device = "" if is_away else self.studio.settings.device
@@ -193,7 +191,7 @@ class TrainService:
                 return (times["done"] - times["run"]) / run.about.steps
         return None
 
-    def start(self, owner: str, simple: TrainForm, username: str = "") -> Run:
+    def start(self, owner: str, simple: TrainForm, username: str = "") -> TrainingRun:
         """Start a run on this machine with what is there now.
 
         Raises:
@@ -208,7 +206,7 @@ class TrainService:
         self.jobs.start(run)
         return run
 
-    def rent(self, owner: str, simple: TrainForm, flavor: str, login: Login | None) -> Run:
+    def rent(self, owner: str, simple: TrainForm, flavor: str, login: HubLogin | None) -> TrainingRun:
         """Start a run as a job of the Hub; if the Hub does not take it, the run's status says so.
 
         Raises:
@@ -223,7 +221,7 @@ class TrainService:
 
     def _prepare(
         self, owner: str, simple: TrainForm, hardware: Hardware | None
-    ) -> tuple[About, dict[str, Any], list[Item], Cost]:
+    ) -> tuple[RunInfo, dict[str, Any], list[DatasetItem], Cost]:
         items = self.clips(owner).items()
         if not items:
             raise UserError("there are no clips yet; add some in step 1")
@@ -248,16 +246,16 @@ class TrainService:
         model = self.studio.model_name
         if hardware:
             device, on_gpu = "", False  # of this machine's
-        about = About(name, model, simple.prompt, len(items), steps, device, on_gpu, time.time())
+        about = RunInfo(name, model, simple.prompt, len(items), steps, device, on_gpu, time.time())
         return about, settings, items, cost
 
-    def stop(self, run: Run, login: Login | None) -> None:
+    def stop(self, run: TrainingRun, login: HubLogin | None) -> None:
         if run.job:
             self.away.stop(run, login)
         else:
             self.jobs.stop(run)
 
-    def go_on(self, run: Run, login: Login | None) -> None:
+    def go_on(self, run: TrainingRun, login: HubLogin | None) -> None:
         if run.job:
             self.away.again(run, login)
             return
@@ -265,13 +263,13 @@ class TrainService:
             self._free_gpu()
         self.jobs.start(run)
 
-    def delete(self, run: Run, login: Login | None) -> None:
+    def delete(self, run: TrainingRun, login: HubLogin | None) -> None:
         """Remove a run here; what it has on the Hub stays its owner's. Raises UserError, BackendError."""
         if run.job and not run.status().is_live:
             self.away.hub.forget(run, checked(login))
         self.jobs.delete(run)
 
-    def download(self, run: Run) -> Path:
+    def download(self, run: TrainingRun) -> Path:
         """The adapter under the name of its run, or under its own where the disk has no room for that."""
         path = run.folder / "download" / f"{run.about.name}.safetensors"
         try:
@@ -281,7 +279,7 @@ class TrainService:
             return run.adapter
         return path
 
-    def use(self, owner: str, run: Run) -> str:
+    def use(self, owner: str, run: TrainingRun) -> str:
         """Put the adapter where Generate offers it; the name that it has there."""
         if run.adapter is None:
             raise UserError("this run has saved nothing yet; let it learn longer")
@@ -315,7 +313,7 @@ class TrainService:
             clips.write_captions({item.name: suggest_caption(writer, preview)})
         return told
 
-    def publish(self, run: Run, repo: str, token: str, is_public: bool) -> str:
+    def publish(self, run: TrainingRun, repo: str, token: str, is_public: bool) -> str:
         return push(run, repo.strip(), token, is_public)
 
     def _free_gpu(self) -> None:
@@ -340,7 +338,7 @@ class TrainService:
                 shutil.rmtree(self.previews / folder.name, ignore_errors=True)
 
 
-def with_prompt(simple: TrainForm, items: Sequence[Item]) -> TrainForm:
+def with_prompt(simple: TrainForm, items: Sequence[DatasetItem]) -> TrainForm:
     """The wishes with a prompt that shows what was learnt: by default the first caption; with the trigger."""
     prompt, trigger = simple.prompt.strip() or items[0].caption, simple.trigger.strip()
     return replace(simple, prompt=prompt if trigger in prompt else f"{trigger} {prompt}")

@@ -17,7 +17,7 @@ from demo.train.runs import PRIVATE, TrainTab, Updates, signed, wire_runs
 from demo.train.service import TrainService
 from demo.train.worker import Looks
 from demo.writers import configured_endpoint
-from lora_trainer.hub_jobs import Login
+from lora_trainer.jobs.hub import HubLogin
 from mova.types import BackendError, UserError
 
 TITLE = "Teach it a face, a voice, a thing"
@@ -53,7 +53,7 @@ def wire_gate(
 ) -> Callable:
     """On a Space: who may train comes in. What registers for the moment after that is known."""
 
-    def admit(login: Login | None, visitor_name: str, chosen: str | None) -> Updates:
+    def admit(login: HubLogin | None, visitor_name: str, chosen: str | None) -> Updates:
         return admitted(shop, train, gate, login, visitor_name, chosen)
 
     shown = [gate, train.body, train.hardware]
@@ -61,7 +61,12 @@ def wire_gate(
 
 
 def admitted(
-    shop: TrainService, train: TrainTab, gate: gr.HTML, login: Login | None, visitor: str, chosen: str | None
+    shop: TrainService,
+    train: TrainTab,
+    gate: gr.HTML,
+    login: HubLogin | None,
+    visitor: str,
+    chosen: str | None,
 ) -> Updates:
     """Whether the visitor comes in, and the machines that they may choose, with their prices."""
     name, offered = login.name if login else "", gr.update()

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_trainer.clipset import ClipSet
-from lora_trainer.findings import SEVERITIES, Finding
-from lora_trainer.hardware import Hardware
-from lora_trainer.manifest import Item
+from lora_trainer.clip_folder import ClipSet
+from lora_trainer.doctor import SEVERITIES, Finding
+from lora_trainer.jobs.hub import Hardware
+from lora_trainer.manifest import DatasetItem
 from mova.types import UserError
 
 if TYPE_CHECKING:
     from lora_trainer.config import Config
-    from lora_trainer.doctor import Clip
+    from lora_trainer.doctor import ExaminedClip
 
 REMEMBERED = 64  # clips whose measurements are kept: a changed caption needs no new look at the picture
 PREVIEW_SIDE, PREVIEW_RATE, PREVIEW_SECONDS, PREVIEW_SAMPLES = 384, 24.0, 30.0, 48000
@@ -79,7 +79,7 @@ class Cost:
     changes: dict[str, Any] = field(default_factory=dict)
 
 
-def review(settings: Mapping[str, Any], items: Sequence[Item], previews: Path) -> Looks:
+def review(settings: Mapping[str, Any], items: Sequence[DatasetItem], previews: Path) -> Looks:
     """The doctor's findings, and a small clip of each to play."""
     from lora_trainer.doctor import examine
 
@@ -90,8 +90,7 @@ def review(settings: Mapping[str, Any], items: Sequence[Item], previews: Path) -
 
 def fix_clips(settings: Mapping[str, Any], clips: ClipSet) -> list[str]:
     """Mend what needs no guess; a sentence for each change."""
-    from lora_trainer.doctor import examine, without_black_ends
-    from lora_trainer.fixes import louder_channel
+    from lora_trainer.doctor import examine, louder_channel, without_black_ends
 
     told = []
     for clip in examine(config_of(settings), items=clips.items(), read=remembered).clips:
@@ -112,23 +111,22 @@ def fix_clips(settings: Mapping[str, Any], clips: ClipSet) -> list[str]:
 
 
 def estimate_cost(
-    settings: Mapping[str, Any], items: Sequence[Item], hardware: Hardware | None = None
+    settings: Mapping[str, Any], items: Sequence[DatasetItem], hardware: Hardware | None = None
 ) -> Cost:
     """The plan of a run, with frozen weights kept where it fits the machine, the fastest way first.
 
     The machine is this one, or one that is rented, which must be set up first.
     """
-    from lora_trainer.plan import figures
-    from lora_trainer.plan_advice import advise
-    from lora_trainer.plan_inputs import find_card, outline, rented_card
+    from lora_trainer.plan.estimate import advise, estimate_run
+    from lora_trainer.plan.inputs import find_card, outline, rented_card
 
     config = config_of(settings)
     card = rented_card(config, hardware) if hardware else find_card(config, None)
     known = outline(config, list(items))
-    plan, changes = figures(config, card, known), {}
+    plan, changes = estimate_run(config, card, known), {}
     for offload in OFFLOADS[1:] if card.is_gpu and not plan.fits else ():
         other = config_of(settings, {"run.offload": offload})
-        if (then := figures(other, card, known)).fits:
+        if (then := estimate_run(other, card, known)).fits:
             config, plan, changes = other, then, {"run.offload": offload}
             break
     advice = () if plan.fits else tuple(advise(config, card, known, plan))
@@ -149,7 +147,7 @@ def config_of(settings: Mapping[str, Any], changes: Mapping[str, Any] | None = N
     return read_config(None, {**settings, **(changes or {})})
 
 
-def remembered(clip: "Clip") -> None:
+def remembered(clip: "ExaminedClip") -> None:
     """Measure a clip, or recall what was measured of the same file."""
     from lora_trainer.doctor import read_clip
 
@@ -166,7 +164,7 @@ def remembered(clip: "Clip") -> None:
         setattr(clip, name, value)
 
 
-def look_of(clip: "Clip", previews: Path) -> ClipReview:
+def look_of(clip: "ExaminedClip", previews: Path) -> ClipReview:
     findings = sorted(clip.findings, key=lambda f: SEVERITIES.index(f.severity))
     if clip.probe is None or clip.picture is None:
         return ClipReview(clip.item.name, 0.0, 0, 0, None, tuple(findings))
@@ -177,11 +175,11 @@ def look_of(clip: "Clip", previews: Path) -> ClipReview:
     return ClipReview(clip.item.name, probe.seconds, probe.height, probe.width, path, tuple(findings))
 
 
-def write_preview(clip: "Clip", path: Path) -> None:
+def write_preview(clip: "ExaminedClip", path: Path) -> None:
     """The clip, small, as every browser plays it."""
     import numpy as np
 
-    from lora_trainer.reading import read_frames, read_sound
+    from lora_trainer.decode import read_frames, read_sound
     from mova.media import write_mp4
 
     item, probe = replace(clip.item, start=0.0, end=None), clip.probe

@@ -62,8 +62,8 @@ def settings(clips, golden, tmp_path, cache_folder):
 @pytest.fixture
 def parts(settings):
     """(config, cache, a fresh pipeline) with changes to the settings."""
-    from lora_trainer.encode import build_cache, checkpoint_folder
-    from lora_trainer.model import choose_device, load_model
+    from lora_trainer.base_model import choose_device, load_model
+    from lora_trainer.latent_cache import build_cache, checkpoint_folder
 
     def parts(**changes):
         config = settings(**changes)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lora_trainer.cache import read_index
-from lora_trainer.encode import build_cache, plan_windows
-from lora_trainer.reading import read_frames, read_sound
-from lora_trainer.sound import to_loudness
+from lora_trainer.decode import read_frames, read_sound
+from lora_trainer.latent_cache import build_cache, read_index
+from lora_trainer.measurements import to_loudness
+from lora_trainer.windows import plan_windows
 from mova.metrics.loudness import loudness
 from mova.types import UserError
 from tests.lora_trainer.clips import make_clip

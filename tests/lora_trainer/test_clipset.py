@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_trainer.clipset import ClipSet
+from lora_trainer.clip_folder import ClipSet
 from mova.types import UserError
 from tests.lora_trainer.clips import make_clip
 

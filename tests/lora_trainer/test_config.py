@@ -2,8 +2,7 @@
 
 import pytest
 
-from lora_trainer.config import parse_change, read_config
-from lora_trainer.presets import PRESETS, RECIPES
+from lora_trainer.config import PRESETS, RECIPES, parse_change, read_config
 from mova.types import UserError
 
 NEEDED = {"model": "360p", "output": "runs/a", "data.path": "clips"}

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from lora_trainer.__main__ import main
-from lora_trainer.doctor import examine
-from lora_trainer.fixes import mend
+from lora_trainer.doctor import examine, fix
+from lora_trainer.doctor_report import html_report, text_report
 from lora_trainer.manifest import read_items
-from lora_trainer.report import html_report, text_report
 from mova.media import write_mp4
 from tests.lora_trainer.clips import SAMPLE_RATE, make_clip, picture, wave
 from tests.lora_trainer.test_reading import write_streams
@@ -169,7 +168,7 @@ def test_mending_leaves_the_clips_alone_and_removes_what_it_says(doctor, setting
     write(doctor.folder, "phase.mp4", picture(SECONDS, 24, (0.7,)), np.stack([hiss(), -hiss()]), "It hisses.")
     before = {path.name: path.read_bytes() for path in doctor.folder.iterdir()}
     config = settings(data__path=str(doctor.folder))
-    lines = list(mend(examine(config), config))
+    lines = list(fix(examine(config), config))
     assert len(lines) == 4
     assert {path.name: path.read_bytes() for path in doctor.folder.iterdir()} == before
     mended = config.output / "mended"

@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 import torch
 
+from lora_trainer.batch_sampler import BatchSampler, expert_at
 from lora_trainer.checkpoint import load_state, save_state
-from lora_trainer.config import Optimizer
+from lora_trainer.config import EXPERTS, Optimizer
 from lora_trainer.engine import Engine
-from lora_trainer.order import Order, expert_at, learning_rate_scale
-from lora_trainer.presets import EXPERTS
+from lora_trainer.optimizers import learning_rate_scale
 from lora_trainer.validation import swapped_experts
 from mova.types import BackendError, UserError
 from tests.lora_trainer.conftest import run_steps
@@ -112,12 +112,14 @@ def test_every_window_comes_once_an_epoch_whatever_the_batch_size(parts):
     _, cache, _ = parts()
     entries = list(cache.entries)
     for batch_size in (1, 2, 4):
-        order = Order(entries, batch_size, seed=0)
+        order = BatchSampler(entries, batch_size, seed=0)
         count = len(order.epoch(0))
         for epoch in range(3):
             names = [entry.name for n in range(count) for entry in order.batch(epoch * count + n)]
             assert sorted(names) == sorted(entry.name for entry in entries)
-    names = [[e.name for n in range(12) for e in Order(entries, 1, seed).batch(n)] for seed in (0, 0, 1)]
+    names = [
+        [e.name for n in range(12) for e in BatchSampler(entries, 1, seed).batch(n)] for seed in (0, 0, 1)
+    ]
     assert names[0] == names[1] != names[2]
     assert names[0][:6] != names[0][6:]
 

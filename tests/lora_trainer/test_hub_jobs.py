@@ -12,12 +12,11 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from lora_trainer import mirror
-from lora_trainer.hub_jobs import HubJobs, Login
-from lora_trainer.jobs import Jobs
+from lora_trainer.jobs import hub_sync
+from lora_trainer.jobs.hub import HubJobs, HubLogin
+from lora_trainer.jobs.runs import JOB, STOP, RunInfo, RunRegistry, find_process, read_run, write_json
 from lora_trainer.journal import ADAPTER
 from lora_trainer.manifest import read_items
-from lora_trainer.runs import JOB, STOP, About, find_process, read_run, write_json
 from mova.adapter_sources import read_adapter
 from mova.strengths import TOWERS
 from mova.types import BackendError, UserError
@@ -57,7 +56,7 @@ def hub(golden):
 
 @pytest.fixture
 def login():
-    return Login("me", TOKEN, ("openid", "contribute-repos", "jobs"), time.time() + 3600)
+    return HubLogin("me", TOKEN, ("openid", "contribute-repos", "jobs"), time.time() + 3600)
 
 
 @pytest.fixture
@@ -78,8 +77,8 @@ def make(tmp_path, clips):
             "towers": {name: {"rank": 2} for name in TOWERS},
             "samples": {"every": 15, "num_inference_steps": 2, "clips": [{"prompt": "A lamp.", "seed": 1}]},
         }
-        about = About("lamp", "tiny", "A lamp.", 3, STEPS, "", False, time.time())
-        return Jobs(tmp_path / "runs").create("one", about, settings, read_items(str(clips)))
+        about = RunInfo("lamp", "tiny", "A lamp.", 3, STEPS, "", False, time.time())
+        return RunRegistry(tmp_path / "runs").create("one", about, settings, read_items(str(clips)))
 
     return make
 
@@ -170,39 +169,39 @@ def test_what_goes_to_the_hub_is_private_and_holds_no_path_and_no_token(sent, hu
     assert asked["secrets"] == {"HF_TOKEN": TOKEN}
     assert asked["timeoutSeconds"] == 1800
     del asked["secrets"]
-    assert TOKEN not in f"{asked} {hub.paths} {Login('me', TOKEN, (), 0.0)}"
+    assert TOKEN not in f"{asked} {hub.paths} {HubLogin('me', TOKEN, (), 0.0)}"
     assert TOKEN.encode() not in sent_bytes
     assert not files_with(TOKEN, tmp_path)
 
 
 def test_a_sample_comes_with_the_line_that_tells_of_it(sent, monkeypatch):
     run, _ = sent
-    event, stamp, sent_together = b'{"event": "sample", "step": 0}\n', mirror.stamp, []
+    event, stamp, sent_together = b'{"event": "sample", "step": 0}\n', hub_sync.stamp, []
 
     def stamp_as_the_trainer_goes_on(path):
-        (run.folder / mirror.SAMPLES).mkdir(exist_ok=True)
-        (run.folder / mirror.SAMPLES / "step-000000-0.mp4").write_bytes(b"clip")
-        (run.folder / mirror.JOURNAL).write_bytes(event)
+        (run.folder / hub_sync.SAMPLES).mkdir(exist_ok=True)
+        (run.folder / hub_sync.SAMPLES / "step-000000-0.mp4").write_bytes(b"clip")
+        (run.folder / hub_sync.JOURNAL).write_bytes(event)
         return stamp(path)
 
     def create_commit(_repo, operations, **_):
         sent_together.extend(operation.path_in_repo for operation in operations)
 
-    (run.folder / mirror.JOURNAL).write_bytes(b"")
-    monkeypatch.setattr(mirror, "stamp", stamp_as_the_trainer_goes_on)
-    mirror.Outbox(SimpleNamespace(create_commit=create_commit), "me/lamp", run).push()
-    assert {mirror.JOURNAL, f"{mirror.SAMPLES}/step-000000-0.mp4"} <= set(sent_together)
+    (run.folder / hub_sync.JOURNAL).write_bytes(b"")
+    monkeypatch.setattr(hub_sync, "stamp", stamp_as_the_trainer_goes_on)
+    hub_sync.RepoSync(SimpleNamespace(create_commit=create_commit), "me/lamp", run).push()
+    assert {hub_sync.JOURNAL, f"{hub_sync.SAMPLES}/step-000000-0.mp4"} <= set(sent_together)
 
 
 def test_a_look_brings_one_state_though_the_job_sends_the_next(hub, away, login, sent, monkeypatch):
     run, job = sent
     job["told"]["status"]["stage"] = "RUNNING"
-    api, download = HfApi(hub.url, TOKEN), mirror.hf_hub_download
+    api, download = HfApi(hub.url, TOKEN), hub_sync.hf_hub_download
 
     def push(done):
         phase = json.dumps({"what": "train", "done": done, "count": STEPS}).encode()
         api.create_commit(
-            run.job["repo"], [CommitOperationAdd(mirror.PHASE, phase)], commit_message="Goes on"
+            run.job["repo"], [CommitOperationAdd(hub_sync.PHASE, phase)], commit_message="Goes on"
         )
 
     def download_late(*names, **options):
@@ -211,7 +210,7 @@ def test_a_look_brings_one_state_though_the_job_sends_the_next(hub, away, login,
 
     push(1)
     with monkeypatch.context() as patch:
-        patch.setattr(mirror, "hf_hub_download", download_late)
+        patch.setattr(hub_sync, "hf_hub_download", download_late)
         away.look(run, login)
     assert run.status().done == 1
     away.look(run, login)
@@ -383,17 +382,17 @@ def test_nothing_that_a_repo_holds_is_believed(hub, away, login, sent, tmp_path)
 def test_jobs_are_found_again_by_who_started_them_until_they_are_forgotten(hub, away, login, sent, tmp_path):
     run, job = sent
     away.find(login, tmp_path / "new")
-    (found,) = Jobs(tmp_path).runs("new")
+    (found,) = RunRegistry(tmp_path).runs("new")
     assert (found.run_id, found.about, found.status()) == (run.run_id, run.about, run.status())
     assert found.job["price"] == pytest.approx(0.03)
     # One that ended while nobody looked is as it says itself.
     job["told"]["status"]["stage"] = "COMPLETED"
     hub.repos[run.job["repo"]]["outcome.json"] = b'{"kind": "done", "message": "done"}'
     away.find(login, tmp_path / "later")
-    assert [each.status().kind for each in Jobs(tmp_path).runs("later")] == ["done"]
+    assert [each.status().kind for each in RunRegistry(tmp_path).runs("later")] == ["done"]
     away.forget(found, login)
     away.find(login, tmp_path / "other")
-    assert Jobs(tmp_path).runs("other") == []
+    assert RunRegistry(tmp_path).runs("other") == []
 
 
 def test_jobs_whose_repo_is_gone_or_changed_are_passed_over(hub, away, login, sent, make, tmp_path):
@@ -403,7 +402,7 @@ def test_jobs_whose_repo_is_gone_or_changed_are_passed_over(hub, away, login, se
     hub.repos[sent[0].job["repo"]]["about.json"] = b'{"name": 1}'
     del hub.repos[other.job["repo"]]
     away.find(login, tmp_path / "new")
-    assert Jobs(tmp_path).runs("new") == []
+    assert RunRegistry(tmp_path).runs("new") == []
 
 
 def files_with(text, folder):

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from lora_trainer.jobs import Jobs
+from lora_trainer.jobs.runs import OUTCOME, PROCESS, RunInfo, RunRegistry, find_process, is_alive, write_json
 from lora_trainer.manifest import read_items
-from lora_trainer.runs import OUTCOME, PROCESS, About, find_process, is_alive, write_json
 from mova.strengths import TOWERS
 from mova.types import UserError
 
@@ -21,7 +20,7 @@ STEPS = 10
 
 @pytest.fixture
 def jobs(tmp_path):
-    jobs = Jobs(tmp_path / "runs")
+    jobs = RunRegistry(tmp_path / "runs")
     yield jobs
     for folder in (tmp_path / "runs").glob("*/*"):
         if process := find_process(folder):
@@ -50,7 +49,7 @@ def make(jobs, clips, golden):
             "run": run | {"gradient_checkpointing": False} | changes,
             "towers": {name: {"rank": 2} for name in TOWERS},
         }
-        about = About("lamp", "tiny", "A lamp.", 3, STEPS, "cpu", False, time.time())
+        about = RunInfo("lamp", "tiny", "A lamp.", 3, STEPS, "cpu", False, time.time())
         return jobs.create(owner, about, settings, read_items(str(clips)))
 
     return make
@@ -102,7 +101,7 @@ def test_killed_and_starved_runs_lose_nothing_and_take_turns(jobs, make):
     assert other.saved_step() == 0
 
     # A page that was restarted goes on with it, although a clip is gone: that is encoded already.
-    again = Jobs(jobs.root)
+    again = RunRegistry(jobs.root)
     assert [run.run_id for run in again.runs("one")] == [one.run_id]
     (one.folder / "data" / "b.mp4").unlink()
     again.start(again.get("one", one.run_id))

@@ -9,18 +9,16 @@ import pytest
 import torch
 
 from lora_trainer.__main__ import main
-from lora_trainer.cache import INDEX, Entry
-from lora_trainer.doctor import examine
-from lora_trainer.encode import build_cache
-from lora_trainer.fixes import mend
-from lora_trainer.keep import EXAMPLES, example_wishes, make_kept, read_wishes
+from lora_trainer.base_model import choose_device
+from lora_trainer.batch_sampler import BLOCK, BatchSampler, MixedSampler
+from lora_trainer.doctor import examine, fix
+from lora_trainer.doctor_report import summary
+from lora_trainer.latent_cache import INDEX, CacheEntry, build_cache
 from lora_trainer.manifest import read_clips
-from lora_trainer.model import choose_device
-from lora_trainer.order import BLOCK, Mixed, Order
 from lora_trainer.overfit import overfit_config
-from lora_trainer.plan import figures
-from lora_trainer.plan_inputs import find_card, outline
-from lora_trainer.report import summary
+from lora_trainer.plan.estimate import estimate_run
+from lora_trainer.plan.inputs import find_card, outline
+from lora_trainer.regularization import EXAMPLES, example_wishes, make_kept, read_wishes
 from lora_trainer.validation import split
 from mova.catalog import find_model
 from mova.media import read_settings
@@ -45,7 +43,7 @@ def keeping(old):
 
 
 def entry(name, kept):
-    return Entry(f"{name}@0", name, name, name, name, 9, 32, 64, 24.0, True, kept)
+    return CacheEntry(f"{name}@0", name, name, name, name, 9, 32, 64, 24.0, True, kept)
 
 
 NEW = [entry(f"new{index}", kept=False) for index in range(3)]
@@ -54,7 +52,7 @@ OLD = [entry(f"keep/old{index}", kept=True) for index in range(4)]
 
 @pytest.mark.parametrize(("share", "kept"), [(0.5, 60), (0.25, 30), (1 / 3, 40), (0.1, 12)])
 def test_the_share_is_exact_over_a_run_and_every_clip_of_a_kind_comes_as_often(share, kept):
-    order = Mixed(Order(NEW, 1, 7), Order(OLD, 1, 7), share, 7)
+    order = MixedSampler(BatchSampler(NEW, 1, 7), BatchSampler(OLD, 1, 7), share, 7)
     batches = [order.batch(number) for number in range(12 * BLOCK)]
     assert sum(batch[0].kept for batch in batches) == kept
     for part in (NEW, OLD):
@@ -62,14 +60,16 @@ def test_the_share_is_exact_over_a_run_and_every_clip_of_a_kind_comes_as_often(s
         assert times.keys() == {each.name for each in part}
         assert max(times.values()) - min(times.values()) <= 1
     # From any number on, without what came before.
-    assert [Mixed(Order(NEW, 1, 7), Order(OLD, 1, 7), share, 7).batch(n) for n in (77, 13)] == [
+    assert [
+        MixedSampler(BatchSampler(NEW, 1, 7), BatchSampler(OLD, 1, 7), share, 7).batch(n) for n in (77, 13)
+    ] == [
         batches[77],
         batches[13],
     ]
 
 
 def test_each_block_has_its_share_and_both_kinds_meet_both_experts():
-    order = Mixed(Order(NEW, 1, 0), Order(OLD, 1, 0), 0.5, 0)
+    order = MixedSampler(BatchSampler(NEW, 1, 0), BatchSampler(OLD, 1, 0), 0.5, 0)
     flags = [order.batch(number)[0].kept for number in range(10 * BLOCK)]
     assert all(sum(flags[at : at + BLOCK]) == BLOCK // 2 for at in range(0, len(flags), BLOCK))
     assert 15 < sum(flags[::2]) < 35  # every second step is one expert's
@@ -86,13 +86,13 @@ def test_clips_to_keep_are_cached_without_the_trigger_and_measured_apart(engine,
     assert len(learnt) == 1 and len(held_out) == 2
     assert not any(each.kept for each in learnt + held_out)
     assert all(each.caption.startswith("lampy Lamp") for each in learnt + held_out)
-    figures = trained.measure()
+    estimate_run = trained.measure()
     assert {name: {m.entry.kept for m in each} for name, each in trained.measured.items()} == {
         "held_out": {False},
         "training": {False},
         "kept": {True},
     }
-    assert figures["kept"].keys() == {"video_dit", "video_dit_2", "audio_dit"}
+    assert estimate_run["kept"].keys() == {"video_dit", "video_dit_2", "audio_dit"}
 
 
 def test_clips_to_keep_are_no_reason_to_hold_back_the_last_clip(engine, keeping):
@@ -147,7 +147,7 @@ def test_a_run_makes_its_own_clips_to_keep_first_counted_before_and_only_what_is
     assert (known.clips, known.kept_windows, known.unmade) == (3, 3, 3)
     assert known.texts == without.texts + 2
     card = find_card(config, None)
-    seconds = [figures(config, card, each).seconds for each in (known, without)]
+    seconds = [estimate_run(config, card, each).seconds for each in (known, without)]
     assert seconds[0]["keeping"] > 0 and seconds[0]["validation"] > seconds[1]["validation"]
     assert "keeping" not in seconds[1]
     told = []
@@ -175,7 +175,7 @@ def test_what_is_mended_and_the_self_test_are_about_the_clips_to_learn(settings,
     shutil.copy(folder / "a.mp4", folder / "twin.mp4")
     (folder / "twin.txt").write_text("The same lamp.")
     config = settings(**keeping, data__path=str(folder))
-    assert "twin.mp4: left out, it is there twice" in list(mend(examine(config), config))
+    assert "twin.mp4: left out, it is there twice" in list(fix(examine(config), config))
     rows = (config.output / "mended" / "metadata.jsonl").read_text().splitlines()
     assert [Path(json.loads(row)["video"]).name for row in rows] == ["a.mp4", "b.mp4", "c.mp4"]
     assert overfit_config(config, 2).data.keep is None

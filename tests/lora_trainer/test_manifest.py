@@ -5,8 +5,8 @@ import json
 import pytest
 
 from lora_trainer.config import Data
-from lora_trainer.manifest import Item, read_items, read_manifest
-from lora_trainer.reading import Probe
+from lora_trainer.decode import Probe
+from lora_trainer.manifest import DatasetItem, read_items, read_manifest
 from lora_trainer.windows import bucket_size, lengths, windows_of
 from mova.catalog import MODELS
 from mova.types import UserError
@@ -59,7 +59,9 @@ def test_a_folder_gives_clips_with_captions_and_sound_of_the_same_name(tmp_path)
     make_clip(tmp_path / "x.mp4", 0.3, caption=" A lamp. \n")
     (tmp_path / "x.wav").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no clip")
-    assert read_items(str(tmp_path)) == [Item("x.mp4", tmp_path / "x.mp4", "A lamp.", tmp_path / "x.wav")]
+    assert read_items(str(tmp_path)) == [
+        DatasetItem("x.mp4", tmp_path / "x.mp4", "A lamp.", tmp_path / "x.wav")
+    ]
 
 
 def test_what_is_missing_is_named(files):
@@ -110,7 +112,7 @@ def test_a_data_set_from_the_hub_reads_no_files_outside_of_it(files):
 def test_windows_are_4k_plus_1_frames_one_after_the_other(tmp_path):
     data = Data(path="x")
     assert lengths(data, MODEL) == (193, 145, 97, 49)
-    item = Item("a.mp4", tmp_path / "a.mp4", "x")
+    item = DatasetItem("a.mp4", tmp_path / "a.mp4", "x")
     found = windows_of(item, probe_of(15.0), data, MODEL)
     assert [window.num_frames for window in found] == [193, 145]
     assert found[1].start == pytest.approx(193 / 24)
@@ -120,13 +122,13 @@ def test_windows_are_4k_plus_1_frames_one_after_the_other(tmp_path):
 
 
 def test_a_part_of_a_clip_gives_windows_within_it(tmp_path):
-    item = Item("a.mp4", tmp_path / "a.mp4", "x", start=3.0, end=7.1)
+    item = DatasetItem("a.mp4", tmp_path / "a.mp4", "x", start=3.0, end=7.1)
     found = windows_of(item, probe_of(20.0), Data(path="x"), MODEL)
     assert [(window.start, window.num_frames) for window in found] == [(3.0, 97)]
 
 
 def test_clips_that_cannot_be_used_are_refused_with_the_figure(tmp_path):
-    item = Item("a.mp4", tmp_path / "a.mp4", "x")
+    item = DatasetItem("a.mp4", tmp_path / "a.mp4", "x")
     with pytest.raises(UserError, match=r"a.mp4 lasts 1.50 s; the shortest window is 49 frames, 2.04 s"):
         windows_of(item, probe_of(1.5), Data(path="x"), MODEL)
     with pytest.raises(UserError, match=r"a\.mp4 has no sound"):

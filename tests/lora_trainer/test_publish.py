@@ -5,9 +5,9 @@ import socket
 import pytest
 import yaml
 
+from lora_trainer.jobs.publish import push
+from lora_trainer.jobs.runs import RunInfo, TrainingRun
 from lora_trainer.journal import ADAPTER, JOURNAL, Journal
-from lora_trainer.publish import push
-from lora_trainer.runs import About, Run
 from mova.types import UserError
 from tests.hub_server import TOKEN, running_hub
 
@@ -36,7 +36,7 @@ def run(tmp_path, settings):
     journal.write("validation", step=8, held_out={"audio_dit": {"900": 0.3, "100": 0.5}}, training={})
     (folder / ADAPTER).write_bytes(b"weights")
     (folder / "log.txt").write_text("private")
-    return Run(folder, About("lamp", "360p", 'It says "on" | it\'s lit.', 5, 8, "", False, 0.0))
+    return TrainingRun(folder, RunInfo("lamp", "360p", 'It says "on" | it\'s lit.', 5, 8, "", False, 0.0))
 
 
 def test_one_private_commit_with_a_card_that_plays_both(hub, run, tmp_path):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from lora_trainer import plan_memory
 from lora_trainer.__main__ import main
+from lora_trainer.plan import memory
 from lora_trainer.quantised import QuantisedLinear, held_bytes, linear_layers, quantise
 from lora_trainer.validation import measure
 from mova.pipeline import MOVAPipeline
@@ -175,10 +175,10 @@ def test_autograd_keeps_nothing_wide(engine, base):
 
 def test_plan_counts_the_bytes_that_are_held(engine, base):
     trained = engine(run__base=base)
-    towers = plan_memory.build_towers(Path(trained.config.model))
+    towers = memory.build_towers(Path(trained.config.model))
     for name in TOWERS:
         frozen = [p.nbytes for p in getattr(trained.pipeline, name).parameters() if not p.requires_grad]
-        assert plan_memory.frozen_bytes(towers, name, trained.config, 4) == sum(frozen)
+        assert memory.frozen_bytes(towers, name, trained.config, 4) == sum(frozen)
 
 
 def test_the_adapter_works_on_the_plain_base(engine, golden, base, tmp_path):

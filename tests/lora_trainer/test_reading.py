@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from lora_trainer.manifest import Item
-from lora_trainer.reading import nearest, probe, read_frames, read_sound
+from lora_trainer.decode import nearest, probe, read_frames, read_sound
+from lora_trainer.manifest import DatasetItem
 from mova.types import UserError
 from tests.lora_trainer.clips import SAMPLE_RATE, beep_times, flash_times, make_clip, picture, wave
 
@@ -15,7 +15,7 @@ RATE = 24.0
 
 
 def item(path, **changes):
-    return Item(path.name, path, "a caption", **changes)
+    return DatasetItem(path.name, path, "a caption", **changes)
 
 
 def read(clip, start, count, sample_rate=16000):

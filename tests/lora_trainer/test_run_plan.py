@@ -10,13 +10,12 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
 from benchmarks import released_sizes
-from lora_trainer import plan_memory, plan_time
 from lora_trainer.__main__ import main
 from lora_trainer.config import read_config
 from lora_trainer.lora import save_adapter
-from lora_trainer.plan import figures
-from lora_trainer.plan_advice import advise
-from lora_trainer.plan_inputs import find_card, outline, read_windows
+from lora_trainer.plan import flops, memory
+from lora_trainer.plan.estimate import advise, estimate_run
+from lora_trainer.plan.inputs import find_card, outline, read_windows
 from mova import catalog
 from mova.inspection import Checkpoint
 from mova.placement import GIB
@@ -73,7 +72,7 @@ def planned(known_release, release, clips, tmp_path):
         changes = {key.replace("__", "."): value for key, value in changes.items()}
         config = release_config(release, clips, tmp_path, changes)
         card, known = find_card(config, gpu, gpus), known_release(shape)
-        plan = figures(config, card, known)
+        plan = estimate_run(config, card, known)
         return plan, advise(config, card, known, plan)
 
     return planned
@@ -82,7 +81,7 @@ def planned(known_release, release, clips, tmp_path):
 def test_the_released_model_is_planned_from_configs_alone(known_release, release, clips, tmp_path):
     towers = known_release(FULL).towers
     config = release_config(release, clips, tmp_path, {})
-    sizes = plan_memory.frozen_on_device(towers, config, 2)
+    sizes = memory.frozen_on_device(towers, config, 2)
     assert sizes == {
         "video_dit": 2 * 14_288_901_184,
         "video_dit_2": 2 * 14_288_901_184,
@@ -90,7 +89,7 @@ def test_the_released_model_is_planned_from_configs_alone(known_release, release
         "dual_tower_bridge": 2 * 2_659_737_600,
     }
     # training.md 5.1: 142 M weights at rank 16 in the attention of all towers.
-    assert sum(plan_memory.lora_parameters(towers, config).values()) == pytest.approx(142e6, rel=0.01)
+    assert sum(memory.lora_parameters(towers, config).values()) == pytest.approx(142e6, rel=0.01)
 
 
 def test_the_released_experts_take_a_byte_or_nine_sixteenths_for_each_linear_weight(known_release, planned):
@@ -213,7 +212,7 @@ def test_operations_are_those_that_torch_counts(engine, changes):
     with FlopCounterMode(display=False, custom_mapping=attention) as counter:
         engine.micro_batch()
     configs = {name: getattr(engine.pipeline, name).config for name in TOWERS}
-    planned = plan_time.training_pass(configs, shape, config, engine.expert)
+    planned = flops.training_pass(configs, shape, config, engine.expert)
     assert planned.total == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
@@ -226,7 +225,7 @@ def window_shape(engine):
 
 def test_forward_operations_are_those_of_the_catalogue(known_release, release, clips, tmp_path):
     known, config = known_release(FULL), release_config(release, clips, tmp_path, {})
-    planned = plan_time.training_pass(known.configs, FULL, config, "video_dit").forward
+    planned = flops.training_pass(known.configs, FULL, config, "video_dit").forward
     towers = [known.configs[name] for name in ("video_dit", "audio_dit", "dual_tower_bridge")]
     assert planned == pytest.approx(catalog.forward_flops(*towers, FULL), rel=0.03)
 
@@ -251,18 +250,18 @@ def test_activations_are_those_that_autograd_keeps(engine, targets):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         engine._backward(batch, engine._draw(batch, 0), entries)
     towers = {name: getattr(engine.pipeline, name) for name in TOWERS}
-    between, inside, _ = plan_memory.activations(towers, window_shape(engine), engine.config)
+    between, inside, _ = memory.activations(towers, window_shape(engine), engine.config)
     assert sum(size for size, _ in saved.values()) == pytest.approx(4 * (between + inside), rel=0.15)
 
 
 def test_lora_weights_and_8_bit_layers_are_counted_to_the_byte(engine):
     engine = engine(run__base="fp8", towers__audio_dit__targets="attention_ffn")
-    towers = plan_memory.build_towers(Path(engine.config.model))
+    towers = memory.build_towers(Path(engine.config.model))
     counts = {name: sum(w.numel() for w in weights) for name, weights in engine.towers.items()}
-    assert plan_memory.lora_parameters(towers, engine.config) == counts
+    assert memory.lora_parameters(towers, engine.config) == counts
     for name in TOWERS:
         held = sum(p.nbytes for p in getattr(engine.pipeline, name).parameters() if not p.requires_grad)
-        assert plan_memory.frozen_bytes(towers, name, engine.config, 4) == held
+        assert memory.frozen_bytes(towers, name, engine.config, 4) == held
 
 
 @pytest.mark.parametrize("name", ["schedule_free", "prodigy"])
@@ -272,7 +271,7 @@ def test_optimizer_states_are_counted(engine, name):
     tensors = [t for state in engine.optimizer.state.values() for t in state.values() if torch.is_tensor(t)]
     count = sum(w.numel() for weights in engine.towers.values() for w in weights)
     measured = sum(t.nbytes for t in tensors if t.ndim)
-    assert measured == pytest.approx(count * plan_memory.STATE_BYTES[name], rel=0.01)
+    assert measured == pytest.approx(count * memory.STATE_BYTES[name], rel=0.01)
 
 
 def test_the_cache_is_as_large_as_planned_and_checkpoints_hardly_larger(engine, tmp_path):
@@ -280,11 +279,11 @@ def test_the_cache_is_as_large_as_planned_and_checkpoints_hardly_larger(engine, 
     config, cache = engine.config, engine.cache
     known = outline(config)
     assert known.cached
-    plan = figures(config, find_card(config, None), known)
+    plan = estimate_run(config, find_card(config, None), known)
     files = {cache.folder / name for entry in cache.entries for name in (entry.file, entry.text)}
     files |= {cache.folder / name for name in cache.texts.values()}
     tensors = sum(tensor.nbytes for file in files for tensor in load_file(file).values())
-    assert plan.disk["cache"] - len(files) * plan_memory.HEADER == tensors
+    assert plan.disk["cache"] - len(files) * memory.HEADER == tensors
     assert plan.disk["cache"] == pytest.approx(sum(file.stat().st_size for file in files), rel=0.05)
 
     run_steps(engine, 2)
@@ -312,8 +311,8 @@ def test_windows_are_the_same_from_clips_and_from_the_cache(parts, settings, tmp
 
 
 def test_pinned_memory_is_taken_in_powers_of_two():
-    assert plan_memory.pinned(715_000_000) == GIB
-    assert [plan_memory.pinned(size) for size in (0, 1, 64, 65)] == [0, 1, 64, 128]
+    assert memory.pinned(715_000_000) == GIB
+    assert [memory.pinned(size) for size in (0, 1, 64, 65)] == [0, 1, 64, 128]
 
 
 def test_the_command_tells_the_plan_and_the_probe(settings, clips, golden, tmp_path, capsys):

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from lora_trainer.checkpoint import load_state
+from lora_trainer.config import EXPERTS
 from lora_trainer.engine import Engine
 from lora_trainer.journal import Journal
-from lora_trainer.presets import EXPERTS
 from lora_trainer.quantised import LAYER
 from lora_trainer.train import Trainer
 from mova.strengths import TOWERS

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from lora_trainer.__main__ import main
 from lora_trainer.checkpoint import checkpoints, load_state, save_state
+from lora_trainer.engine import GradientMonitor
 from lora_trainer.journal import Journal
 from lora_trainer.overfit import Verdict
 from lora_trainer.train import Trainer
-from lora_trainer.watch import Watch
 from mova.media import read_clip
 from mova.types import BackendError, Cancelled, UserError
 
@@ -189,7 +189,7 @@ def test_resuming_after_the_clips_changed_is_refused(trainer, tmp_path, clips):
 
 
 def test_a_tower_that_does_not_learn_raises_one_alarm():
-    watch = Watch(["video_dit", "audio_dit"], patience=3)
+    watch = GradientMonitor(["video_dit", "audio_dit"], patience=3)
     still, moving = {"audio_dit": 0.0}, {"audio_dit": 0.0, "video_dit": 0.1}
     assert [len(watch.alarms(still, still)) for _ in range(5)] == [0, 0, 1, 0, 0]
     assert watch.alarms(moving, moving) == []

@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 
-from lora_trainer.cache import read_index
+from lora_trainer.base_model import load_model
 from lora_trainer.config import Config
-from lora_trainer.encode import checkpoint_folder
-from lora_trainer.model import load_model
+from lora_trainer.latent_cache import checkpoint_folder, read_index
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["lora_trainer.train", __name__])

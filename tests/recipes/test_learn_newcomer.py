@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.learn_concept import CLAIMS, OLD_SKILLS, report_text
 from benchmarks.roundtrip_audio import CodedEars, clip_of
-from lora_trainer.encode import Encoders
+from lora_trainer.latent_cache import Encoders
 from mova.catalog import POCKET
 from recipes.pocket.evaluation.evaluate import FIRST_SEED
 from recipes.pocket.evaluation.measure import Expectation

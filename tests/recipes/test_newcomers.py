@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from lora_trainer.decode import read_sound
 from lora_trainer.manifest import read_items
-from lora_trainer.reading import read_sound
 from mova.prompting.plan import PromptPlan
 from recipes.pocket.__main__ import main
 from recipes.pocket.evaluation.degrade import DEGRADATION, degrade_frames, degrade_sound

@@ -18,11 +18,10 @@ from demo.train.form import TrainForm
 from demo.train.runs import RunEvents, login_of, signed
 from demo.train.tab import admitted, lay_out
 from demo.worker import WorkerProcess
-from lora_trainer.clipset import ClipSet
-from lora_trainer.hub_jobs import Login
-from lora_trainer.jobs import Jobs
+from lora_trainer.clip_folder import ClipSet
+from lora_trainer.jobs.hub import HubLogin
+from lora_trainer.jobs.runs import JOB, RunRegistry, write_json
 from lora_trainer.journal import ADAPTER
-from lora_trainer.runs import JOB, write_json
 from mova.types import UserError
 from tests.browser.demo import serving
 from tests.hub_server import TOKEN, running_hub
@@ -63,7 +62,7 @@ def helper(running, tmp_path_factory):
 
 @pytest.fixture
 def login():
-    return Login("me", TOKEN, SCOPES, time.time() + 24 * 3600)
+    return HubLogin("me", TOKEN, SCOPES, time.time() + 24 * 3600)
 
 
 @pytest.fixture
@@ -137,7 +136,7 @@ def test_a_space_with_a_gpu_of_its_own_lends_it_to_its_owner_and_rents_to_all(op
     shop = open_space(SPACES_ZERO_GPU="")
     tab, offers = Tab(shop), ["cpu-upgrade", "h200"]
     for name, values in (("anna", ["", *offers]), ("bert", offers)):
-        visitor, login = shop.studio.visitors.issue(), Login(name, TOKEN, SCOPES, time.time() + 9999)
+        visitor, login = shop.studio.visitors.issue(), HubLogin(name, TOKEN, SCOPES, time.time() + 9999)
         tab.do(admitted(shop, tab.parts, tab.gate, login, visitor, None))
         assert [value for _, value in tab.set["hardware"]["choices"]] == values
         assert tab.set["hardware"]["value"] == ("" if name == "anna" else "cpu-upgrade")
@@ -167,7 +166,7 @@ def test_what_a_run_costs_is_told_before_at_the_price_of_now(shop, visitor, hub)
     shop.away._offers = (0.0, [])
     hub.refusals = {"GET /api/jobs/hardware": 500}
     tab = Tab(shop)
-    tab.do(admitted(shop, tab.parts, tab.gate, Login("me", TOKEN, SCOPES, 0), visitor, None))
+    tab.do(admitted(shop, tab.parts, tab.gate, HubLogin("me", TOKEN, SCOPES, 0), visitor, None))
     assert "The Hub failed (500)" in tab.set[tab.gate]
     assert tab.set["hardware"]["value"] is None
 
@@ -182,7 +181,7 @@ def test_what_a_run_costs_is_told_before_at_the_price_of_now(shop, visitor, hub)
     ids=["nobody", "no scope", "ends soon"],
 )
 def test_who_may_not_start_a_job_is_told_why(shop, visitor, hub, changes, sentence):
-    login = changes and Login(**{"name": "me", "token": TOKEN, "scopes": SCOPES, "ends": 2e10} | changes)
+    login = changes and HubLogin(**{"name": "me", "token": TOKEN, "scopes": SCOPES, "ends": 2e10} | changes)
     with pytest.raises(UserError, match=sentence):
         shop.rent(shop.owner(visitor), WISHES, "cpu-upgrade", login)
     assert hub.jobs == []
@@ -238,7 +237,7 @@ def test_a_run_is_refused_tried_again_watched_lost_and_found_again(shop, visitor
     hub.refusals = {}
 
     again = open_space()
-    again.jobs = Jobs(shop.jobs.root.parent / "other")  # the Space was restarted: its disk is new
+    again.jobs = RunRegistry(shop.jobs.root.parent / "other")  # the Space was restarted: its disk is new
     again.admit(visitor, "me")
     tab = Tab(again)
     tab.do(tab.events.come(login, visitor))

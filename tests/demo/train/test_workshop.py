@@ -8,10 +8,9 @@ import pytest
 from demo.train import html
 from demo.train.form import TrainForm, has_examples, settings_of
 from lora_trainer.config import merge, read_config
-from lora_trainer.jobs import Jobs
+from lora_trainer.jobs.runs import RunInfo, RunRegistry
 from lora_trainer.journal import ADAPTER
 from lora_trainer.manifest import read_items
-from lora_trainer.runs import About
 from mova.catalog import Model, find_model
 from mova.types import UserError
 
@@ -23,8 +22,8 @@ def finished(shop, clips):
     """A finished run of `owner`, named `name`, whose adapter has `content`."""
 
     def finished(owner, name="lamp", content=b"weights"):
-        about = About(name, "tiny", "A lamp.", 3, 4, "", False, 0.0)
-        run = Jobs(shop.jobs.root).create(owner, about, {}, read_items(str(clips)))
+        about = RunInfo(name, "tiny", "A lamp.", 3, 4, "", False, 0.0)
+        run = RunRegistry(shop.jobs.root).create(owner, about, {}, read_items(str(clips)))
         (run.folder / ADAPTER).write_bytes(content)
         return run
 

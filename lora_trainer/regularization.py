@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lora_trainer.config import MAX_KEPT, Config
-from lora_trainer.manifest import Item, read_caption, read_clips
+from lora_trainer.manifest import read_caption
 from mova.catalog import POCKET, Model, find_model
 from mova.checks import check_request
 from mova.outputs import new_output
@@ -29,7 +29,7 @@ Report = Callable[[str, int, int], None]  # what is done, of how many
 
 
 @dataclass(frozen=True)
-class Wish:
+class PromptSpec:
     """A prompt, and the first frame that its clip starts from, if any."""
 
     prompt: str
@@ -64,7 +64,9 @@ def run_keep(options: argparse.Namespace) -> int:
     settings = settings_of(options, model)
     requests = requests_of(options.out, wishes, options.count, settings, options.seed)
     with tqdm(total=options.count, desc="clips to keep", dynamic_ncols=True) as bar:
-        made = make(options.model, options.device, requests, lambda _, done, __: bar.update(done - bar.n))
+        made = generate_missing(
+            options.model, options.device, requests, lambda _, done, __: bar.update(done - bar.n)
+        )
     there = f"{made} made, {options.count - made} there already"
     sys.stdout.write(f"{options.out}\t{options.count} clips to keep, {there}\n")
     return 0
@@ -80,7 +82,7 @@ def make_kept(config: Config, report: Report = lambda *_: None) -> int:
     model = find_model(config.model)
     settings = model.defaults(model.preset()) | shape_of(config)
     requests = requests_of(config.kept, wishes_of(config), config.data.keep_count, settings)
-    return make(config.model, config.run.device, requests, report)
+    return generate_missing(config.model, config.run.device, requests, report)
 
 
 def shape_of(config: Config) -> dict[str, Any]:
@@ -93,21 +95,14 @@ def shape_of(config: Config) -> dict[str, Any]:
     return {"height": height, "width": width, "num_frames": longest, "frame_rate": config.data.frame_rate}
 
 
-def wishes_of(config: Config) -> list[Wish]:
+def wishes_of(config: Config) -> list[PromptSpec]:
     """What the run's own clips to keep show. Raises UserError: it is not said, and there are no examples."""
-    return [Wish(prompt) for prompt in config.data.keep_prompts] or example_wishes(find_model(config.model))
+    return [PromptSpec(prompt) for prompt in config.data.keep_prompts] or example_wishes(
+        find_model(config.model)
+    )
 
 
-def clips_of(config: Config) -> list[Item]:
-    """The clips to learn and to keep; of those that the run makes, the ones that are there.
-
-    Raises UserError as `read_clips`.
-    """
-    makes = config.data.keep_count and any(config.kept.glob("*.mp4"))
-    return read_clips(config.data.path, str(config.kept) if makes else config.data.keep)
-
-
-def read_wishes(path: Path) -> list[Wish]:
+def read_wishes(path: Path) -> list[PromptSpec]:
     """The prompts of a file. Raises UserError: it cannot be read, is empty, or has a row that is none."""
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -124,7 +119,7 @@ def read_wishes(path: Path) -> list[Wish]:
     return wishes
 
 
-def example_wishes(model: Model) -> list[Wish]:
+def example_wishes(model: Model) -> list[PromptSpec]:
     """The examples that were made with `model`."""
     rows = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else []
     own = [row for row in rows if find_model(row["model"]).source == model.source]
@@ -133,12 +128,12 @@ def example_wishes(model: Model) -> list[Wish]:
     return [wish_of(row, EXAMPLES) for row in own]
 
 
-def wish_of(row: Any, path: Path) -> Wish:  # noqa: ANN401 - of a file that a person wrote
+def wish_of(row: Any, path: Path) -> PromptSpec:  # noqa: ANN401 - of a file that a person wrote
     row = {"prompt": row} if isinstance(row, str) else row
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise UserError(f"{path}: {str(row)[:60]!r} is no prompt; write a string or {{prompt, image}}")
     image = row.get("image")
-    return Wish(row["prompt"].strip(), path.parent / str(image) if image else None)
+    return PromptSpec(row["prompt"].strip(), path.parent / str(image) if image else None)
 
 
 def settings_of(options: argparse.Namespace, model: Model) -> dict[str, Any]:
@@ -151,7 +146,7 @@ def settings_of(options: argparse.Namespace, model: Model) -> dict[str, Any]:
 
 
 def requests_of(
-    folder: Path, wishes: list[Wish], count: int, settings: Mapping[str, Any], seed: int = 0
+    folder: Path, wishes: list[PromptSpec], count: int, settings: Mapping[str, Any], seed: int = 0
 ) -> dict[Path, GenerationRequest]:
     """The clips of `folder`: the wishes in turn, each clip with a seed of its own from `seed` on."""
     turns = [wishes[index % len(wishes)] for index in range(count)]
@@ -163,7 +158,7 @@ def requests_of(
     }
 
 
-def is_made(path: Path, request: GenerationRequest) -> bool:
+def is_present(path: Path, request: GenerationRequest) -> bool:
     """Whether this clip is there. Raises UserError: another is there under its name."""
     if not path.exists():
         return False
@@ -176,14 +171,16 @@ def is_made(path: Path, request: GenerationRequest) -> bool:
     return True
 
 
-def make(model: str, device: str | None, requests: Mapping[Path, GenerationRequest], report: Report) -> int:
+def generate_missing(
+    model: str, device: str | None, requests: Mapping[Path, GenerationRequest], report: Report
+) -> int:
     """Make the clips that are not there yet, each with its caption beside it; how many were made.
 
     Raises:
         UserError: one cannot be made, told before any is; another clip has its name. BackendError: the device
             is out of memory, or the disk is full; what is made stays.
     """
-    missing = {path: request for path, request in requests.items() if not is_made(path, request)}
+    missing = {path: request for path, request in requests.items() if not is_present(path, request)}
     for path, request in missing.items():
         check_request(request, path)
     for path, request in requests.items():  # before the clips: one without a caption cannot be read

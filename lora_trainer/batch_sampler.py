@@ -11,29 +11,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lora_trainer.config import Optimizer
-from lora_trainer.presets import EXPERTS
+from lora_trainer.config import EXPERTS
 
 if TYPE_CHECKING:
-    from lora_trainer.cache import Entry
-
+    from lora_trainer.latent_cache import CacheEntry
 
 BLOCK = 10  # micro-batches
 
 
-class Order:
+class BatchSampler:
     """Micro-batches of windows of one bucket each; every window once an epoch, shuffled anew each time."""
 
-    def __init__(self, entries: "list[Entry]", batch_size: int, seed: int) -> None:
+    def __init__(self, entries: "list[CacheEntry]", batch_size: int, seed: int) -> None:
         self.entries, self.batch_size, self.seed = entries, batch_size, seed
         self.epoch = lru_cache(maxsize=2)(self._shuffled)
 
-    def batch(self, number: int) -> "list[Entry]":
+    def batch(self, number: int) -> "list[CacheEntry]":
         """The windows of micro-batch `number`, counted over the whole run and all processes."""
         per_epoch = len(self.epoch(0))
         return self.epoch(number // per_epoch)[number % per_epoch]
 
-    def _shuffled(self, epoch: int) -> "list[list[Entry]]":
+    def _shuffled(self, epoch: int) -> "list[list[CacheEntry]]":
         generator = np.random.default_rng([self.seed, epoch])
         buckets = defaultdict(list)
         for index in generator.permutation(len(self.entries)):
@@ -46,19 +44,19 @@ class Order:
         return [batches[index] for index in generator.permutation(len(batches))]
 
 
-class Mixed:
+class MixedSampler:
     """Micro-batches of two orders, each going on where it was left: `share` of them from `kept`.
 
     In every BLOCK micro-batches in a row the share is exact, up to rounding, which the next block makes good.
     Within a block they are shuffled, so that neither expert always gets the same kind.
     """
 
-    def __init__(self, new: Order, kept: Order, share: float, seed: int) -> None:
+    def __init__(self, new: BatchSampler, kept: BatchSampler, share: float, seed: int) -> None:
         self.new, self.kept, self.seed = new, kept, seed
         self.share = Fraction(share).limit_denominator(1000)
         self.block = lru_cache(maxsize=2)(self._shuffled)
 
-    def batch(self, number: int) -> "list[Entry]":
+    def batch(self, number: int) -> "list[CacheEntry]":
         """As `Order.batch`."""
         block, place = divmod(number, BLOCK)
         flags = self.block(block)
@@ -83,15 +81,3 @@ def expert_at(step: int, high_share: float, hold_steps: int) -> str:
     turn = step // hold_steps
     high = share > 0 and (turn * share) % 1 < share
     return EXPERTS[0] if high else EXPERTS[1]
-
-
-def learning_rate_scale(step: int, steps: int, optimizer: Optimizer) -> float:
-    """What learning rates are multiplied with at `step` of `steps`: warm-up, then the schedule."""
-    warmup = min(optimizer.warmup_steps, steps // 2)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    if optimizer.schedule == "constant":
-        return 1.0
-    done = min(1.0, (step - warmup) / max(1, steps - warmup))
-    left = 1 - done if optimizer.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
-    return optimizer.final_scale + (1 - optimizer.final_scale) * left

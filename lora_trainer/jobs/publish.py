@@ -11,8 +11,8 @@ import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from lora_trainer.jobs.runs import TrainingRun, read_json, write_json
 from lora_trainer.journal import ADAPTER
-from lora_trainer.runs import Run, read_json, write_json
 from mova import hub
 from mova.catalog import MODELS, REPO_ID
 from mova.outputs import temporary_beside
@@ -54,7 +54,7 @@ Same prompt, same seed, after {steps} steps.
 """
 
 
-def push(run: Run, repo: str, token: str, is_public: bool, endpoint: str | None = None) -> str:
+def push(run: TrainingRun, repo: str, token: str, is_public: bool, endpoint: str | None = None) -> str:
     """Upload a finished run as the model repo `repo` in one commit; its address.
 
     A repo that exists is only replaced if this run made it.
@@ -70,7 +70,7 @@ def push(run: Run, repo: str, token: str, is_public: bool, endpoint: str | None 
     if not token:
         raise UserError("nobody is logged in to the Hub here; run `hf auth login`, then upload again")
     api, made = HfApi(endpoint=endpoint, token=token), read_json(run.folder / PUBLISHED).get("repo") == repo
-    with temporary_beside(run.folder / "hub") as folder, writing(repo):
+    with temporary_beside(run.folder / "hub") as folder, upload_errors(repo):
         stage(run, folder, repo, api.endpoint)
         api.create_repo(repo, private=not is_public, exist_ok=made)
         write_json(run.folder / PUBLISHED, {"repo": repo})
@@ -78,7 +78,7 @@ def push(run: Run, repo: str, token: str, is_public: bool, endpoint: str | None 
     return f"{api.endpoint}/{repo}"
 
 
-class writing:  # noqa: N801 - used as a context
+class upload_errors:  # noqa: N801 - used as a context
     """What can go wrong with writing to a repo, in a sentence; the rest as `hub.explained` has it."""
 
     def __init__(self, repo: str) -> None:
@@ -99,7 +99,7 @@ class writing:  # noqa: N801 - used as a context
         return self.inner.__exit__(kind, error, trace)
 
 
-def stage(run: Run, folder: Path, repo: str, endpoint: str) -> None:
+def stage(run: TrainingRun, folder: Path, repo: str, endpoint: str) -> None:
     """The files of the repo, in `folder`."""
     (folder / "samples").mkdir(parents=True)
     shutil.copyfile(run.adapter, folder / ADAPTER)
@@ -112,7 +112,7 @@ def stage(run: Run, folder: Path, repo: str, endpoint: str) -> None:
     (folder / "README.md").write_text(card(run, repo, events, endpoint, len(made) > 1), encoding="utf-8")
 
 
-def card(run: Run, repo: str, events: list[dict[str, Any]], endpoint: str, has_samples: bool) -> str:
+def card(run: TrainingRun, repo: str, events: list[dict[str, Any]], endpoint: str, has_samples: bool) -> str:
     about = run.about
     config = next(event["config"] for event in events if event["event"] == "run")
     base = MODELS[about.model].source if about.model in MODELS else about.model

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import torch
 
-from lora_trainer.config import Config
-from lora_trainer.presets import EXPERTS
-from lora_trainer.sharding import LayerShards
+from lora_trainer.config import EXPERTS, Config
+from lora_trainer.distributed import LayerShards
 from mova.models.video_vae import to_channels_last
 from mova.offload import Residency, WeightSwap
 from mova.pipeline import MOVAPipeline
@@ -19,7 +18,7 @@ from mova.strengths import TOWERS
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-class TrainingResidency(Residency):
+class TrainingOffloader(Residency):
     """Frozen weights where `run.offload` says; autoencoders come while they are used.
 
     LoRA weights never leave the device. A swap only puts frozen weights back where they came from, and would
@@ -103,5 +102,5 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype, offload: 
     pipeline = MOVAPipeline.from_pretrained(folder, torch_dtype=dtype, text_encoder=None, tokenizer=None)
     pipeline.set_progress_bar_config(disable=True)
     to_channels_last(pipeline.video_vae)
-    pipeline.residency = TrainingResidency(pipeline, device, offload)
+    pipeline.residency = TrainingOffloader(pipeline, device, offload)
     return pipeline

@@ -1,34 +1,161 @@
-"""Clips and captions encoded once, so that encoders never share memory with training.
+"""What the encoders made of clips and captions, as files that training reads.
 
-What is in the cache and whole is kept, so an interrupted run goes on where it stopped. A fingerprint covers
-the clip's bytes, the span, the settings and the encoder: what changes any of them is encoded anew.
+One safetensors file for each window and each caption, named after a fingerprint of everything that decided
+its content. A digest in its header tells damage. Files are written whole or not at all.
 """
 
+import dataclasses
 import hashlib
+import json
+import logging
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from lora_trainer.cache import FORMAT, Cache, Entry, fingerprint, is_whole, write_index, write_tensors
 from lora_trainer.config import Config, Data
-from lora_trainer.keep import Report, clips_of, make_kept
-from lora_trainer.manifest import Item
-from lora_trainer.reading import probe, read_frames, read_sound
-from lora_trainer.sound import to_loudness
-from lora_trainer.windows import Window, windows_of
+from lora_trainer.decode import read_frames, read_sound
+from lora_trainer.manifest import DatasetItem
+from lora_trainer.measurements import to_loudness
+from lora_trainer.regularization import Report, make_kept
+from lora_trainer.windows import Window, bullet_list, caption_of, plan_windows
 from mova.catalog import find_model
 from mova.codec import CodecMixin
 from mova.layout import COMPONENTS
 from mova.loading import load_components, resolve
 from mova.models.video_vae import to_channels_last
 from mova.offload import Residency
+from mova.outputs import new_output
 from mova.prompting.cleaning import clean_prompt
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
 from mova.types import UserError
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One window as it lies in the cache; `text` and `file` are names of files there.
+
+    One that is `kept` shows what the model can already.
+    """
+
+    name: str
+    clip: str
+    file: str
+    text: str
+    caption: str
+    num_frames: int
+    height: int
+    width: int
+    frame_rate: float
+    has_sound: bool
+    kept: bool = False
+
+    @property
+    def bucket(self) -> tuple[int, int, int]:
+        return self.height, self.width, self.num_frames
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What training reads: windows, and the texts by prompt (samples' and the empty one included)."""
+
+    folder: Path
+    entries: tuple[CacheEntry, ...]
+    texts: dict[str, str]
+
+    def window(self, entry: CacheEntry) -> dict[str, Tensor]:
+        """`video_latents` [16, T, h, w], `condition` [20, T, h, w] and `audio_latents` [C, L], float32."""
+        return read_tensors(self.folder / entry.file)
+
+    def text(self, prompt: str) -> Tensor:
+        """The embedding [512, D] of a prompt, zero behind its end."""
+        if prompt not in self.texts:
+            raise UserError(
+                f"the cache lacks the text {prompt[:60]!r}; run `python -m lora_trainer cache` again"
+            )
+        return self.embedding(self.texts[prompt])
+
+    def embedding(self, file: str) -> Tensor:
+        tokens = read_tensors(self.folder / file)["text"]
+        padded = tokens.new_zeros(MAX_PROMPT_TOKENS, tokens.shape[1])
+        padded[: len(tokens)] = tokens
+        return padded
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], identity: dict[str, Any]) -> None:
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+    metadata = {"identity": json.dumps(identity, sort_keys=True), "digest": tensors_digest(tensors)}
+    with new_output(path, overwrite=True) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a cached file. Raises UserError where it is missing or damaged."""
+    again = "run `python -m lora_trainer cache` again, it makes what is missing"
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            digest = (file.metadata() or {}).get("digest")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} of the cache cannot be read ({error}); {again}") from error
+    if digest != tensors_digest(tensors):
+        raise UserError(f"{path} of the cache is damaged; {again}")
+    return tensors
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a cached file is there and undamaged."""
+    if not path.is_file():
+        return False
+    try:
+        read_tensors(path)
+    except UserError:
+        logger.warning("%s is damaged and is made again", path.name)
+        return False
+    return True
+
+
+def tensors_digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def write_index(cache: Cache) -> None:
+    content = {
+        "format": FORMAT,
+        "texts": cache.texts,
+        "entries": [dataclasses.asdict(e) for e in cache.entries],
+    }
+    with new_output(cache.folder / INDEX, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def read_index(folder: Path) -> Cache:
+    """The cache in a folder. Raises UserError where there is none."""
+    try:
+        content = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        entries = tuple(CacheEntry(**entry) for entry in content["entries"])
+        return Cache(folder, entries, dict(content["texts"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} holds no cache ({error}); run `python -m lora_trainer cache`") from error
 
 
 def build_cache(
@@ -64,35 +191,13 @@ def build_cache(
         entries.append(entry_of(window, path, captions[window.item], texts))
     report("clips", len(windows), len(windows))
     if problems:
-        raise UserError(listed(f"{len(problems)} of {len(windows)} windows cannot be encoded", problems))
+        raise UserError(bullet_list(f"{len(problems)} of {len(windows)} windows cannot be encoded", problems))
     cache = Cache(config.cache, tuple(entries), texts)
     write_index(cache)
     return cache
 
 
-def plan_windows(config: Config, items: list[Item] | None = None) -> list[Window]:
-    """Every window of the data set, or of `items`.
-
-    Raises:
-        UserError: names each clip that cannot be used, and why.
-    """
-    model, windows, problems = find_model(config.model), [], []
-    for item in clips_of(config) if items is None else items:
-        try:
-            windows += windows_of(item, probe(item), config.data, model)
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError(listed(f"{len(problems)} clips cannot be used", problems))
-    return windows
-
-
-def caption_of(item: Item, data: Data) -> str:
-    """What the model is told: of a clip to learn, after the person's trigger, if there is one."""
-    return item.caption if item.kept else f"{data.caption_prefix}{item.caption}"
-
-
-def loudness_of(item: Item, data: Data) -> float | None:
+def loudness_of(item: DatasetItem, data: Data) -> float | None:
     """What the sound is brought to; what is kept is kept as loud as it is."""
     return None if item.kept else data.loudness
 
@@ -129,12 +234,8 @@ class OnDevice(Residency):
         return nullcontext()
 
 
-def listed(what: str, problems: list[str]) -> str:
-    return f"{what}:" + "".join(f"\n- {problem}" for problem in problems)
-
-
-def entry_of(window: Window, path: Path, caption: str, texts: dict[str, str]) -> Entry:
-    return Entry(
+def entry_of(window: Window, path: Path, caption: str, texts: dict[str, str]) -> CacheEntry:
+    return CacheEntry(
         window.name,
         window.item.name,
         path.name,
@@ -246,6 +347,6 @@ def encoder_print(folder: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def slug(item: Item) -> str:
+def slug(item: DatasetItem) -> str:
     stem = "".join(c if c.isascii() and c.isalnum() else "_" for c in Path(item.name).stem)
     return stem[:40] or "clip"

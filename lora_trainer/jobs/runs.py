@@ -6,10 +6,14 @@ its number and the time it began.
 
 import json
 import os
+import re
+import secrets
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,9 @@ from typing import Any
 import psutil
 
 from lora_trainer.journal import ADAPTER, CHECKPOINTS, JOURNAL, Journal
-from mova.outputs import new_output
+from lora_trainer.manifest import DatasetItem
+from mova.outputs import check_output, new_output
+from mova.types import BackendError, UserError
 
 ABOUT, CONFIG, JOB, PROCESS, PHASE, OUTCOME, STOP, LOG, DATA = (
     "about.json",
@@ -39,7 +45,7 @@ SILENCE = 3600  # seconds beyond its time after which a job that nobody asked ab
 
 
 @dataclass(frozen=True)
-class About:
+class RunInfo:
     """What a person calls a run, what it shows, and when it was made (seconds since 1970)."""
 
     name: str
@@ -69,11 +75,11 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """A run's folder and what it says of itself."""
 
     folder: Path
-    about: About
+    about: RunInfo
 
     @property
     def run_id(self) -> str:
@@ -188,10 +194,10 @@ def is_alive(folder: Path) -> bool:
     return find_process(folder) is not None
 
 
-def read_run(folder: Path) -> Run | None:
+def read_run(folder: Path) -> TrainingRun | None:
     """The run in a folder, or None while it is not whole."""
     about = read_json(folder / ABOUT)
-    return Run(folder, About(**about)) if about else None
+    return TrainingRun(folder, RunInfo(**about)) if about else None
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -213,3 +219,151 @@ def read_journal(path: Path, size: int) -> tuple[dict[str, Any], ...]:
     """A journal that has `size` bytes."""
     del size  # only tells the cache when to read again
     return tuple(Journal(path).read())
+
+
+ROOT = Path(__file__).parents[1]
+RUN_ID = re.compile(r"[0-9a-f]{24}")
+# The C library gives large tensors back to the system after each use and asks for them again. On a virtual
+# machine that was half of the time that pocket's autoencoder took for a clip (5.3 against 2.6 s of a core).
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**28)}
+UNFINISHED = 4  # runs of one owner that may wait or run at once
+
+
+class RunRegistry:
+    """The runs under `root`, a folder for each owner."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._children: dict[Path, subprocess.Popen] = {}  # kept to be reaped, for nothing else
+
+    def create(
+        self,
+        owner: str,
+        about: RunInfo,
+        settings: Mapping[str, Any],
+        items: Iterable[DatasetItem],
+        needed_bytes: int = 0,
+    ) -> TrainingRun:
+        """A run that is ready to start; it has its own copies of the clips.
+
+        `settings` are those of a config file, without output and data.path.
+
+        Raises:
+            UserError: too many runs wait already. BackendError: the disk is full.
+        """
+        self._reap()
+        if sum(run.status().is_live for run in self.runs(owner)) >= UNFINISHED:
+            raise UserError(f"{UNFINISHED} runs of yours wait or run already; wait for one, or stop it")
+        folder = self.root / owner / secrets.token_hex(12)
+        check_output(folder, needed_bytes=needed_bytes)
+        try:
+            write_data(folder / DATA, items)
+            data = {**settings.get("data", {}), "path": str(folder / DATA)}
+            write_json(folder / CONFIG, {**settings, "data": data, "output": str(folder)})
+            write_json(folder / ABOUT, asdict(about))
+        except (UserError, BackendError):
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return TrainingRun(folder, about)
+
+    def start(self, run: TrainingRun) -> None:
+        """Begin, or go on from what is saved. Raises UserError if it runs already."""
+        self._reap()
+        if is_alive(run.folder) and not (run.folder / OUTCOME).exists():
+            raise UserError("this run is under way already")
+        for name in (OUTCOME, STOP, PHASE):
+            (run.folder / name).unlink(missing_ok=True)
+        with (run.folder / LOG).open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lora_trainer.jobs.process", str(run.folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the page's terminal is not meant for it
+                env=({} if run.about.on_gpu else KEEP_MEMORY)
+                | os.environ
+                | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+            )
+        self._children[run.folder] = process
+        write_ticket(run.folder, process.pid)
+
+    def stop(self, run: TrainingRun) -> None:
+        """Ask it to save and stop; the second time it is ended at once, and what is saved stays."""
+        process = find_process(run.folder)
+        if process is None or (run.folder / OUTCOME).exists():
+            return
+        try:
+            if (run.folder / STOP).exists():
+                process.kill()
+                process.wait(10)
+            else:
+                process.terminate()
+                write_json(run.folder / STOP, {"time": time.time()})
+        except psutil.NoSuchProcess:  # it was quicker
+            pass
+
+    def runs(self, owner: str) -> list[TrainingRun]:
+        """The owner's runs, the newest first."""
+        folders = (self.root / owner).iterdir() if (self.root / owner).is_dir() else ()
+        found = [read_run(folder) for folder in folders]
+        return sorted((run for run in found if run), key=lambda run: run.about.created, reverse=True)
+
+    def get(self, owner: str, run_id: object) -> TrainingRun:
+        """One run of `owner`. Raises UserError if it is none of theirs."""
+        run = read_run(self.root / owner / str(run_id)) if RUN_ID.fullmatch(str(run_id)) else None
+        if run is None:
+            raise UserError("this run is no longer here")
+        self._reap()
+        return run
+
+    def delete(self, run: TrainingRun) -> None:
+        """Remove a run with all it holds. Raises UserError while it runs."""
+        if run.status().is_live:
+            raise UserError("this run is under way; stop it first")
+        shutil.rmtree(run.folder, ignore_errors=True)
+
+    def sweep(self, keep_seconds: float) -> int:
+        """Delete runs that ended and were left alone for that long; how many went."""
+        old = [
+            run
+            for owner in (self.root.iterdir() if self.root.is_dir() else ())
+            if owner.is_dir()
+            for run in self.runs(owner.name)
+            if time.time() - last_change(run.folder) > keep_seconds and not run.status().is_live
+        ]
+        for run in old:
+            shutil.rmtree(run.folder, ignore_errors=True)
+        return len(old)
+
+    def _reap(self) -> None:
+        for folder, process in list(self._children.items()):
+            if process.poll() is not None:
+                del self._children[folder]
+
+
+def write_data(folder: Path, items: Iterable[DatasetItem]) -> None:
+    """The clips as a data set of their own: the page's may change while the run lasts."""
+    rows = []
+    for item in items:
+        row: dict[str, object] = {"caption": item.caption}
+        for key, path in (("video", item.video), ("audio", item.audio)):
+            if path is not None:
+                link_or_copy(path, folder / path.name)
+                row[key] = path.name
+        row |= {"start": item.start} if item.start else {}
+        row |= {"end": item.end} if item.end is not None else {}
+        rows.append(row)
+    with new_output(folder / "metadata.jsonl", overwrite=True) as temporary:
+        temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    with new_output(target, overwrite=True) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:  # another disk
+            shutil.copyfile(source, temporary)
+
+
+def last_change(folder: Path) -> float:
+    return max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)

@@ -15,7 +15,7 @@ import numpy as np
 from av.container import InputContainer
 from PIL import Image
 
-from lora_trainer.manifest import AUDIO_FORMATS, VIDEO_FORMATS, Item
+from lora_trainer.manifest import AUDIO_FORMATS, VIDEO_FORMATS, DatasetItem
 from mova.images import fit_image
 from mova.media import FROM_YUV
 from mova.shapes import MAX_SIDE
@@ -45,7 +45,7 @@ class Probe:
         return self.sound_start is not None
 
 
-def probe(item: Item) -> Probe:
+def probe(item: DatasetItem) -> Probe:
     """Sizes and times of a clip, from its packets, without decoding.
 
     Raises:
@@ -73,7 +73,7 @@ def probe(item: Item) -> Probe:
     return Probe(end - first, len(times), frame_rate, height, width, *sound)
 
 
-def read_frames(item: Item, times: np.ndarray, height: int, width: int) -> np.ndarray:
+def read_frames(item: DatasetItem, times: np.ndarray, height: int, width: int) -> np.ndarray:
     """For each of `times` (seconds, ascending) the nearest frame, cropped and resized: uint8 [F, H, W, 3].
 
     Raises:
@@ -117,7 +117,7 @@ def nearest(frames: Iterator[av.VideoFrame], times: np.ndarray) -> Iterator[tupl
         yield last, until - served
 
 
-def read_sound(item: Item, start: float, num_samples: int, sample_rate: int) -> np.ndarray:
+def read_sound(item: DatasetItem, start: float, num_samples: int, sample_rate: int) -> np.ndarray:
     """Mono sound float32 [num_samples] from second `start` on, silent where the clip has none.
 
     Raises:
@@ -130,7 +130,7 @@ def read_sound(item: Item, start: float, num_samples: int, sample_rate: int) -> 
     return np.pad(mono[:num_samples], (0, max(0, num_samples - len(mono))))
 
 
-def read_channels(item: Item, start: float, seconds: float) -> tuple[np.ndarray, int]:
+def read_channels(item: DatasetItem, start: float, seconds: float) -> tuple[np.ndarray, int]:
     """Sound float32 [1 or 2, S] at the file's own rate, and the rate. Raises as `read_sound`."""
     path = item.audio or item.video
     with opened(path) as container:
@@ -198,7 +198,7 @@ def packet_times(container: InputContainer, stream: av.stream.Stream) -> tuple[l
     return times, float((last.duration or 0) * last.time_base) if last else 0.0
 
 
-def first_time(item: Item) -> float:
+def first_time(item: DatasetItem) -> float:
     with opened(item.video) as container:
         video = video_stream(container, item.video)
         frame = next(decoded(container, video, item.name), None)

@@ -1,4 +1,4 @@
-"""A training run in a process of its own: `python -m lora_trainer.detached RUN`, started by `jobs`.
+"""A training run in a process of its own: `python -m lora_trainer.jobs.process RUN`, started by `jobs`.
 
 It waits for its turn, trains, and writes how it ended. The lock belongs to the process: however it ends, the
 system opens it for the next.
@@ -16,12 +16,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lora_trainer.config import read_config
-from lora_trainer.runs import (
+from lora_trainer.jobs.runs import (
     CONFIG,
     OUTCOME,
     PHASE,
     PROCESS,
-    Run,
+    TrainingRun,
     is_alive,
     read_json,
     read_run,
@@ -45,7 +45,7 @@ def main(folder: Path) -> int:
     signal.signal(signal.SIGTERM, stop_now)
     run, report = read_run(folder), Phase(folder)
     try:
-        with turn(run, report):
+        with wait_for_device(run, report):
             train(run, report)
         kind, message = "done", f"done, {run.about.steps} steps"
     except (Cancelled, KeyboardInterrupt):
@@ -61,7 +61,7 @@ def main(folder: Path) -> int:
     return {"done": 0, "stopped": 130}.get(kind, 1)
 
 
-def train(run: Run, report: Report) -> None:
+def train(run: TrainingRun, report: Report) -> None:
     config = read_config(run.folder / CONFIG, {})
     report("start", 0, 0)
     from lora_trainer.train import open_trainer  # loads torch: not before it is our turn
@@ -85,7 +85,7 @@ class Phase:
 
 
 @contextmanager
-def turn(run: Run, report: Report) -> Iterator[None]:
+def wait_for_device(run: TrainingRun, report: Report) -> Iterator[None]:
     """Wait until no other run has the device, in the order in which they were started."""
     root = run.folder.parents[1]
     lock = FileLock(root / f".{slug(run.about.device)}.lock")
@@ -97,11 +97,11 @@ def turn(run: Run, report: Report) -> Iterator[None]:
                     return
             except Timeout:
                 pass
-        report("turn", 0, 0)
+        report("wait_for_device", 0, 0)
         time.sleep(LOOK_SECONDS)
 
 
-def is_behind(run: Run, root: Path) -> bool:
+def is_behind(run: TrainingRun, root: Path) -> bool:
     """Whether a run that lives was started before this one, for the same device."""
     asked = read_json(run.folder / PROCESS)["asked"]
     for path in root.glob(f"*/*/{PROCESS}"):

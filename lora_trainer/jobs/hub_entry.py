@@ -1,4 +1,4 @@
-"""A run inside a job of the Hub: `python -m lora_trainer.in_job REPO SECONDS ENDS`, started by `hub_jobs`.
+"""A run inside a job of the Hub: `python -m lora_trainer.jobs.hub_entry REPO SECONDS ENDS`, started by `hub_jobs`.
 
 It trains as on any machine (`jobs`), and brings what people look at into the run's repo as it comes. The
 token is in HF_TOKEN, where the Hub's library finds it.
@@ -13,10 +13,19 @@ from pathlib import Path
 import httpx2
 from huggingface_hub import HfApi, snapshot_download
 
-from lora_trainer.jobs import Jobs
+from lora_trainer.jobs.hub_sync import RepoSync
+from lora_trainer.jobs.runs import (
+    ABOUT,
+    CONFIG,
+    OUTCOME,
+    STOP,
+    RunRegistry,
+    TrainingRun,
+    read_json,
+    read_run,
+    write_json,
+)
 from lora_trainer.journal import CHECKPOINTS, JOURNAL, KEPT
-from lora_trainer.mirror import Outbox
-from lora_trainer.runs import ABOUT, CONFIG, OUTCOME, STOP, Run, read_json, read_run, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +46,8 @@ def main(repo: str, seconds: float, ends: float) -> int:
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # its addresses may be signed
     began, api = time.monotonic(), HfApi()
     seconds = min(seconds, ends - time.time())
-    jobs, run = Jobs(Path("runs").absolute()), prepare(repo, Path("runs/job/run").absolute())
-    outbox = Outbox(api, repo, run)
+    jobs, run = RunRegistry(Path("runs").absolute()), prepare(repo, Path("runs/job/run").absolute())
+    outbox = RepoSync(api, repo, run)
     signal.signal(signal.SIGTERM, lambda *_: jobs.stop(run))
     jobs.start(run)
     pushed, said = 0.0, ""
@@ -66,7 +75,7 @@ def main(repo: str, seconds: float, ends: float) -> int:
     return 0 if status.kind == "done" else 1
 
 
-def prepare(repo: str, folder: Path) -> Run:
+def prepare(repo: str, folder: Path) -> TrainingRun:
     """The run's folder as its repo has it, with what an earlier job left to go on from."""
     snapshot_download(repo, allow_patterns=LEFT, local_dir=folder)
     write_json(folder / CONFIG, read_json(folder / CONFIG) | {"output": str(folder)})
@@ -80,7 +89,7 @@ def is_asked_to_stop(api: HfApi, repo: str) -> bool:
         return False
 
 
-def try_to_push(outbox: Outbox, is_last: bool = False) -> bool:
+def try_to_push(outbox: RepoSync, is_last: bool = False) -> bool:
     """Whether the Hub took it; what it did not take goes with the next."""
     try:
         outbox.push(is_last)

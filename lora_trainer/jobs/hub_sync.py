@@ -12,9 +12,8 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 
-from lora_trainer.jobs import link_or_copy
+from lora_trainer.jobs.runs import LOG, OUTCOME, PHASE, TrainingRun, link_or_copy
 from lora_trainer.journal import ADAPTER, CHECKPOINTS, JOURNAL, KEPT
-from lora_trainer.runs import LOG, OUTCOME, PHASE, Run
 from mova.outputs import new_output
 
 SAMPLES = "samples"
@@ -32,10 +31,10 @@ NUMBERS = {
 Stamp = tuple[int, int]
 
 
-class Outbox:
+class RepoSync:
     """Brings a run's files into its repo, those that changed since."""
 
-    def __init__(self, api: HfApi, repo: str, run: Run) -> None:
+    def __init__(self, api: HfApi, repo: str, run: TrainingRun) -> None:
         self.api, self.repo, self.run = api, repo, run
         self.sent: dict[str, Stamp] = {}
         self.has_old_checkpoint = (run.folder / CHECKPOINTS).exists()
@@ -125,18 +124,18 @@ def read(text: str) -> Any:  # noqa: ANN401 - whatever JSON holds
 def is_event(event: object) -> bool:
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
         return False
-    return are(int | float, event, NUMBERS.get(event["event"], ()))
+    return have_types(int | float, event, NUMBERS.get(event["event"], ()))
 
 
 def is_state(name: str, state: object) -> bool:
     if not isinstance(state, dict):
         return False
     if name == OUTCOME:
-        return state.get("kind") in ENDS and are(str, state, ("message",))
-    return are(str, state, ("what",)) and are(int, state, ("done", "count"))
+        return state.get("kind") in ENDS and have_types(str, state, ("message",))
+    return have_types(str, state, ("what",)) and have_types(int, state, ("done", "count"))
 
 
-def are(kind: Any, values: Mapping[str, object], names: Iterable[str]) -> bool:  # noqa: ANN401 - a type
+def have_types(kind: Any, values: Mapping[str, object], names: Iterable[str]) -> bool:  # noqa: ANN401 - a type
     return all(isinstance(values.get(name), kind) for name in names)
 
 

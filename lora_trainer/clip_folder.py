@@ -18,7 +18,7 @@ from lora_trainer.manifest import (
     AUDIO_FORMATS,
     MAX_CAPTION_BYTES,
     VIDEO_FORMATS,
-    Item,
+    DatasetItem,
     read_caption,
     sound_beside,
 )
@@ -41,12 +41,14 @@ class ClipSet:
             return []
         return sorted(path for path in self.folder.iterdir() if path.suffix.lower() in VIDEO_FORMATS)
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[DatasetItem]:
         """The clips with their captions, mended where that was asked for; a caption may be empty."""
         mended, items = self._mended(), []
         for video in self.videos():
             text = video.with_suffix(".txt")
-            item = Item(video.name, video, read_caption(text) if text.is_file() else "", sound_beside(video))
+            item = DatasetItem(
+                video.name, video, read_caption(text) if text.is_file() else "", sound_beside(video)
+            )
             fix = mended.get(video.name, {})
             sound = self.folder / fix["audio"] if "audio" in fix else item.audio
             items.append(replace(item, start=fix.get("start", 0.0), end=fix.get("end"), audio=sound))

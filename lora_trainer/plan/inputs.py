@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_trainer import plan_memory
-from lora_trainer.cache import INDEX, Entry, read_index
-from lora_trainer.config import Config, Data
-from lora_trainer.hardware import Hardware
-from lora_trainer.keep import shape_of, wishes_of
-from lora_trainer.manifest import Item
+from lora_trainer.config import EXPERTS, Config, Data
+from lora_trainer.jobs.hub import Hardware
+from lora_trainer.latent_cache import INDEX, CacheEntry, read_index
+from lora_trainer.manifest import DatasetItem
 from lora_trainer.objective import expert_range, training_sigmas
-from lora_trainer.presets import EXPERTS
+from lora_trainer.plan import memory
+from lora_trainer.regularization import shape_of, wishes_of
 from mova import layout, loading
 from mova.catalog import CPU_TFLOPS_PER_CORE, GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS, find_gpu, find_model
 from mova.inspection import CONFIGS, Checkpoint
@@ -90,21 +89,21 @@ def rented_card(config: Config, hardware: Hardware) -> Card:
     return Card(hardware.name, hardware.ram, hardware.ram, rate, UNKNOWN_GPU_LINK, False, dtype)
 
 
-def outline(config: Config, items: list[Item] | None = None) -> Outline:
+def outline(config: Config, items: list[DatasetItem] | None = None) -> Outline:
     """Model and data from configs, the cache's index or the clips' headers. Raises UserError.
 
     `items` stand for the data set of `config`.
     """
     source = find_model(config.model).source
     folder = loading.resolve(source, CONFIGS)
-    towers = plan_memory.build_towers(folder)
+    towers = memory.build_towers(folder)
     configs = {name: layout.read_config(name, folder / name) for name in layout.MODULES}
     with torch.device("meta"):
         coders = {name: loading.build(name, folder / name) for name in layout.MODULES if name not in TOWERS}
     scheduler = loading.build("scheduler", folder / "scheduler")
     sigmas = training_sigmas(scheduler)
     high = len(expert_range(scheduler, layout.read_boundary_ratio(folder), EXPERTS[0])) / len(sigmas)
-    sizes = {name: plan_memory.size_of(part) for name, part in (towers | coders).items()}
+    sizes = {name: memory.size_of(part) for name, part in (towers | coders).items()}
     checkpoint = Checkpoint(configs, {})
     windows, clips, captions, cached, kept = read_windows(config, checkpoint, items)
     unmade = 0 if cached else max(0, config.data.keep_count - kept)
@@ -130,7 +129,7 @@ def outline(config: Config, items: list[Item] | None = None) -> Outline:
 
 
 def read_windows(
-    config: Config, checkpoint: Checkpoint, items: list[Item] | None = None
+    config: Config, checkpoint: Checkpoint, items: list[DatasetItem] | None = None
 ) -> tuple[Counter[ClipShape], int, list[str], bool, int]:
     """Windows by shape, clips to learn, captions, whether all is in the cache, and windows to keep.
 
@@ -144,7 +143,7 @@ def read_windows(
         captions = [entry.caption for entry in found]
         clips, kept = {entry.clip for entry in found if not entry.kept}, sum(entry.kept for entry in found)
     else:
-        from lora_trainer.encode import caption_of, plan_windows
+        from lora_trainer.windows import caption_of, plan_windows
 
         found, cached = plan_windows(config, items), False
         captions = [caption_of(window.item, config.data) for window in found]
@@ -154,7 +153,7 @@ def read_windows(
     return Counter(shapes), len(clips), captions, cached, kept
 
 
-def is_wanted(entry: Entry, data: Data) -> bool:
+def is_wanted(entry: CacheEntry, data: Data) -> bool:
     """Whether a cached window is one that these settings would make again."""
     size = parse_size(data.size) if data.size and not data.buckets else (entry.height, entry.width)
     lengths = data.num_frames or (entry.num_frames,)

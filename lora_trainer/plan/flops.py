@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from lora_trainer.batch_sampler import expert_at
 from lora_trainer.config import Config, Tower
-from lora_trainer.order import expert_at
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
 
 # Of the rate of a forward, that of a backward pass: fitted to 97 frames at the released size on an H100.
@@ -22,22 +22,22 @@ CODEC_RATE_CPU = 4.4
 
 
 @dataclass(frozen=True)
-class Work:
+class Flops:
     """Operations of a part: in the forward pass and in the backward pass."""
 
     forward: float = 0.0
     backward: float = 0.0
 
-    def __add__(self, other: "Work") -> "Work":
-        return Work(self.forward + other.forward, self.backward + other.backward)
+    def __add__(self, other: "Flops") -> "Flops":
+        return Flops(self.forward + other.forward, self.backward + other.backward)
 
     @property
-    def without_backward(self) -> "Work":
-        return Work(self.forward)
+    def without_backward(self) -> "Flops":
+        return Flops(self.forward)
 
 
 @dataclass(frozen=True)
-class Pass:
+class StepFlops:
     """Operations of one micro-batch. What is recomputed is the forward of checkpointed layers once more."""
 
     forward: float
@@ -54,16 +54,16 @@ class Pass:
 
 def training_pass(
     configs: Mapping[str, Mapping[str, Any]], shape: ClipShape, config: Config, expert: str
-) -> Pass:
+) -> StepFlops:
     """Operations of one micro-batch of windows of this shape, with `expert` as the video tower."""
     video, audio, bridge = (configs[name] for name in (expert, "audio_dit", "dual_tower_bridge"))
     n, a, trained = shape.video_tokens, shape.audio_latents, config.towers.trained()
     hears, sees = config.objective.audio_weight > 0, config.objective.video_weight > 0
     bridged = min(bridge["visual_layers"], bridge["audio_layers"])
     edges = ends(video, n, sees) + ends(audio, a, hears)
-    layers, recomputed = Work(), 0.0
+    layers, recomputed = Flops(), 0.0
     for index in range(max(video["num_layers"], audio["num_layers"])):
-        layer = Work()
+        layer = Flops()
         crossing = index < bridged
         # A stream matters to its own loss, and through later layers of the bridge to the other's.
         matters = {"video": sees or index + 1 < bridged, "audio": hears or index + 1 < bridged}
@@ -79,21 +79,21 @@ def training_pass(
         recomputed += layer.forward if layer.backward and config.run.gradient_checkpointing else 0.0
     batch = config.run.batch_size
     forward, backward = edges.forward + layers.forward, edges.backward + layers.backward
-    return Pass(batch * forward, batch * recomputed, batch * backward)
+    return StepFlops(batch * forward, batch * recomputed, batch * backward)
 
 
-def product(tokens: int, n_in: int, n_out: int, rank: int = 0, input_grad: bool = True) -> Work:
+def product(tokens: int, n_in: int, n_out: int, rank: int = 0, input_grad: bool = True) -> Flops:
     """A linear layer over `tokens`, with a LoRA of `rank` (0: none)."""
     base, down, up = (2 * tokens * size for size in (n_in * n_out, n_in * rank, rank * n_out))
-    return Work(base + down + up, (base + down if input_grad else 0) + down + 2 * up)
+    return Flops(base + down + up, (base + down if input_grad else 0) + down + 2 * up)
 
 
-def attention(queries: int, keys: int, dim: int) -> Work:
+def attention(queries: int, keys: int, dim: int) -> Flops:
     """Two products forward; backward five, as the scores are computed again."""
-    return Work(4 * queries * keys * dim, 10 * queries * keys * dim)
+    return Flops(4 * queries * keys * dim, 10 * queries * keys * dim)
 
 
-def block(tower: Mapping[str, Any], tokens: int, lora: Tower | None, first: bool) -> Work:
+def block(tower: Mapping[str, Any], tokens: int, lora: Tower | None, first: bool) -> Flops:
     dim, ffn_dim, text = tower["dim"], tower["ffn_dim"], MAX_PROMPT_TOKENS
     rank = lora.rank if lora else 0
     wide = rank if lora and lora.targets == "attention_ffn" else 0
@@ -115,9 +115,9 @@ def conditioners(
     lora: Tower | None,
     first: bool,
     matters: Mapping[str, bool],
-) -> Work:
+) -> Flops:
     """Both directions of one layer of the bridge."""
-    works = Work()
+    works = Flops()
     for dim, context, x, y, targets, which in (
         (video_dim, audio_dim, n, a, "audio_to_video", "video"),
         (audio_dim, video_dim, a, n, "video_to_audio", "audio"),
@@ -131,7 +131,7 @@ def conditioners(
     return works
 
 
-def ends(tower: Mapping[str, Any], tokens: int, matters: bool) -> Work:
+def ends(tower: Mapping[str, Any], tokens: int, matters: bool) -> Flops:
     """Embeddings of patches, text and time, which learn nothing, and the head."""
     dim, patch = tower["dim"], 1
     for side in tower["patch_size"]:
@@ -139,7 +139,7 @@ def ends(tower: Mapping[str, Any], tokens: int, matters: bool) -> Work:
     embedded = tokens * tower["in_dim"] * patch * dim
     embedded += MAX_PROMPT_TOKENS * dim * (tower["text_dim"] + dim) + dim * (tower["freq_dim"] + 7 * dim)
     head = product(tokens, dim, tower["out_dim"] * patch)
-    return Work(2 * embedded) + (head if matters else head.without_backward)
+    return Flops(2 * embedded) + (head if matters else head.without_backward)
 
 
 def expert_switches(steps: int, high_share: float, hold_steps: int) -> int:

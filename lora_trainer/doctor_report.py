@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lora_trainer.doctor import Clip, Examination
-from lora_trainer.findings import SEVERITIES
+from lora_trainer.doctor import SEVERITIES, Examination, ExaminedClip
 from mova.outputs import new_output
 
 WAVE = (400, 60)  # width, height
@@ -56,7 +55,7 @@ def html_report(examination: Examination, path: Path) -> None:
         temporary.write_text(page, encoding="utf-8")
 
 
-def section(clip: Clip) -> str:
+def section(clip: ExaminedClip) -> str:
     findings = "".join(
         f"<p class={finding.severity}><b>{escape(finding.check)}</b>: {escape(finding.figure)}. "
         f"{escape(finding.fix)}</p>"
@@ -67,7 +66,7 @@ def section(clip: Clip) -> str:
     return f"<section><h2>{escape(clip.item.name)}</h2>{pictures}{caption}{findings}</section>"
 
 
-def thumbnails(clip: Clip) -> str:
+def thumbnails(clip: ExaminedClip) -> str:
     if clip.picture is None:
         return ""
     chosen = np.linspace(0, len(clip.picture.frames) - 1, THUMBNAILS).astype(int)
@@ -80,7 +79,7 @@ def data_url(frame: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def waveform(clip: Clip) -> str:
+def waveform(clip: ExaminedClip) -> str:
     if clip.sound is None or not clip.sound.size:
         return ""
     width, height = WAVE

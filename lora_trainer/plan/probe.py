@@ -5,32 +5,20 @@ Nothing is written but the cache.
 
 import statistics
 import time
-from dataclasses import dataclass
 
 import psutil
 import torch
 
-from lora_trainer.cache import Cache
 from lora_trainer.config import Config
 from lora_trainer.engine import Engine
-from lora_trainer.plan import step_seconds
-from lora_trainer.plan_inputs import Card, Outline
-from lora_trainer.plan_memory import device_memory
+from lora_trainer.latent_cache import Cache
+from lora_trainer.plan.estimate import Measured, step_seconds
+from lora_trainer.plan.inputs import Card, Outline
+from lora_trainer.plan.memory import device_memory
 from mova.pipeline import MOVAPipeline
 from mova.shapes import ClipShape
 
 STEPS = 3
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Medians of `steps` steps. Peaks in bytes: what torch handed out on a GPU, else the process's growth."""
-
-    steps: int
-    seconds: float
-    predicted_seconds: float
-    peak: int
-    predicted_peak: int
 
 
 def probe(config: Config, card: Card, known: Outline, cache: Cache, pipeline: MOVAPipeline) -> Measured:

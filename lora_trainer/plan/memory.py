@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lora_trainer.config import Config, Tower
+from lora_trainer.config import EXPERTS, Config, Tower
+from lora_trainer.distributed import GATHERED
 from lora_trainer.lora import target_layers
-from lora_trainer.presets import EXPERTS
 from lora_trainer.quantised import BASES, LAYER, held_bytes, linear_layers
-from lora_trainer.sharding import GATHERED
 from mova import loading
 from mova.placement import DTYPES, GIB
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
@@ -78,7 +77,7 @@ def lora_parameters(towers: Mapping[str, nn.Module], config: Config) -> Sizes:
     }
 
 
-def held(towers: Mapping[str, nn.Module], name: str, config: Config, width: int) -> Sizes:
+def stored_bytes(towers: Mapping[str, nn.Module], name: str, config: Config, width: int) -> Sizes:
     """Bytes of each frozen tensor of a tower, by path, as `run.base` holds it."""
     model, base = towers[name], config.run.base
     sizes = {path: parameter.numel() * width for path, parameter in model.named_parameters()}
@@ -94,7 +93,7 @@ def held(towers: Mapping[str, nn.Module], name: str, config: Config, width: int)
 
 
 def frozen_bytes(towers: Mapping[str, nn.Module], name: str, config: Config, width: int) -> int:
-    return sum(held(towers, name, config, width).values())
+    return sum(stored_bytes(towers, name, config, width).values())
 
 
 def size_of(module: nn.Module) -> int:
@@ -123,7 +122,7 @@ def layer_sizes(towers: Mapping[str, nn.Module], part: str, config: Config, widt
     """Bytes of each layer of an expert, or of what both experts share (audio block and bridge)."""
     layers = [0] * max(len(towers[name].blocks) for name in (EXPERTS[0], "audio_dit"))
     for name in ("audio_dit", "dual_tower_bridge") if part == "shared" else (part,):
-        for path, size in held(towers, name, config, width).items():
+        for path, size in stored_bytes(towers, name, config, width).items():
             if found := LAYER.match(path):
                 layers[int(found["index"])] += size
     return layers
@@ -191,7 +190,7 @@ def host_memory(towers: Mapping[str, nn.Module], config: Config, dtype: str, on_
     width, run = DTYPES[dtype].itemsize, config.run
     sizes = {"process": PROCESS}
     if run.offload == "experts" and on_gpu:
-        frozen = (held(towers, name, config, width).values() for name in EXPERTS)
+        frozen = (stored_bytes(towers, name, config, width).values() for name in EXPERTS)
         sizes["video experts, pinned"] = sum(map(pinned, chain.from_iterable(frozen)))
     elif run.offload == "layers":
         parts = (layer_sizes(towers, part, config, width) for part in ("shared", *EXPERTS))
