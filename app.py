@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from demo.history import CLIPS
 from demo.service import KEY_FILE, DemoService
 from demo.settings import Settings
-from mova.types import UserError
+from mova.errors import UserError
 
 if TYPE_CHECKING:
     import gradio as gr

@@ -18,8 +18,8 @@ import psutil
 from gradio_client import Client
 from playwright.sync_api import Page, sync_playwright
 
-from mova.media import read_clip
-from tests.browser.demo import Server
+from mova.media.clips import read_clip
+from tests.browser.page import Server
 
 MIB = 2**20
 PROMPT = 'A child in a red shirt looks at the camera and says "banana, moon."'

@@ -22,10 +22,9 @@ from torch.nn.attention import sdpa_kernel
 
 from benchmarks import reference_forward, released_sizes
 from mova.models.dual_tower import ATTENTION_ORDER, DualTower
-from mova.offload import WeightSwap
+from mova.offload import LayerStreamer, WeightSwap
 from mova.placement import compile_blocks
 from mova.shapes import ClipShape
-from mova.streaming import LayerStreamer
 
 GIB = 2**30
 

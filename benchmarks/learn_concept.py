@@ -29,9 +29,9 @@ from demo.train.form import RATE_IF_SMALL, SMALL, STEPS_IF_SMALL, kept_back
 from lora_trainer.__main__ import main as lora_trainer
 from lora_trainer.journal import ADAPTER as FILE
 from mova.catalog import POCKET
-from mova.media import write_mp4
+from mova.errors import UserError
+from mova.media.clips import write_mp4
 from mova.pipeline import MOVAPipeline
-from mova.types import UserError
 from recipes.pocket.evaluation.aggregate import BARS, score
 from recipes.pocket.evaluation.degrade import DEGRADATION, degrade_frames, degrade_sound
 from recipes.pocket.evaluation.evaluate import CAPTIONS, FIRST_SEED, NOISE_SEED

@@ -21,10 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks import released_sizes
-from mova import loading
-from mova.models.audio_dit import AudioDiT
+from mova import checkpoint
 from mova.models.bridge import Bridge
-from mova.models.video_dit import VideoDiT
+from mova.models.dit import AudioDiT, VideoDiT
 from mova.offload import WeightSwap
 
 SPECS: dict[str, tuple[type[ConfigMixin], dict]] = {
@@ -91,7 +90,7 @@ def load(folder: Path, name: str, device: str) -> dict[str, float | str]:
     before = status("RssAnon")
     sampler.start()
     began = time.perf_counter()
-    module = loading.load_module(name, folder / name, torch.bfloat16)
+    module = checkpoint.load_module(name, folder / name, torch.bfloat16)
     mapped = time.perf_counter()
     if device == "cuda":
         WeightSwap([module]).load(torch.device(device))

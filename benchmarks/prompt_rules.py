@@ -12,14 +12,14 @@ import os
 import sys
 from pathlib import Path
 
-from mova.prompting.cleaning import clean_prompt
+from mova.errors import UserError
+from mova.openai_client import Endpoint
 from mova.prompting.endpoint import EndpointWriter
 from mova.prompting.enhancer import Enhancer, EnhanceRequest, EnhanceResult
 from mova.prompting.local import LocalWriter, pocket_writer
-from mova.prompting.settings import Endpoint
-from mova.prompting.validators import RULES, check
-from mova.prompting.writing import Writer
-from mova.types import UserError
+from mova.prompting.rules import RULES, check
+from mova.prompting.writers import Writer
+from mova.text import clean_prompt
 
 CASES = Path(__file__).parents[1] / "tests" / "prompting" / "cases.json"
 

@@ -18,8 +18,8 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from benchmarks.first_clip import memory_of
-from mova.media import read_clip
-from tests.browser.demo import Server
+from mova.media.clips import read_clip
+from tests.browser.page import Server
 
 PROMPT = "A purple rubber ball bounces twice."
 LONGEST_SECONDS = 1800

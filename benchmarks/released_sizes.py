@@ -6,11 +6,10 @@ import re
 import torch
 from torch import Tensor, nn
 
-from mova.models.audio_dit import AudioDiT
 from mova.models.audio_vae import AudioVAE
 from mova.models.bridge import Bridge
+from mova.models.dit import AudioDiT, VideoDiT
 from mova.models.dual_tower import DualTower
-from mova.models.video_dit import VideoDiT
 
 VIDEO_DIT = {
     "dim": 5120,

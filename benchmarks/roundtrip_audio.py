@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mova.codec import CodecMixin
+from mova.encoders import EncoderMixin
 from recipes.pocket.evaluation.evaluate import CAPTIONS
 from recipes.pocket.evaluation.measure import Expectation, Figures, measure
 from recipes.pocket.evaluation.recognise import HOP, SILENCE, band_levels, onsets, recogniser
@@ -39,7 +39,7 @@ class CodedEars:
     The references are of seeds that nothing else uses.
     """
 
-    def __init__(self, codec: CodecMixin, speech: Path) -> None:
+    def __init__(self, codec: EncoderMixin, speech: Path) -> None:
         rows, self._kinds = [], []
         for kind in (*NEWCOMERS, *FAMILIES):
             for seed in range(FIRST_SEED, FIRST_SEED + REFERENCES):

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mova.metrics.onsets import find_onsets
-from mova.metrics.sync import Sync, measure_sync
-from mova.metrics.visual import thumbnails
+from mova.metrics.sync import Sync, measure_sync, thumbnails
 from recipes.pocket.world.clip import FAMILIES, FRAME_RATE, SAMPLE_RATE, Scene
 from recipes.pocket.world.render import make_scene
 from recipes.pocket.world.speech import DEFAULT_FOLDER

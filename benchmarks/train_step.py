@@ -37,7 +37,7 @@ from lora_trainer.engine import Engine
 from lora_trainer.plan import flops, memory
 from lora_trainer.plan.estimate import step_seconds
 from lora_trainer.plan.inputs import Card, Outline
-from mova.catalog import GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS
+from mova.machine import GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS
 from mova.placement import GIB
 from mova.shapes import ClipShape
 

@@ -17,14 +17,13 @@ from lora_trainer.config import Config, read_config
 from lora_trainer.distributed import Workers
 from lora_trainer.engine import Engine
 from lora_trainer.latent_cache import Cache, CacheEntry, write_tensors
-from mova.models.audio_dit import AudioDiT
+from mova.adapters.strengths import TOWERS
 from mova.models.bridge import Bridge
-from mova.models.video_dit import VideoDiT
+from mova.models.dit import AudioDiT, VideoDiT
+from mova.offload import LayerStreamer, PackedLayer
 from mova.pipeline import MOVAPipeline
 from mova.scheduler import PairScheduler
 from mova.shapes import ClipShape
-from mova.streaming import LayerStreamer, PackedLayer
-from mova.strengths import TOWERS
 
 CLASSES = dict(zip(TOWERS, (VideoDiT, VideoDiT, AudioDiT, Bridge), strict=True))
 SETTINGS = {"resident": "none", "experts": "experts", "layers": "layers", "shards": "shards"}

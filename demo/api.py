@@ -12,8 +12,8 @@ from demo.service import DemoService, client_address
 from demo.settings import describe_model
 from demo.writers import WriterChoice, offered_writers, open_enhancer
 from mova import catalog
+from mova.errors import BackendError, UserError
 from mova.prompting.enhancer import EnhanceRequest
-from mova.types import BackendError, UserError
 
 WATCH_SECONDS = 0.4
 

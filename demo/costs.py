@@ -11,10 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from demo.settings import Settings
-from mova import catalog, hub
+from mova import hub, machine
+from mova.errors import UserError
 from mova.guidance import branches
+from mova.request import GenerationRequest
 from mova.shapes import ClipShape
-from mova.types import GenerationRequest, UserError
 
 # Of one slow core, for a pixel of a frame: encoding and decoding with pocket's video VAE, base_dim 32 on
 # patches of 2x2. An earlier one took 13e-6 there, and 2.8 times as long as this one where both were measured.
@@ -49,7 +50,7 @@ class Costs:
             coding = coding_seconds(request, source, self.cores) if self.device_name == "CPU" else 0.0
         except (UserError, OSError, KeyError, ValueError):
             return None  # an estimate is a courtesy: what is wrong with the model is said when it runs
-        seconds = catalog.estimate_seconds(
+        seconds = machine.estimate_seconds(
             flops, request.num_inference_steps, forwards(request), self.device_name, self.cores
         )
         seconds += coding
@@ -88,14 +89,14 @@ class Costs:
         if seconds is None:
             is_remote = self.settings.backend == "remote"
             return "How long the engine takes is not known." if is_remote else "The time is not known yet."
-        text = f"About {catalog.human_seconds(seconds)}"
+        text = f"About {machine.human_seconds(seconds)}"
         quota = self.quota_seconds(request, source)
         if quota is None:
             return f"{text} on this machine."
-        text += f", about {catalog.human_seconds(quota)} of your daily GPU quota."
+        text += f", about {machine.human_seconds(quota)} of your daily GPU quota."
         asked = self.booked_seconds(request, source) * QUOTA_FACTOR[self.settings.zerogpu_size]
         if asked > FREE_QUOTA:
-            text += f" It must book {catalog.human_seconds(asked)}; a free account has 5 min a day."
+            text += f" It must book {machine.human_seconds(asked)}; a free account has 5 min a day."
         elif asked > ANONYMOUS_BOOKING:
             text += " Sign in to Hugging Face: without an account at most 2 min can be booked."
         return text
@@ -114,7 +115,7 @@ def clip_flops(request: GenerationRequest, source: str) -> float:
         request.height, request.width, request.num_frames, request.frame_rate, vae["sample_rate"], hop_length
     )
     towers = (configs[name] for name in ("video_dit", "audio_dit", "dual_tower_bridge"))
-    return catalog.forward_flops(*towers, shape)
+    return machine.forward_flops(*towers, shape)
 
 
 def coding_seconds(request: GenerationRequest, source: str, cores: int) -> float:

@@ -25,12 +25,11 @@ from demo.writers import (
     offered_writers,
     open_enhancer,
 )
-from mova.prompting.brief import Brief, Violation
+from mova.errors import BackendError, Cancelled, UserError
 from mova.prompting.endpoint import EndpointWriter
 from mova.prompting.enhancer import EnhanceRequest, EnhanceResult, added_spans
 from mova.prompting.local import POCKET_ENHANCER
-from mova.prompting.validators import check
-from mova.types import BackendError, Cancelled, UserError
+from mova.prompting.rules import PromptRequirements, Violation, check
 
 CARDS, REPAIRS = 3, 4
 EMPTY = (
@@ -258,7 +257,9 @@ class EnhanceEvents:
     def choose_writer(self, kind: str) -> tuple[Any, Any]:
         return gr.update(visible=kind == SERVER), gr.update(visible=kind == HERE)
 
-    def _marks(self, card: CandidateCard, text: str, found: list[Violation], brief: Brief) -> Updates:
+    def _marks(
+        self, card: CandidateCard, text: str, found: list[Violation], brief: PromptRequirements
+    ) -> Updates:
         repairs = [(v.message, v.fix) for v in found if v.fix is not None][:REPAIRS]
         updates: Updates = {
             card.marked: html.highlighted(text, added_spans(brief.idea, text), found),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mova.types import UserError
+from mova.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,7 @@ def thumbnail(example: Example) -> "str | np.ndarray":
     """What stands for it: its first frame, or one of its clip [H, W, 3]."""
     if example.image:
         return str(example.image)
-    from mova.media import read_clip
+    from mova.media.clips import read_clip
 
     frames = read_clip(example.clip).frames
     return frames[len(frames) // 8]

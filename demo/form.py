@@ -8,13 +8,13 @@ from pathlib import Path
 
 from demo.settings import Settings, describe_model
 from mova import catalog
-from mova.checks import check_text
+from mova.adapters.strengths import Strength, is_repo
+from mova.errors import UserError, check_finite
 from mova.guidance import branches
-from mova.images import open_image
-from mova.prompting.cleaning import clean_prompt
+from mova.media.images import open_image
+from mova.request import SHIFTS, GenerationRequest, check_text
 from mova.shapes import frames_for_seconds, parse_size, size_for_aspect
-from mova.strengths import is_repo
-from mova.types import SHIFTS, GenerationRequest, Strength, UserError, check_finite
+from mova.text import clean_prompt
 
 WIDE, TALL, SQUARE, AS_IMAGE = "wide", "tall", "square", "image"
 SHAPES = (WIDE, TALL, SQUARE, AS_IMAGE)
@@ -134,7 +134,7 @@ class Form:
             tuple(self._adapter(slot, each) for slot, each in enumerate(self.adapters) if each.is_chosen),
         )
 
-    def size(self, model: catalog.Model) -> tuple[int, int]:
+    def size(self, model: catalog.ModelSpec) -> tuple[int, int]:
         """(height, width) in pixels, valid for the towers. Raises FieldError."""
         if self.exact_size.strip():
             with field_errors("exact_size"):
@@ -262,7 +262,7 @@ def _shift(value: float | None) -> float | None:
     return float(value) if value else None
 
 
-def preset_choices(model: catalog.Model) -> list[tuple[str, str]]:
+def preset_choices(model: catalog.ModelSpec) -> list[tuple[str, str]]:
     """Labels and names of the model's presets."""
     return [
         (f"{preset.name.capitalize()} ({preset.num_inference_steps} steps)", preset.name)
@@ -270,7 +270,7 @@ def preset_choices(model: catalog.Model) -> list[tuple[str, str]]:
     ]
 
 
-def preset_of(model: catalog.Model, num_frames: int, steps: int) -> str | None:
+def preset_of(model: catalog.ModelSpec, num_frames: int, steps: int) -> str | None:
     """The preset that has this length and these steps."""
     for preset in model.presets:
         if (model.clip_length(preset), preset.num_inference_steps) == (num_frames, steps):
@@ -278,7 +278,7 @@ def preset_of(model: catalog.Model, num_frames: int, steps: int) -> str | None:
     return None
 
 
-def describe_doubts(request: GenerationRequest, model: catalog.Model) -> str:
+def describe_doubts(request: GenerationRequest, model: catalog.ModelSpec) -> str:
     """What to expect of a size or length that a small model never saw; empty if it did."""
     known = (model.height, model.width)
     if model.name != catalog.SMALL_MODEL or (

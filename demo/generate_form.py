@@ -25,8 +25,8 @@ from demo.form import (
 from demo.service import DemoService
 from demo.settings import model_note
 from mova import catalog
+from mova.errors import UserError
 from mova.shapes import MAX_PROMPT_TOKENS
-from mova.types import UserError
 
 
 def lay_out_advanced(studio: DemoService, by_name: dict) -> dict:

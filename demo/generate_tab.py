@@ -22,8 +22,8 @@ from demo.history import ClipRecord
 from demo.restore import form_of, restore_clip
 from demo.service import DemoService
 from demo.settings import model_note, sample_prompts
-from mova import catalog
-from mova.types import BackendError, UserError
+from mova.errors import BackendError, UserError
+from mova.machine import human_seconds
 
 EMPTY = (
     "Your clip appears here",
@@ -344,7 +344,7 @@ def own_adapters(studio: DemoService, visitor: str) -> list[tuple[str, str]]:
 def show(tab: GenerateTab, entry: ClipRecord) -> Updates:
     """Updates that show a finished clip."""
     settings = entry.settings
-    lines = [*entry.health, f"Seed {settings['seed']}, made in {catalog.human_seconds(entry.seconds)}."]
+    lines = [*entry.health, f"Seed {settings['seed']}, made in {human_seconds(entry.seconds)}."]
     mp4, wav, as_json = tab.downloads
     return {
         tab.status: html.notes(entry.warnings, "warning"),

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mova.images import crop_box, fit_image, open_image
-from mova.media import read_clip, write_wav
+from mova.errors import UserError
+from mova.files import new_output
+from mova.media.clips import read_clip, write_wav
+from mova.media.images import crop_box, fit_image, open_image
+from mova.media.plots import contact_sheet
 from mova.metrics.report import measure
-from mova.outputs import new_output
-from mova.pictures import contact_sheet
-from mova.types import UserError
 
 ENTRY, CLIP, SOUND, SETTINGS, POSTER, STRIP = (
     "entry.json",
@@ -170,7 +170,7 @@ def draw_crop(path: Path, height: int, width: int, fit: str, position: float = 0
     With "crop" what falls outside is dimmed, with "pad" the picture is as it will be.
 
     Raises:
-        UserError: as `mova.images.open_image`.
+        UserError: as `mova.media.images.open_image`.
     """
     image = open_image(path)
     cut = ""

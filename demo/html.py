@@ -5,8 +5,8 @@ import itertools
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from mova.catalog import human_seconds
-from mova.prompting.brief import Violation
+from mova.machine import human_seconds
+from mova.prompting.rules import Violation
 
 STAGES = {
     "load": "Loading the model",

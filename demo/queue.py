@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.worker import PREVIEW, STATE, STOP, Job, RunOutcome
-from mova.types import BackendError
+from mova.errors import BackendError
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from typing import Any
 from demo import history
 from demo.form import MAX_ADAPTERS, TALL, WIDE, AdapterChoice, Form, describe_model, preset_of
 from demo.service import DemoService
-from mova.checks import digest
-from mova.media import read_settings
-from mova.strengths import is_repo
-from mova.types import GenerationRequest
+from mova.adapters.strengths import is_repo
+from mova.files import digest
+from mova.media.clips import read_settings
+from mova.request import GenerationRequest
 
 PARTS = ("video", "audio", "bridge")
 

@@ -31,14 +31,13 @@ from demo.queue import ClipRun, JobQueue
 from demo.settings import Settings, choose_model, describe_model, offered_models
 from demo.worker import Job, RunOutcome, WorkerProcess, fetch_adapter, preload, probe_machine, run_job
 from mova import hub
-from mova.catalog import human_seconds
-from mova.checks import check_request
-from mova.outputs import new_output
-from mova.prompting.brief import Brief
+from mova.errors import BackendError, UserError
+from mova.files import new_output
+from mova.machine import human_seconds
 from mova.prompting.quotes import find_quotes
-from mova.prompting.tokens import TokenMeter
-from mova.prompting.words import speech_seconds
-from mova.types import BackendError, GenerationRequest, UserError
+from mova.prompting.rules import PromptRequirements
+from mova.request import GenerationRequest, check_request
+from mova.text import TokenMeter, speech_seconds
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -233,9 +232,9 @@ class DemoService:
         words = " ".join(quote.text for quote in find_quotes(prompt))
         return len(words.split()), speech_seconds(words) if words else 0.0
 
-    def brief(self, idea: str, seconds: float, has_image: bool) -> Brief:
+    def brief(self, idea: str, seconds: float, has_image: bool) -> PromptRequirements:
         """What a prompt for `idea` is checked against."""
-        return Brief(idea, seconds, has_image)
+        return PromptRequirements(idea, seconds, has_image)
 
     def _with_own_adapters(self, owner: str, form: Form) -> Form:
         """The form with the files of the adapters that it names as the visitor's own."""

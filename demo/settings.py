@@ -7,10 +7,10 @@ from pathlib import Path
 import psutil
 
 from mova import catalog
-from mova.backends.settings import EXAMPLE, Remote
+from mova.backends.settings import EXAMPLE, RemoteServer
+from mova.errors import UserError
 from mova.machine import GIB, NEEDS, installed_gpu, lacks_for_released
 from mova.shapes import check_size, parse_size
-from mova.types import UserError
 
 TRUE, FALSE = ("1", "t", "true", "yes", "on"), ("", "0", "f", "false", "no", "off")
 EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
@@ -71,7 +71,7 @@ class Settings:
         if settings.backend == "remote" and not settings.remote_url:
             raise UserError(f"MOVA_BACKEND=remote needs MOVA_REMOTE_URL, such as {EXAMPLE}")
         if settings.remote_url:
-            Remote.checked(settings.remote_url, settings.remote_api_key)
+            RemoteServer.checked(settings.remote_url, settings.remote_api_key)
         return settings
 
 
@@ -167,7 +167,7 @@ VARIABLES = (
 )
 
 
-def describe_model(name: str, settings: Settings) -> catalog.Model:
+def describe_model(name: str, settings: Settings) -> catalog.ModelSpec:
     """The catalogue's model of that name; one given by path or repo id with the size in the settings."""
     model = catalog.find_model(name)
     if name in catalog.MODELS:
@@ -176,7 +176,7 @@ def describe_model(name: str, settings: Settings) -> catalog.Model:
     check_size(height, width)
     seconds = settings.seconds or model.num_frames / model.frame_rate
     frames = catalog.frames_for_seconds(seconds, model.frame_rate)
-    return catalog.Model(name, model.source, height, width, frames, model.frame_rate)
+    return catalog.ModelSpec(name, model.source, height, width, frames, model.frame_rate)
 
 
 POCKET_KNOWS = (

@@ -25,7 +25,8 @@ import numpy as np
 
 from demo.history import CLIP
 from demo.settings import Settings
-from mova.types import BackendError, Cancelled, GenerationRequest, Progress, UserError
+from mova.errors import BackendError, Cancelled, UserError
+from mova.request import GenerationRequest, Progress
 
 if TYPE_CHECKING:
     from mova.backends import Backend
@@ -193,9 +194,9 @@ def open_backend(model: str, settings: Settings) -> "Backend":
     """The backend of `model`, kept in this process with the weights it has loaded."""
     if settings.backend == "remote":
         from mova.backends.remote import RemoteBackend
-        from mova.backends.settings import Remote
+        from mova.backends.settings import RemoteServer
 
-        return RemoteBackend(model, Remote.checked(settings.remote_url, settings.remote_api_key))
+        return RemoteBackend(model, RemoteServer.checked(settings.remote_url, settings.remote_api_key))
     from mova.backends.local import LocalBackend
 
     fixed = {
@@ -230,7 +231,7 @@ def probe_machine(device: str) -> dict[str, object]:
 
 def fetch_adapter(source: str) -> None:
     """Download an adapter and look it through. Raises UserError if it is none."""
-    from mova.adapter_sources import read_adapter
+    from mova.adapters.sources import read_adapter
 
     read_adapter(source)
 

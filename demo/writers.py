@@ -5,13 +5,12 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 
 from demo.service import DemoService
-from mova.prompting.cache import AnswerCache
+from mova.errors import UserError
+from mova.openai_client import Endpoint, IsCancelled, OnText, endpoint_from_environment, visitor_endpoint
 from mova.prompting.endpoint import EndpointWriter
 from mova.prompting.enhancer import Enhancer
 from mova.prompting.local import LOCAL_MODELS, LocalWriter, answer_locally, embedded_writer, pocket_writer
-from mova.prompting.settings import Endpoint, endpoint_from_environment, visitor_endpoint
-from mova.prompting.writing import Answer, Ask, IsCancelled, OnText, Writer
-from mova.types import UserError
+from mova.prompting.writers import AnswerCache, Writer, WriterAnswer, WriterRequest
 
 BUILT_IN, POCKET, SERVER, HERE = "template", "pocket", "server", "local"
 
@@ -85,7 +84,7 @@ def open_writer(studio: DemoService, choice: WriterChoice) -> Writer | None:
 def answer_in(studio: DemoService) -> object:
     """Answers in a process of its own, so that the page stays light."""
 
-    def answer(source: str, ask: Ask, on_text: OnText, cancelled: IsCancelled) -> Answer:
+    def answer(source: str, ask: WriterRequest, on_text: OnText, cancelled: IsCancelled) -> WriterAnswer:
         del on_text, cancelled  # these stay on this side: an answer of a small model takes seconds
         return studio.text_worker.call(answer_locally, source, ask)
 

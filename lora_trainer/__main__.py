@@ -6,7 +6,7 @@ import sys
 
 from lora_trainer import adapter_commands, regularization
 from lora_trainer import commands as training
-from mova.types import BackendError, UserError
+from mova.errors import BackendError, UserError
 
 EXIT_CODES = "Exit codes: 0 done; 1 the machine or a server failed; 2 cannot be done as asked; 130 stopped."
 COMMANDS = (training, regularization, adapter_commands)

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mova.strengths import PARTS, TOWERS, parse_adapter
-from mova.types import UserError
+from mova.adapters.strengths import PARTS, TOWERS, parse_adapter
+from mova.errors import UserError
 
 if TYPE_CHECKING:
-    from mova.adapter_files import Adapter
+    from mova.adapters.files import Adapter
 
 FORMATS = ("mova", "kohya", "comfyui")
 
@@ -97,9 +97,9 @@ def run_info(options: argparse.Namespace) -> int:
 
 
 def run_convert(options: argparse.Namespace) -> int:
-    from mova.adapter_files import write_tensors
-    from mova.adapter_formats import export_tensors
-    from mova.outputs import check_output
+    from mova.adapters.files import write_tensors
+    from mova.adapters.formats import export_tensors
+    from mova.files import check_output
 
     adapter = read(options)
     if options.to == "mova":
@@ -117,13 +117,13 @@ def run_convert(options: argparse.Namespace) -> int:
 
 
 def run_strip(options: argparse.Namespace) -> int:
-    from mova.adapter_edits import strip
+    from mova.adapters.edits import strip
 
     return write(options, strip(read(options), [part.strip() for part in options.without.split(",")]))
 
 
 def run_scale(options: argparse.Namespace) -> int:
-    from mova.adapter_edits import scale
+    from mova.adapters.edits import scale
 
     source, strength = parse_adapter(f"x:{options.by}")
     if source != "x":
@@ -132,8 +132,8 @@ def run_scale(options: argparse.Namespace) -> int:
 
 
 def run_merge(options: argparse.Namespace) -> int:
-    from mova.adapter_edits import merge
-    from mova.adapter_sources import read_adapter
+    from mova.adapters.edits import merge
+    from mova.adapters.sources import read_adapter
 
     if options.rank is not None and options.rank < 1:
         raise UserError(f"--rank {options.rank} must be 1 or more")
@@ -143,13 +143,13 @@ def run_merge(options: argparse.Namespace) -> int:
 
 
 def read(options: argparse.Namespace) -> "Adapter":
-    from mova.adapter_sources import read_adapter
+    from mova.adapters.sources import read_adapter
 
     return read_adapter(options.source, options.expert, options.alpha, options.skip_extras)
 
 
 def write(options: argparse.Namespace, adapter: "Adapter") -> int:
-    from mova.adapter_files import write_adapter
+    from mova.adapters.files import write_adapter
 
     write_adapter(options.out, adapter, options.overwrite)
     sys.stdout.write(f"{options.out}\t{len(adapter.layers)} layers\n")

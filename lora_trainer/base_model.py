@@ -8,17 +8,16 @@ import torch
 
 from lora_trainer.config import EXPERTS, Config
 from lora_trainer.distributed import LayerShards
+from mova.adapters.strengths import TOWERS
 from mova.models.video_vae import to_channels_last
-from mova.offload import Residency, WeightSwap
+from mova.offload import LayerStreamer, Offloader, WeightSwap
 from mova.pipeline import MOVAPipeline
 from mova.placement import Machine, preferred_dtype
-from mova.streaming import LayerStreamer
-from mova.strengths import TOWERS
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-class TrainingOffloader(Residency):
+class TrainingOffloader(Offloader):
     """Frozen weights where `run.offload` says; autoencoders come while they are used.
 
     LoRA weights never leave the device. A swap only puts frozen weights back where they came from, and would

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from mova.outputs import temporary_beside
-from mova.types import UserError
+from mova.errors import UserError
+from mova.files import temporary_beside
 
 logger = logging.getLogger(__name__)
 

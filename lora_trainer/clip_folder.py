@@ -22,8 +22,8 @@ from lora_trainer.manifest import (
     read_caption,
     sound_beside,
 )
-from mova.outputs import new_output
-from mova.types import UserError
+from mova.errors import UserError
+from mova.files import new_output
 
 MENDED = "mended.json"
 MAX_CLIPS = 200

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from lora_trainer.config import PRESETS, RECIPES, Config, parse_change, read_config
-from mova.catalog import human_seconds
-from mova.types import Cancelled, UserError
+from mova.errors import Cancelled, UserError
+from mova.machine import human_seconds
 
 if TYPE_CHECKING:
     import torch

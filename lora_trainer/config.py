@@ -13,10 +13,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lora_trainer.journal import KEPT
+from mova.adapters.strengths import PARTS, TOWERS
 from mova.catalog import find_model
+from mova.errors import UserError
 from mova.shapes import check_num_frames, parse_size
-from mova.strengths import PARTS, TOWERS
-from mova.types import UserError
 
 EXPERTS = PARTS["video"]
 OFF, FFN = {"train": False}, "attention_ffn"

@@ -16,10 +16,10 @@ from av.container import InputContainer
 from PIL import Image
 
 from lora_trainer.manifest import AUDIO_FORMATS, VIDEO_FORMATS, DatasetItem
-from mova.images import fit_image
-from mova.media import FROM_YUV
+from mova.errors import UserError
+from mova.media.clips import FROM_YUV
+from mova.media.images import fit_image
 from mova.shapes import MAX_SIDE
-from mova.types import UserError
 
 MAX_BYTES = 20 * 2**30
 SEEK_BACK = 1.0  # seconds; decoders of sound need a run-up

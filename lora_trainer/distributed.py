@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import UnshardHandle, fully_shard
 
+from mova.models.dit import VideoDiT
 from mova.models.dual_tower import DualTower
-from mova.models.video_dit import VideoDiT
 
 WAIT = timedelta(hours=6)  # the others wait while the first validates and samples
 

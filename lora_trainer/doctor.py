@@ -20,16 +20,15 @@ from lora_trainer.manifest import DatasetItem
 from lora_trainer.measurements import Picture
 from lora_trainer.windows import Window, caption_of, clips_of, windows_of
 from mova.catalog import find_model
-from mova.media import write_wav
+from mova.errors import UserError
+from mova.files import new_output
+from mova.media.clips import write_wav
 from mova.metrics.health import audio_health
 from mova.metrics.report import NOTICED_MS
 from mova.metrics.sync import measure_sync
-from mova.outputs import new_output
 from mova.prompting.quotes import find_quotes
-from mova.prompting.tokens import TokenMeter
-from mova.prompting.words import count_words
 from mova.shapes import MAX_PROMPT_TOKENS
-from mova.types import UserError
+from mova.text import TokenMeter, count_words
 
 SEVERITIES = ("error", "warning", "note")
 

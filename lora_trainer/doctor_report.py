@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from lora_trainer.doctor import SEVERITIES, Examination, ExaminedClip
-from mova.outputs import new_output
+from mova.files import new_output
 
 WAVE = (400, 60)  # width, height
 THUMBNAILS = 5

@@ -31,9 +31,9 @@ from lora_trainer.objective import (
 from lora_trainer.optimizers import averaged, build_optimizer, set_learning_rates
 from lora_trainer.quantised import BASES, quantise
 from lora_trainer.validation import Figures, fixed_measurements, measure, split
+from mova.adapters.strengths import TOWERS
+from mova.errors import BackendError, UserError
 from mova.pipeline import MOVAPipeline
-from mova.strengths import TOWERS
-from mova.types import BackendError, UserError
 
 NOTHING = 1e-12
 

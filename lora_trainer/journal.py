@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mova.outputs import explained
+from mova.files import disk_errors
 
 JOURNAL = "journal.jsonl"
 ADAPTER = "adapter.safetensors"
@@ -23,7 +23,7 @@ class Journal:
         if not self.active:
             return
         line = json.dumps({"event": event, "time": round(time.time(), 3), **values})
-        with explained(self.path):
+        with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(f"{line}\n")
@@ -35,7 +35,7 @@ class Journal:
     def cut(self, size: int) -> None:
         """Forget what was written after the journal had `size` bytes: it will happen again."""
         if self.active and self.size > size:
-            with explained(self.path), self.path.open("rb+") as file:
+            with disk_errors(self.path), self.path.open("rb+") as file:
                 file.truncate(size)
 
     def read(self, event: str | None = None) -> list[dict[str, Any]]:

@@ -26,15 +26,14 @@ from lora_trainer.measurements import to_loudness
 from lora_trainer.regularization import Report, make_kept
 from lora_trainer.windows import Window, bullet_list, caption_of, plan_windows
 from mova.catalog import find_model
-from mova.codec import CodecMixin
-from mova.layout import COMPONENTS
-from mova.loading import load_components, resolve
+from mova.checkpoint import COMPONENTS, load_components, resolve
+from mova.encoders import EncoderMixin
+from mova.errors import UserError
+from mova.files import new_output
 from mova.models.video_vae import to_channels_last
-from mova.offload import Residency
-from mova.outputs import new_output
-from mova.prompting.cleaning import clean_prompt
+from mova.offload import Offloader
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
-from mova.types import UserError
+from mova.text import clean_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +207,7 @@ def checkpoint_folder(config: Config) -> Path:
     return resolve(find_model(config.model).source, names)
 
 
-class Encoders(CodecMixin):
+class Encoders(EncoderMixin):
     """Some of a checkpoint's encoders on a device."""
 
     def __init__(self, folder: Path, names: Iterable[str], device: torch.device, dtype: torch.dtype) -> None:
@@ -220,7 +219,7 @@ class Encoders(CodecMixin):
         self.residency = OnDevice(device)
 
 
-class OnDevice(Residency):
+class OnDevice(Offloader):
     """Everything is on one device already."""
 
     def __init__(self, device: torch.device) -> None:
@@ -304,7 +303,7 @@ def encode_window(window: Window, encoders: Encoders, config: Config) -> dict[st
     return {name: tensor[0].cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def clip_shape(window: Window, encoders: CodecMixin) -> ClipShape:
+def clip_shape(window: Window, encoders: EncoderMixin) -> ClipShape:
     return encoders.clip_shape(window.height, window.width, window.num_frames, window.frame_rate)
 
 

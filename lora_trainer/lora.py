@@ -16,8 +16,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lora_trainer.config import Config, Tower
-from mova import adapter_files as files
-from mova.types import UserError
+from mova.adapters import files
+from mova.errors import UserError
 
 NAME = "default"
 ATTENTION = r"blocks\.\d+\.(self_attn|cross_attn)\.[qkvo]"
@@ -160,8 +160,8 @@ def save_adapter(path: Path, weights: Mapping[str, Tensor], config: Config, dtyp
             tower = getattr(config.towers, module.partition(".")[0])
             pair = (down, weights[f"{module}.lora_B.weight"])
             matrices = (matrix.detach().to("cpu", dtype) for matrix in pair)
-            layers[module] = files.Lora(*matrices, float(tower.alpha or tower.rank), config.run.rslora)
+            layers[module] = files.LoraUpdate(*matrices, float(tower.alpha or tower.rank), config.run.rslora)
     recipe = config.recipe_record()
     trigger = config.data.caption_prefix.strip(" ,.:;")
-    card = files.Card(recipe["model"], (trigger,) if trigger else (), recipe)
+    card = files.AdapterMetadata(recipe["model"], (trigger,) if trigger else (), recipe)
     files.write_adapter(path, files.Adapter(layers, card), overwrite=True)

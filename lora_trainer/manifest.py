@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mova import hub
-from mova.types import UserError
+from mova.errors import UserError
 
 # A suffix decides how a file is opened, so that a playlist cannot make the decoder read other files.
 VIDEO_FORMATS = {

@@ -7,8 +7,8 @@ import numpy as np
 
 from lora_trainer.decode import decoded, opened, video_stream
 from lora_trainer.manifest import DatasetItem
-from mova.metrics.loudness import loudness
-from mova.metrics.visual import THUMBNAIL_WIDTH
+from mova.metrics.health import loudness
+from mova.metrics.sync import THUMBNAIL_WIDTH
 
 MAX_SECONDS = 120.0
 STILL_LEVELS = 2  # of 255: the largest change anywhere that codecs leave in a still

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lora_trainer.config import Config, Optimizer
-from mova.types import UserError
+from mova.errors import UserError
 
 if TYPE_CHECKING:
     pass

@@ -11,8 +11,8 @@ from lora_trainer.config import EXPERTS, Config, merge
 from lora_trainer.latent_cache import Cache
 from lora_trainer.train import OnStep, Trainer
 from lora_trainer.validation import Figures, mean
+from mova.errors import UserError
 from mova.pipeline import MOVAPipeline
-from mova.types import UserError
 
 STEPS = 60
 SETTINGS: dict[str, Any] = {

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mova.types import UserError
+from mova.errors import UserError
 
 LAYER = re.compile(r"(?:blocks|(?:audio_to_video|video_to_audio)_conditioners)\.(?P<index>\d+)\.")
 BASES = ("int8", "nf4")

@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from lora_trainer.config import MAX_KEPT, Config
 from lora_trainer.manifest import read_caption
-from mova.catalog import POCKET, Model, find_model
-from mova.checks import check_request
-from mova.outputs import new_output
+from mova.catalog import POCKET, ModelSpec, find_model
+from mova.errors import UserError
+from mova.files import new_output
+from mova.request import GenerationRequest, check_request
 from mova.shapes import parse_size
-from mova.types import GenerationRequest, UserError
 
 EXAMPLES = POCKET.parent / "examples" / "examples.json"
 MAX_BYTES = 10_000_000
@@ -119,7 +119,7 @@ def read_wishes(path: Path) -> list[PromptSpec]:
     return wishes
 
 
-def example_wishes(model: Model) -> list[PromptSpec]:
+def example_wishes(model: ModelSpec) -> list[PromptSpec]:
     """The examples that were made with `model`."""
     rows = json.loads(EXAMPLES.read_text(encoding="utf-8")) if EXAMPLES.is_file() else []
     own = [row for row in rows if find_model(row["model"]).source == model.source]
@@ -136,7 +136,7 @@ def wish_of(row: Any, path: Path) -> PromptSpec:  # noqa: ANN401 - of a file tha
     return PromptSpec(row["prompt"].strip(), path.parent / str(image) if image else None)
 
 
-def settings_of(options: argparse.Namespace, model: Model) -> dict[str, Any]:
+def settings_of(options: argparse.Namespace, model: ModelSpec) -> dict[str, Any]:
     """The fields of a request that model and flags decide."""
     settings = model.defaults(model.preset())
     if options.size:
@@ -162,7 +162,7 @@ def is_present(path: Path, request: GenerationRequest) -> bool:
     """Whether this clip is there. Raises UserError: another is there under its name."""
     if not path.exists():
         return False
-    from mova.media import read_settings  # brings PyAV
+    from mova.media.clips import read_settings  # brings PyAV
 
     settings = read_settings(path)
     differing = [key for key in ("prompt", "seed") if settings.get(key) != getattr(request, key)]

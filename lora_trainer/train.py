@@ -24,8 +24,8 @@ from lora_trainer.latent_cache import INDEX, Cache, Report, build_cache, checkpo
 from lora_trainer.lora import save_adapter
 from lora_trainer.optimizers import library
 from lora_trainer.validation import Figures, make_samples, swapped_experts
+from mova.errors import BackendError, Cancelled, UserError
 from mova.pipeline import MOVAPipeline
-from mova.types import BackendError, Cancelled, UserError
 
 
 class Tracker:

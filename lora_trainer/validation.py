@@ -18,8 +18,8 @@ from lora_trainer.latent_cache import Cache, CacheEntry
 from lora_trainer.objective import Batch, NoiseDraw, expert_range, losses, sample_generator, training_sigmas
 from lora_trainer.windows import lengths, size_of
 from mova.catalog import find_model
-from mova.images import open_image
-from mova.media import write_mp4
+from mova.media.clips import write_mp4
+from mova.media.images import open_image
 from mova.pipeline import MOVAPipeline
 
 BINS = {"video_dit": 2, "video_dit_2": 3}  # of equal shares of each expert's timesteps

@@ -7,9 +7,9 @@ import numpy as np
 from lora_trainer.config import Config, Data
 from lora_trainer.decode import Probe, probe
 from lora_trainer.manifest import DatasetItem, read_clips
-from mova.catalog import Model, find_model
+from mova.catalog import ModelSpec, find_model
+from mova.errors import UserError
 from mova.shapes import frames_for_seconds, parse_size, size_for_aspect
-from mova.types import UserError
 
 LENGTHS = (1.0, 0.75, 0.5, 0.25)  # of the model's length, where the config names no num_frames
 ASPECTS = (16 / 9, 4 / 3, 1.0, 3 / 4, 9 / 16)
@@ -46,7 +46,7 @@ class Window:
         return self.height, self.width, self.num_frames
 
 
-def lengths(data: Data, model: Model) -> tuple[int, ...]:
+def lengths(data: Data, model: ModelSpec) -> tuple[int, ...]:
     """Lengths in frames that windows may have, longest first."""
     if data.num_frames is not None:
         return data.num_frames
@@ -55,11 +55,11 @@ def lengths(data: Data, model: Model) -> tuple[int, ...]:
     return tuple(sorted((count for count in counts if count > 1), reverse=True))
 
 
-def size_of(data: Data, model: Model) -> tuple[int, int]:
+def size_of(data: Data, model: ModelSpec) -> tuple[int, int]:
     return parse_size(data.size) if data.size else (model.height, model.width)
 
 
-def bucket_size(probe: Probe, data: Data, model: Model) -> tuple[int, int]:
+def bucket_size(probe: Probe, data: Data, model: ModelSpec) -> tuple[int, int]:
     """(height, width) for a clip: with buckets, of the configured number of pixels and the nearest aspect."""
     height, width = size_of(data, model)
     if not data.buckets:
@@ -72,7 +72,7 @@ def bucket_size(probe: Probe, data: Data, model: Model) -> tuple[int, int]:
     )
 
 
-def windows_of(item: DatasetItem, probe: Probe, data: Data, model: Model) -> list[Window]:
+def windows_of(item: DatasetItem, probe: Probe, data: Data, model: ModelSpec) -> list[Window]:
     """One after the other, each the longest that still fits. Raises UserError if not even one does."""
     size, counts = bucket_size(probe, data, model), lengths(data, model)
     end = probe.seconds if item.end is None else min(item.end, probe.seconds)

@@ -10,7 +10,7 @@ guidance (s_B = 1), no guidance (s_B = s_T = 1) and equal scales are all cases o
 
 from dataclasses import dataclass
 
-from mova.types import check_finite
+from mova.errors import check_finite
 
 MAX_SCALE = 30.0
 

@@ -21,8 +21,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import SafetensorsFileMetadata
 
-from mova.outputs import DISK_FULL
-from mova.types import BackendError, UserError
+from mova.errors import BackendError, UserError
+from mova.files import DISK_FULL
 
 
 def download(repo: str, patterns: list[str], **options: object) -> Path:
@@ -33,14 +33,14 @@ def download(repo: str, patterns: list[str], **options: object) -> Path:
     Raises:
         UserError: there is no such repo, or it cannot be reached. BackendError: the disk is full.
     """
-    with explained(repo):
+    with hub_errors(repo):
         return Path(snapshot_download(repo, allow_patterns=patterns, **options))
 
 
 @lru_cache(maxsize=4)
 def list_files(repo: str, revision: str) -> tuple[str, ...]:
     """Paths of all files of a repo. Raises as `download`."""
-    with explained(repo):
+    with hub_errors(repo):
         return tuple(HfApi().list_repo_files(repo, revision=revision))
 
 
@@ -48,14 +48,14 @@ def file_sizes(repo: str, **options: object) -> dict[str, int]:
     """Bytes by path of all files of a repo. Raises as `download`."""
     named = {key: options[key] for key in ("revision", "token", "endpoint") if key in options}
     api = HfApi(endpoint=named.pop("endpoint", None), token=named.pop("token", None))
-    with explained(repo):
+    with hub_errors(repo):
         entries = api.list_repo_tree(repo, recursive=True, **named)
         return {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
 
 
 def read_header(repo: str, file: str, revision: str) -> SafetensorsFileMetadata:
     """What a safetensors file of a repo holds, from its first bytes alone. Raises as `download`."""
-    with explained(repo):
+    with hub_errors(repo):
         try:
             return HfApi().parse_safetensors_file_metadata(repo, file, revision=revision)
         except EntryNotFoundError:
@@ -65,7 +65,7 @@ def read_header(repo: str, file: str, revision: str) -> SafetensorsFileMetadata:
 
 
 @contextmanager
-def explained(repo: str) -> Iterator[None]:
+def hub_errors(repo: str) -> Iterator[None]:
     """What can go wrong with a repo, in a sentence that says what to do."""
     try:
         yield

@@ -8,18 +8,29 @@ from typing import Any
 
 from huggingface_hub.utils import SafetensorsFileMetadata
 
-from mova import catalog, hub, layout
-from mova.loading import resolve
+from mova import hub
+from mova.adapters.strengths import TOWERS
+from mova.checkpoint import (
+    COMPONENTS,
+    MODULES,
+    check_folder,
+    read_boundary_ratio,
+    read_config,
+    read_header,
+    resolve,
+    weight_files,
+    weight_names,
+)
+from mova.errors import UserError
+from mova.machine import estimate_seconds, forward_flops, human_seconds
 from mova.placement import DTYPES, Machine, Placement, choose, human_bytes, preferred_dtype, workspace_bytes
 from mova.shapes import ClipShape
-from mova.strengths import TOWERS
-from mova.types import UserError
 
 CONFIGS = ["*.json", "*/*.json"]
 
 
 @dataclass(frozen=True)
-class Contents:
+class ComponentSummary:
     """One network of a checkpoint: parameters, bytes of its tensors, and their types."""
 
     parameters: int
@@ -32,7 +43,7 @@ class Checkpoint:
     """A checkpoint seen from outside: each component's config, checked, and what its weight files hold."""
 
     configs: dict[str, dict[str, Any]]
-    contents: dict[str, Contents]
+    contents: dict[str, ComponentSummary]
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -50,12 +61,12 @@ class Checkpoint:
         return workspace_bytes(shape, self.configs["video_dit"]["dim"], itemsize)
 
     def forward_flops(self, shape: ClipShape) -> float:
-        return catalog.forward_flops(
+        return forward_flops(
             *(self.configs[name] for name in ("video_dit", "audio_dit", "dual_tower_bridge")), shape
         )
 
 
-def look(model: str | Path) -> Checkpoint:
+def inspect_checkpoint(model: str | Path) -> Checkpoint:
     """Read a folder, or a repo's configs and weight headers (a few MB of its 78 GB).
 
     Raises:
@@ -63,35 +74,35 @@ def look(model: str | Path) -> Checkpoint:
     """
     folder = resolve(model, CONFIGS)
     repo = None if folder == Path(model).expanduser() else str(model)
-    layout.read_boundary_ratio(folder)
-    configured = [name for name in layout.COMPONENTS if name != "tokenizer"]
+    read_boundary_ratio(folder)
+    configured = [name for name in COMPONENTS if name != "tokenizer"]
     for name in configured:
-        layout.check_folder(folder, name)
-    configs = {name: layout.read_config(name, folder / name) for name in configured}
-    return Checkpoint(configs, {name: summarise(headers(folder, name, repo)) for name in layout.MODULES})
+        check_folder(folder, name)
+    configs = {name: read_config(name, folder / name) for name in configured}
+    return Checkpoint(configs, {name: summarise(headers(folder, name, repo)) for name in MODULES})
 
 
 def headers(folder: Path, name: str, repo: str | None) -> Iterator[SafetensorsFileMetadata]:
     """What the weight files of a component hold; those of `repo` that are not in its cache are asked for."""
     if repo is None:
-        yield from map(layout.read_header, layout.weight_files(folder / name))
+        yield from map(read_header, weight_files(folder / name))
         return
     revision = folder.name  # a snapshot's folder is named after its commit
     held = [path.name for path in (folder / name).glob("*.safetensors")]
     if not held:
         files = [Path(file) for file in hub.list_files(repo, revision)]
         held = [file.name for file in files if file.match(f"{name}/*.safetensors")]
-    for file in layout.weight_names(folder / name, held):
+    for file in weight_names(folder / name, held):
         path = folder / name / file
         if path.is_file():
-            yield layout.read_header(path)
+            yield read_header(path)
         else:
             yield hub.read_header(repo, f"{name}/{file}", revision)
 
 
-def summarise(parts: Iterable[SafetensorsFileMetadata]) -> Contents:
+def summarise(parts: Iterable[SafetensorsFileMetadata]) -> ComponentSummary:
     tensors = [tensor for part in parts for tensor in part.tensors.values()]
-    return Contents(
+    return ComponentSummary(
         parameters=sum(tensor.parameter_count for tensor in tensors),
         size=sum(end - start for start, end in (tensor.data_offsets for tensor in tensors)),
         dtypes=tuple(sorted({tensor.dtype for tensor in tensors})),
@@ -112,7 +123,7 @@ def report(
     except UserError as error:
         placement, verdict = None, str(error)
     flops = checkpoint.forward_flops(shape)
-    seconds = catalog.estimate_seconds(flops, steps, forwards, machine.name, machine.cores)
+    seconds = estimate_seconds(flops, steps, forwards, machine.name, machine.cores)
     return "\n".join(
         [
             *component_table(checkpoint, placement),
@@ -122,7 +133,7 @@ def report(
             f"clip: {shape.width}x{shape.height}, {shape.num_frames} frames, {shape.seconds:.1f} s; "
             f"{human_bytes(workspace)} of working memory",
             f"time: {flops / 1e12:,.{0 if flops > 1e13 else 2}f} TFLOP a forward, "
-            f"{forwards} forwards a step; {steps} steps take about {catalog.human_seconds(seconds)}",
+            f"{forwards} forwards a step; {steps} steps take about {human_seconds(seconds)}",
         ]
     )
 

@@ -14,21 +14,19 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
-from mova import layout, loading
-from mova.adapters import AdapterMixin
-from mova.codec import CodecMixin
+from mova import checkpoint
+from mova.adapters.mixin import AdapterMixin
+from mova.encoders import EncoderMixin, FirstFrame, Generators, draw_noise, spread, to_pixels
+from mova.errors import Cancelled, UserError, check_finite
 from mova.guidance import Branch, branches
-from mova.inputs import FirstFrame, Generators, draw_noise, spread, to_pixels
-from mova.models.audio_dit import AudioDiT
 from mova.models.audio_vae import AudioVAE
 from mova.models.bridge import Bridge
+from mova.models.dit import AudioDiT, VideoDiT
 from mova.models.dual_tower import DualTower
-from mova.models.video_dit import VideoDiT
-from mova.offload import Residency
-from mova.prompting.cleaning import clean_prompt
+from mova.offload import Offloader
 from mova.scheduler import PairScheduler
 from mova.shapes import SPATIAL_STRIDE, ClipShape, check_num_frames, check_size
-from mova.types import Cancelled, UserError, check_finite
+from mova.text import clean_prompt
 
 StepCallback = Callable[["MOVAPipeline", int, Tensor, dict[str, Any]], dict[str, Any]]
 
@@ -44,7 +42,7 @@ class MOVAPipelineOutput(BaseOutput):
     audio: Tensor
 
 
-class MOVAPipeline(DiffusionPipeline, CodecMixin, AdapterMixin):
+class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
     """Video with synchronised sound from a first frame and a text (MOVA, arXiv 2602.08794).
 
     `video_dit` is the expert for high noise, `video_dit_2` the one for timesteps below
@@ -80,7 +78,7 @@ class MOVAPipeline(DiffusionPipeline, CodecMixin, AdapterMixin):
         )
         self.register_to_config(boundary_ratio=boundary_ratio)
         self.dual_tower = DualTower(video_dit, audio_dit, dual_tower_bridge)
-        self.residency = Residency(self)
+        self.residency = Offloader(self)
         self.video_processor = VideoProcessor(vae_scale_factor=SPATIAL_STRIDE)
         self._interrupt = False
 
@@ -98,16 +96,16 @@ class MOVAPipeline(DiffusionPipeline, CodecMixin, AdapterMixin):
         Raises:
             UserError: what is missing or broken, and what to do.
         """
-        given = {name: options.pop(name) for name in layout.COMPONENTS if name in options}
-        wanted = [name for name in layout.COMPONENTS if name not in given]
-        folder = loading.resolve(model, ["model_index.json", *(f"{name}/*" for name in wanted)], **options)
-        parts = loading.load_components(folder, wanted, torch_dtype) | given
-        return cls(**parts, boundary_ratio=layout.read_boundary_ratio(folder))
+        given = {name: options.pop(name) for name in checkpoint.COMPONENTS if name in options}
+        wanted = [name for name in checkpoint.COMPONENTS if name not in given]
+        folder = checkpoint.resolve(model, ["model_index.json", *(f"{name}/*" for name in wanted)], **options)
+        parts = checkpoint.load_components(folder, wanted, torch_dtype) | given
+        return cls(**parts, boundary_ratio=checkpoint.read_boundary_ratio(folder))
 
     def save_pretrained(self, save_directory: str | Path, **options: object) -> None:
         """Write the checkpoint in the released layout; `options` (max_shard_size, ...) go to the networks."""
         parts = {name: part for name, part in self.components.items() if part is not None}
-        loading.save_components(parts, self.config.boundary_ratio, Path(save_directory), **options)
+        checkpoint.save_components(parts, self.config.boundary_ratio, Path(save_directory), **options)
 
     @property
     def interrupt(self) -> bool:

@@ -9,12 +9,11 @@ import psutil
 import torch
 from diffusers.hooks import apply_layerwise_casting
 
+from mova.errors import UserError
 from mova.models.dual_tower import DualTower
 from mova.models.video_vae import to_channels_last
-from mova.offload import EXPERTS, ComponentResidency, LayerResidency
+from mova.offload import EXPERTS, SLOTS, ComponentOffloader, LayerOffloader
 from mova.shapes import ClipShape
-from mova.streaming import SLOTS
-from mova.types import UserError
 
 if TYPE_CHECKING:
     from mova.pipeline import MOVAPipeline
@@ -99,7 +98,7 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryNeed:
     """Bytes that a placement takes at its peak, and those it pins in host memory."""
 
     device: int
@@ -164,7 +163,7 @@ def candidates(base: Placement, given: dict[str, object]) -> list[Placement]:
     return [dataclasses.replace(base, **each) for each in agreeing or [{}]]
 
 
-def need(placement: Placement, parameters: dict[str, int], workspace: int) -> Need:
+def need(placement: Placement, parameters: dict[str, int], workspace: int) -> MemoryNeed:
     """Peak bytes of a placement, from parameter counts."""
     width = placement.torch_dtype.itemsize
     size = {name: count * width for name, count in parameters.items()}
@@ -179,14 +178,14 @@ def need(placement: Placement, parameters: dict[str, int], workspace: int) -> Ne
     if placement.offload == "none":
         resident = vae + shared + (experts if placement.hold_both else expert)
         device = resident + (text + workspace if placement.keep_text_encoder else max(text, workspace))
-        return Need(device, 0)
+        return MemoryNeed(device, 0)
     if placement.offload == "component":
         device = max(text, shared + expert + workspace, vae + workspace)
-        return Need(device, experts if placement.hold_both else 0)
+        return MemoryNeed(device, experts if placement.hold_both else 0)
     # Of 40 layers a few are there at once, and of each tower its embeddings and head, about 2 %.
     streamed = (shared + expert) * SLOTS // 36 + (shared + experts) // 50
     device = max(text, streamed + workspace, vae + workspace)
-    return Need(device, shared + (experts if placement.hold_both else expert))
+    return MemoryNeed(device, shared + (experts if placement.hold_both else expert))
 
 
 def workspace_bytes(shape: ClipShape, dim: int, dtype_bytes: int = 2) -> int:
@@ -200,7 +199,7 @@ def workspace_bytes(shape: ClipShape, dim: int, dtype_bytes: int = 2) -> int:
     return max(forward, 36 * shape.num_frames * picture + 3000 * picture)
 
 
-def explain(machine: Machine, placement: Placement, needed: Need) -> str:
+def explain(machine: Machine, placement: Placement, needed: MemoryNeed) -> str:
     where = f"{placement.dtype} on {machine.name}"
     if torch.device(placement.device).type != "cuda":
         return f"{where}: {human_bytes(needed.device)} of {human_bytes(machine.ram)} free memory"
@@ -247,9 +246,9 @@ def place(pipeline: "MOVAPipeline", placement: Placement) -> None:
     resident = resident - (set() if placement.hold_both else set(EXPERTS))
     on_host = {"text_encoder"} if placement.text_on_host else set()
     if placement.offload == "layers":
-        pipeline.residency = LayerResidency(pipeline, device, on_host, placement.hold_both)
+        pipeline.residency = LayerOffloader(pipeline, device, on_host, placement.hold_both)
     else:
-        pipeline.residency = ComponentResidency(pipeline, device, resident, on_host)
+        pipeline.residency = ComponentOffloader(pipeline, device, resident, on_host)
         if placement.offload == "component" and placement.hold_both and device.type == "cuda":
             for name in EXPERTS:
                 for parameter in getattr(pipeline, name).parameters():

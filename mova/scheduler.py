@@ -11,7 +11,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from mova.types import MAX_STEPS, SHIFTS, UserError, check_finite
+from mova.errors import UserError, check_finite
+from mova.request import MAX_STEPS, SHIFTS
 
 
 class PairScheduler(SchedulerMixin, ConfigMixin):

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from mova.types import UserError, check_finite
+from mova.errors import UserError, check_finite
 
 SPATIAL_MULTIPLE = 16  # video VAE stride 8, times the 2x2 patch of the video tower
 TEMPORAL_STRIDE = 4

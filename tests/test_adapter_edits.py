@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from mova.adapter_edits import merge, scale, strip
-from mova.adapter_files import Adapter, Card, Lora
-from mova.types import UserError
+from mova.adapters.edits import merge, scale, strip
+from mova.adapters.files import Adapter, AdapterMetadata, LoraUpdate
+from mova.errors import UserError
 
 TOWERS = ("video_dit", "video_dit_2", "audio_dit", "dual_tower_bridge")
 PATH = "blocks.0.self_attn.q"
@@ -12,7 +12,7 @@ PATH = "blocks.0.self_attn.q"
 def adapter(seed=0, rank=3, alpha=6.0, rslora=False, towers=TOWERS, **card):
     generator = torch.Generator().manual_seed(seed)
     layers = {
-        f"{tower}.{PATH}": Lora(
+        f"{tower}.{PATH}": LoraUpdate(
             torch.randn(rank, 12, generator=generator),
             torch.randn(10, rank, generator=generator),
             alpha,
@@ -20,7 +20,7 @@ def adapter(seed=0, rank=3, alpha=6.0, rslora=False, towers=TOWERS, **card):
         )
         for tower in towers
     }
-    return Adapter(layers, Card(**card))
+    return Adapter(layers, AdapterMetadata(**card))
 
 
 def update(adapter, tower):
@@ -87,7 +87,7 @@ def test_merging_keeps_words_bases_and_recipes():
     first = adapter(0, base_model="360p", trigger_words=("zorp",), recipe={"steps": 1})
     second = adapter(1, base_model="720p", trigger_words=("zorp", "blue"), recipe={"steps": 2})
     card = merge([(first, 1.0), (second, 1.0)]).card
-    assert card == Card("360p + 720p", ("zorp", "blue"), {"merged": [{"steps": 1}, {"steps": 2}]})
+    assert card == AdapterMetadata("360p + 720p", ("zorp", "blue"), {"merged": [{"steps": 1}, {"steps": 2}]})
 
 
 def test_a_sum_of_too_high_a_rank_or_of_different_sizes_is_refused():
@@ -95,6 +95,6 @@ def test_a_sum_of_too_high_a_rank_or_of_different_sizes_is_refused():
         merge([(adapter(0, rank=129), 1.0), (adapter(1, rank=129), 1.0)])
     with pytest.raises(UserError, match="every strength is 0"):
         merge([(adapter(0), 0.0)])
-    other = Adapter({f"audio_dit.{PATH}": Lora(torch.ones(1, 4), torch.ones(4, 1), 1.0)})
+    other = Adapter({f"audio_dit.{PATH}": LoraUpdate(torch.ones(1, 4), torch.ones(4, 1), 1.0)})
     with pytest.raises(UserError, match="different sizes"):
         merge([(adapter(0), 1.0), (other, 1.0)])

@@ -6,23 +6,23 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from mova import adapter_files
-from mova.adapter_files import Adapter, Card, Lora, write_adapter
-from mova.adapter_sources import read_adapter
-from mova.adapters import extract_adapter
-from mova.types import BackendError, UserError
+from mova.adapters import files
+from mova.adapters.files import Adapter, AdapterMetadata, LoraUpdate, write_adapter
+from mova.adapters.mixin import extract_adapter
+from mova.adapters.sources import read_adapter
+from mova.errors import BackendError, UserError
 from tests.test_cli_bad_input import files_of_at_most
 from tests.tiny import dual_tower
 
 Q, K = "video_dit.blocks.0.self_attn.q", "video_dit.blocks.0.self_attn.k"
-CARD = Card(
+CARD = AdapterMetadata(
     "OpenMOSS-Team/MOVA-360p", ("a zorp", "条纹"), {"steps": 300, "audio_weight": 0.2, "clips": ["a"]}
 )
 
 
 def lora(rank=3, alpha=6.0, rslora=False, size=24, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return Lora(
+    return LoraUpdate(
         torch.randn(rank, size, generator=generator),
         torch.randn(size, rank, generator=generator),
         alpha,
@@ -132,17 +132,17 @@ def test_an_empty_adapter_is_neither_extracted_nor_written(tmp_path):
 @pytest.mark.parametrize(
     ("broken", "sentence"),
     [
-        (Lora(torch.full((2, 4), torch.nan), torch.zeros(4, 2), 1.0), "NaN"),
-        (Lora(torch.zeros(2, 4), torch.full((4, 2), torch.inf), 1.0), "infinite"),
-        (Lora(torch.zeros(2, 4), torch.zeros(4, 3), 1.0), "ranks 2 and 3"),
-        (Lora(torch.zeros(0, 4), torch.zeros(4, 0), 1.0), "rank 0"),
-        (Lora(torch.zeros(300, 4), torch.zeros(4, 300), 1.0), "rank 300; 1 to 256"),
-        (Lora(torch.zeros(2, 4, 1), torch.zeros(4, 2), 1.0), "not a matrix"),
-        (Lora(torch.tensor(1.0), torch.tensor(1.0), 1.0), "not a matrix"),
-        (Lora(torch.zeros(2, 4, dtype=torch.int8), torch.zeros(4, 2), 1.0), "not a matrix of floats"),
-        (Lora(torch.zeros(2, 4), torch.zeros(4, 2), 0.0), "alpha 0.0"),
-        (Lora(torch.zeros(2, 4), torch.zeros(4, 2), float("nan")), "alpha nan"),
-        (Lora(torch.zeros(2, 4), torch.zeros(4, 2), 1e30), "alpha 1e"),
+        (LoraUpdate(torch.full((2, 4), torch.nan), torch.zeros(4, 2), 1.0), "NaN"),
+        (LoraUpdate(torch.zeros(2, 4), torch.full((4, 2), torch.inf), 1.0), "infinite"),
+        (LoraUpdate(torch.zeros(2, 4), torch.zeros(4, 3), 1.0), "ranks 2 and 3"),
+        (LoraUpdate(torch.zeros(0, 4), torch.zeros(4, 0), 1.0), "rank 0"),
+        (LoraUpdate(torch.zeros(300, 4), torch.zeros(4, 300), 1.0), "rank 300; 1 to 256"),
+        (LoraUpdate(torch.zeros(2, 4, 1), torch.zeros(4, 2), 1.0), "not a matrix"),
+        (LoraUpdate(torch.tensor(1.0), torch.tensor(1.0), 1.0), "not a matrix"),
+        (LoraUpdate(torch.zeros(2, 4, dtype=torch.int8), torch.zeros(4, 2), 1.0), "not a matrix of floats"),
+        (LoraUpdate(torch.zeros(2, 4), torch.zeros(4, 2), 0.0), "alpha 0.0"),
+        (LoraUpdate(torch.zeros(2, 4), torch.zeros(4, 2), float("nan")), "alpha nan"),
+        (LoraUpdate(torch.zeros(2, 4), torch.zeros(4, 2), 1e30), "alpha 1e"),
     ],
 )
 def test_a_broken_adapter_is_not_written_and_not_read(tmp_path, broken, sentence):
@@ -191,10 +191,10 @@ def test_files_that_are_too_much_are_refused_unread(tmp_path, monkeypatch):
     path = header_of(tmp_path)
     huge = tmp_path / "huge.safetensors"
     with huge.open("wb") as file:
-        file.truncate(adapter_files.MAX_BYTES + 1)  # a hole: takes no space
+        file.truncate(files.MAX_BYTES + 1)  # a hole: takes no space
     with pytest.raises(UserError, match="over 4 GiB"):
         read_adapter(huge)
-    monkeypatch.setattr(adapter_files, "MAX_TENSORS", 1)
+    monkeypatch.setattr(files, "MAX_TENSORS", 1)
     with pytest.raises(UserError, match="holds 2 tensors, too many"):
         read_adapter(path)
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mova.adapter_files import Adapter, Lora, write_adapter
-from mova.adapter_formats import export_tensors, find_module
-from mova.adapter_sources import read_adapter
-from mova.strengths import TOWERS
-from mova.types import UserError
+from mova.adapters.files import Adapter, LoraUpdate, write_adapter
+from mova.adapters.formats import export_tensors, find_module
+from mova.adapters.sources import read_adapter
+from mova.adapters.strengths import TOWERS
+from mova.errors import UserError
 
 EXPERTS = {"high": "video_dit", "low": "video_dit_2"}
 
@@ -248,7 +248,7 @@ def test_targets_mean_exactly_what_they_say():
 @pytest.mark.parametrize("style", ["kohya", "comfyui"])
 @pytest.mark.parametrize("rslora", [False, True])
 def test_an_export_comes_back_as_the_same_update(tmp_path, adapter, style, rslora):
-    layers = {key: Lora(each.down, each.up, 8.0, rslora) for key, each in adapter.layers.items()}
+    layers = {key: LoraUpdate(each.down, each.up, 8.0, rslora) for key, each in adapter.layers.items()}
     before = Adapter(layers)
     files = export_tensors(before, style)
     assert files.keys() == {"high", "low", "audio", "bridge"}

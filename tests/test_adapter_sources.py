@@ -5,17 +5,18 @@ import torch
 from hub_server import running_hub
 from safetensors.torch import save_file
 
-from mova import adapter_sources
-from mova.adapter_files import Adapter, Card, Lora, write_adapter
-from mova.adapter_sources import expert_in_name, read_adapter
-from mova.types import UserError
+from mova.adapters import sources
+from mova.adapters.files import Adapter, AdapterMetadata, LoraUpdate, write_adapter
+from mova.adapters.sources import expert_in_name, read_adapter
+from mova.errors import UserError
 
 MODULE = "blocks.0.self_attn.q"
 
 
 def part(tower, words=()):
     return Adapter(
-        {f"{tower}.{MODULE}": Lora(torch.ones(2, 4), torch.ones(4, 2), 2.0)}, Card(trigger_words=words)
+        {f"{tower}.{MODULE}": LoraUpdate(torch.ones(2, 4), torch.ones(4, 2), 2.0)},
+        AdapterMetadata(trigger_words=words),
     )
 
 
@@ -102,7 +103,7 @@ def test_pickles_are_not_fetched_from_the_hub(repo, golden):
 def test_a_file_that_is_too_large_is_refused_before_it_is_fetched(repo, monkeypatch):
     folder, options, server = repo
     write_adapter(folder / "lora.safetensors", part("audio_dit"))
-    monkeypatch.setattr(adapter_sources, "MAX_BYTES", 100)
+    monkeypatch.setattr(sources, "MAX_BYTES", 100)
     with pytest.raises(UserError, match="too large for an adapter"):
         read_adapter("org/tiny", **options)
     assert server.served == {}

@@ -2,13 +2,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mova.adapter_files import Adapter, Lora
-from mova.adapter_sources import read_adapter
-from mova.offload import LayerResidency
+from mova.adapters.files import Adapter, LoraUpdate
+from mova.adapters.sources import read_adapter
+from mova.adapters.strengths import TOWERS
+from mova.errors import UserError
+from mova.offload import LayerOffloader
 from mova.pipeline import MOVAPipeline
 from mova.placement import Placement, place
-from mova.strengths import TOWERS
-from mova.types import UserError
 from tests.tiny import relative_error
 
 SMALL = {
@@ -141,7 +141,7 @@ def test_an_adapter_adds_its_scaled_product_to_the_weight(pipeline, attach, alph
     layer = pipeline.video_dit.blocks[0].self_attn.q
     weight, (down, up) = layer.weight.data.clone(), matrices().values()
     x = torch.randn(3, 48)
-    attach(Adapter({MODULE: Lora(down, up, alpha, rslora)}))
+    attach(Adapter({MODULE: LoraUpdate(down, up, alpha, rslora)}))
     expected = x @ (weight + alpha / (2**0.5 if rslora else 2) * up @ down).T + layer.bias
     with torch.no_grad():
         assert torch.allclose(pipeline.video_dit.blocks[0].self_attn.q(x), expected, atol=1e-5)
@@ -150,7 +150,7 @@ def test_an_adapter_adds_its_scaled_product_to_the_weight(pipeline, attach, alph
 def test_ranks_and_alphas_may_differ_from_layer_to_layer(pipeline, attach):
     paths = [f"video_dit.blocks.{block}.self_attn.{name}" for block in range(2) for name in "qkv"]
     layers = {
-        path: Lora(torch.randn(rank, 48), torch.randn(48, rank), alpha)
+        path: LoraUpdate(torch.randn(rank, 48), torch.randn(48, rank), alpha)
         for path, rank, alpha in zip(paths, (2, 2, 3, 5, 2, 3), (1.0, 2.0, 3.0, 4.0, 5.0, 6.0), strict=True)
     }
     expected = {path: lora.scale * lora.up @ lora.down for path, lora in layers.items()}
@@ -303,7 +303,7 @@ def test_what_cannot_be_fused_says_so_and_stays_as_it_was(fresh, golden):
     with pytest.raises(UserError, match="no adapter is attached"):
         nothing.fuse_lora()
     streamed = fresh()
-    streamed.residency = LayerResidency(streamed, torch.device("cpu"), (), hold_both=False)
+    streamed.residency = LayerOffloader(streamed, torch.device("cpu"), (), hold_both=False)
     coarse = fresh(torch.bfloat16)
     place(coarse, Placement("cpu", "bfloat16", fp8=True))
     for pipeline, sentence in (

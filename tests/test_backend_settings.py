@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mova.backends.remote import RemoteBackend
-from mova.backends.settings import Remote, choose_backend, remote_from_environment, remote_from_option
-from mova.types import UserError
+from mova.backends.settings import RemoteServer, choose_backend, remote_from_environment, remote_from_option
+from mova.errors import UserError
 
 KEY = "sk-secret-0123456789abcdef"
 URL = "http://gpu:30002"
@@ -19,13 +19,13 @@ URL = "http://gpu:30002"
         ({"MOVA_BACKEND": ""}, None),
         ({"MOVA_BACKEND": "local", "MOVA_REMOTE_URL": URL}, None),
         ({"MOVA_REMOTE_URL": URL}, None),
-        ({"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": URL}, Remote(URL)),
-        ({"MOVA_BACKEND": " remote ", "MOVA_REMOTE_URL": f" {URL}/ "}, Remote(URL)),
-        ({"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": f"{URL}/v1/"}, Remote(URL)),
-        ({"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": f"{URL}/mova/v1"}, Remote(f"{URL}/mova")),
+        ({"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": URL}, RemoteServer(URL)),
+        ({"MOVA_BACKEND": " remote ", "MOVA_REMOTE_URL": f" {URL}/ "}, RemoteServer(URL)),
+        ({"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": f"{URL}/v1/"}, RemoteServer(URL)),
+        ({"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": f"{URL}/mova/v1"}, RemoteServer(f"{URL}/mova")),
         (
             {"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": URL, "MOVA_REMOTE_API_KEY": f"{KEY}\n"},
-            Remote(URL, KEY),
+            RemoteServer(URL, KEY),
         ),
     ],
 )
@@ -72,7 +72,7 @@ def test_a_setting_that_cannot_be_meant_is_told_without_its_secrets(environ, sen
     ],
 )
 def test_a_key_goes_only_to_the_server_it_was_set_for(variable, environ, key):
-    assert remote_from_option(URL, variable, environ) == Remote(URL, key)
+    assert remote_from_option(URL, variable, environ) == RemoteServer(URL, key)
 
 
 def test_a_key_variable_that_is_empty_is_told():
@@ -81,13 +81,13 @@ def test_a_key_variable_that_is_empty_is_told():
 
 
 def test_the_key_is_not_shown():
-    assert KEY not in repr(Remote(URL, KEY))
+    assert KEY not in repr(RemoteServer(URL, KEY))
 
 
 def test_the_backend_is_the_one_chosen(golden):
     remote = choose_backend("360p", {"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": URL})
     assert isinstance(remote, RemoteBackend)
-    assert (remote.model, remote.remote) == ("360p", Remote(URL))
+    assert (remote.model, remote.remote) == ("360p", RemoteServer(URL))
     from mova.backends.local import LocalBackend
 
     local = choose_backend(str(golden / "checkpoint"), {}, want_preview=True)

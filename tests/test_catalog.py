@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-from mova import catalog, shapes
+from mova import catalog, machine, shapes
 from mova.catalog import MODELS
+from mova.errors import UserError
 from mova.guidance import branches
-from mova.types import GenerationRequest, UserError
+from mova.request import GenerationRequest
 
 SMALL = (
     {"dim": 48, "ffn_dim": 80, "num_layers": 4},
@@ -87,16 +88,16 @@ def test_operations_are_counted_as_the_forward_does_them(pipeline):
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
         pipeline.dual_tower(latents, audio, time, time, torch.zeros(1, 512, 32), 24.0)
     towers = (pipeline.video_dit, pipeline.audio_dit, pipeline.dual_tower_bridge)
-    counted = catalog.forward_flops(*(tower.config for tower in towers), shape)
+    counted = machine.forward_flops(*(tower.config for tower in towers), shape)
     assert counted == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
 def test_time_grows_with_steps_and_forwards_and_falls_with_the_card():
     shape = shapes.ClipShape(352, 640, 193, 24.0, 48000, 960)
-    flops = catalog.forward_flops(*SMALL, shape)
+    flops = machine.forward_flops(*SMALL, shape)
 
     def seconds(steps=10, forwards=2, device="NVIDIA H200"):
-        return catalog.estimate_seconds(flops, steps, forwards, device, cores=2)
+        return machine.estimate_seconds(flops, steps, forwards, device, cores=2)
 
     assert seconds(steps=20) == pytest.approx(2 * seconds())
     assert seconds(forwards=len(branches(5, 3))) == pytest.approx(1.5 * seconds())
@@ -115,7 +116,7 @@ def test_the_estimate_holds_the_measured_and_reported_seconds_of_a_step():
         ("NVIDIA H100 80GB HBM3", 9.0),
         ("NVIDIA GeForce RTX 4090", 37.5),
     ):
-        assert catalog.estimate_seconds(2766e12, 1, 2, device, 1) == pytest.approx(seconds, rel=0.1)
+        assert machine.estimate_seconds(2766e12, 1, 2, device, 1) == pytest.approx(seconds, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -123,4 +124,4 @@ def test_the_estimate_holds_the_measured_and_reported_seconds_of_a_step():
     [(0.01, "1 s"), (8.4, "8 s"), (99, "99 s"), (120, "2 min"), (5400, "90 min"), (9000, "2.5 h")],
 )
 def test_durations_are_rounded_as_people_say_them(seconds, text):
-    assert catalog.human_seconds(seconds) == text
+    assert machine.human_seconds(seconds) == text

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mova.__main__ import main
 from mova.catalog import MODELS
+from mova.cli.main import main
 from mova.machine import installed_gpu, lacks_for_released
-from mova.media import read_clip, read_settings
+from mova.media.clips import read_clip, read_settings
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = str(Path(__file__).parent / "golden" / "checkpoint")

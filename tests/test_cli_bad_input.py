@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mova.__main__ import main
+from mova.cli.main import main
 
 # If it were asked for, it would have to come from the Hub, and the sentence would be another.
 ABSENT = ["--model", "nobody/never-asked-for"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from video_server import KEY, running_engine
 
-from mova.__main__ import main
-from mova.media import read_clip, read_settings, write_mp4
+from mova.cli.main import main
+from mova.media.clips import read_clip, read_settings, write_mp4
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--size", "64x32", "--frames", "9", "--steps", "3", "--prompt", "a bell rings", "--seed", "7"]

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from mova.inputs import to_pixels
+from mova.encoders import to_pixels
 from tests.tiny import relative_error
 
 RUNS = ("text_cfg_8_steps", "no_cfg_4_steps", "dual_cfg_5_steps")

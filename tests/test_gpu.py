@@ -5,16 +5,14 @@ import torch
 
 from benchmarks.released_sizes import random_weights
 from mova.backends.local import translated_memory_errors
-from mova.inspection import look
-from mova.models.audio_dit import AudioDiT
+from mova.errors import BackendError
+from mova.inspection import inspect_checkpoint
 from mova.models.bridge import Bridge
+from mova.models.dit import AudioDiT, VideoDiT
 from mova.models.dual_tower import DualTower
-from mova.models.video_dit import VideoDiT
-from mova.offload import WeightSwap
+from mova.offload import LayerStreamer, WeightSwap
 from mova.pipeline import MOVAPipeline
 from mova.placement import Machine, Placement, choose, compile_blocks, place
-from mova.streaming import LayerStreamer
-from mova.types import BackendError
 from tests.tiny import relative_error
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -187,7 +185,7 @@ def test_the_machine_is_seen_and_the_golden_model_stays_on_it(golden):
     machine = Machine.probe()
     assert machine.device == "cuda"
     assert machine.vram > 2**30
-    assert choose(machine, look(golden / "checkpoint").parameters, 2**20).offload == "none"
+    assert choose(machine, inspect_checkpoint(golden / "checkpoint").parameters, 2**20).offload == "none"
 
 
 def test_a_gpu_out_of_memory_is_a_sentence_with_what_to_change():

@@ -1,7 +1,7 @@
 import pytest
 
+from mova.errors import UserError
 from mova.guidance import branches
-from mova.types import UserError
 
 SCALES = [0.0, 0.5, 1.0, 2.0, 3.5, 5.0]
 

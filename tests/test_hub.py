@@ -12,9 +12,9 @@ import torch
 from hub_server import running_hub
 from safetensors.torch import load_file, save_file
 
-from mova import loading
+from mova import checkpoint
+from mova.errors import UserError
 from mova.pipeline import MOVAPipeline
-from mova.types import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -67,7 +67,7 @@ def test_components_that_are_given_are_not_downloaded(hub, options):
 
 def test_a_download_that_broke_off_goes_on_and_says_so_offline(options, tmp_path):
     patterns = ["model_index.json", "*/*.json"]
-    loading.resolve("org/tiny", patterns, **options)
+    checkpoint.resolve("org/tiny", patterns, **options)
     with pytest.raises(
         UserError, match=r"org/tiny is not whole on this machine and the Hub cannot be reached"
     ):
@@ -109,7 +109,7 @@ def test_inspect_fetches_configs_and_headers_and_leaves_the_weights(hub, tmp_pat
     tensors = load_file(large) | {"filler": torch.zeros(2_000_000)}
     save_file(tensors, large, metadata={"header": "in two requests" * 10_000})
     code = """
-        from mova.__main__ import main
+        from mova.cli.main import main
         assert main(["inspect", "org/tiny"]) == 0
         assert main(["inspect", "org/missing"]) == 2
     """
@@ -125,7 +125,7 @@ def test_the_default_hub_is_the_one_of_the_environment_and_a_full_disk_is_a_sent
     code = """
         import resource
         from mova.pipeline import MOVAPipeline
-        from mova.types import BackendError
+        from mova.request import BackendError
         print(MOVAPipeline.from_pretrained("org/tiny").config.boundary_ratio)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # as a disk with that much left
         try:
@@ -144,7 +144,7 @@ def test_the_default_hub_is_the_one_of_the_environment_and_a_full_disk_is_a_sent
 def test_a_hub_that_is_down_costs_seconds_and_one_sentence(tmp_path):
     began = time.monotonic()
     code, output, messages = run(
-        "import sys; from mova.__main__ import main; sys.exit(main(['inspect', 'org/tiny']))",
+        "import sys; from mova.cli.main import main; sys.exit(main(['inspect', 'org/tiny']))",
         closed_port(),
         tmp_path,
     )

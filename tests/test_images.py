@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mova import images
-from mova.types import UserError
+from mova.errors import UserError
+from mova.media import images
 
 GOLDEN = Path(__file__).parent / "golden"
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)

@@ -7,15 +7,14 @@ from diffusers import AutoencoderKLWan
 from transformers import UMT5Config, UMT5EncoderModel
 
 from benchmarks import released_sizes
-from mova import layout, loading
-from mova.inspection import Checkpoint, Contents, look, report
-from mova.models.audio_dit import AudioDiT
+from mova.checkpoint import MODULES, load_components
+from mova.errors import UserError
+from mova.inspection import Checkpoint, ComponentSummary, inspect_checkpoint, report
 from mova.models.audio_vae import AudioVAE
 from mova.models.bridge import Bridge
-from mova.models.video_dit import VideoDiT
+from mova.models.dit import AudioDiT, VideoDiT
 from mova.placement import GIB, Machine
 from mova.shapes import ClipShape
-from mova.types import UserError
 
 UMT5_XXL = {
     "d_model": 4096,
@@ -61,7 +60,7 @@ def released_checkpoint():
         "dual_tower_bridge": released_sizes.BRIDGE,
         "audio_vae": released_sizes.AUDIO_VAE,
     }
-    return Checkpoint(configs, {name: Contents(n, 2 * n, ("BF16",)) for name, n in counts.items()})
+    return Checkpoint(configs, {name: ComponentSummary(n, 2 * n, ("BF16",)) for name, n in counts.items()})
 
 
 def machine(vram, ram=256):
@@ -69,8 +68,8 @@ def machine(vram, ram=256):
 
 
 def test_look_counts_what_is_loaded(golden):
-    checkpoint = look(golden / "checkpoint")
-    modules = loading.load_components(golden / "checkpoint", layout.MODULES, None)
+    checkpoint = inspect_checkpoint(golden / "checkpoint")
+    modules = load_components(golden / "checkpoint", MODULES, None)
     for name, module in modules.items():
         held = checkpoint.contents[name]
         assert held.parameters == sum(p.numel() for p in module.parameters())
@@ -79,7 +78,7 @@ def test_look_counts_what_is_loaded(golden):
 
 
 def test_look_gives_the_shapes_that_the_pipeline_uses(golden, pipeline):
-    checkpoint = look(golden / "checkpoint")
+    checkpoint = inspect_checkpoint(golden / "checkpoint")
     assert checkpoint.clip_shape(32, 64, 9, 24.0) == pipeline.clip_shape(32, 64, 9, 24.0)
 
 
@@ -102,7 +101,7 @@ def test_look_refuses_what_loading_would_refuse(checkpoint_copy, damage):
     else:
         (checkpoint_copy / "model_index.json").write_text("{}")
     with pytest.raises(UserError, match=str(checkpoint_copy)):
-        look(checkpoint_copy)
+        inspect_checkpoint(checkpoint_copy)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +148,7 @@ def test_a_choice_by_hand_is_in_the_report(released_checkpoint):
 
 def test_what_does_not_fit_is_said_with_what_to_change(released_checkpoint):
     text = report(released_checkpoint, machine(4, ram=8), CLIP, 50, 2)
-    assert text.count("does not fit") == len(layout.MODULES) + 1
+    assert text.count("does not fit") == len(MODULES) + 1
     assert "choose fewer frames or a smaller size" in text
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mova import layout, loading
-from mova.models.audio_dit import AudioDiT
+from mova import checkpoint
+from mova.errors import UserError
+from mova.models.dit import AudioDiT
 from mova.pipeline import MOVAPipeline
-from mova.types import UserError
 
 REAL_AUDIO_DIT = {
     "dim": 1536,
@@ -55,7 +55,7 @@ REFUSED = [
 
 
 def config_path(folder, name):
-    return folder / name / layout.COMPONENTS[name].config_name
+    return folder / name / checkpoint.COMPONENTS[name].config_name
 
 
 def edit_json(path, change):
@@ -94,18 +94,18 @@ def shard(folder, parts=3):
 def refusal(folder, name):
     """The sentence with which loading a component is refused."""
     with pytest.raises(UserError) as caught:
-        loading.load_components(folder, [name], torch.float32)
+        checkpoint.load_components(folder, [name], torch.float32)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", layout.COMPONENTS)
+@pytest.mark.parametrize("name", checkpoint.COMPONENTS)
 def test_a_missing_component_folder_is_named(checkpoint_copy, name):
     shutil.rmtree(checkpoint_copy / name)
     assert f"no folder {name}/" in refusal(checkpoint_copy, name)
 
 
-@pytest.mark.parametrize("name", [name for name in layout.COMPONENTS if name != "tokenizer"])
+@pytest.mark.parametrize("name", [name for name in checkpoint.COMPONENTS if name != "tokenizer"])
 def test_a_config_that_is_missing_or_broken_is_named(checkpoint_copy, name):
     path = config_path(checkpoint_copy, name)
     for content, complaint in (("{", "is not JSON"), ("[1]", "no JSON object"), (None, "cannot be read")):
@@ -150,7 +150,7 @@ def test_inert_options_and_null_for_false_are_accepted(checkpoint_copy):
     path = config_path(checkpoint_copy, "audio_dit")
     inert = {"require_clip_embedding": True, "in_dim_control_adapter": None, "has_ref_conv": None}
     edit_json(path, lambda config: config.update(inert))
-    assert loading.load_components(checkpoint_copy, ["audio_dit"], None)["audio_dit"].config.dim == 32
+    assert checkpoint.load_components(checkpoint_copy, ["audio_dit"], None)["audio_dit"].config.dim == 32
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_page_or_a_pointer_in_place_of_weights_is_told_apart(checkpoint_copy):
     assert refusal(checkpoint_copy, "audio_dit").endswith("run `git lfs pull`")
 
 
-@pytest.mark.parametrize("name", layout.MODULES)
+@pytest.mark.parametrize("name", checkpoint.MODULES)
 def test_tensors_are_loaded_strictly(checkpoint_copy, name):
     path = weights(checkpoint_copy, name)
     key = sorted(load_file(path))[0]
@@ -268,8 +268,10 @@ def test_the_text_encoder_loads_under_either_name_of_its_embedding(
     edit_weights(folder / "model.safetensors", rename)
     if sharded:
         shard(folder)
-    encoder = loading.load_components(checkpoint_copy, ["text_encoder"], torch.float32)["text_encoder"]
-    expected = loading.load_components(golden / "checkpoint", ["text_encoder"], torch.float32)["text_encoder"]
+    encoder = checkpoint.load_components(checkpoint_copy, ["text_encoder"], torch.float32)["text_encoder"]
+    expected = checkpoint.load_components(golden / "checkpoint", ["text_encoder"], torch.float32)[
+        "text_encoder"
+    ]
     for (key, tensor), other in zip(
         encoder.state_dict().items(), expected.state_dict().values(), strict=True
     ):
@@ -280,7 +282,7 @@ def test_the_text_encoder_loads_under_either_name_of_its_embedding(
 
 
 def test_every_component_comes_whole_in_its_dtype_and_without_gradients(golden):
-    parts = loading.load_components(golden / "checkpoint", layout.MODULES, torch.bfloat16)
+    parts = checkpoint.load_components(golden / "checkpoint", checkpoint.MODULES, torch.bfloat16)
     for name, part in parts.items():
         tensors = [*part.parameters(), *part.buffers()]
         assert {tensor.device.type for tensor in tensors} == {"cpu"}
@@ -307,6 +309,6 @@ def test_loaded_weights_are_views_of_the_file(tmp_path):
     del tensors
     assert path.stat().st_size > 400e6
     before = private_bytes()
-    module = loading.load_module("audio_dit", tmp_path, torch.bfloat16)
+    module = checkpoint.load_module("audio_dit", tmp_path, torch.bfloat16)
     assert torch.equal(module.blocks[3].ffn[0].weight, sample)
     assert private_bytes() - before < 0.05 * path.stat().st_size

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from mova.backends.local import LocalBackend, translated_memory_errors
-from mova.media import read_clip, read_settings
-from mova.types import BackendError, Cancelled, GenerationRequest, UserError
+from mova.errors import BackendError, Cancelled, UserError
+from mova.media.clips import read_clip, read_settings
+from mova.request import GenerationRequest
 
 REQUEST = GenerationRequest(
     "a bell rings", height=32, width=64, num_frames=9, num_inference_steps=3, guidance_scale=3.0, seed=7

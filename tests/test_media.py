@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mova import media, outputs
-from mova.types import BackendError, GenerationRequest, UserError
+from mova.errors import BackendError, UserError
+from mova.files import check_output, new_output
+from mova.media import clips
+from mova.request import GenerationRequest
 
 H, W = 32, 48
 ROOT = Path(__file__).parents[1]
@@ -36,7 +38,7 @@ def hum(num_frames, frame_rate=24, sample_rate=48000, channels=1):
 
 
 def write_small(path, num_frames=5, settings=None, **options):
-    media.write_mp4(path, grey(num_frames), hum(num_frames), 24, 48000, settings or {}, **options)
+    clips.write_mp4(path, grey(num_frames), hum(num_frames), 24, 48000, settings or {}, **options)
 
 
 def names(folder):
@@ -75,9 +77,9 @@ def test_a_clip_comes_back_with_its_frames_rate_and_every_sample(
     tmp_path, num_frames, frame_rate, exact_rate, sample_rate, channels
 ):
     sound = hum(num_frames, frame_rate, sample_rate, channels)
-    media.write_mp4(tmp_path / "clip.mp4", grey(num_frames), sound, frame_rate, sample_rate, {})
+    clips.write_mp4(tmp_path / "clip.mp4", grey(num_frames), sound, frame_rate, sample_rate, {})
     found = streams(tmp_path / "clip.mp4")
-    clip = media.read_clip(tmp_path / "clip.mp4")
+    clip = clips.read_clip(tmp_path / "clip.mp4")
     assert (found["rate"], found["frames"], found["starts"]) == (exact_rate, num_frames, (0, 0))
     assert found["samples"] == sound.shape[1]
     assert (clip.frame_rate, clip.sample_rate) == (float(exact_rate), sample_rate)
@@ -93,8 +95,8 @@ def test_a_flash_and_its_click_stay_together(tmp_path, frame_rate, sample_rate):
     frames, sound = grey(25), np.zeros((1, num_samples(25, frame_rate, sample_rate)), np.float32)
     frames[12] = 255
     sound[0, round(12 / frame_rate * sample_rate)] = 0.9
-    media.write_mp4(tmp_path / "clip.mp4", frames, sound, frame_rate, sample_rate, {})
-    clip = media.read_clip(tmp_path / "clip.mp4")
+    clips.write_mp4(tmp_path / "clip.mp4", frames, sound, frame_rate, sample_rate, {})
+    clip = clips.read_clip(tmp_path / "clip.mp4")
     assert np.flatnonzero(clip.frames.mean((1, 2, 3)) > 200).tolist() == [12]
     click = np.abs(clip.waveform[0]).argmax() / clip.sample_rate
     assert abs(click - 12 / frame_rate) < 1e-3
@@ -102,8 +104,8 @@ def test_a_flash_and_its_click_stay_together(tmp_path, frame_rate, sample_rate):
 
 def test_a_rate_that_aac_lacks_is_resampled_to_the_next_above(tmp_path):
     sound = hum(49, sample_rate=3200)
-    media.write_mp4(tmp_path / "clip.mp4", grey(49), sound, 24, 3200, {})
-    clip = media.read_clip(tmp_path / "clip.mp4")
+    clips.write_mp4(tmp_path / "clip.mp4", grey(49), sound, 24, 3200, {})
+    clip = clips.read_clip(tmp_path / "clip.mp4")
     expected = hum(49, sample_rate=8000)
     assert clip.sample_rate == 8000 and clip.waveform.shape == expected.shape
     assert np.abs(clip.waveform - expected)[:, 200:-200].max() < 0.02
@@ -124,8 +126,8 @@ def test_the_file_is_what_browsers_play(tmp_path):
 )
 def test_a_colour_survives_within_3_levels(tmp_path, color):
     frames = np.full((5, H, W, 3), color, np.uint8)
-    media.write_mp4(tmp_path / "clip.mp4", frames, hum(5), 24, 48000, {})
-    difference = media.read_clip(tmp_path / "clip.mp4").frames.astype(int) - frames
+    clips.write_mp4(tmp_path / "clip.mp4", frames, hum(5), 24, 48000, {})
+    difference = clips.read_clip(tmp_path / "clip.mp4").frames.astype(int) - frames
     assert np.abs(difference).max() <= 3
 
 
@@ -134,16 +136,16 @@ def test_colour_neither_fades_nor_moves_from_clip_to_clip(tmp_path):
     first = np.stack([2 * x, 200 - 2 * x, 2 * y], axis=-1).clip(0, 255).astype(np.uint8)
     frame = first
     for _ in range(4):
-        media.write_mp4(tmp_path / "clip.mp4", frame[None], hum(1), 24, 48000, {}, overwrite=True)
-        frame = media.read_clip(tmp_path / "clip.mp4").frames[-1]
+        clips.write_mp4(tmp_path / "clip.mp4", frame[None], hum(1), 24, 48000, {}, overwrite=True)
+        frame = clips.read_clip(tmp_path / "clip.mp4").frames[-1]
     difference = frame.astype(int)[16:80, 16:80] - first[16:80, 16:80]
     assert np.abs(difference.mean((0, 1))).max() < 1  # 5 with swscale's defaults
 
 
 def test_chunks_make_the_same_file_as_one_array(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (9, H, W, 3), dtype=np.uint8)
-    media.write_mp4(tmp_path / "array.mp4", frames, hum(9), 24, 48000, {})
-    media.write_mp4(
+    clips.write_mp4(tmp_path / "array.mp4", frames, hum(9), 24, 48000, {})
+    clips.write_mp4(
         tmp_path / "chunks.mp4", iter([frames[:4], frames[4:5], frames[5:]]), hum(9)[0], 24, 48000, {}
     )
     assert (tmp_path / "array.mp4").read_bytes() == (tmp_path / "chunks.mp4").read_bytes()
@@ -156,15 +158,15 @@ def test_the_same_frames_make_the_same_file_each_time(tmp_path):
     files, heap = [], []
     for index in range(6):
         heap.append(np.ones(1000 + 777 * index))
-        media.write_mp4(tmp_path / f"{index}.mp4", frames, silence, 24, 32_000, {"seed": index})
-        files.append(media.read_clip(tmp_path / f"{index}.mp4").frames)
+        clips.write_mp4(tmp_path / f"{index}.mp4", frames, silence, 24, 32_000, {"seed": index})
+        files.append(clips.read_clip(tmp_path / f"{index}.mp4").frames)
     assert all(np.array_equal(files[0], each) for each in files)
 
 
 def test_sound_past_the_video_is_cut_and_loud_sound_clipped(tmp_path):
     loud = np.sign(hum(50)) * 40
-    media.write_mp4(tmp_path / "clip.mp4", grey(5), loud, 24, 48000, {})
-    clip = media.read_clip(tmp_path / "clip.mp4")
+    clips.write_mp4(tmp_path / "clip.mp4", grey(5), loud, 24, 48000, {})
+    clip = clips.read_clip(tmp_path / "clip.mp4")
     assert clip.waveform.shape == (1, 10000)
     assert np.median(np.abs(clip.waveform)) == pytest.approx(1, abs=0.1)
 
@@ -183,7 +185,7 @@ def test_sound_past_the_video_is_cut_and_loud_sound_clipped(tmp_path):
 def test_settings_survive_in_the_file(tmp_path, prompt):
     settings = GenerationRequest(prompt, seed=2**63 - 1, adapters=(("a.safetensors", 0.5),)).to_settings()
     write_small(tmp_path / "clip.mp4", settings=settings)
-    assert media.read_settings(tmp_path / "clip.mp4") == settings
+    assert clips.read_settings(tmp_path / "clip.mp4") == settings
 
 
 def test_settings_are_in_the_comment_tag_other_tools_show(tmp_path):
@@ -212,27 +214,27 @@ def interrupted():
         (iter([grey(2), grey(2)[:, :16]]), hum(5), {}, ValueError),
         (grey(5), hum(5), {"seed": float("nan")}, ValueError),
         (grey(5), hum(5), {"image": Path("a.png")}, TypeError),
-        (grey(5), hum(5), {"prompt": "x" * media.MAX_SETTINGS_BYTES}, UserError),
+        (grey(5), hum(5), {"prompt": "x" * clips.MAX_SETTINGS_BYTES}, UserError),
         (interrupted(), hum(5), {}, KeyboardInterrupt),
     ],
     ids=lambda value: getattr(value, "__name__", "") if isinstance(value, type) else "",
 )
 def test_a_write_that_fails_leaves_nothing(tmp_path, frames, sound, settings, error):
     with pytest.raises(error):
-        media.write_mp4(tmp_path / "clip.mp4", frames, sound, 24, 48000, settings)
+        clips.write_mp4(tmp_path / "clip.mp4", frames, sound, 24, 48000, settings)
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("frame_rate", [0, -24, float("nan"), float("inf"), 1000])
 def test_an_impossible_frame_rate_is_refused(tmp_path, frame_rate):
     with pytest.raises(UserError, match="frame_rate"):
-        media.write_mp4(tmp_path / "clip.mp4", grey(1), hum(1), frame_rate, 48000, {})
+        clips.write_mp4(tmp_path / "clip.mp4", grey(1), hum(1), frame_rate, 48000, {})
 
 
 WRITERS = {
     "clip.mp4": lambda path, **options: write_small(path, num_frames=9, **options),
-    "sound.wav": lambda path, **options: media.write_wav(path, hum(9), 48000, **options),
-    "frames": lambda path, **options: media.write_png_sequence(path, noise(), **options),
+    "sound.wav": lambda path, **options: clips.write_wav(path, hum(9), 48000, **options),
+    "frames": lambda path, **options: clips.write_png_sequence(path, noise(), **options),
 }
 
 
@@ -269,7 +271,7 @@ def test_a_file_that_appears_during_the_write_is_kept(tmp_path):
         yield grey(1)
 
     with pytest.raises(UserError, match="exists"):
-        media.write_mp4(tmp_path / "clip.mp4", frames(), hum(5), 24, 48000, {})
+        clips.write_mp4(tmp_path / "clip.mp4", frames(), hum(5), 24, 48000, {})
     assert (tmp_path / "clip.mp4").read_text() == "somebody else's"
     assert names(tmp_path) == ["clip.mp4"]
 
@@ -277,8 +279,8 @@ def test_a_file_that_appears_during_the_write_is_kept(tmp_path):
 def test_an_interrupted_overwrite_keeps_the_old_clip(tmp_path):
     write_small(tmp_path / "clip.mp4", settings={"take": 1})
     with pytest.raises(KeyboardInterrupt):
-        media.write_mp4(tmp_path / "clip.mp4", interrupted(), hum(5), 24, 48000, {}, overwrite=True)
-    assert media.read_settings(tmp_path / "clip.mp4") == {"take": 1}
+        clips.write_mp4(tmp_path / "clip.mp4", interrupted(), hum(5), 24, 48000, {}, overwrite=True)
+    assert clips.read_settings(tmp_path / "clip.mp4") == {"take": 1}
     assert names(tmp_path) == ["clip.mp4"]
 
 
@@ -349,24 +351,24 @@ with pytest.raises(UserError, match="old.mp4 is read-only"):
 
 
 def test_check_output_counts_the_free_bytes_of_a_folder_to_be_made(tmp_path):
-    outputs.check_output(tmp_path / "new" / "clip.mp4", needed_bytes=1)
+    check_output(tmp_path / "new" / "clip.mp4", needed_bytes=1)
     with pytest.raises(BackendError, match="MiB"):
-        outputs.check_output(tmp_path / "new" / "clip.mp4", needed_bytes=2**60)
+        check_output(tmp_path / "new" / "clip.mp4", needed_bytes=2**60)
     assert names(tmp_path) == []
 
 
 def test_other_errors_of_the_block_pass_through_new_output(tmp_path):
-    with pytest.raises(ZeroDivisionError), outputs.new_output(tmp_path / "a") as temporary:
+    with pytest.raises(ZeroDivisionError), new_output(tmp_path / "a") as temporary:
         temporary.write_bytes(b"half")
         raise ZeroDivisionError
-    with pytest.raises(BackendError, match="No space left"), outputs.new_output(tmp_path / "a"):
+    with pytest.raises(BackendError, match="No space left"), new_output(tmp_path / "a"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert names(tmp_path) == []
 
 
 def test_wav_holds_the_samples_to_16_bits(tmp_path):
     stereo = np.array([[0, 0.5, -0.5, 1, -1, 7], [0, 0.1, 0.2, 0.3, 0.4, 0.5]])
-    media.write_wav(tmp_path / "sound.wav", stereo, 48000)
+    clips.write_wav(tmp_path / "sound.wav", stereo, 48000)
     with wave.open(str(tmp_path / "sound.wav")) as file:
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (2, 2, 48000)
         samples = np.frombuffer(file.readframes(99), "<i2").reshape(-1, 2).T
@@ -375,8 +377,8 @@ def test_wav_holds_the_samples_to_16_bits(tmp_path):
 
 def test_png_sequence_is_exact_and_replaced_as_a_whole(tmp_path):
     (tmp_path / "frames").mkdir()
-    media.write_png_sequence(tmp_path / "frames", noise())
-    media.write_png_sequence(tmp_path / "frames", iter([noise()[:1], noise()[2:]]), overwrite=True)
+    clips.write_png_sequence(tmp_path / "frames", noise())
+    clips.write_png_sequence(tmp_path / "frames", iter([noise()[:1], noise()[2:]]), overwrite=True)
     assert names(tmp_path / "frames") == ["frame_00000.png", "frame_00001.png"]
     np.testing.assert_array_equal(Image.open(tmp_path / "frames/frame_00001.png"), noise()[2])
 
@@ -384,14 +386,14 @@ def test_png_sequence_is_exact_and_replaced_as_a_whole(tmp_path):
 def test_png_sequence_takes_no_folder_that_holds_anything_else(tmp_path):
     (tmp_path / "diary.txt").write_text("kept")
     with pytest.raises(UserError, match=r"diary\.txt"):
-        media.write_png_sequence(tmp_path, noise(), overwrite=True)
+        clips.write_png_sequence(tmp_path, noise(), overwrite=True)
     assert names(tmp_path) == ["diary.txt"]
 
 
 def test_an_interrupted_png_sequence_keeps_the_old_one(tmp_path):
-    media.write_png_sequence(tmp_path / "frames", noise())
+    clips.write_png_sequence(tmp_path / "frames", noise())
     with pytest.raises(KeyboardInterrupt):
-        media.write_png_sequence(tmp_path / "frames", interrupted(), overwrite=True)
+        clips.write_png_sequence(tmp_path / "frames", interrupted(), overwrite=True)
     assert len(names(tmp_path / "frames")) == 3 and names(tmp_path) == ["frames"]
 
 
@@ -418,25 +420,25 @@ def mux(path, kind="mp4", comment=None, sound=True, late_seconds=0):
 def test_a_clip_of_another_program_carries_no_settings(tmp_path, comment):
     mux(tmp_path / "clip.mp4", comment=comment)
     with pytest.raises(UserError, match="carries no settings"):
-        media.read_settings(tmp_path / "clip.mp4")
+        clips.read_settings(tmp_path / "clip.mp4")
 
 
 def test_settings_over_the_limit_are_not_parsed(tmp_path):
-    mux(tmp_path / "clip.mp4", comment=json.dumps({"prompt": "x" * media.MAX_SETTINGS_BYTES}))
+    mux(tmp_path / "clip.mp4", comment=json.dumps({"prompt": "x" * clips.MAX_SETTINGS_BYTES}))
     with pytest.raises(UserError, match="carries no settings"):
-        media.read_settings(tmp_path / "clip.mp4")
+        clips.read_settings(tmp_path / "clip.mp4")
 
 
 def test_sound_that_starts_late_or_ends_early_is_put_on_the_clips_timeline(tmp_path):
     mux(tmp_path / "clip.mp4", late_seconds=0.25)
-    clip = media.read_clip(tmp_path / "clip.mp4")
+    clip = clips.read_clip(tmp_path / "clip.mp4")
     loudness = np.abs(clip.waveform[0])
     assert clip.waveform.shape == (1, 48000)
     assert loudness[: int(0.24 * 48000)].max() < 0.01 and loudness[int(0.78 * 48000) :].max() < 0.01
     assert loudness[int(0.26 * 48000) : int(0.74 * 48000)].reshape(20, -1).max(axis=1).min() > 0.09
 
 
-@pytest.mark.parametrize("read", [media.read_settings, media.read_clip])
+@pytest.mark.parametrize("read", [clips.read_settings, clips.read_clip])
 def test_what_is_no_mp4_is_refused(tmp_path, read):
     write_small(tmp_path / "clip.mp4")
     mux(tmp_path / "matroska.mp4", kind="matroska", comment="{}")
@@ -461,38 +463,38 @@ def test_what_is_no_mp4_is_refused(tmp_path, read):
 
 def test_a_file_over_the_size_limit_is_refused_unread(tmp_path):
     with (tmp_path / "large.mp4").open("wb") as file:
-        file.truncate(media.MAX_CLIP_BYTES + 1)
+        file.truncate(clips.MAX_CLIP_BYTES + 1)
     with pytest.raises(UserError, match="over 1 GiB"):
-        media.read_clip(tmp_path / "large.mp4")
+        clips.read_clip(tmp_path / "large.mp4")
 
 
 def test_a_clip_that_was_cut_short_is_refused(tmp_path):
-    media.write_mp4(tmp_path / "clip.mp4", np.tile(noise(), (8, 1, 1, 1)), hum(24), 24, 48000, {})
+    clips.write_mp4(tmp_path / "clip.mp4", np.tile(noise(), (8, 1, 1, 1)), hum(24), 24, 48000, {})
     whole = (tmp_path / "clip.mp4").read_bytes()
     for part in (0.3, 0.6, 0.9):
         (tmp_path / "clip.mp4").write_bytes(whole[: int(len(whole) * part)])
         with pytest.raises(UserError, match=r"ends at frame \d+ of 24|damaged"):
-            media.read_clip(tmp_path / "clip.mp4")
+            clips.read_clip(tmp_path / "clip.mp4")
 
 
 def test_a_clip_without_sound_is_refused(tmp_path):
     mux(tmp_path / "clip.mp4", sound=False)
     with pytest.raises(UserError, match="lacks a picture or sound"):
-        media.read_clip(tmp_path / "clip.mp4")
+        clips.read_clip(tmp_path / "clip.mp4")
 
 
 def test_no_more_frames_are_decoded_than_allowed(tmp_path):
     write_small(tmp_path / "clip.mp4", num_frames=5)
-    assert len(media.read_clip(tmp_path / "clip.mp4", max_frames=5).frames) == 5
+    assert len(clips.read_clip(tmp_path / "clip.mp4", max_frames=5).frames) == 5
     with pytest.raises(UserError, match="over 4 frames"):
-        media.read_clip(tmp_path / "clip.mp4", max_frames=4)
+        clips.read_clip(tmp_path / "clip.mp4", max_frames=4)
 
 
 def test_damaged_bytes_are_the_users_error_or_do_no_harm(tmp_path):
     write_small(tmp_path / "clip.mp4")
     whole = (tmp_path / "clip.mp4").read_bytes()
     rng = np.random.default_rng(0)
-    for read, _ in itertools.product((media.read_settings, media.read_clip), range(40)):
+    for read, _ in itertools.product((clips.read_settings, clips.read_clip), range(40)):
         damaged = bytearray(whole)
         for position in rng.integers(0, len(whole), 5):
             damaged[position] = rng.integers(256)

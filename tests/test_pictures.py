@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mova.pictures import BACKGROUND, CLIPPED, contact_sheet, draw_spectrogram, draw_waveform, mel_levels
+from mova.media.plots import BACKGROUND, CLIPPED, contact_sheet, draw_spectrogram, draw_waveform, mel_levels
 
 SIZE = (80, 300)
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mova.codec import ENCODED_FRAMES
+from mova.encoders import ENCODED_FRAMES
+from mova.errors import Cancelled, UserError
 from mova.models.video_vae import encode
-from mova.types import Cancelled, UserError
 from tests.tiny import relative_error
 
 SMALL = {"height": 32, "width": 48, "num_frames": 5, "num_inference_steps": 3, "output_type": "latent"}

@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 import torch
 
+from mova.errors import UserError
 from mova.placement import Machine, Placement, choose, compile_blocks, need, workspace_bytes
 from mova.shapes import ClipShape
-from mova.types import UserError
 from tests import tiny
 
 GIB = 2**30

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from mova.preview import FIELD, LatentPreview
+from mova.backends.local import FIELD, LatentPreview
 
 
 def test_a_linear_code_is_projected_back_exactly():

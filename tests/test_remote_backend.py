@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from video_server import KEY, content, dies_after, page, redirect, running_engine, slow, status
 
-from mova.backends.connection import Patience
-from mova.backends.remote import WAITING, RemoteBackend
-from mova.backends.settings import Remote
-from mova.images import load_first_frame
-from mova.media import read_clip, read_settings, write_mp4
-from mova.types import BackendError, Cancelled, GenerationRequest, UserError
+from mova.backends.remote import WAITING, Patience, RemoteBackend
+from mova.backends.settings import RemoteServer
+from mova.errors import BackendError, Cancelled, UserError
+from mova.media.clips import read_clip, read_settings, write_mp4
+from mova.media.images import load_first_frame
+from mova.request import GenerationRequest
 
 H, W = 32, 64
 REQUEST = GenerationRequest(
@@ -66,7 +66,7 @@ def engine(running, clips):
 
 @pytest.fixture
 def backend(engine):
-    return RemoteBackend("360p", Remote(engine.url, KEY), PATIENCE)
+    return RemoteBackend("360p", RemoteServer(engine.url, KEY), PATIENCE)
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_the_key_goes_to_the_server_with_every_request_and_nowhere_else(backend,
 
 
 def test_without_a_key_none_is_sent(engine, out):
-    RemoteBackend("360p", Remote(engine.url), PATIENCE).generate(REQUEST, out)
+    RemoteBackend("360p", RemoteServer(engine.url), PATIENCE).generate(REQUEST, out)
     assert {key for _, _, key in engine.requests} == {""}
 
 
@@ -219,7 +219,7 @@ def test_a_store_elsewhere_that_refuses_is_not_said_to_want_the_key(backend, eng
 def test_a_key_that_is_needed_is_asked_for(engine, out):
     engine.key = KEY
     with pytest.raises(BackendError, match="wants a key; put it in MOVA_REMOTE_API_KEY"):
-        RemoteBackend("360p", Remote(engine.url), PATIENCE).generate(REQUEST, out)
+        RemoteBackend("360p", RemoteServer(engine.url), PATIENCE).generate(REQUEST, out)
 
 
 def test_the_key_is_in_no_error_log_or_repr(backend, engine, out, caplog):
@@ -420,7 +420,7 @@ def test_a_job_that_ends_otherwise_is_told(backend, engine, tmp_path, out, end, 
 
 def test_a_job_that_never_ends_is_given_up_and_can_be_fetched_later(engine, out):
     engine.looks_until_done = 10**9
-    backend = RemoteBackend("360p", Remote(engine.url), Patience(poll=0.01, job=0.2))
+    backend = RemoteBackend("360p", RemoteServer(engine.url), Patience(poll=0.01, job=0.2))
     with pytest.raises(
         BackendError, match=rf"has not finished job video-1 in 1 s; .*{engine.url}/v1/videos/video-1"
     ):
@@ -434,7 +434,7 @@ def test_nothing_at_the_address_is_told_at_once(out):
         port = free.getsockname()[1]
     began = time.monotonic()
     with pytest.raises(BackendError, match=r"nothing answers at .*; check the address, and that the server"):
-        RemoteBackend("360p", Remote(f"http://127.0.0.1:{port}")).generate(REQUEST, out)
+        RemoteBackend("360p", RemoteServer(f"http://127.0.0.1:{port}")).generate(REQUEST, out)
     assert time.monotonic() - began < 1
 
 

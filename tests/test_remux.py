@@ -7,9 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from mova.media import read_clip, read_settings, write_mp4
-from mova.remux import copy_with_settings, measure_clip
-from mova.types import BackendError, UserError
+from mova.errors import BackendError, UserError
+from mova.media.clips import copy_with_settings, measure_clip, read_clip, read_settings, write_mp4
 
 H, W = 32, 64
 

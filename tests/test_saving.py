@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mova import layout
+from mova import checkpoint
+from mova.errors import UserError
 from mova.pipeline import MOVAPipeline
-from mova.types import UserError
 
 # What the writing libraries add, and what transformers 5 keeps in tokenizer.json instead of here.
 ADDED = {
@@ -58,7 +58,7 @@ def test_saved_weights_are_equal_bit_for_bit_whole_and_sharded(saved, golden, or
         original.save_pretrained(saved, max_shard_size=shard_size)
         assert len(list((saved / "video_dit").glob("*.safetensors"))) > 2
         assert (saved / "text_encoder" / "model.safetensors.index.json").exists()
-    for name in layout.MODULES:
+    for name in checkpoint.MODULES:
         before, after = weight_tensors(golden / "checkpoint" / name), weight_tensors(saved / name)
         assert before.keys() == after.keys()
         assert all(torch.equal(before[key], after[key]) for key in before), name

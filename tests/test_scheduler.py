@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from mova.errors import UserError
 from mova.scheduler import PairScheduler
-from mova.types import UserError
 
 SCHEDULER = PairScheduler(num_train_timesteps=1000, shift=5.0)
 # Steps of the high-noise expert of all, from the reference page of the release.

@@ -3,8 +3,8 @@ import random
 import pytest
 
 from mova import shapes
+from mova.errors import UserError
 from mova.shapes import ClipShape
-from mova.types import UserError
 
 
 def released_shape(num_frames, height=352, width=640):

@@ -1,7 +1,7 @@
 import pytest
 
-from mova.strengths import PARTS, TOWERS, by_tower, is_repo, parse_adapter
-from mova.types import UserError
+from mova.adapters.strengths import PARTS, TOWERS, by_tower, is_repo, parse_adapter
+from mova.errors import UserError
 
 
 @pytest.mark.parametrize(

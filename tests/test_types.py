@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mova.types import GenerationRequest, UserError, check_finite
+from mova.errors import UserError, check_finite
+from mova.request import GenerationRequest
 
 FULL = GenerationRequest(
     prompt='a man says "hello"',

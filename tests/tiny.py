@@ -3,10 +3,9 @@
 import torch
 
 from benchmarks.released_sizes import random_weights
-from mova.models.audio_dit import AudioDiT
 from mova.models.bridge import Bridge
+from mova.models.dit import AudioDiT, VideoDiT
 from mova.models.dual_tower import DualTower
-from mova.models.video_dit import VideoDiT
 
 
 def dual_tower(

@@ -8,10 +8,10 @@ from typing import Any
 from lora_trainer.config import merge
 from lora_trainer.regularization import example_wishes
 from lora_trainer.windows import LENGTHS
-from mova.catalog import MODELS, Model
+from mova.adapters.strengths import PARTS, TOWERS
+from mova.catalog import MODELS, ModelSpec
+from mova.errors import UserError
 from mova.shapes import frames_for_seconds
-from mova.strengths import PARTS, TOWERS
-from mova.types import UserError
 
 SMALL_BYTES = 2**30  # of weights: such a model learns on a processor, in many quick steps
 KEPT_BACK = ((12, 2), (4, 1))  # from so many clips on, so many measure what was learnt
@@ -64,13 +64,13 @@ class TrainForm:
         return replace(wishes, **empty)
 
 
-def is_small(model: Model) -> bool:
+def is_small(model: ModelSpec) -> bool:
     folder = Path(model.source).expanduser()
     files = folder.rglob("*.safetensors") if folder.is_dir() else ()
     return folder.is_dir() and sum(path.stat().st_size for path in files) < SMALL_BYTES
 
 
-def has_examples(model: Model) -> bool:
+def has_examples(model: ModelSpec) -> bool:
     """Whether the model comes with examples, which it can make again to keep what it can."""
     try:
         return bool(example_wishes(model))
@@ -78,11 +78,11 @@ def has_examples(model: Model) -> bool:
         return False
 
 
-def default_steps(model: Model) -> int:
+def default_steps(model: ModelSpec) -> int:
     return STEPS_IF_SMALL if is_small(model) else STEPS
 
 
-def settings_of(simple: TrainForm, model: Model, clips: int, device: str) -> dict[str, Any]:
+def settings_of(simple: TrainForm, model: ModelSpec, clips: int, device: str) -> dict[str, Any]:
     """The settings of a config file, without output and data.path.
 
     Raises:
@@ -142,7 +142,7 @@ def kept_back(clips: int) -> int:
     return next((count for least, count in KEPT_BACK if clips >= least), 0)
 
 
-def lengths_of(simple: TrainForm, model: Model) -> list[int] | None:
+def lengths_of(simple: TrainForm, model: ModelSpec) -> list[int] | None:
     """Lengths in frames; None leaves them to a model that the catalogue knows."""
     if not simple.seconds and model.name in MODELS:
         return None

@@ -13,7 +13,7 @@ from lora_trainer.doctor import Finding
 from lora_trainer.jobs.hub import Hardware
 from lora_trainer.jobs.runs import Status, TrainingRun
 from lora_trainer.manifest import DatasetItem
-from mova.catalog import human_seconds
+from mova.machine import human_seconds
 
 GIB = 2**30
 LEAST_SECONDS = 600

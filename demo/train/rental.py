@@ -21,8 +21,9 @@ from lora_trainer.jobs.runs import (
     TrainingRun,
     write_json,
 )
-from mova.catalog import GPUS, MODELS, REPO_ID, human_seconds
-from mova.types import BackendError, UserError
+from mova.catalog import MODELS, REPO_ID
+from mova.errors import BackendError, UserError
+from mova.machine import GPUS, human_seconds
 
 SCOPE = "jobs"
 PRICES_SECONDS, LOOK_SECONDS = 300, 10  # for which an answer of the Hub stands

@@ -17,7 +17,7 @@ from demo.train.form import TrainForm
 from demo.train.service import TrainService
 from lora_trainer.jobs.hub import HubLogin
 from lora_trainer.jobs.runs import TrainingRun
-from mova.types import BackendError, UserError
+from mova.errors import BackendError, UserError
 
 
 def signed(shop: TrainService, handler: Callable[..., Any]) -> Callable[..., Any]:

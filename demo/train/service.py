@@ -23,15 +23,15 @@ from lora_trainer.jobs.hub import Hardware, HubLogin
 from lora_trainer.jobs.publish import push
 from lora_trainer.jobs.runs import RunInfo, RunRegistry, TrainingRun, link_or_copy
 from lora_trainer.manifest import DatasetItem
-from mova.outputs import new_output
-from mova.prompting.cache import AnswerCache
+from mova.errors import BackendError, UserError
+from mova.files import new_output
+from mova.openai_client import ignore_text, never_cancelled
 from mova.prompting.endpoint import WITHOUT_IMAGE, EndpointWriter
+from mova.prompting.prompt_files import load_template
 from mova.prompting.quotes import find_quotes
-from mova.prompting.rules_form import MARKS, REASONING
-from mova.prompting.templates import load_template
-from mova.prompting.words import plain_text
-from mova.prompting.writing import Ask, Writer, ignore_text, never_cancelled
-from mova.types import BackendError, UserError
+from mova.prompting.rules import MARKS, REASONING
+from mova.prompting.writers import AnswerCache, Writer, WriterRequest
+from mova.text import plain_text
 
 FRAMES, FRAME_SIDE = 4, 320
 MAX_CHARACTERS = 1200
@@ -49,7 +49,7 @@ def suggest_caption(writer: Writer, clip: Path, written: str = "") -> str:
     template = load_template("caption_clip")
     system, user = template.fill(frames=FRAMES, seconds=f"{seconds:.1f}", spoken=spoken)
     messages = (("system", system), ("user", user))
-    ask = Ask(messages, written, picture, template.digest, max_tokens=400, temperature=0.3)
+    ask = WriterRequest(messages, written, picture, template.digest, max_tokens=400, temperature=0.3)
     answer = AnswerCache().write(writer, ask, ignore_text, never_cancelled)
     if not writer.sees or WITHOUT_IMAGE in answer.notes:
         raise BackendError(f"{answer.model or 'this model'} takes no pictures; choose one that sees")
@@ -64,8 +64,8 @@ def frames_of(clip: Path) -> tuple[bytes, float]:
     """FRAMES frames of a clip side by side as JPEG, and its length in seconds."""
     from PIL import Image
 
-    from mova.media import read_clip
-    from mova.pictures import frame_strip
+    from mova.media.clips import read_clip
+    from mova.media.plots import frame_strip
 
     content = read_clip(clip)
     strip = Image.fromarray(frame_strip(content.frames, FRAMES))

@@ -18,7 +18,7 @@ from demo.train.service import TrainService
 from demo.train.worker import Looks
 from demo.writers import configured_endpoint
 from lora_trainer.jobs.hub import HubLogin
-from mova.types import BackendError, UserError
+from mova.errors import BackendError, UserError
 
 TITLE = "Teach it a face, a voice, a thing"
 ABOUT = (

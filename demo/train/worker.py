@@ -13,7 +13,7 @@ from lora_trainer.clip_folder import ClipSet
 from lora_trainer.doctor import SEVERITIES, Finding
 from lora_trainer.jobs.hub import Hardware
 from lora_trainer.manifest import DatasetItem
-from mova.types import UserError
+from mova.errors import UserError
 
 if TYPE_CHECKING:
     from lora_trainer.config import Config
@@ -180,7 +180,7 @@ def write_preview(clip: "ExaminedClip", path: Path) -> None:
     import numpy as np
 
     from lora_trainer.decode import read_frames, read_sound
-    from mova.media import write_mp4
+    from mova.media.clips import write_mp4
 
     item, probe = replace(clip.item, start=0.0, end=None), clip.probe
     scale = min(1.0, PREVIEW_SIDE / max(probe.height, probe.width))

@@ -46,9 +46,9 @@ from lora_trainer.jobs.runs import (
     write_json,
 )
 from lora_trainer.manifest import HUB
-from mova.catalog import find_gpu
+from mova.errors import BackendError, UserError
 from mova.hub import reason
-from mova.types import BackendError, UserError
+from mova.machine import find_gpu
 
 UNITS_AN_HOUR = {"minute": 60, "hour": 1}
 

@@ -14,7 +14,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf
 
 from lora_trainer.jobs.runs import LOG, OUTCOME, PHASE, TrainingRun, link_or_copy
 from lora_trainer.journal import ADAPTER, CHECKPOINTS, JOURNAL, KEPT
-from mova.outputs import new_output
+from mova.files import new_output
 
 SAMPLES = "samples"
 INBOX = "inbox"  # files as they came; the run's folder has what could be read of them

@@ -28,7 +28,7 @@ from lora_trainer.jobs.runs import (
     write_json,
     write_ticket,
 )
-from mova.types import BackendError, Cancelled, UserError
+from mova.errors import BackendError, Cancelled, UserError
 
 logger = logging.getLogger(__name__)
 

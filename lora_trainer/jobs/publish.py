@@ -15,8 +15,8 @@ from lora_trainer.jobs.runs import TrainingRun, read_json, write_json
 from lora_trainer.journal import ADAPTER
 from mova import hub
 from mova.catalog import MODELS, REPO_ID
-from mova.outputs import temporary_beside
-from mova.types import UserError
+from mova.errors import UserError
+from mova.files import temporary_beside
 
 PUBLISHED = "published.json"
 TAGS = ["lora", "mova", "image-to-video", "video-with-audio", "template:sd-lora"]
@@ -82,7 +82,7 @@ class upload_errors:  # noqa: N801 - used as a context
     """What can go wrong with writing to a repo, in a sentence; the rest as `hub.explained` has it."""
 
     def __init__(self, repo: str) -> None:
-        self.repo, self.inner = repo, hub.explained(repo)
+        self.repo, self.inner = repo, hub.hub_errors(repo)
 
     def __enter__(self) -> None:
         self.inner.__enter__()

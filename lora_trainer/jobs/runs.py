@@ -22,8 +22,8 @@ import psutil
 
 from lora_trainer.journal import ADAPTER, CHECKPOINTS, JOURNAL, Journal
 from lora_trainer.manifest import DatasetItem
-from mova.outputs import check_output, new_output
-from mova.types import BackendError, UserError
+from mova.errors import BackendError, UserError
+from mova.files import check_output, new_output
 
 ABOUT, CONFIG, JOB, PROCESS, PHASE, OUTCOME, STOP, LOG, DATA = (
     "about.json",

@@ -24,8 +24,9 @@ from lora_trainer.plan.inputs import Card, Outline
 from lora_trainer.plan.memory import PROCESS, Sizes
 from lora_trainer.quantised import BASES
 from lora_trainer.validation import BINS, MAX_WINDOWS
-from mova.catalog import find_model, forward_flops, human_seconds
+from mova.catalog import find_model
 from mova.guidance import branches
+from mova.machine import forward_flops, human_seconds
 from mova.placement import DTYPES, GIB, RAM_SHARE, VRAM_SHARE, human_bytes
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
 

@@ -16,13 +16,14 @@ from lora_trainer.manifest import DatasetItem
 from lora_trainer.objective import expert_range, training_sigmas
 from lora_trainer.plan import memory
 from lora_trainer.regularization import shape_of, wishes_of
-from mova import layout, loading
-from mova.catalog import CPU_TFLOPS_PER_CORE, GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS, find_gpu, find_model
+from mova.adapters.strengths import TOWERS
+from mova.catalog import find_model
+from mova.checkpoint import MODULES, build, load_tokenizer, read_boundary_ratio, read_config, resolve
 from mova.inspection import CONFIGS, Checkpoint
+from mova.machine import CPU_TFLOPS_PER_CORE, GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS, find_gpu
 from mova.placement import GIB, Machine, preferred_dtype
-from mova.prompting.cleaning import clean_prompt
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape, parse_size
-from mova.strengths import TOWERS
+from mova.text import clean_prompt
 
 FLOAT32_RATE = 0.1  # of 16-bit arithmetic, what a GPU does in float32: about that of its matrix units
 
@@ -95,14 +96,14 @@ def outline(config: Config, items: list[DatasetItem] | None = None) -> Outline:
     `items` stand for the data set of `config`.
     """
     source = find_model(config.model).source
-    folder = loading.resolve(source, CONFIGS)
+    folder = resolve(source, CONFIGS)
     towers = memory.build_towers(folder)
-    configs = {name: layout.read_config(name, folder / name) for name in layout.MODULES}
+    configs = {name: read_config(name, folder / name) for name in MODULES}
     with torch.device("meta"):
-        coders = {name: loading.build(name, folder / name) for name in layout.MODULES if name not in TOWERS}
-    scheduler = loading.build("scheduler", folder / "scheduler")
+        coders = {name: build(name, folder / name) for name in MODULES if name not in TOWERS}
+    scheduler = build("scheduler", folder / "scheduler")
     sigmas = training_sigmas(scheduler)
-    high = len(expert_range(scheduler, layout.read_boundary_ratio(folder), EXPERTS[0])) / len(sigmas)
+    high = len(expert_range(scheduler, read_boundary_ratio(folder), EXPERTS[0])) / len(sigmas)
     sizes = {name: memory.size_of(part) for name, part in (towers | coders).items()}
     checkpoint = Checkpoint(configs, {})
     windows, clips, captions, cached, kept = read_windows(config, checkpoint, items)
@@ -165,6 +166,6 @@ def count_tokens(folder: Path, texts: list[str]) -> int:
     """Tokens of the texts as they are cached; where the tokenizer is not at hand, the most they can be."""
     if not (folder / "tokenizer").is_dir():
         return MAX_PROMPT_TOKENS * len(texts)
-    tokenizer = loading.load_tokenizer(folder / "tokenizer")
+    tokenizer = load_tokenizer(folder / "tokenizer")
     lengths = (len(tokenizer(clean_prompt(text), verbose=False).input_ids) for text in texts)
     return sum(min(length, MAX_PROMPT_TOKENS) for length in lengths)

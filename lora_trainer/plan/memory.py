@@ -14,11 +14,11 @@ from lora_trainer.config import EXPERTS, Config, Tower
 from lora_trainer.distributed import GATHERED
 from lora_trainer.lora import target_layers
 from lora_trainer.quantised import BASES, LAYER, held_bytes, linear_layers
-from mova import loading
+from mova import checkpoint
+from mova.adapters.strengths import TOWERS
+from mova.offload import SLOTS
 from mova.placement import DTYPES, GIB
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
-from mova.streaming import SLOTS
-from mova.strengths import TOWERS
 
 WORKSPACE = GIB // 2  # kernels' scratch, inputs, the head's output
 PROCESS = 4 * GIB  # host memory of Python, torch and the CUDA context
@@ -32,7 +32,7 @@ Sizes = dict[str, int]  # bytes by part
 def build_towers(folder: Path) -> dict[str, nn.Module]:
     """The towers that a checkpoint's configs describe, without weights. Raises UserError."""
     with torch.device("meta"):
-        return {name: loading.build(name, folder / name) for name in TOWERS}
+        return {name: checkpoint.build(name, folder / name) for name in TOWERS}
 
 
 def device_memory(

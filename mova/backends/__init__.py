@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from mova.types import GenerationRequest, GenerationResult, ProgressCallback
+from mova.request import GenerationRequest, GenerationResult, ProgressCallback
 
 
 class Backend(Protocol):

@@ -1,5 +1,7 @@
 """Makes clips with the pipeline, in this process."""
 
+import itertools
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,20 +14,66 @@ import torch
 from torch import Tensor
 
 from mova import catalog, placement
-from mova.adapter_files import Adapter
-from mova.adapter_sources import read_adapter
-from mova.backends.timing import timed
-from mova.checks import check_request, run_settings
+from mova.adapters.files import Adapter
+from mova.adapters.sources import read_adapter
+from mova.adapters.strengths import Strength
+from mova.errors import BackendError
 from mova.guidance import branches
-from mova.inspection import Checkpoint, look
-from mova.media import write_mp4
+from mova.inspection import Checkpoint, inspect_checkpoint
+from mova.machine import estimate_seconds
+from mova.media.clips import write_mp4
 from mova.pipeline import MOVAPipeline, StepCallback
-from mova.preview import LatentPreview
-from mova.types import BackendError, GenerationRequest, GenerationResult, Progress, ProgressCallback, Strength
+from mova.request import (
+    GenerationRequest,
+    GenerationResult,
+    Progress,
+    ProgressCallback,
+    check_request,
+    run_settings,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - began, 3)
+    logger.info("%s: %.1f s", stage, seconds[stage])
+
+
+LEVELS = 4  # of each colour channel: 64 fields
+FIELD = 64  # pixels; the middle of a field this large does not feel its border
+
+
+class LatentPreview:
+    """Maps video latents, as the towers see them, to small frames: RGB = latents W + b."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight, self.bias = weight, bias  # [16, 3], [3]
+
+    @classmethod
+    @torch.no_grad()
+    def fit(cls, pipeline: "MOVAPipeline") -> "LatentPreview":
+        """Encode 64 colour fields with the pipeline's VAE and solve for W and b."""
+        levels = torch.linspace(-1, 1, LEVELS)
+        colours = torch.tensor(list(itertools.product(levels, repeat=3)))  # [N, 3]
+        fields = colours[:, :, None, None].expand(-1, -1, FIELD, FIELD)
+        latents = pipeline.encode_first_frame(fields, num_frames=1)[:, 4:, 0].cpu()  # [N, 16, h, w]
+        middle = latents.shape[-1] // 2
+        known = torch.cat((latents[:, :, middle, middle], torch.ones(len(colours), 1)), dim=1)
+        solution = torch.linalg.lstsq(known.double(), colours.double(), driver="gelsd").solution.float()
+        return cls(solution[:-1], solution[-1])
+
+    def __call__(self, latents: Tensor) -> np.ndarray:
+        """Frames uint8 [T, h, w, 3] of the first clip's latents [B, 16, T, h, w]."""
+        pixels = latents[0].movedim(0, -1).float().cpu() @ self.weight + self.bias
+        return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunEstimate:
     """How a request would run here: where the weights go, and about how many seconds denoising takes."""
 
     placement: placement.Placement
@@ -54,21 +102,21 @@ class LocalBackend:
         self._pipeline: MOVAPipeline | None = None
         self._preview: LatentPreview | None = None
 
-    def plan(self, request: GenerationRequest) -> Plan:
+    def plan(self, request: GenerationRequest) -> RunEstimate:
         """Where the weights would go for this request, and the time, from configs and file headers alone.
 
         Raises:
             UserError: the checkpoint is broken, or does not fit this machine.
         """
         self._machine = self._machine or placement.Machine.probe(self.device)
-        self._checkpoint = self._checkpoint or look(self.source)
+        self._checkpoint = self._checkpoint or inspect_checkpoint(self.source)
         machine, checkpoint = self._machine, self._checkpoint
         shape = checkpoint.clip_shape(request.height, request.width, request.num_frames, request.frame_rate)
         workspace = checkpoint.workspace(shape, machine, self.fixed.get("dtype"))
         forwards = len(branches(request.guidance_scale, request.bridge_guidance_scale))
-        return Plan(
+        return RunEstimate(
             self.placement or placement.choose(machine, checkpoint.parameters, workspace, **self.fixed),
-            catalog.estimate_seconds(
+            estimate_seconds(
                 checkpoint.forward_flops(shape),
                 request.num_inference_steps,
                 forwards,
@@ -111,7 +159,7 @@ class LocalBackend:
             with timed(seconds, "load"):
                 report(Progress("load"))
                 pipeline = self.load(request)
-            with timed(seconds, "generate"), attached(pipeline, adapters):
+            with timed(seconds, "generate"), with_adapters(pipeline, adapters):
                 frames, sound = self._run(pipeline, request, image, report, should_stop)
         with timed(seconds, "write"):
             report(Progress("write", request.num_inference_steps, request.num_inference_steps))
@@ -179,7 +227,7 @@ def warnings(pipeline: MOVAPipeline, request: GenerationRequest) -> tuple[str, .
 
 
 @contextmanager
-def attached(pipeline: MOVAPipeline, adapters: list[tuple[Adapter, Strength]]) -> Iterator[None]:
+def with_adapters(pipeline: MOVAPipeline, adapters: list[tuple[Adapter, Strength]]) -> Iterator[None]:
     """The adapters, each with its strength, are part of the pipeline inside the context and only there."""
     try:
         names = [f"adapter_{index}" for index in range(len(adapters))]

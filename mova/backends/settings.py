@@ -9,40 +9,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from mova.backends import Backend
-from mova.prompting.addresses import check_url, shown_url
-from mova.types import UserError
+from mova.errors import UserError
+from mova.net import check_url, redacted_url
 
 EXAMPLE = "http://localhost:30002"
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteServer:
     """A server of the video API: the address in front of /v1/videos, and its key or ""."""
 
     url: str
     api_key: str = field(default="", repr=False)
 
     @classmethod
-    def checked(cls, url: str, api_key: str = "") -> "Remote":
+    def checked(cls, url: str, api_key: str = "") -> "RemoteServer":
         """As people give them. Raises UserError if they can be no address, or no key."""
         url, api_key = check_url(url), api_key.strip()
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query or parts.fragment:
             raise UserError(
-                f"{shown_url(url)} was given with a name, a password, ? or # in it; give the address alone, "
+                f"{redacted_url(url)} was given with a name, a password, ? or # in it; give the address alone, "
                 f"such as {EXAMPLE}, and the key in an environment variable"
             )
         if not re.fullmatch(r"[!-~]*", api_key):
-            raise UserError(f"the key for {shown_url(url)} holds signs that no key has; copy it again")
+            raise UserError(f"the key for {redacted_url(url)} holds signs that no key has; copy it again")
         return cls(url.removesuffix("/v1").rstrip("/"), api_key)
 
     @property
     def shown(self) -> str:
-        return shown_url(self.url)
+        return redacted_url(self.url)
 
 
-def remote_from_environment(environ: Mapping[str, str]) -> Remote | None:
+def remote_from_environment(environ: Mapping[str, str]) -> RemoteServer | None:
     """The server that the environment chooses, or None for this machine. Raises UserError."""
     backend = environ.get("MOVA_BACKEND", "").strip() or "local"
     if backend not in ("local", "remote"):
@@ -54,10 +53,10 @@ def remote_from_environment(environ: Mapping[str, str]) -> Remote | None:
         raise UserError(
             f"MOVA_BACKEND=remote needs the server's address in MOVA_REMOTE_URL, such as {EXAMPLE}"
         )
-    return Remote.checked(url, environ.get("MOVA_REMOTE_API_KEY", ""))
+    return RemoteServer.checked(url, environ.get("MOVA_REMOTE_API_KEY", ""))
 
 
-def remote_from_option(url: str, key_variable: str | None, environ: Mapping[str, str]) -> Remote:
+def remote_from_option(url: str, key_variable: str | None, environ: Mapping[str, str]) -> RemoteServer:
     """The server at `url`, with the key in the variable named, else with MOVA_REMOTE_API_KEY.
 
     That one is left at home if MOVA_REMOTE_URL says that it belongs to another server.
@@ -68,21 +67,9 @@ def remote_from_option(url: str, key_variable: str | None, environ: Mapping[str,
     if key_variable is not None:
         if not environ.get(key_variable):
             raise UserError(f"the environment variable {key_variable} is empty; put the server's key there")
-        return Remote.checked(url, environ[key_variable])
-    remote = Remote.checked(url)
+        return RemoteServer.checked(url, environ[key_variable])
+    remote = RemoteServer.checked(url)
     configured = environ.get("MOVA_REMOTE_URL", "").strip()
-    if configured and Remote.checked(configured).url != remote.url:
+    if configured and RemoteServer.checked(configured).url != remote.url:
         return remote
-    return Remote.checked(url, environ.get("MOVA_REMOTE_API_KEY", ""))
-
-
-def choose_backend(model: str, environ: Mapping[str, str], want_preview: bool = False) -> Backend:
-    """The backend that the environment asks for. Raises UserError as `remote_from_environment`."""
-    remote = remote_from_environment(environ)
-    if remote is not None:
-        from mova.backends.remote import RemoteBackend
-
-        return RemoteBackend(model, remote)
-    from mova.backends.local import LocalBackend  # brings torch
-
-    return LocalBackend(model, want_preview=want_preview)
+    return RemoteServer.checked(url, environ.get("MOVA_REMOTE_API_KEY", ""))

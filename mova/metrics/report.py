@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from mova.metrics.health import AudioHealth, VideoHealth, audio_health, video_health
-from mova.metrics.sync import Sync, measure_sync
-from mova.metrics.visual import thumbnails
+from mova.metrics.sync import Sync, measure_sync, thumbnails
 
 # ITU-R BT.1359: viewers notice sound that is 45 ms early or 125 ms late, and reject 90 early or 185 late.
 NOTICED_MS = (-45, 125)

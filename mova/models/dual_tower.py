@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from mova.models.audio_dit import AudioDiT
 from mova.models.bridge import Bridge
-from mova.models.video_dit import VideoDiT
+from mova.models.dit import AudioDiT, VideoDiT
 
 # The default order varies with the torch version; with a flash-2 kernel a forward takes 1.34x as long (H200).
 ATTENTION_ORDER = [

@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from mova.prompting.addresses import own_client, public_client
-from mova.prompting.background import run_until
-from mova.prompting.faults import detail_of, explain
-from mova.prompting.settings import Endpoint
-from mova.prompting.writing import Answer, Ask, IsCancelled, OnText, ignore_text, never_cancelled
-from mova.types import BackendError
+from mova.errors import BackendError
+from mova.net import own_client, public_client
+from mova.openai_client import (
+    Endpoint,
+    IsCancelled,
+    OnText,
+    detail_of,
+    explain,
+    ignore_text,
+    never_cancelled,
+    run_until,
+)
+from mova.prompting.writers import WriterAnswer, WriterRequest
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -79,8 +86,8 @@ class EndpointWriter:
         return self.endpoint.sees
 
     def write(
-        self, ask: Ask, on_text: OnText = ignore_text, cancelled: IsCancelled = never_cancelled
-    ) -> Answer:
+        self, ask: WriterRequest, on_text: OnText = ignore_text, cancelled: IsCancelled = never_cancelled
+    ) -> WriterAnswer:
         """Answer `ask`, streaming. Raises BackendError with a sentence for every failure, and Cancelled."""
         started = time.monotonic()
         answer = self._run(
@@ -93,9 +100,9 @@ class EndpointWriter:
         """The names of the models the server offers. Raises BackendError."""
         return self._run(lambda client, _: _list_models(client), ignore_text, never_cancelled, False)
 
-    def probe(self) -> Answer:
+    def probe(self) -> WriterAnswer:
         """A one-word conversation, to see whether address, key and model are right. Raises BackendError."""
-        ask = Ask((("user", "Reply with the single word: ready"),), max_tokens=16, temperature=0.0)
+        ask = WriterRequest((("user", "Reply with the single word: ready"),), max_tokens=16, temperature=0.0)
         return self.write(ask)
 
     def _run(
@@ -125,7 +132,7 @@ class EndpointWriter:
         finally:
             client.close()
 
-    def _answer(self, client: "OpenAI", ask: Ask, on_text: OnText) -> Answer:
+    def _answer(self, client: "OpenAI", ask: WriterRequest, on_text: OnText) -> WriterAnswer:
         import openai
 
         model = self.endpoint.model or next(iter(_list_models(client)), "")
@@ -154,15 +161,15 @@ class EndpointWriter:
         raise BackendError(f"{self.endpoint.shown} objects to every form of the request; try another server")
 
     def _call(
-        self, client: "OpenAI", model: str, ask: Ask, left_out: frozenset[str], on_text: OnText
-    ) -> Answer:
+        self, client: "OpenAI", model: str, ask: WriterRequest, left_out: frozenset[str], on_text: OnText
+    ) -> WriterAnswer:
         fields = request_fields(model, ask, left_out)
         notes = (WITHOUT_IMAGE,) if ask.image and "image" in left_out else ()
         if not fields["stream"]:
             reply = Reply.model_validate(client.chat.completions.create(**fields), from_attributes=True)
             choice = reply.choices[0] if reply.choices else Choice()
             text = (choice.message or Delta()).content or ""
-            return Answer(
+            return WriterAnswer(
                 text[:MAX_CHARACTERS], reply.model or model, choice.finish_reason != "length", notes
             )
         text, reason, name = "", None, model
@@ -177,7 +184,7 @@ class EndpointWriter:
                 if len(text) > MAX_CHARACTERS:
                     reason = "length"
                     break
-        return Answer(text, name, reason != "length", notes)
+        return WriterAnswer(text, name, reason != "length", notes)
 
 
 def connect(endpoint: Endpoint) -> "OpenAI":
@@ -195,7 +202,7 @@ def connect(endpoint: Endpoint) -> "OpenAI":
     )
 
 
-def request_fields(model: str, ask: Ask, left_out: frozenset[str]) -> dict[str, Any]:
+def request_fields(model: str, ask: WriterRequest, left_out: frozenset[str]) -> dict[str, Any]:
     """The request without the optional fields of `left_out`."""
     limit = "max_completion_tokens" if "max_completion_tokens" in left_out else "max_tokens"
     fields: dict[str, Any] = {"model": model, "messages": _messages(ask, left_out), limit: ask.max_tokens}
@@ -209,7 +216,7 @@ def request_fields(model: str, ask: Ask, left_out: frozenset[str]) -> dict[str, 
     return fields
 
 
-def objected(error: Exception, left_out: frozenset[str], ask: Ask) -> frozenset[str] | None:
+def objected(error: Exception, left_out: frozenset[str], ask: WriterRequest) -> frozenset[str] | None:
     """What to leave out after this refusal, or None if there is nothing left that could be the cause."""
     said = detail_of(error, "").lower()
     candidates = {name: signs for name, signs in OPTIONAL.items() if name not in left_out}
@@ -225,7 +232,7 @@ def objected(error: Exception, left_out: frozenset[str], ask: Ask) -> frozenset[
     return frozenset(["image"]) if "image" in candidates else None
 
 
-def _messages(ask: Ask, left_out: frozenset[str]) -> list[dict[str, Any]]:
+def _messages(ask: WriterRequest, left_out: frozenset[str]) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in ask.messages]
     if "system" in left_out and messages[0]["role"] == "system":
         system = messages.pop(0)["content"]

@@ -14,19 +14,25 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
-from mova.prompting.brief import CLIP_SECONDS, MAX_WORDS, Brief, Violation
-from mova.prompting.cache import AnswerCache
+from mova.errors import BackendError, UserError
+from mova.openai_client import IsCancelled, OnText, ignore_text, never_cancelled
 from mova.prompting.plan import PromptPlan
-from mova.prompting.quotes import put_back
-from mova.prompting.rules_named import lost_names
+from mova.prompting.prompt_files import load_template
+from mova.prompting.quotes import restore_quotes
+from mova.prompting.rules import (
+    CLIP_SECONDS,
+    MAX_WORDS,
+    CheckedPrompt,
+    PromptRequirements,
+    Violation,
+    check,
+    lost_names,
+    repair,
+)
 from mova.prompting.stand_ins import StandIns
 from mova.prompting.template import write_template
-from mova.prompting.templates import load_template
-from mova.prompting.tokens import TokenMeter
-from mova.prompting.validators import Repaired, check, repair
-from mova.prompting.words import WORD, plain_text
-from mova.prompting.writing import Answer, Ask, IsCancelled, OnText, Writer, ignore_text, never_cancelled
-from mova.types import BackendError, UserError
+from mova.prompting.writers import AnswerCache, Writer, WriterAnswer, WriterRequest
+from mova.text import WORD, TokenMeter, plain_text
 
 ROUTE = Literal["answer", "repaired", "asked again", "template", "own text"]
 MAX_IDEA = 60_000
@@ -162,14 +168,14 @@ class Enhancer:
             if self.writer is None or result.failure or not self.writer.follows_instructions:
                 return
 
-    def brief(self, request: EnhanceRequest) -> Brief:
+    def brief(self, request: EnhanceRequest) -> PromptRequirements:
         """What the prompt for `request` is checked against."""
         idea = plain_text(request.idea).strip()
         if not idea and request.image is None:
             raise UserError("the idea is empty; say in a few words what is seen and heard")
         if len(idea) > MAX_IDEA:
             raise UserError(f"the idea has {len(idea)} characters; give up to {MAX_IDEA}")
-        return Brief(
+        return PromptRequirements(
             idea,
             seconds=request.seconds,
             has_image=request.image is not None or bool(request.first_frame),
@@ -179,22 +185,22 @@ class Enhancer:
         )
 
     def _written(
-        self, request: EnhanceRequest, brief: Brief, on_text: OnText, cancelled: IsCancelled
-    ) -> tuple[tuple[ROUTE, str, Repaired] | None, str, tuple[str, ...], str]:
+        self, request: EnhanceRequest, brief: PromptRequirements, on_text: OnText, cancelled: IsCancelled
+    ) -> tuple[tuple[ROUTE, str, CheckedPrompt] | None, str, tuple[str, ...], str]:
         """A usable prompt or None, why there is none, notes, and the model, after one or two questions."""
 
         def draft(text: str) -> None:
-            on_text(put_back(text, brief.taken))
+            on_text(restore_quotes(text, brief.taken))
 
         if brief.has_image and not self.writer.follows_instructions:
             return None, "", (TEMPLATE_WROTE.format(why=UNSEEN),), ""
         ask = self.ask(request, brief, cancelled)
         answer = self.cache.write(self.writer, ask, draft, cancelled)
-        first = judge(answer, brief)
+        first = check_answer(answer, brief)
         if first.is_good and answer.is_complete:
             route = "repaired" if first.repairs else "answer"
             return (route, first.text, first), "", answer.notes, answer.model
-        faults = faults_of(first, answer)
+        faults = problems_in(first, answer)
         stand_ins = None
         if not self.writer.follows_instructions:
             stand_ins = StandIns.of(ask.idea, answer.text, lost_names(first.text, brief))
@@ -203,10 +209,10 @@ class Enhancer:
         elif self.writer.follows_instructions:
             answer = self.cache.write(self.writer, ask_again(ask, answer, faults), draft, cancelled)
         if stand_ins or self.writer.follows_instructions:
-            second = judge(answer, brief)
+            second = check_answer(answer, brief)
             if second.is_good and answer.is_complete:
                 return ("asked again", second.text, second), "", answer.notes, answer.model
-            faults = faults_of(second, answer)
+            faults = problems_in(second, answer)
         if not self.writer.follows_instructions:
             why = NOT_KEPT.format(reason=faults[0]) if answer.text.strip() else HANDED_BACK
             return None, "", (*answer.notes, TEMPLATE_WROTE.format(why=why)), answer.model
@@ -214,8 +220,8 @@ class Enhancer:
         return None, f"the model's answer could not be used: {reason}", answer.notes, answer.model
 
     def _in_common_words(
-        self, ask: Ask, stand_ins: StandIns, on_text: OnText, cancelled: IsCancelled
-    ) -> Answer:
+        self, ask: WriterRequest, stand_ins: StandIns, on_text: OnText, cancelled: IsCancelled
+    ) -> WriterAnswer:
         """The answer to the same idea with stand-ins for its colours, in the words of the idea."""
         again = replace(ask, idea=stand_ins.put(ask.idea))
         answer = self.cache.write(
@@ -223,7 +229,9 @@ class Enhancer:
         )
         return replace(answer, text=stand_ins.restore(answer.text))
 
-    def ask(self, request: EnhanceRequest, brief: Brief, cancelled: IsCancelled = never_cancelled) -> Ask:
+    def ask(
+        self, request: EnhanceRequest, brief: PromptRequirements, cancelled: IsCancelled = never_cancelled
+    ) -> WriterRequest:
         """The first question for `request`: instructions, the idea without its quotes, the first frame."""
         image = read_image(request.image) if request.image else None
         shown = request.first_frame
@@ -240,7 +248,7 @@ class Enhancer:
             values["first_frame"] = seen
         template = load_template("rewrite_with_image" if "first_frame" in values else "rewrite_without_image")
         system, user = template.fill(**values)
-        return Ask(
+        return WriterRequest(
             (("system", system), ("user", user)),
             brief.taken.text,
             image if is_shown else None,
@@ -251,26 +259,26 @@ class Enhancer:
         )
 
 
-def judge(answer: Answer, brief: Brief) -> Repaired:
+def check_answer(answer: WriterAnswer, brief: PromptRequirements) -> CheckedPrompt:
     """The answer with the quotes put back, mended and checked."""
     reasoning, end, prompt = answer.text.rpartition("</think>")
-    text = put_back(plain_text(reasoning[-MAX_ANSWER:] + end + prompt[:MAX_ANSWER]), brief.taken)
+    text = restore_quotes(plain_text(reasoning[-MAX_ANSWER:] + end + prompt[:MAX_ANSWER]), brief.taken)
     return repair(text.strip(), brief)
 
 
-def faults_of(judged: Repaired, answer: Answer) -> list[str]:
+def problems_in(judged: CheckedPrompt, answer: WriterAnswer) -> list[str]:
     """What keeps the answer from being used, as its writer is told."""
     faults = [violation.message for violation in judged.violations if violation.severity == "error"]
     return faults if answer.is_complete else [*faults, "it was cut off before its end; be shorter"]
 
 
-def ask_again(ask: Ask, answer: Answer, faults: list[str]) -> Ask:
+def ask_again(ask: WriterRequest, answer: WriterAnswer, faults: list[str]) -> WriterRequest:
     listed = "\n".join(f"- {fault}" for fault in faults)
     _, user = load_template("ask_again").fill(faults=listed)
     return replace(ask, messages=(*ask.messages, ("assistant", answer.text[:MAX_ANSWER]), ("user", user)))
 
 
-def fall_back(brief: Brief) -> tuple[ROUTE, str, Repaired]:
+def fall_back(brief: PromptRequirements) -> tuple[ROUTE, str, CheckedPrompt]:
     """The template's prompt, or the own text where the template breaks rules that the text keeps."""
     own = brief.as_own_words()
     made = repair(write_template(own), own)
@@ -278,7 +286,7 @@ def fall_back(brief: Brief) -> tuple[ROUTE, str, Repaired]:
     plain = check(brief.idea, own)
     if not brief.idea or faults <= {violation.rule for violation in plain if violation.severity == "error"}:
         return "template", made.text, made
-    return "own text", brief.idea, Repaired(brief.idea, (), tuple(plain))
+    return "own text", brief.idea, CheckedPrompt(brief.idea, (), tuple(plain))
 
 
 def added_spans(idea: str, text: str) -> tuple[tuple[int, int], ...]:
@@ -302,7 +310,7 @@ def read_image(path: Path) -> bytes:
     """The image as a JPEG that servers take: at most IMAGE_SIDE pixels in a side."""
     from PIL import Image
 
-    from mova.images import open_image
+    from mova.media.images import open_image
 
     image = open_image(path)
     image.thumbnail((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.LANCZOS)
@@ -316,5 +324,5 @@ def describe_first_frame(
 ) -> str:
     """What `image` (JPEG) shows, in the words of a model that sees. Raises BackendError, Cancelled."""
     system, user = load_template("describe_first_frame").fill()
-    ask = Ask((("system", system), ("user", user)), image=image, max_tokens=400, temperature=0.2)
+    ask = WriterRequest((("system", system), ("user", user)), image=image, max_tokens=400, temperature=0.2)
     return plain_text(cache.write(describer, ask, ignore_text, cancelled).text[:4000]).strip()

@@ -10,19 +10,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from mova.prompting.background import run_until
-from mova.prompting.brief import Brief
-from mova.prompting.cache import AnswerCache
-from mova.prompting.edits import tidy
+from mova.errors import BackendError
+from mova.openai_client import Endpoint, IsCancelled, explain, ignore_text, never_cancelled, run_until
 from mova.prompting.endpoint import connect
-from mova.prompting.faults import explain
-from mova.prompting.quotes import put_back
-from mova.prompting.rules_form import MARKS, REASONING
-from mova.prompting.settings import Endpoint
-from mova.prompting.templates import load_template
-from mova.prompting.words import plain_text
-from mova.prompting.writing import Ask, IsCancelled, Writer, ignore_text, never_cancelled
-from mova.types import BackendError
+from mova.prompting.plan import tidy
+from mova.prompting.prompt_files import load_template
+from mova.prompting.quotes import restore_quotes
+from mova.prompting.rules import MARKS, REASONING, PromptRequirements
+from mova.prompting.writers import AnswerCache, Writer, WriterRequest
+from mova.text import plain_text
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -55,12 +51,12 @@ def write_first_frame_prompt(
         BackendError: the writer failed or wrote nothing.
         Cancelled: `cancelled` became true.
     """
-    brief = Brief(plain_text(idea).strip())
+    brief = PromptRequirements(plain_text(idea).strip())
     system, user = load_template("first_frame").fill(idea=brief.taken.text, max_words=MAX_WORDS)
-    ask = Ask((("system", system), ("user", user)), brief.taken.text, max_tokens=400, seed=seed)
+    ask = WriterRequest((("system", system), ("user", user)), brief.taken.text, max_tokens=400, seed=seed)
     answer = (cache or AnswerCache()).write(writer, ask, ignore_text, cancelled)
     text = MARKS.sub("", REASONING.sub("", plain_text(answer.text)))
-    text = tidy(put_back(" ".join(text.split()), brief.taken))
+    text = tidy(restore_quotes(" ".join(text.split()), brief.taken))
     if not text:
         raise BackendError(f"{answer.model} wrote no picture; try again or describe the first frame yourself")
     return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS].rsplit(" ", 1)[0]
@@ -130,7 +126,7 @@ def _paint(client: "OpenAI", endpoint: Endpoint, prompt: str, size: str) -> str:
 def _opened(data: str, endpoint: Endpoint) -> "Image":
     from PIL import Image
 
-    from mova.images import DAMAGE, IMAGE_FORMATS
+    from mova.media.images import DAMAGE, IMAGE_FORMATS
 
     message = f"{endpoint.shown} sent what is no picture; use another image server"
     try:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mova import catalog
-from mova.prompting.writing import Answer, Ask, IsCancelled, OnText, ignore_text, never_cancelled, stop_if
-from mova.types import BackendError, UserError
+from mova.errors import BackendError, UserError
+from mova.openai_client import IsCancelled, OnText, ignore_text, never_cancelled, raise_if_cancelled
+from mova.prompting.writers import WriterAnswer, WriterRequest
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,7 @@ LOCAL_MODELS = (
     LocalModel("Qwen/Qwen3-1.7B", 3.4, "Apache-2.0", False, "text only; a CPU takes minutes"),
 )
 
-Answering = Callable[[str, Ask, OnText, IsCancelled], Answer]
+Answering = Callable[[str, WriterRequest, OnText, IsCancelled], WriterAnswer]
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Loaded:
 
 
 def answer_locally(
-    source: str, ask: Ask, on_text: OnText = ignore_text, cancelled: IsCancelled = never_cancelled
-) -> Answer:
+    source: str, ask: WriterRequest, on_text: OnText = ignore_text, cancelled: IsCancelled = never_cancelled
+) -> WriterAnswer:
     """The answer of the model `source` to `ask`, on the GPU if there is one.
 
     A module-level function whose arguments and result can be pickled (leave the callbacks out), so that it
@@ -79,7 +80,7 @@ def answer_locally(
     """
     import torch
 
-    stop_if(cancelled)
+    raise_if_cancelled(cancelled)
     loaded = load_model(source)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -99,7 +100,7 @@ def answer_locally(
     ends = loaded.model.generation_config.eos_token_id
     stops = set(ends if isinstance(ends, list) else [ends])
     is_complete = bool(len(new)) and (int(new[-1]) in stops or len(new) < ask.max_tokens)
-    return Answer(loaded.tokenizer.decode(new, skip_special_tokens=True), source, is_complete)
+    return WriterAnswer(loaded.tokenizer.decode(new, skip_special_tokens=True), source, is_complete)
 
 
 def free_models() -> None:
@@ -133,11 +134,11 @@ class LocalWriter:
         return self.follows_instructions and can_see(self.source)
 
     def write(
-        self, ask: Ask, on_text: OnText = ignore_text, cancelled: IsCancelled = never_cancelled
-    ) -> Answer:
+        self, ask: WriterRequest, on_text: OnText = ignore_text, cancelled: IsCancelled = never_cancelled
+    ) -> WriterAnswer:
         """Answer `ask`. Raises as `answer_locally`."""
         if not self.follows_instructions:
-            ask = Ask((("user", ask.idea),), ask.idea, None, "", POCKET_TOKENS, 0.0, ask.seed)
+            ask = WriterRequest((("user", ask.idea),), ask.idea, None, "", POCKET_TOKENS, 0.0, ask.seed)
         started = time.monotonic()
         answer = self._answer(self.source, ask, on_text, cancelled)
         log.info("%s answered in %.1f s", self.source, time.monotonic() - started)
@@ -188,7 +189,7 @@ def load_model(source: str) -> Loaded:
     return Loaded(model, tokenizer, processor)
 
 
-def _encode(loaded: Loaded, ask: Ask) -> Any:  # noqa: ANN401 - BatchEncoding or BatchFeature
+def _encode(loaded: Loaded, ask: WriterRequest) -> Any:  # noqa: ANN401 - BatchEncoding or BatchFeature
     from jinja2 import TemplateError
 
     coder = loaded.processor or loaded.tokenizer
@@ -217,7 +218,7 @@ def _folded(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**user, "content": f"{system['content']}\n\n{content}"}, *rest]
 
 
-def _sampling(ask: Ask) -> dict[str, Any]:
+def _sampling(ask: WriterRequest) -> dict[str, Any]:
     if ask.temperature <= 0:
         return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     return {"do_sample": True, "temperature": ask.temperature, "top_p": TOP_P}
@@ -232,7 +233,7 @@ def _watcher(tokenizer: "PreTrainedTokenizerBase", on_text: OnText, cancelled: I
             self.ids: list[int] | None = None  # None until the question, which comes first, has passed
 
         def put(self, value: "torch.Tensor") -> None:
-            stop_if(cancelled)
+            raise_if_cancelled(cancelled)
             if self.ids is None:
                 self.ids = []
                 return

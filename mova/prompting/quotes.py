@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 
-from mova.prompting.cleaning import clean_prompt
+from mova.text import clean_prompt
 
 PAIRS = {
     "“": "”",
@@ -57,7 +57,7 @@ class Quote:
 
 
 @dataclass(frozen=True)
-class Taken:
+class MaskedText:
     """A text whose quotes were replaced by placeholders `<tag1>`, `<tag2>`, ..."""
 
     text: str
@@ -96,7 +96,7 @@ def find_quotes(text: str) -> tuple[Quote, ...]:
     return tuple(found)
 
 
-def take_out(text: str) -> Taken:
+def mask_quotes(text: str) -> MaskedText:
     """`text` with each quote replaced by a placeholder that occurs nowhere else in it."""
     tag = "Q"
     while re.search(rf"[<\[({{]\s*{tag}\s?\d", text, re.IGNORECASE):
@@ -105,10 +105,10 @@ def take_out(text: str) -> Taken:
     for index, quote in enumerate(quotes):
         pieces += [text[position : quote.start], f"<{tag}{index + 1}>"]
         position = quote.end
-    return Taken("".join([*pieces, text[position:]]), tuple(quotes), tag)
+    return MaskedText("".join([*pieces, text[position:]]), tuple(quotes), tag)
 
 
-def put_back(answer: str, taken: Taken) -> str:
+def restore_quotes(answer: str, taken: MaskedText) -> str:
     """`answer` with the quotes in the places of their placeholders.
 
     A placeholder's second mention, and one that stands for no quote, is dropped; what is missing stays

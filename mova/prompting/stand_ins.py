@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mova.prompting.rules_named import colour_words
+from mova.prompting.rules import colour_words
 
 # Colours that any model knows.
 COMMON = ("green", "red", "purple")

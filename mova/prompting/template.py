@@ -2,12 +2,10 @@
 
 import re
 
-from mova.prompting.brief import Brief
-from mova.prompting.edits import assemble
-from mova.prompting.plan import AUDIO_OPENING, PromptPlan
+from mova.prompting.plan import AUDIO_OPENING, PromptPlan, assemble
 from mova.prompting.quotes import FILLER, STOPS
-from mova.prompting.rules_sound import default_audio
-from mova.prompting.words import CJK, count_words, sentences
+from mova.prompting.rules import PromptRequirements, default_audio
+from mova.text import CJK, count_words, sentences
 
 MOVEMENT = (
     "The movement goes on naturally from this moment in one continuous shot, with real weight, light and "
@@ -22,7 +20,7 @@ PRONOUN = re.compile(
 MAX_SPEAKER_WORDS = 8
 
 
-def write_template(brief: Brief) -> str:
+def write_template(brief: PromptRequirements) -> str:
     """The text of a plan made of the idea of `brief`.
 
     What the idea has is never changed, and moved only where a sentence about the sound goes last; what a
@@ -49,7 +47,7 @@ def _speaker(name: str, idea: str) -> str:
     return name if LEADING_ARTICLE.match(name) or not name[0].islower() else f"the {name}"
 
 
-def _in_sentences(brief: Brief) -> str:
+def _in_sentences(brief: PromptRequirements) -> str:
     """The idea with its first sentence, the rest, and spoken lines at the end as blocks of their own."""
     if _is_full(brief.idea):
         return brief.idea

@@ -289,7 +289,7 @@ def _speech(arguments: argparse.Namespace) -> None:
 
 
 def _render(arguments: argparse.Namespace) -> None:
-    from mova.media import write_mp4
+    from mova.media.clips import write_mp4
     from recipes.pocket.evaluation.sheet import captioned_sheet
     from recipes.pocket.world.clip import FRAME_RATE, SAMPLE_RATE
     from recipes.pocket.world.render import render
@@ -308,7 +308,7 @@ def _render(arguments: argparse.Namespace) -> None:
 
 
 def _newcomers(arguments: argparse.Namespace) -> None:
-    from mova.types import UserError
+    from mova.errors import UserError
     from recipes.pocket.evaluation.sheet import captioned_sheet
     from recipes.pocket.new_concepts.clips import render_newcomer, write_folder
 
@@ -350,7 +350,7 @@ def _examples(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from mova.types import UserError
+    from mova.errors import UserError
     from recipes.pocket.evaluation import costs
     from recipes.pocket.evaluation.evaluate import DEFAULT_RUN, Plan, evaluate, planned_runs, runs_on_cpu
     from recipes.pocket.evaluation.report import report_text

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.browser.demo import serving, visiting
+from tests.browser.page import serving, visiting
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from tests.browser.demo import ROOT, Demo, serving
+from tests.browser.page import ROOT, Demo, serving
 from tests.lora_trainer.clips import make_clip
 
 WIDTHS = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}

@@ -21,8 +21,8 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from mova.media import read_clip
-from tests.browser.demo import serving
+from mova.media.clips import read_clip
+from tests.browser.page import serving
 from tests.demo.test_forms import bomb, polyglot
 
 SNAPSHOT = Path(__file__).with_name("api.json")

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from mova.media import read_settings
-from tests.browser.demo import Demo
+from mova.media.clips import read_settings
+from tests.browser.page import Demo
 
 
 @pytest.fixture

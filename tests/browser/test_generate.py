@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from mova.media import read_clip, read_settings
-from tests.browser.demo import Demo
+from mova.media.clips import read_clip, read_settings
+from tests.browser.page import Demo
 
 PROMPT = 'A woman says, "Hello there." The audio shows her voice.'
 

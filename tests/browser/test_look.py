@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.demo import Demo
+from tests.browser.page import Demo
 
 IDEA = 'a baker lifts the bread and says "still warm"'
 

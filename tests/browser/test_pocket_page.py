@@ -7,12 +7,11 @@ import time
 import numpy as np
 import pytest
 
-from mova.media import read_clip, read_settings
-from mova.metrics.health import psnr
-from mova.metrics.loudness import loudness
+from mova.media.clips import read_clip, read_settings
+from mova.metrics.health import loudness, psnr
 from mova.metrics.onsets import find_onsets
 from recipes.pocket.evaluation.examples import NOISE_SEED
-from tests.browser.demo import Demo, serving, visiting
+from tests.browser.page import Demo, serving, visiting
 
 AS_IT_COMES = {"MOVA_MODEL": "", "MOVA_SIZE": "", "MOVA_SECONDS": "", "MOVA_DEVICE": "cpu"}
 CLIP_SECONDS = 240  # for a clip that takes 13 on two idle cores

@@ -9,8 +9,8 @@ import itsdangerous
 import numpy as np
 import pytest
 
-from mova.media import read_settings, write_mp4
-from tests.browser.demo import Demo, serving
+from mova.media.clips import read_settings, write_mp4
+from tests.browser.page import Demo, serving
 from tests.lora_trainer.clips import SAMPLE_RATE, make_clip, picture, wave
 
 EVIL = "A lamp blinks. {{7*7}} ${7*7} <img src=x onerror=\"document.title='x'\"> A beep is heard."

@@ -99,7 +99,7 @@ def ask(client, seed, **given):
     """Digest of the decoded clip, or the sentence of the refusal; and the progress that came across."""
     from gradio_client.exceptions import AppError
 
-    from mova.checks import digest
+    from mova.files import digest
 
     job = client.submit(
         **{"image": None, "prompt": "a bell", "steps": 3, "seed": seed} | given, api_name="/generate"
@@ -114,7 +114,7 @@ def ask(client, seed, **given):
 def adapter_leak(studio, root):
     """A clip with an adapter, straight through the line; the next clip of somebody else must not have it."""
     from demo.worker import Job
-    from mova.types import GenerationRequest
+    from mova.request import GenerationRequest
 
     folder = studio.history.new_folder("somebody")
     adapter = str(root / "tests/golden/lora_upstream_accelerate")

@@ -12,7 +12,8 @@ from demo.queue import JobQueue
 from demo.service import Limiter, Visitors
 from demo.settings import Settings
 from demo.worker import STOP, Job, ProgressWriter, RunOutcome, WorkerProcess
-from mova.types import BackendError, GenerationRequest, UserError
+from mova.errors import BackendError, UserError
+from mova.request import GenerationRequest
 
 REQUEST = GenerationRequest("a bell", height=32, width=64, num_frames=9, num_inference_steps=3)
 
@@ -190,7 +191,7 @@ def test_a_clip_is_kept_for_training_with_its_words(tmp_path):
 
 
 def test_progress_cannot_be_written_on_a_full_disk_without_a_sentence(tmp_path):
-    from mova.types import Progress
+    from mova.request import Progress
 
     with pytest.raises(BackendError, match="cannot be written"):
         ProgressWriter(tmp_path / "missing")(Progress("load"))

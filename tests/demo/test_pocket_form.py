@@ -10,7 +10,7 @@ from demo.restore import form_of
 from demo.service import DemoService
 from demo.settings import Settings, model_note
 from mova import catalog
-from mova.types import GenerationRequest
+from mova.request import GenerationRequest
 
 POCKET = catalog.MODELS["pocket"]
 

@@ -8,8 +8,8 @@ import yaml
 from demo import settings as page_machine
 from demo.settings import VARIABLES, Settings, choose_model, describe_model, offered_models
 from mova import catalog, machine
+from mova.errors import UserError
 from mova.machine import GIB, InstalledGpu
-from mova.types import UserError
 
 SMALLEST = catalog.SMALL_MODEL
 README = Path(__file__).parents[2] / "README.md"

@@ -15,9 +15,9 @@ from demo.history import draw_crop
 from demo.restore import form_of
 from demo.service import DemoService
 from demo.settings import Settings
-from mova.checks import check_request
-from mova.media import read_settings, write_mp4
-from mova.types import GenerationRequest, UserError
+from mova.errors import UserError
+from mova.media.clips import read_settings, write_mp4
+from mova.request import GenerationRequest, check_request
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from demo.costs import Costs
 from demo.settings import Settings
 from demo.zerogpu import explain
-from mova.types import GenerationRequest
+from mova.request import GenerationRequest
 
 DRIVER = Path(__file__).with_name("fake_zerogpu.py")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mova.media import write_mp4
+from mova.media.clips import write_mp4
 
 SAMPLE_RATE = 48000
 BEEP = 0.08  # seconds

@@ -6,7 +6,7 @@ from demo.service import DemoService
 from demo.settings import Settings
 from demo.train.service import TrainService
 from demo.worker import WorkerProcess
-from mova.strengths import TOWERS
+from mova.adapters.strengths import TOWERS
 from tests.lora_trainer.clips import make_clip
 
 FLASHES = ((0.2,), (0.4,), (0.1, 0.5))

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_trainer.__main__ import main
-from mova.adapter_files import Adapter, Card, Lora, write_adapter
-from mova.adapter_sources import read_adapter
+from mova.adapters.files import Adapter, AdapterMetadata, LoraUpdate, write_adapter
+from mova.adapters.sources import read_adapter
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,8 +55,8 @@ def test_info_says_what_a_file_is_for(run, source):
 
 
 def test_info_as_json_has_words_base_and_recipe(run):
-    layers = {"audio_dit.blocks.0.ffn.0": Lora(torch.ones(2, 4), torch.ones(8, 2), 1.0)}
-    write_adapter(Path("a.safetensors"), Adapter(layers, Card("360p", ("zorp",), {"steps": 3})))
+    layers = {"audio_dit.blocks.0.ffn.0": LoraUpdate(torch.ones(2, 4), torch.ones(8, 2), 1.0)}
+    write_adapter(Path("a.safetensors"), Adapter(layers, AdapterMetadata("360p", ("zorp",), {"steps": 3})))
     described = json.loads(run("info", "a.safetensors", "--json")[1])
     assert described == {
         "towers": {

@@ -10,8 +10,8 @@ from lora_trainer.decode import read_frames, read_sound
 from lora_trainer.latent_cache import build_cache, read_index
 from lora_trainer.measurements import to_loudness
 from lora_trainer.windows import plan_windows
-from mova.metrics.loudness import loudness
-from mova.types import UserError
+from mova.errors import UserError
+from mova.metrics.health import loudness
 from tests.lora_trainer.clips import make_clip
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 import pytest
 
 from lora_trainer.clip_folder import ClipSet
-from mova.types import UserError
+from mova.errors import UserError
 from tests.lora_trainer.clips import make_clip
 
 

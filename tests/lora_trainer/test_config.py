@@ -3,7 +3,7 @@
 import pytest
 
 from lora_trainer.config import PRESETS, RECIPES, parse_change, read_config
-from mova.types import UserError
+from mova.errors import UserError
 
 NEEDED = {"model": "360p", "output": "runs/a", "data.path": "clips"}
 

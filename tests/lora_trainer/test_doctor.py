@@ -10,7 +10,7 @@ from lora_trainer.__main__ import main
 from lora_trainer.doctor import examine, fix
 from lora_trainer.doctor_report import html_report, text_report
 from lora_trainer.manifest import read_items
-from mova.media import write_mp4
+from mova.media.clips import write_mp4
 from tests.lora_trainer.clips import SAMPLE_RATE, make_clip, picture, wave
 from tests.lora_trainer.test_reading import write_streams
 

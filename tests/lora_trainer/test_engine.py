@@ -13,7 +13,7 @@ from lora_trainer.config import EXPERTS, Optimizer
 from lora_trainer.engine import Engine
 from lora_trainer.optimizers import learning_rate_scale
 from lora_trainer.validation import swapped_experts
-from mova.types import BackendError, UserError
+from mova.errors import BackendError, UserError
 from tests.lora_trainer.conftest import run_steps
 from tests.lora_trainer.two_processes import in_two_processes
 from tests.lora_trainer.two_processes import parts as parts_there

@@ -17,9 +17,9 @@ from lora_trainer.jobs.hub import HubJobs, HubLogin
 from lora_trainer.jobs.runs import JOB, STOP, RunInfo, RunRegistry, find_process, read_run, write_json
 from lora_trainer.journal import ADAPTER
 from lora_trainer.manifest import read_items
-from mova.adapter_sources import read_adapter
-from mova.strengths import TOWERS
-from mova.types import BackendError, UserError
+from mova.adapters.sources import read_adapter
+from mova.adapters.strengths import TOWERS
+from mova.errors import BackendError, UserError
 from tests.hub_server import HARDWARE, TOKEN, running_hub
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ import pytest
 
 from lora_trainer.jobs.runs import OUTCOME, PROCESS, RunInfo, RunRegistry, find_process, is_alive, write_json
 from lora_trainer.manifest import read_items
-from mova.strengths import TOWERS
-from mova.types import UserError
+from mova.adapters.strengths import TOWERS
+from mova.errors import UserError
 
 STEPS = 10
 

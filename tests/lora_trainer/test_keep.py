@@ -21,8 +21,8 @@ from lora_trainer.plan.inputs import find_card, outline
 from lora_trainer.regularization import EXAMPLES, example_wishes, make_kept, read_wishes
 from lora_trainer.validation import split
 from mova.catalog import find_model
-from mova.media import read_settings
-from mova.types import UserError
+from mova.errors import UserError
+from mova.media.clips import read_settings
 from tests.lora_trainer.clips import make_clip
 from tests.lora_trainer.conftest import run_steps
 

@@ -9,9 +9,9 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 
 from lora_trainer.lora import save_adapter
+from mova.adapters.strengths import TOWERS
+from mova.errors import UserError
 from mova.pipeline import MOVAPipeline
-from mova.strengths import TOWERS
-from mova.types import UserError
 from tests.lora_trainer.conftest import run_steps
 from tests.tiny import relative_error
 

@@ -9,7 +9,7 @@ from lora_trainer.decode import Probe
 from lora_trainer.manifest import DatasetItem, read_items, read_manifest
 from lora_trainer.windows import bucket_size, lengths, windows_of
 from mova.catalog import MODELS
-from mova.types import UserError
+from mova.errors import UserError
 from tests.hub_server import running_hub
 from tests.lora_trainer.clips import make_clip
 

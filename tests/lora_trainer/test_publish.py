@@ -8,7 +8,7 @@ import yaml
 from lora_trainer.jobs.publish import push
 from lora_trainer.jobs.runs import RunInfo, TrainingRun
 from lora_trainer.journal import ADAPTER, JOURNAL, Journal
-from mova.types import UserError
+from mova.errors import UserError
 from tests.hub_server import TOKEN, running_hub
 
 

@@ -11,8 +11,8 @@ from lora_trainer.__main__ import main
 from lora_trainer.plan import memory
 from lora_trainer.quantised import QuantisedLinear, held_bytes, linear_layers, quantise
 from lora_trainer.validation import measure
+from mova.adapters.strengths import TOWERS
 from mova.pipeline import MOVAPipeline
-from mova.strengths import TOWERS
 from tests.lora_trainer.conftest import run_steps
 from tests.lora_trainer.test_engine import equal, through_a_file
 from tests.lora_trainer.test_lora import save

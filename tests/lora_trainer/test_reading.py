@@ -8,7 +8,7 @@ import pytest
 
 from lora_trainer.decode import nearest, probe, read_frames, read_sound
 from lora_trainer.manifest import DatasetItem
-from mova.types import UserError
+from mova.errors import UserError
 from tests.lora_trainer.clips import SAMPLE_RATE, beep_times, flash_times, make_clip, picture, wave
 
 RATE = 24.0
@@ -87,7 +87,7 @@ def test_frames_are_chosen_by_their_times_not_by_their_index():
 
 
 def test_a_sound_file_of_the_same_name_starts_with_the_first_frame(tmp_path):
-    from mova.media import write_wav
+    from mova.media.clips import write_wav
 
     path = make_clip(tmp_path / "a.mp4", 2.0, 25, (0.5,))
     write_wav(tmp_path / "a.wav", wave(2.0, (1.25,), 44100), 44100)

@@ -16,12 +16,12 @@ from lora_trainer.lora import save_adapter
 from lora_trainer.plan import flops, memory
 from lora_trainer.plan.estimate import advise, estimate_run
 from lora_trainer.plan.inputs import find_card, outline, read_windows
-from mova import catalog
+from mova import machine
+from mova.adapters.strengths import TOWERS
+from mova.errors import UserError
 from mova.inspection import Checkpoint
 from mova.placement import GIB
 from mova.shapes import ClipShape
-from mova.strengths import TOWERS
-from mova.types import UserError
 from tests.lora_trainer.conftest import run_steps
 from tests.test_inspection import UMT5_XXL
 
@@ -227,7 +227,7 @@ def test_forward_operations_are_those_of_the_catalogue(known_release, release, c
     known, config = known_release(FULL), release_config(release, clips, tmp_path, {})
     planned = flops.training_pass(known.configs, FULL, config, "video_dit").forward
     towers = [known.configs[name] for name in ("video_dit", "audio_dit", "dual_tower_bridge")]
-    assert planned == pytest.approx(catalog.forward_flops(*towers, FULL), rel=0.03)
+    assert planned == pytest.approx(machine.forward_flops(*towers, FULL), rel=0.03)
 
 
 @pytest.mark.parametrize("targets", ["attention", "attention_ffn"])
@@ -358,7 +358,7 @@ def test_the_command_tells_the_plan_and_the_probe(settings, clips, golden, tmp_p
 
 
 def test_a_card_is_found_by_any_name_that_holds_it():
-    assert catalog.find_gpu("NVIDIA GeForce RTX 4090").name == "4090"
-    assert catalog.find_gpu("h200").gib > 139
+    assert machine.find_gpu("NVIDIA GeForce RTX 4090").name == "4090"
+    assert machine.find_gpu("h200").gib > 139
     with pytest.raises(UserError, match="choose one of H200"):
-        catalog.find_gpu("a toaster")
+        machine.find_gpu("a toaster")

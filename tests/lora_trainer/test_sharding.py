@@ -15,8 +15,8 @@ from lora_trainer.engine import Engine
 from lora_trainer.journal import Journal
 from lora_trainer.quantised import LAYER
 from lora_trainer.train import Trainer
-from mova.strengths import TOWERS
-from mova.types import BackendError, Cancelled, UserError
+from mova.adapters.strengths import TOWERS
+from mova.errors import BackendError, Cancelled, UserError
 from tests.lora_trainer.conftest import run_steps
 from tests.lora_trainer.test_engine import equal
 from tests.lora_trainer.two_processes import in_two_processes

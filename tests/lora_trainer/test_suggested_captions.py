@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from demo.train.service import suggest_caption
-from mova.types import BackendError
+from mova.errors import BackendError
 from tests.lora_trainer.clips import make_clip
 from tests.prompting.chat_server import ScriptedServer, error
 

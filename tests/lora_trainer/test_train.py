@@ -18,8 +18,8 @@ from lora_trainer.engine import GradientMonitor
 from lora_trainer.journal import Journal
 from lora_trainer.overfit import Verdict
 from lora_trainer.train import Trainer
-from mova.media import read_clip
-from mova.types import BackendError, Cancelled, UserError
+from mova.errors import BackendError, Cancelled, UserError
+from mova.media.clips import read_clip
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import released_sizes, train_step, training_setup
-from mova.models.video_dit import VideoDiT
+from mova.models.dit import VideoDiT
 
 
 def test_the_benchmark_takes_the_steps_that_the_plan_counts(tmp_path, capsys):

@@ -3,9 +3,8 @@ import numpy as np
 import pytest
 from av.filter import Graph
 
-from mova.metrics.health import audio_health, video_health
-from mova.metrics.loudness import loudness
-from mova.metrics.visual import thumbnails
+from mova.metrics.health import audio_health, loudness, video_health
+from mova.metrics.sync import thumbnails
 
 
 def sine(hertz, level_db, sample_rate, seconds=3.0, channels=1):

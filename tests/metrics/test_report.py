@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.sync import shifted
-from mova.__main__ import main
-from mova.media import write_mp4
+from mova.cli.main import main
+from mova.media.clips import write_mp4
 from mova.metrics import measure
 from recipes.pocket.world.render import make_scene
 

@@ -1,8 +1,7 @@
 import pytest
 
 from benchmarks.sync import shifted
-from mova.metrics.sync import measure_sync
-from mova.metrics.visual import thumbnails
+from mova.metrics.sync import measure_sync, thumbnails
 from recipes.pocket.world.render import make_scene
 from tests.recipes.conftest import speech  # noqa: F401
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.sync import shifted
-from mova.metrics.sync import measure_sync
-from mova.metrics.visual import motion_change, thumbnails
+from mova.metrics.sync import measure_sync, motion_change, thumbnails
 from recipes.pocket.world.render import make_scene
 
 FRAME_MS = 1000 / 24

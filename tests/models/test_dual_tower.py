@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from benchmarks import reference_forward
-from mova.types import UserError
+from mova.errors import UserError
 from tests import tiny
 
 PROPORTIONS = [

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from mova.openai_client import Endpoint
 from mova.prompting.endpoint import EndpointWriter
-from mova.prompting.settings import Endpoint
 
 GOOD_ANSWER = (
     "A fisherman in a yellow coat leans on the rail of a small boat in grey morning light.\n\n"

@@ -2,15 +2,15 @@
 
 import pytest
 
-from mova.prompting.addresses import PublicAddress, check_public, check_url, is_public, shown_url
+from mova.errors import BackendError, UserError
+from mova.net import PublicAddress, check_public, check_url, is_public, redacted_url
+from mova.openai_client import Endpoint, endpoint_from_environment, visitor_endpoint
 from mova.prompting.endpoint import EndpointWriter
-from mova.prompting.settings import Endpoint, endpoint_from_environment, visitor_endpoint
-from mova.prompting.writing import Ask
-from mova.types import BackendError, UserError
+from mova.prompting.writers import WriterRequest
 from tests.prompting.chat_server import GOOD_ANSWER
 
 PUBLIC_IP = "93.184.216.34"
-ASK = Ask((("user", "a boat"),), max_tokens=16)
+ASK = WriterRequest((("user", "a boat"),), max_tokens=16)
 
 
 def to(*ips: str):
@@ -215,7 +215,7 @@ def test_settings_from_the_environment_are_not_mixed():
 
 
 def test_what_is_shown_of_an_address_holds_no_secret():
-    assert shown_url("https://me:secret@host/v1?token=abc#x") == "https://host/v1"
+    assert redacted_url("https://me:secret@host/v1?token=abc#x") == "https://host/v1"
     assert "secret" not in repr(Endpoint("https://me:secret@host/v1", "m", "k"))
     with pytest.raises(BackendError) as caught:
         EndpointWriter(Endpoint("http://me:secret@127.0.0.1:9/v1", "m")).write(ASK)

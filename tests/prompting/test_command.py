@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from mova.__main__ import main
+from mova.cli.main import main
 from tests.prompting.chat_server import GOOD_ANSWER, IDEA, KEY, error
 
 

@@ -10,12 +10,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from mova.prompting.cleaning import clean_prompt
+from mova.errors import Cancelled, UserError
 from mova.prompting.enhancer import MAX_IDEA, Enhancer, EnhanceRequest, added_spans
 from mova.prompting.plan import NO_SUBTITLES, PromptPlan
-from mova.prompting.quotes import locate, take_out
-from mova.prompting.words import count_words, plain_text
-from mova.types import Cancelled, UserError
+from mova.prompting.quotes import locate, mask_quotes
+from mova.text import clean_prompt, count_words, plain_text
 from tests.prompting.chat_server import GOOD_ANSWER, IDEA
 
 CASES = json.loads((Path(__file__).parent / "cases.json").read_text(encoding="utf-8"))
@@ -36,7 +35,7 @@ def test_the_template_keeps_every_word(case):
     result = Enhancer().enhance(EnhanceRequest(case["idea"]))
     cleaned = clean_prompt(result.text)
     assert all(clean_prompt(word) in cleaned for word in case["words"])
-    places = locate(result.text, take_out(plain_text(case["idea"])).quotes)
+    places = locate(result.text, mask_quotes(plain_text(case["idea"])).quotes)
     assert None not in places
     assert places == sorted(places)
     assert PromptPlan.parse(result.text) == result.plan
@@ -139,7 +138,7 @@ def test_whatever_the_server_answers(scripted, answer, idea):
     scripted.reset()
     scripted.text = answer
     result = Enhancer(scripted.writer()).enhance(EnhanceRequest(idea, seed=1))
-    quotes = take_out(idea).quotes
+    quotes = mask_quotes(idea).quotes
     places = locate(result.text, quotes)
     assert None not in places
     assert places == sorted(places)
@@ -216,7 +215,7 @@ def test_cancelling_is_passed_on(scripted):
 
 def test_nothing_heavy_is_imported_with_the_package():
     code = (
-        "import sys, mova.prompting.enhancer, mova.prompting.command, mova.prompting.first_frame;"
+        "import sys, mova.prompting.enhancer, mova.cli.enhance, mova.prompting.first_frame;"
         "heavy = {'torch', 'transformers', 'openai', 'httpx', 'diffusers', 'gradio', 'tokenizers', 'PIL'};"
         "print(*sorted(heavy & set(sys.modules)))"
     )

@@ -8,15 +8,14 @@ import time
 import pytest
 from PIL import Image
 
-from mova.prompting.cache import AnswerCache
+from mova.errors import BackendError, Cancelled
+from mova.openai_client import Endpoint
 from mova.prompting.endpoint import WITHOUT_IMAGE, EndpointWriter
 from mova.prompting.enhancer import Enhancer, EnhanceRequest
-from mova.prompting.settings import Endpoint
-from mova.prompting.writing import Ask
-from mova.types import BackendError, Cancelled
+from mova.prompting.writers import AnswerCache, WriterRequest
 from tests.prompting.chat_server import GOOD_ANSWER, IDEA, KEY, Handler, chunk, error
 
-ASK = Ask((("system", "Write."), ("user", "a boat")), idea="a boat", max_tokens=64)
+ASK = WriterRequest((("system", "Write."), ("user", "a boat")), idea="a boat", max_tokens=64)
 REQUEST = EnhanceRequest(IDEA, seed=1)
 
 

@@ -4,8 +4,8 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
+from mova.errors import BackendError
 from mova.prompting.first_frame import MAX_CHARACTERS, paint_first_frame, size_for, write_first_frame_prompt
-from mova.types import BackendError
 from tests.prompting.chat_server import Handler, error
 
 

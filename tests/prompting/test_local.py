@@ -2,6 +2,7 @@
 
 import pytest
 
+from mova.errors import BackendError, Cancelled, UserError
 from mova.prompting.enhancer import Enhancer, EnhanceRequest
 from mova.prompting.local import (
     LOCAL_MODELS,
@@ -13,8 +14,7 @@ from mova.prompting.local import (
     load_model,
     pocket_writer,
 )
-from mova.prompting.writing import Ask
-from mova.types import BackendError, Cancelled, UserError
+from mova.prompting.writers import WriterRequest
 from tests.prompting.chat_server import GOOD_ANSWER, IDEA
 
 pytestmark = pytest.mark.slow
@@ -33,7 +33,7 @@ def test_a_folder_is_a_writer(text_model):
 
 
 def test_a_model_of_one_task_gets_the_idea_alone_and_is_not_asked_again(text_model):
-    asked: list[Ask] = []
+    asked: list[WriterRequest] = []
 
     def answer(source, ask, on_text, cancelled):
         asked.append(ask)
@@ -65,7 +65,7 @@ def test_a_model_that_sees_sees(seeing_model):
     for colour in ((200, 20, 20), (20, 20, 200)):
         buffer = BytesIO()
         Image.new("RGB", (64, 64), colour).save(buffer, "JPEG")
-        ask = Ask(
+        ask = WriterRequest(
             (("user", "Describe this picture."),), image=buffer.getvalue(), max_tokens=16, temperature=0.0
         )
         texts.add(LocalWriter(str(seeing_model)).write(ask).text)
@@ -77,7 +77,7 @@ def test_a_model_that_sees_sees(seeing_model):
 def test_seeds_repeat_and_differ(seeing_model):
     def text(seed: int) -> str:
         return answer_locally(
-            str(seeing_model), Ask((("user", "go"),), max_tokens=16, temperature=1.5, seed=seed)
+            str(seeing_model), WriterRequest((("user", "go"),), max_tokens=16, temperature=1.5, seed=seed)
         ).text
 
     assert text(1) == text(1)
@@ -85,19 +85,19 @@ def test_seeds_repeat_and_differ(seeing_model):
 
 
 def test_a_cut_off_answer_is_known(text_model):
-    answer = answer_locally(str(text_model), Ask((("user", "go"),), max_tokens=5, temperature=0.0))
+    answer = answer_locally(str(text_model), WriterRequest((("user", "go"),), max_tokens=5, temperature=0.0))
     assert not answer.is_complete
 
 
 def test_cancelling_stops_it(text_model):
     seen: list[str] = []
     with pytest.raises(Cancelled):
-        answer_locally(str(text_model), Ask((("user", "go"),)), seen.append, lambda: len(seen) > 3)
+        answer_locally(str(text_model), WriterRequest((("user", "go"),)), seen.append, lambda: len(seen) > 3)
     assert len(seen) == 4
 
 
 def test_memory_is_given_back(text_model):
-    answer_locally(str(text_model), Ask((("user", "go"),), max_tokens=2))
+    answer_locally(str(text_model), WriterRequest((("user", "go"),), max_tokens=2))
     assert load_model.cache_info().currsize == 1
     free_models()
     assert load_model.cache_info().currsize == 0
@@ -105,7 +105,7 @@ def test_memory_is_given_back(text_model):
 
 def test_what_is_no_model_is_named(tmp_path):
     with pytest.raises(UserError, match="no model that can be loaded"):
-        LocalWriter(str(tmp_path)).write(Ask((("user", "go"),)))
+        LocalWriter(str(tmp_path)).write(WriterRequest((("user", "go"),)))
 
 
 def test_a_damaged_model_is_named(text_model, tmp_path):
@@ -114,7 +114,7 @@ def test_a_damaged_model_is_named(text_model, tmp_path):
     broken = shutil.copytree(text_model, tmp_path / "broken")
     (broken / "model.safetensors").unlink()
     with pytest.raises(BackendError, match="cannot be loaded"):
-        LocalWriter(str(broken)).write(Ask((("user", "go"),)))
+        LocalWriter(str(broken)).write(WriterRequest((("user", "go"),)))
 
 
 def test_recommended_models_say_what_they_take():

@@ -2,14 +2,13 @@
 
 import pytest
 
-from mova.prompting.brief import Brief
 from mova.prompting.enhancer import Enhancer, EnhanceRequest
 from mova.prompting.plan import NO_SUBTITLES
+from mova.prompting.prompt_files import load_words
+from mova.prompting.rules import PromptRequirements, check
 from mova.prompting.stand_ins import StandIns
 from mova.prompting.template import write_template
-from mova.prompting.templates import load_words
-from mova.prompting.validators import check
-from mova.prompting.writing import Answer, Ask
+from mova.prompting.writers import WriterAnswer, WriterRequest
 
 PROMPT = (
     "A {ball} hangs above {floor} floor in front of a {wall} wall.\n\nThe ball drops and bounces twice.\n\n"
@@ -44,7 +43,7 @@ KEPT = [
 
 def lost(idea: str, prompt: str) -> list[tuple[str, str]]:
     named = ("named", "notes", "bare_words")
-    return [(v.rule, v.message) for v in check(prompt, Brief(idea)) if v.rule in named]
+    return [(v.rule, v.message) for v in check(prompt, PromptRequirements(idea)) if v.rule in named]
 
 
 @pytest.mark.parametrize(("idea", "prompt", "rule", "words"), LOST)
@@ -61,7 +60,7 @@ def test_the_same_thing_in_other_words_is_not_lost(idea, prompt):
 
 @pytest.mark.parametrize(("idea", "prompt", "rule", "words"), LOST)
 def test_the_template_loses_nothing(idea, prompt, rule, words):
-    assert lost(idea, write_template(Brief(idea))) == []
+    assert lost(idea, write_template(PromptRequirements(idea))) == []
 
 
 def test_an_endless_idea_is_searched_in_no_time():
@@ -108,14 +107,14 @@ class ForgetfulWriter:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def write(self, ask: Ask, on_text, cancelled) -> Answer:
+    def write(self, ask: WriterRequest, on_text, cancelled) -> WriterAnswer:
         self.asked.append(ask.idea)
         colour = next((word for word in ask.idea.split() if word in ("red", "green", "purple")), "blue")
         if "ball" not in ask.idea:
-            return Answer("", "forgetful")
+            return WriterAnswer("", "forgetful")
         text = PROMPT.format(ball=f"{colour} wooden ball", floor="a slate", wall="cream")
         on_text(text)
-        return Answer(text, "forgetful")
+        return WriterAnswer(text, "forgetful")
 
 
 def test_a_colour_that_a_small_model_does_not_know_is_asked_for_under_another_name():

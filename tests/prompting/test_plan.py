@@ -3,8 +3,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from mova.prompting.plan import NO_SUBTITLES, Line, PromptPlan
-from mova.types import UserError
+from mova.errors import UserError
+from mova.prompting.plan import NO_SUBTITLES, DialogueLine, PromptPlan
 from recipes.pocket.captions import describe
 from recipes.pocket.world.render import make_scene
 
@@ -61,7 +61,7 @@ def test_reading_a_text_loses_nothing_but_whitespace(text):
 @given(FIELDS, FIELDS, LINES, FIELDS, st.booleans())
 def test_every_plan_reads_back_as_itself(first_frame, progression, lines, audio, no_subtitles):
     try:
-        dialogue = tuple(Line.said(*line) for line in lines)
+        dialogue = tuple(DialogueLine.said(*line) for line in lines)
         audio = f"The audio shows {audio}".strip() if audio else ""
         plan = PromptPlan(first_frame, progression, dialogue, audio, no_subtitles)
     except UserError:
@@ -135,4 +135,4 @@ def test_a_plan_that_would_read_back_differently_is_refused(fields):
 
 def test_a_line_whose_words_would_be_cut_is_refused():
     with pytest.raises(UserError, match="does not read as one spoken line"):
-        Line("The man says, ", 'a" b')
+        DialogueLine("The man says, ", 'a" b')

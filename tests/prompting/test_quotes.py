@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mova.prompting.cleaning import clean_prompt
-from mova.prompting.quotes import find_quotes, locate, put_back, take_out
+from mova.prompting.quotes import find_quotes, locate, mask_quotes, restore_quotes
+from mova.text import clean_prompt
 
 PIECES = st.sampled_from(
     [
@@ -51,8 +51,8 @@ def test_quotes_are_found_and_apostrophes_are_not(text, words):
 @settings(max_examples=500, deadline=None)
 @given(TEXTS)
 def test_what_is_taken_out_comes_back_word_for_word_and_in_order(text):
-    taken = take_out(text)
-    back = put_back(taken.text, taken)
+    taken = mask_quotes(text)
+    back = restore_quotes(taken.text, taken)
     position = 0
     for quote in taken.quotes:
         position = back.index(quote.raw, position) + len(quote.raw)
@@ -62,27 +62,29 @@ def test_what_is_taken_out_comes_back_word_for_word_and_in_order(text):
     "bent", ["<Q1>", '"<Q1>"', '"<Q1>."', "“<q1>”", "&lt;Q1&gt;", "< Q1 >", "[Q1]", "{{Q1}}", "(Q1)", "<Q1/>"]
 )
 def test_bent_placeholders_are_understood(bent):
-    taken = take_out('The man says "hello there!"')
-    assert put_back(f"The man says, {bent} He smiles.", taken) == 'The man says, "hello there!" He smiles.'
+    taken = mask_quotes('The man says "hello there!"')
+    assert (
+        restore_quotes(f"The man says, {bent} He smiles.", taken) == 'The man says, "hello there!" He smiles.'
+    )
 
 
 def test_a_placeholder_comes_back_once_and_unknown_ones_go():
-    taken = take_out('Say "one" then "two"')
-    assert put_back("<Q2> <Q1> <Q2> <Q7>", taken) == '"two" "one"  '
+    taken = mask_quotes('Say "one" then "two"')
+    assert restore_quotes("<Q2> <Q1> <Q2> <Q7>", taken) == '"two" "one"  '
 
 
 def test_a_user_who_types_a_placeholder_keeps_it():
-    taken = take_out('The box says <Q1> and he says "hi"')
+    taken = mask_quotes('The box says <Q1> and he says "hi"')
     assert "<Q1>" in taken.text
-    assert put_back(taken.text, taken) == 'The box says <Q1> and he says "hi"'
+    assert restore_quotes(taken.text, taken) == 'The box says <Q1> and he says "hi"'
 
 
 def test_quotes_are_compared_as_the_text_encoder_reads_them():
-    quotes = take_out("他说：“你好，世界！”").quotes
+    quotes = mask_quotes("他说：“你好，世界！”").quotes
     assert locate('The man says, "你好,世界!"', quotes) == [14]
     assert clean_prompt(quotes[0].raw) == '"你好,世界!"'
 
 
 def test_order_is_seen():
-    first, second = locate('"b" and "a"', take_out('"a" then "b"').quotes)
+    first, second = locate('"b" and "a"', mask_quotes('"a" then "b"').quotes)
     assert first > second

@@ -9,11 +9,11 @@ import threading
 import pytest
 from PIL import Image
 
+from mova.errors import BackendError, Cancelled
 from mova.prompting.endpoint import EndpointWriter
 from mova.prompting.enhancer import Enhancer, EnhanceRequest, read_image
-from mova.prompting.quotes import locate, take_out
-from mova.prompting.writing import Ask
-from mova.types import BackendError, Cancelled
+from mova.prompting.quotes import locate, mask_quotes
+from mova.prompting.writers import WriterRequest
 from tests.prompting.chat_server import GOOD_ANSWER, IDEA, RealServer
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ def test_an_idea_becomes_a_prompt_with_its_words(real_server: RealServer):
     enhancer = Enhancer(EndpointWriter(real_server.endpoint()))
     result = enhancer.enhance(EnhanceRequest(IDEA, seed=1, temperature=0.0), drafts.append)
     assert not result.failure
-    assert None not in locate(result.text, take_out(IDEA).quotes)
+    assert None not in locate(result.text, mask_quotes(IDEA).quotes)
     assert len(drafts) > 3
     assert drafts[-1].startswith(drafts[1])
     if real_server.is_ours:
@@ -42,7 +42,7 @@ def test_an_idea_becomes_a_prompt_with_its_words(real_server: RealServer):
 
 
 def test_the_answer_is_the_same_whole_as_streamed(real_server: RealServer):
-    ask = Ask((("system", "Write."), ("user", "a boat")), temperature=0.0, max_tokens=200)
+    ask = WriterRequest((("system", "Write."), ("user", "a boat")), temperature=0.0, max_tokens=200)
     streamed, whole = EndpointWriter(real_server.endpoint()), EndpointWriter(real_server.endpoint())
     whole._left_out = frozenset({"stream", "chat_template_kwargs"})
     assert streamed.write(ask).text == whole.write(ask).text
@@ -54,7 +54,7 @@ def test_the_picture_reaches_a_model_that_sees(real_server: RealServer, picture,
     writer = EndpointWriter(real_server.endpoint(model=real_server.seeing_model))
     question = (("user", "Describe this picture."),)
     red, other, none = (
-        writer.write(Ask(question, image=image, max_tokens=24, temperature=0.0))
+        writer.write(WriterRequest(question, image=image, max_tokens=24, temperature=0.0))
         for image in (read_image(picture), read_image(blue), None)
     )
     assert len({red.text, other.text, none.text}) == 3
@@ -83,13 +83,13 @@ def test_cancelling_stops_it(real_server: RealServer):
     stop = threading.Event()
     writer = EndpointWriter(real_server.endpoint())
     with pytest.raises(Cancelled):
-        writer.write(Ask((("user", "go on"),), max_tokens=1000), lambda _: stop.set(), stop.is_set)
+        writer.write(WriterRequest((("user", "go on"),), max_tokens=1000), lambda _: stop.set(), stop.is_set)
 
 
 def test_a_model_that_is_not_there_is_named(real_server: RealServer):
     writer = EndpointWriter(real_server.endpoint(model="/no/such/model"))
     with pytest.raises(BackendError, match=r"failed|does not serve|did not accept"):
-        writer.write(Ask((("user", "hello"),), max_tokens=8))
+        writer.write(WriterRequest((("user", "hello"),), max_tokens=8))
 
 
 def test_the_probe_answers(real_server: RealServer):

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from mova.catalog import PROMPTS
-from mova.prompting import templates
-from mova.prompting.templates import load_template, load_words
-from mova.prompting.words import count_words
-from mova.types import UserError
+from mova.errors import UserError
+from mova.prompting import prompt_files
+from mova.prompting.prompt_files import load_template, load_words
+from mova.text import count_words
 
 NAMES = [path.stem for path in sorted(PROMPTS.glob("*.md"))]
 
@@ -48,7 +48,7 @@ def test_what_is_filled_in_is_not_searched_for_variables():
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(templates, "PROMPTS", tmp_path)
+    monkeypatch.setattr(prompt_files, "PROMPTS", tmp_path)
     return tmp_path
 
 

@@ -4,11 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mova.prompting.brief import Brief
 from mova.prompting.plan import NO_SUBTITLES, PromptPlan
-from mova.prompting.tokens import TokenMeter
-from mova.prompting.validators import RULES, check, repair
-from mova.prompting.words import count_words, language_of, speech_seconds
+from mova.prompting.rules import RULES, PromptRequirements, check, repair
+from mova.text import TokenMeter, count_words, language_of, speech_seconds
 
 IDEA = 'A fisherman on a boat says "Here it comes." as rain starts'
 FIRST = "A fisherman in a yellow coat leans on the rail of a small boat in grey light."
@@ -25,12 +23,12 @@ def text(first=FIRST, then=THEN, says=SAYS, audio=f"{AUDIO} {NO_SUBTITLES}", bef
 GOOD = text()
 
 
-def rules(prompt: str, brief: Brief) -> set[str]:
+def rules(prompt: str, brief: PromptRequirements) -> set[str]:
     return {violation.rule for violation in check(prompt, brief)}
 
 
 def test_a_good_prompt_breaks_no_rule():
-    assert check(GOOD, Brief(IDEA)) == []
+    assert check(GOOD, PromptRequirements(IDEA)) == []
 
 
 REPAIRED = [  # rule, broken text, what must be gone, what must be there
@@ -81,7 +79,7 @@ REPAIRED = [  # rule, broken text, what must be gone, what must be there
 
 @pytest.mark.parametrize(("rule", "broken", "gone", "kept"), REPAIRED)
 def test_a_rule_sees_the_fault_and_code_puts_it_right(rule, broken, gone, kept):
-    brief = Brief(IDEA)
+    brief = PromptRequirements(IDEA)
     assert rule in rules(broken, brief)
     mended = repair(broken, brief)
     assert mended.is_good, mended
@@ -119,41 +117,41 @@ SEEN = [  # rule, broken text, severity; only a person or another answer puts th
 
 @pytest.mark.parametrize(("rule", "broken", "severity"), SEEN)
 def test_a_rule_sees_what_code_cannot_put_right(rule, broken, severity):
-    found = [violation for violation in check(broken, Brief(IDEA)) if violation.rule == rule]
+    found = [violation for violation in check(broken, PromptRequirements(IDEA)) if violation.rule == rule]
     assert [violation.severity for violation in found[:1]] == [severity]
 
 
 def test_quotes_out_of_order_are_seen_and_not_shuffled():
-    brief = Brief('He says "one" and she says "two"')
+    brief = PromptRequirements('He says "one" and she says "two"')
     swapped = text(says='She says, "two"\nHe says, "one"')
     assert "quotes" in rules(swapped, brief)
     assert not repair(swapped, brief).is_good
 
 
 def test_missing_lines_are_put_where_they_belong():
-    brief = Brief('He says "one", she says "two" and he says "three" near water')
+    brief = PromptRequirements('He says "one", she says "two" and he says "three" near water')
     mended = repair(text(first="Two people stand near water.", says='She says, "two"'), brief)
     assert [line.text for line in PromptPlan.parse(mended.text).dialogue] == ["one", "two", "three"]
 
 
 def test_a_changed_word_is_a_missing_quote():
     changed = text(says='The fisherman says, "Here it goes."')
-    assert {"quotes", "invented_dialogue"} <= rules(changed, Brief(IDEA))
-    mended = repair(changed, Brief(IDEA))
+    assert {"quotes", "invented_dialogue"} <= rules(changed, PromptRequirements(IDEA))
+    mended = repair(changed, PromptRequirements(IDEA))
     assert mended.is_good
     assert "goes" not in mended.text
 
 
 def test_words_that_the_idea_has_without_marks_are_not_invented():
-    brief = Brief("a fisherman on a boat says good morning as rain starts")
+    brief = PromptRequirements("a fisherman on a boat says good morning as rain starts")
     assert "invented_dialogue" not in rules(text(says='The fisherman says, "Good morning."'), brief)
     assert "invented_dialogue" in rules(text(says='The fisherman says, "Good night."'), brief)
 
 
 def test_text_that_is_read_in_the_picture_may_be_quoted():
     shown = text(first=FIRST + ' A board reads "NO SWIMMING".')
-    assert "invented_dialogue" in rules(shown, Brief(IDEA))
-    assert rules(shown, Brief(IDEA, has_image=True)) == set()
+    assert "invented_dialogue" in rules(shown, PromptRequirements(IDEA))
+    assert rules(shown, PromptRequirements(IDEA, has_image=True)) == set()
 
 
 @pytest.mark.parametrize(
@@ -175,31 +173,31 @@ def test_text_that_is_read_in_the_picture_may_be_quoted():
     ],
 )
 def test_what_was_asked_for_is_no_fault(idea, prompt):
-    assert not rules(prompt, Brief(idea)) & {"stillness", "camera", "sounds"}
+    assert not rules(prompt, PromptRequirements(idea)) & {"stillness", "camera", "sounds"}
 
 
 def test_innocent_words_are_no_camera_moves():
     prompt = text(then="He tilts his head, follows a gull and moves along the train tracks.")
-    assert "camera" not in rules(prompt, Brief(IDEA))
+    assert "camera" not in rules(prompt, PromptRequirements(IDEA))
 
 
 def test_every_span_is_in_the_text():
     for _, broken, *_ in REPAIRED + SEEN:
-        for violation in check(broken, Brief(IDEA)):
+        for violation in check(broken, PromptRequirements(IDEA)):
             start, end = violation.span or (0, 0)
             assert 0 <= start <= end <= len(broken)
 
 
 def test_warnings_offer_a_repair_but_are_not_applied():
     music = text(audio=f"{AUDIO} Soft guitar music plays. {NO_SUBTITLES}")
-    mended = repair(music, Brief(IDEA))
+    mended = repair(music, PromptRequirements(IDEA))
     assert mended.text == music
     assert mended.violations[0].fix == GOOD
 
 
 def test_tokens_are_counted_as_the_encoder_does_and_the_cut_is_shown():
     meter = TokenMeter(TOKENIZER, max_tokens=60)
-    violation = next(v for v in check(GOOD, Brief(IDEA, meter=meter)) if v.rule == "tokens")
+    violation = next(v for v in check(GOOD, PromptRequirements(IDEA, meter=meter)) if v.rule == "tokens")
     assert str(meter.count(GOOD)) in violation.message
     lost = meter.cut(GOOD)
     assert GOOD.endswith(lost[-20:])
@@ -222,7 +220,7 @@ def test_tokens_are_counted_as_the_encoder_does_and_the_cut_is_shown():
     ],
 )
 def test_more_speech_than_the_clip_holds_is_a_warning(words, seconds, says):
-    brief = Brief(f'The man says "{words}"', seconds=seconds)
+    brief = PromptRequirements(f'The man says "{words}"', seconds=seconds)
     found = [v for v in check(text(says=f'The man says, "{words}"'), brief) if v.rule == "speech"]
     assert len(found) == (says is not None)
     if says:

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from mova.types import UserError
+from mova.errors import UserError
 from recipes.pocket.__main__ import main
 from recipes.pocket.evaluation.aggregate import score
 from recipes.pocket.evaluation.costs import peak_memory

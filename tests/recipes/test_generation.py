@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mova.types import UserError
+from mova.errors import UserError
 from recipes.pocket.evaluation.evaluate import DEFAULT_RUN, planned_runs
 from recipes.pocket.evaluation.generate import Request, Settings, Stopwatch, generate, load_pipeline
 from recipes.pocket.evaluation.roundtrip import log_spectral_distance

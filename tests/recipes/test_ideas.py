@@ -7,9 +7,9 @@ from itertools import islice, pairwise
 import numpy as np
 import pytest
 
-from mova.prompting.brief import Brief
 from mova.prompting.plan import PromptPlan
-from mova.prompting.quotes import put_back, take_out
+from mova.prompting.quotes import mask_quotes, restore_quotes
+from mova.prompting.rules import PromptRequirements
 from recipes.pocket.enhancer.hand import expand, syllables, type_out
 from recipes.pocket.enhancer.ideas import OUTSIDE, Idea, draw_idea, write_idea
 from recipes.pocket.enhancer.sketch import fill_in, sketch
@@ -86,12 +86,12 @@ def test_facts_are_missed_where_a_prompt_says_otherwise(ideas):
 
 def test_prompts_read_back_as_plans(ideas):
     for idea in islice((idea for idea in ideas if idea.quotes and idea.target), 200):
-        plan = PromptPlan.parse(put_back(idea.target, take_out(idea.typed)))
+        plan = PromptPlan.parse(restore_quotes(idea.target, mask_quotes(idea.typed)))
         assert plan.first_frame
         assert plan.progression
         assert len(plan.dialogue) == len(idea.quotes)
         assert plan.no_subtitles
-        assert Brief(idea.typed).taken.text == idea.text
+        assert PromptRequirements(idea.typed).taken.text == idea.text
 
 
 def test_ideas_outside_the_world_have_no_prompt(ideas):

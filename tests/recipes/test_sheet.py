@@ -1,6 +1,6 @@
 import numpy as np
 
-from mova.media import read_clip
+from mova.media.clips import read_clip
 from recipes.pocket.__main__ import main
 from recipes.pocket.evaluation.detect import detect_hits
 from recipes.pocket.evaluation.sheet import captioned_sheet

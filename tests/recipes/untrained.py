@@ -5,10 +5,9 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan
 
-from mova.models.audio_dit import AudioDiT
 from mova.models.audio_vae import AudioVAE
 from mova.models.bridge import Bridge
-from mova.models.video_dit import VideoDiT
+from mova.models.dit import AudioDiT, VideoDiT
 from mova.pipeline import MOVAPipeline
 from mova.scheduler import PairScheduler
 from recipes.pocket.new_concepts.clips import render_newcomer

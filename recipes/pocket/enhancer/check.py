@@ -15,7 +15,7 @@ import numpy as np
 
 from mova.prompting.enhancer import Enhancer, EnhanceRequest, EnhanceResult
 from mova.prompting.local import pocket_writer
-from mova.prompting.words import WORD
+from mova.text import WORD
 from recipes.pocket.enhancer.ideas import OUTSIDE, Idea, draw_idea
 from recipes.pocket.enhancer.typed import typed_ideas
 from recipes.pocket.evaluation.prompt_facts import facts_kept

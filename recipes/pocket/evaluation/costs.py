@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--bridge-guidance", type=float, required=True)
     arguments = parser.parse_args()
     began = time.perf_counter()
-    from mova.media import write_mp4
+    from mova.media.clips import write_mp4
     from mova.placement import Machine
     from recipes.pocket.captions import CaptionMix
     from recipes.pocket.evaluation.generate import Request, Settings, Stopwatch, generate, load_pipeline

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from mova import placement
+from mova.errors import UserError
 from mova.pipeline import MOVAPipeline
-from mova.types import UserError
 from recipes.pocket.captions import CaptionMix
 from recipes.pocket.evaluation.aggregate import score
 from recipes.pocket.evaluation.generate import Request, Settings, Stopwatch, generate, load_pipeline

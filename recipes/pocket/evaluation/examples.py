@@ -9,7 +9,7 @@ from PIL import Image
 
 from mova.backends.local import LocalBackend
 from mova.catalog import find_model
-from mova.types import GenerationRequest
+from mova.request import GenerationRequest
 from recipes.pocket.captions import CaptionMix
 from recipes.pocket.world.render import render
 from recipes.pocket.world.speech import DEFAULT_FOLDER

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from mova.catalog import MODELS, SMALL_MODEL
+from mova.encoders import draw_noise, to_pixels
+from mova.errors import UserError
 from mova.guidance import Branch, branches
-from mova.inputs import draw_noise, to_pixels
 from mova.pipeline import MOVAPipeline
 from mova.placement import Machine, Placement, place, preferred_dtype
 from mova.shapes import ClipShape
-from mova.types import UserError
 from recipes.pocket.world.clip import FRAME_RATE, NUM_FRAMES, SAMPLE_RATE, Clip
 
 POCKET = MODELS[SMALL_MODEL]

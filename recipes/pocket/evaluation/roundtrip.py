@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mova.codec import CodecMixin
+from mova.encoders import EncoderMixin
 from mova.metrics.health import psnr
 from mova.pipeline import MOVAPipeline
 from recipes.pocket.evaluation.generate import to_frames
@@ -50,7 +50,7 @@ def log_spectral_distance(true: np.ndarray, other: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def code_frames(pipeline: CodecMixin, frames: np.ndarray) -> np.ndarray:
+def code_frames(pipeline: EncoderMixin, frames: np.ndarray) -> np.ndarray:
     """Uint8 [B, F, H, W, 3], both ways."""
     video = torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
     with pipeline.residency.use("video_vae"):
@@ -60,7 +60,7 @@ def code_frames(pipeline: CodecMixin, frames: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def code_sound(pipeline: CodecMixin, waveforms: np.ndarray) -> np.ndarray:
+def code_sound(pipeline: EncoderMixin, waveforms: np.ndarray) -> np.ndarray:
     """Float32 [B, S], both ways."""
     with pipeline.residency.use("audio_vae"):
         vae = pipeline.audio_vae

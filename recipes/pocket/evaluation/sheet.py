@@ -2,7 +2,7 @@
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mova.pictures import contact_sheet
+from mova.media.plots import contact_sheet
 from recipes.pocket.world.clip import SAMPLE_RATE, Clip
 
 SHEET_FRAMES = 8

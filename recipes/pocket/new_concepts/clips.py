@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mova.media import write_mp4
-from mova.types import UserError
+from mova.errors import UserError
+from mova.media.clips import write_mp4
 from recipes.pocket.captions import COUNTS, FLOOR, NUMBERS, CaptionParts
 from recipes.pocket.new_concepts.cube import make_cube
 from recipes.pocket.new_concepts.puppet import NAME, make_puppet

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from mova.models.attention import frequencies
-from mova.models.audio_dit import AudioDiT
 from mova.models.audio_vae import AudioVAE, ResidualUnit
 from mova.models.bridge import Bridge, Conditioner
-from mova.models.video_dit import VideoDiT
+from mova.models.dit import AudioDiT, VideoDiT
 from recipes.pocket.world.clip import FRAME_RATE, SAMPLE_RATE
 
 VIDEO_DIM, AUDIO_DIM, TEXT_DIM = 240, 192, 192

@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mova.files import new_output
 from mova.models.audio_vae import AudioVAE
-from mova.outputs import new_output
 from recipes.pocket.training.loader import Batch
 from recipes.pocket.training.muon import AdamWRate, Muon
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from mova.models.audio_dit import AudioDiT
 from mova.models.audio_vae import AudioVAE
+from mova.models.dit import AudioDiT
 from mova.models.dual_tower import DualTower
 from mova.scheduler import PairScheduler
 from recipes.pocket.training.latents import Encoder, Shard

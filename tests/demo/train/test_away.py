@@ -22,8 +22,8 @@ from lora_trainer.clip_folder import ClipSet
 from lora_trainer.jobs.hub import HubLogin
 from lora_trainer.jobs.runs import JOB, RunRegistry, write_json
 from lora_trainer.journal import ADAPTER
-from mova.types import UserError
-from tests.browser.demo import serving
+from mova.errors import UserError
+from tests.browser.page import serving
 from tests.hub_server import TOKEN, running_hub
 
 SCOPES = ("openid", "profile", "contribute-repos", "jobs")

@@ -11,8 +11,8 @@ from lora_trainer.config import merge, read_config
 from lora_trainer.jobs.runs import RunInfo, RunRegistry
 from lora_trainer.journal import ADAPTER
 from lora_trainer.manifest import read_items
-from mova.catalog import Model, find_model
-from mova.types import UserError
+from mova.catalog import ModelSpec, find_model
+from mova.errors import UserError
 
 RUN = {"output": "run", "data": {"path": "clips"}}
 
@@ -95,7 +95,7 @@ def test_clips_that_cannot_be_learnt_from_do_not_start(shop, clips):
 def test_every_form_is_a_config(golden, preset, name):
     model = find_model("360p")
     if name == "tiny":
-        model = Model("tiny", str(golden / "checkpoint"), 32, 64, 17)
+        model = ModelSpec("tiny", str(golden / "checkpoint"), 32, 64, 17)
     simple = TrainForm("x", preset, "A lamp.", trigger="sks", rank=8, seconds=0.7)
     settings = settings_of(simple, model, 12, "cpu")
     config = read_config(None, merge(settings, RUN))

@@ -1,0 +1,320 @@
+"""The `generate` command: its arguments, the request they make, and the run."""
+
+import argparse
+import itertools
+import os
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mova import catalog, shapes
+from mova.adapters.strengths import parse_adapter
+from mova.backends.settings import RemoteServer, remote_from_environment, remote_from_option
+from mova.errors import UserError
+from mova.files import check_frames_folder, check_output
+from mova.machine import human_seconds, suitable_model
+from mova.request import GenerationRequest, Progress, check_request, check_source_image
+
+DTYPES = ("bfloat16", "float32")
+
+
+def add_generate(parser: argparse.ArgumentParser) -> None:
+    steps = "; ".join(
+        f"{model.name}: {', '.join(str(preset.num_inference_steps) for preset in model.presets)}"
+        for model in catalog.MODELS.values()
+    )
+    clip = parser.add_argument_group("the clip")
+    clip.add_argument("--prompt", help="what is seen and heard; put spoken words in double quotes")
+    clip.add_argument(
+        "--image",
+        type=Path,
+        help="first frame; without one the clip starts from a white frame, by text alone",
+    )
+    clip.add_argument("--negative-prompt", help="what to steer away from; default: the model's own")
+    clip.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="CLIP",
+        help="make this clip again; what else is given replaces its settings",
+    )
+    clip.add_argument("--size", metavar="WIDTHxHEIGHT", help="multiples of 16; default: the model's own")
+    length = clip.add_mutually_exclusive_group()
+    length.add_argument("--frames", type=int, help="4k+1; default: the preset's")
+    length.add_argument("--seconds", type=float, help="length, rounded to a valid number of frames")
+    clip.add_argument("--frame-rate", type=float, help="frames a second, default 24, as trained")
+    clip.add_argument("--fit", choices=("crop", "pad"), help="how the image fills the clip, default crop")
+    clip.add_argument(
+        "--crop-position",
+        type=float,
+        help="which part of the image is kept: 0 left or top, 1 right or bottom, default 0.5",
+    )
+    clip.add_argument("--seed", type=int, help="the same seed makes the same clip; default: random, reported")
+
+    quality = parser.add_argument_group("quality and cost")
+    quality.add_argument(
+        "--model",
+        help=f"{models()}; default: {catalog.DEFAULT_MODEL} where this machine can run it, "
+        f"else {catalog.SMALL_MODEL}",
+    )
+    quality.add_argument(
+        "--preset",
+        choices=catalog.PRESET_NAMES,
+        help=f"steps ({steps}) and, for the quick one of a released model, half the length; "
+        f"default {catalog.DEFAULT_PRESET}",
+    )
+    quality.add_argument("--steps", type=int, help="denoising steps, default: the preset's")
+    own = "1 is off; default: the model's own"
+    quality.add_argument("--guidance-scale", type=float, help=f"hold to the prompt; {own}")
+    quality.add_argument("--bridge-guidance-scale", type=float, help=f"hold to synchrony; {own}")
+    quality.add_argument("--video-shift", type=float, help="of the noise schedule; default: the checkpoint's")
+    quality.add_argument("--audio-shift", type=float, help="of the noise schedule; default: the checkpoint's")
+    quality.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="adapter: .safetensors file, folder or Hub repo id (org/name, org/name/file.safetensors); "
+        "strength 1 if not given, one number, or by part as in video=0.8,audio=1,bridge=0 (also high, low); "
+        "may be repeated",
+    )
+    add_machine(parser)
+
+    remote = parser.add_argument_group("a server instead of this machine", "default: what MOVA_BACKEND says")
+    remote.add_argument(
+        "--remote",
+        metavar="URL",
+        help="an engine that serves MOVA by /v1/videos, such as http://localhost:30002; see README.md",
+    )
+    remote.add_argument(
+        "--remote-api-key-env",
+        metavar="NAME",
+        help="the environment variable that holds the server's key, default MOVA_REMOTE_API_KEY",
+    )
+
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=Path, help="an .mp4; default outputs/clip-SEED.mp4")
+    output.add_argument("--wav", type=Path, help="also write the clip's sound here")
+    output.add_argument("--png", type=Path, metavar="FOLDER", help="also write the clip's frames here")
+    output.add_argument("--overwrite", action="store_true", help="replace existing files")
+
+
+def models() -> str:
+    return f"{', '.join(catalog.MODELS)}, a folder or a Hub repo id"
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", help="cuda, cuda:1, mps, cpu; default: the best there is")
+    machine.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 where it is fast")
+    machine.add_argument(
+        "--offload",
+        choices=("auto", "none", "component", "layers"),
+        default="auto",
+        help="weights on the device: all, those in use, or a few layers; default auto",
+    )
+    machine.add_argument(
+        "--experts",
+        choices=("auto", "both", "one"),
+        default="auto",
+        help="video experts held in memory at once; default auto",
+    )
+    machine.add_argument(
+        "--fp8",
+        action=argparse.BooleanOptionalAction,
+        help="store the towers in 8 bits: half the memory, not exact; default off",
+    )
+    machine.add_argument("--compile", action="store_true", help="a minute of compiling, then faster steps")
+    machine.add_argument("--verbose", action="store_true", help="log each stage")
+
+
+def generate(options: argparse.Namespace) -> int:
+    settings = read_source(options)
+    remote = chosen_server(options)
+    name = options.model or settings.get("model") or (catalog.DEFAULT_MODEL if remote else suitable_model())
+    request = build_request(options, settings, catalog.find_model(str(name)))
+    out = options.out or default_output(request.seed)
+    check_outputs(options, out)
+    if options.image is None and request.image is not None:
+        check_source_image(request.image, settings.get("image_sha256"))
+    check_request(request, out, options.overwrite)
+    if remote:
+        from mova.backends.remote import RemoteBackend
+
+        backend = RemoteBackend(str(name), remote)
+        bar = StepBar(None)
+    else:
+        fixed = placement_options(options, settings)
+
+        from mova.backends.local import LocalBackend  # brings torch: only when the request is in order
+
+        backend = LocalBackend(str(name), options.device, **fixed)
+        plan = backend.plan(request)
+        say(f"{plan.placement.why}; denoising takes about {human_seconds(plan.seconds)}")
+        bar = StepBar(request.num_inference_steps)
+    with bar:
+        result = backend.generate(request, out, bar.update, overwrite=options.overwrite)
+    say(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items()))
+    sys.stdout.write(f"{out}\tseed {request.seed}\n")
+    write_copies(options, out)
+    return 0
+
+
+def read_source(options: argparse.Namespace) -> dict:
+    """The settings of the clip given with --from, or none."""
+    if options.source is None:
+        return {}
+    from mova.media.clips import read_settings
+
+    settings = read_settings(options.source)
+    request = GenerationRequest.from_settings(settings)
+    # A file that lay beside the clip when it was made is written without its folder.
+    return settings | request.found_beside(options.source.parent).to_settings()
+
+
+def build_request(options: argparse.Namespace, settings: dict, model: catalog.ModelSpec) -> GenerationRequest:
+    """The request: what the command line gives, else the clip of --from, else preset and model."""
+    defaults = model.defaults(model.preset(options.preset or catalog.DEFAULT_PRESET))
+    if not settings and options.prompt is None:
+        raise UserError("give --prompt: what is seen and what is heard")
+    chosen = settings if settings else defaults
+    if settings and options.preset:  # asked for on top of the clip's settings
+        chosen = settings | {key: defaults[key] for key in ("num_frames", "num_inference_steps")}
+    given = {
+        "prompt": options.prompt,
+        "image": options.image,
+        "negative_prompt": options.negative_prompt,
+        "num_frames": options.frames,
+        "frame_rate": options.frame_rate,
+        "num_inference_steps": options.steps,
+        "guidance_scale": options.guidance_scale,
+        "bridge_guidance_scale": options.bridge_guidance_scale,
+        "video_shift": options.video_shift,
+        "audio_shift": options.audio_shift,
+        "seed": options.seed,
+        "fit": options.fit,
+        "crop_position": options.crop_position,
+        "adapters": [parse_adapter(text) for text in options.lora] or None,
+    }
+    if options.size:
+        given["height"], given["width"] = shapes.parse_size(options.size)
+    request = GenerationRequest.from_settings(chosen | {k: v for k, v in given.items() if v is not None})
+    if options.seconds is not None:
+        request = request.replace(num_frames=shapes.frames_for_seconds(options.seconds, request.frame_rate))
+    return request.seeded()
+
+
+def default_output(seed: int) -> Path:
+    """A name that is free: outputs/clip-SEED.mp4, or with -2, -3, ... behind the seed."""
+    names = (f"clip-{seed}{f'-{index}' if index > 1 else ''}.mp4" for index in itertools.count(1))
+    return next(path for path in map(Path("outputs").joinpath, names) if not path.exists())
+
+
+def check_outputs(options: argparse.Namespace, out: Path) -> None:
+    """Raise UserError unless everything that is asked for can be written."""
+    if out.suffix.lower() != ".mp4":
+        raise UserError(f"--out {out} must end in .mp4; --wav and --png write sound and frames beside it")
+    if options.wav and options.wav.suffix.lower() != ".wav":
+        raise UserError(f"--wav {options.wav} must end in .wav")
+    if options.wav:
+        check_output(options.wav, options.overwrite)
+    if options.png:
+        check_frames_folder(options.png, options.overwrite)
+
+
+def chosen_server(options: argparse.Namespace) -> RemoteServer | None:
+    """The server of the command line or the environment, or None for this machine."""
+    if options.remote is not None:
+        remote = remote_from_option(options.remote, options.remote_api_key_env, os.environ)
+    elif options.remote_api_key_env is not None:
+        raise UserError("--remote-api-key-env belongs to --remote URL; give both")
+    else:
+        remote = remote_from_environment(os.environ)
+    given = {
+        "--device": options.device,
+        "--dtype": options.dtype,
+        "--offload": options.offload != "auto",
+        "--experts": options.experts != "auto",
+        "--fp8": options.fp8 is not None,
+        "--compile": options.compile,
+    }
+    local = [name for name, is_given in given.items() if is_given]
+    if remote and local:
+        raise UserError(
+            f"{', '.join(local)} is for this machine; leave it out, or set it where the server starts"
+        )
+    return remote
+
+
+def placement_options(options: argparse.Namespace, settings: dict) -> dict[str, object]:
+    """Fields of Placement that were given; None leaves a choice to the machine.
+
+    What changes the clip (dtype, fp8) comes from the settings of --from where the command line is silent.
+    """
+    dtype = options.dtype or settings.get("dtype")
+    if dtype not in (None, *DTYPES):
+        raise UserError(
+            f"the clip was made with dtype={dtype!r}; choose one of {', '.join(DTYPES)} with --dtype"
+        )
+    return {
+        "dtype": dtype,
+        "offload": None if options.offload == "auto" else options.offload,
+        "hold_both": None if options.experts == "auto" else options.experts == "both",
+        "fp8": settings.get("fp8") is True if options.fp8 is None else options.fp8,
+        "compile": options.compile,
+    }
+
+
+def write_copies(options: argparse.Namespace, out: Path) -> None:
+    if not options.wav and not options.png:
+        return
+    from mova.media import clips
+
+    clip = clips.read_clip(out)
+    if options.wav:
+        clips.write_wav(options.wav, clip.waveform, clip.sample_rate, options.overwrite)
+    if options.png:
+        clips.write_png_sequence(options.png, clip.frames, options.overwrite)
+
+
+class StepBar:
+    """A progress bar of denoising steps with the time left; in a log file a line every half minute.
+
+    Where no steps are told (None) it shows the stage and the time since the start, and no guess.
+    """
+
+    def __init__(self, steps: int | None) -> None:
+        bar = (
+            "{desc} {elapsed}"
+            if steps is None
+            else "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}"
+        )
+        self.stage = ""
+        self.bar = tqdm(
+            total=steps,
+            desc="load" if steps else "",
+            dynamic_ncols=True,
+            mininterval=0.1 if sys.stderr.isatty() else 30,
+            bar_format=bar,
+        )
+
+    def __enter__(self) -> "StepBar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def update(self, progress: Progress) -> None:
+        left = progress.seconds_left
+        self.bar.set_description_str(progress.stage, refresh=False)
+        self.bar.set_postfix_str(f"{human_seconds(left)} left" if left else "", refresh=False)
+        if progress.step > self.bar.n:
+            self.bar.update(progress.step - self.bar.n)
+        elif sys.stderr.isatty() or (self.bar.total is None and progress.stage != self.stage):
+            self.bar.refresh()
+        self.stage = progress.stage
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")

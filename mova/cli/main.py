@@ -1,0 +1,124 @@
+"""The command line: `python -m mova generate`, `enhance`, `inspect` and `evaluate`."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from mova import catalog, shapes
+from mova.cli.enhance import add_enhance, enhance
+from mova.cli.generate import (
+    add_generate,
+    add_machine,
+    generate,
+    models,
+    placement_options,
+    say,
+)
+from mova.errors import BackendError, UserError
+from mova.guidance import branches
+
+DESCRIPTION = "Video with synchronised sound from a first frame and a text."
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 the machine or a server failed; 2 the request cannot be met as it is; 130 stopped."
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mova", description=DESCRIPTION, epilog=EXIT_CODES)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="generate | enhance | inspect | evaluate"
+    )
+    texts = {
+        "generate": "make a clip",
+        "enhance": "turn an idea into a prompt that MOVA understands, keeping every quoted word",
+        "inspect": "what a checkpoint holds, and where it would go on this machine; loads no weights",
+        "evaluate": "measure clips: do sound and picture go together, and is each in order; needs no weights",
+    }
+    adders = {
+        "generate": add_generate,
+        "enhance": add_enhance,
+        "inspect": add_inspect,
+        "evaluate": add_evaluate,
+    }
+    for name, add in adders.items():
+        description = f"{texts[name].capitalize()}."
+        add(
+            commands.add_parser(
+                name, help=texts[name], description=description, epilog=EXIT_CODES, allow_abbrev=False
+            )
+        )
+    return parser
+
+
+def add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=models())
+    parser.add_argument(
+        "--size", metavar="WIDTHxHEIGHT", help="of the clip to plan for; default: the model's own"
+    )
+    parser.add_argument("--frames", type=int, help="of the clip to plan for; default: the model's own")
+    add_machine(parser)
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("clips", nargs="+", type=Path, metavar="FILE.mp4")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        help="picture that the clips were to start from; default: that of a clip's settings, if it is there",
+    )
+    parser.add_argument("--json", action="store_true", help="a list with all figures, for programs")
+    parser.add_argument("--verbose", action="store_true", help="log each stage")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    options = build_parser().parse_args(argv)
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.getLogger("mova").setLevel(logging.INFO if options.verbose else logging.WARNING)
+    try:
+        with logging_redirect_tqdm():
+            return COMMANDS[options.command](options)
+    except UserError as error:
+        say(f"error: {error}")
+        return 2
+    except BackendError as error:
+        say(f"failed: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("stopped; no unfinished file is left")
+        return 130
+
+
+def inspect(options: argparse.Namespace) -> int:
+    model = catalog.find_model(options.model)
+    height, width = shapes.parse_size(options.size) if options.size else (model.height, model.width)
+    frames = model.num_frames if options.frames is None else options.frames
+    shapes.check_num_frames(frames)
+    fixed = placement_options(options, settings={})
+
+    from mova.inspection import inspect_checkpoint, report
+    from mova.placement import Machine
+
+    machine = Machine.probe(options.device)
+    checkpoint = inspect_checkpoint(model.source)
+    shape = checkpoint.clip_shape(height, width, frames, model.frame_rate)
+    steps = model.preset("full").num_inference_steps
+    forwards = len(branches(model.guidance_scale, model.bridge_guidance_scale))
+    sys.stdout.write(report(checkpoint, machine, shape, steps, forwards, **fixed) + "\n")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from mova.cli.evaluate import evaluate_clips  # brings PyAV
+
+    return evaluate_clips(options.clips, options.image, options.json)
+
+
+COMMANDS = {"generate": generate, "enhance": enhance, "inspect": inspect, "evaluate": evaluate}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,371 @@
+"""Clips: mp4 with sound and the settings that made it, wav, numbered PNGs; and reading a clip back.
+
+AAC delays sound by 1024 samples, which the mp4's edit list takes back. With the movie's time scale set to the
+sample rate that list is exact: sound starts with the first frame and its length is known to the sample.
+"""
+
+import itertools
+import json
+import wave
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer, OutputContainer
+from av.filter import Graph
+from av.video.reformatter import ColorRange, Interpolation
+from PIL import Image
+
+from mova.errors import BackendError, UserError, check_finite
+from mova.files import check_frames_folder, new_output, temporary_beside
+from mova.shapes import MAX_FRAMES, MAX_SIDE
+
+X264 = {
+    "crf": "17",  # the usual mark for no visible loss
+    "x264-params": "cpu-independent=1",  # else AVX-512 encodes the same frames in another way each time
+}
+BT709 = 1  # H.273 gives it this number as matrix, primaries and transfer
+AUDIO_BIT_RATE = 192_000
+AAC_SAMPLE_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+MAX_SETTINGS_BYTES = 1_000_000
+MAX_CLIP_BYTES = 2**30
+
+# swscale's defaults darken by one level on average, and put colour half a pixel beside the place where H.264
+# decoders look for it: a chain of clips, each going on from the last frame of the one before, would fade and
+# smear. With these the average error is near zero.
+TO_YUV = (
+    "out_color_matrix=bt709:out_range=limited:out_h_chr_pos=0:out_v_chr_pos=128:"
+    "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+)
+FROM_YUV = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+Frames = np.ndarray | Iterable[np.ndarray]  # uint8 [F, H, W, 3], or such chunks one after the other
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """A decoded clip: frames uint8 [F, H, W, 3], waveform float32 [channels, S] of the same duration."""
+
+    frames: np.ndarray
+    waveform: np.ndarray
+    frame_rate: float
+    sample_rate: int
+
+
+def write_mp4(
+    path: Path,
+    frames: Frames,
+    waveform: np.ndarray,
+    frame_rate: float,
+    sample_rate: int,
+    settings: dict[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Write H.264 (yuv420p, BT.709) with AAC, as an mp4 that plays before it is loaded to the end.
+
+    `waveform` is float [S] or [channels, S]. Its first int(sample_rate * F / frame_rate) samples are used,
+    cut to [-1, 1] as a player would. `frame_rate` becomes the nearest fraction with a denominator up to
+    1001. A `sample_rate` that AAC lacks is resampled to the next above. `settings` is what JSON can hold.
+
+    Raises:
+        ValueError: sizes or types are not these, or the sound is shorter than the video.
+        BackendError: the sound holds NaN or infinite values, or the disk is full.
+        UserError: as `check_output`, or the settings have over MAX_SETTINGS_BYTES.
+    """
+    check_finite("frame_rate", frame_rate, 1, 120)
+    waveform = _checked_waveform(waveform)
+    comment = settings_comment(settings)
+    aac_rate = min((rate for rate in AAC_SAMPLE_RATES if rate >= sample_rate), default=AAC_SAMPLE_RATES[-1])
+    options = {"movflags": "+faststart", "movie_timescale": str(aac_rate)}
+    with (
+        new_output(path, overwrite) as temporary,
+        av.open(f"file:{temporary}", "w", format="mp4", options=options) as container,
+    ):
+        container.metadata["comment"] = comment
+        _encode(container, _each_image(frames), waveform, frame_rate, sample_rate, aac_rate)
+
+
+def settings_comment(settings: dict[str, Any]) -> str:
+    """The text that carries `settings` in a clip. Raises UserError if it is over MAX_SETTINGS_BYTES."""
+    # ASCII, as a prompt from argv may hold lone surrogates (bytes that are no text), which UTF-8 has not.
+    comment = json.dumps(settings, allow_nan=False)
+    if len(comment) > MAX_SETTINGS_BYTES:
+        raise UserError(f"settings of {len(comment)} bytes are over {MAX_SETTINGS_BYTES}; shorten the prompt")
+    return comment
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings that `write_mp4` put into the clip at `path`.
+
+    Raises:
+        UserError: no mp4 is there, or one that carries none.
+    """
+    with open_mp4(path) as container:
+        comment = container.metadata.get("comment", "")
+    try:
+        settings = json.loads(comment) if len(comment) <= MAX_SETTINGS_BYTES else None
+    except (ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise UserError(
+            f"{path.name} carries no settings; give a clip as this toolkit wrote it "
+            "(sites and editors drop them when they re-encode)"
+        )
+    return settings
+
+
+def read_clip(path: Path, max_frames: int = MAX_FRAMES) -> DecodedClip:
+    """The clip at `path`: an mp4 or mov of constant frame rate, with sound.
+
+    The waveform starts with the first frame and has int(sample_rate * F / frame_rate) samples; where the file
+    has no sound in that span it is silent.
+
+    Raises:
+        UserError: no clip is there, or it is damaged, silent, over `max_frames`, or over MAX_SIDE in a side.
+    """
+    images: list[np.ndarray] = []
+    sound: list[np.ndarray] = []
+    starts: dict[type, float] = {}
+    with open_mp4(path) as container:
+        video, audio = checked_streams(path, container)
+        frame_rate, sample_rate, channels = float(video.average_rate), audio.rate, audio.channels
+        expected_frames = (video.duration or 0) * video.time_base * video.average_rate
+        to_float = av.AudioResampler(format="fltp")
+        for frame in container.decode(video, audio):
+            seconds = frame.time or 0.0
+            starts.setdefault(type(frame), seconds)
+            if isinstance(frame, av.VideoFrame):
+                if len(images) == max_frames:
+                    raise UserError(f"{path.name} has over {max_frames} frames; cut it to that length")
+                images.append(frame.to_ndarray(format="rgb24", interpolation=FROM_YUV))
+            elif seconds < max_frames / frame_rate:
+                sound += [piece.to_ndarray() for piece in to_float.resample(frame)]
+    if not images or len(images) + 1 < expected_frames:  # an edit list may count a part of a frame as one
+        raise UserError(f"{path.name} ends at frame {len(images)} of {round(expected_frames)}; get it again")
+    waveform = np.zeros((channels, int(sample_rate * len(images) / frame_rate)), np.float32)
+    if sound:
+        late = round((starts[av.AudioFrame] - starts[av.VideoFrame]) * sample_rate)
+        _source_name(np.concatenate(sound, axis=1), waveform, late)
+    return DecodedClip(np.stack(images), waveform, frame_rate, sample_rate)
+
+
+def write_wav(path: Path, waveform: np.ndarray, sample_rate: int, overwrite: bool = False) -> None:
+    """Write float [S] or [channels, S], cut to [-1, 1], as 16-bit PCM. Raises as `write_mp4` does."""
+    samples = np.rint(_checked_waveform(waveform).T * 32767).astype("<i2")  # [S, channels]
+    with new_output(path, overwrite) as temporary, wave.open(str(temporary), "wb") as file:
+        file.setnchannels(samples.shape[1])
+        file.setsampwidth(samples.itemsize)
+        file.setframerate(sample_rate)
+        file.writeframes(samples.tobytes())
+
+
+def write_png_sequence(folder: Path, frames: Frames, overwrite: bool = False) -> None:
+    """Write frame_00000.png, frame_00001.png, ... into a folder of their own, all of them or none.
+
+    The folder may be there if it is empty; with `overwrite`, also if it holds such frames and nothing else.
+
+    Raises:
+        ValueError: the frames are not uint8 [F, H, W, 3].
+        UserError: the folder holds something else, or cannot be written.
+        BackendError: the disk is full.
+    """
+    check_frames_folder(folder, overwrite)
+    with temporary_beside(folder) as temporary:
+        temporary.mkdir()
+        for index, image in enumerate(_each_image(frames)):
+            Image.fromarray(image).save(temporary / f"frame_{index:05d}.png")
+        if folder.exists():
+            for file in folder.glob("frame_*.png"):
+                file.unlink()
+            folder.rmdir()  # refuses if something came in meanwhile
+        temporary.rename(folder)
+
+
+def _checked_waveform(waveform: np.ndarray) -> np.ndarray:
+    """float32 [channels, S] in [-1, 1]."""
+    waveform = np.atleast_2d(np.asarray(waveform, np.float32))
+    if waveform.ndim != 2 or waveform.shape[0] not in (1, 2) or waveform.shape[1] == 0:
+        raise ValueError(f"waveform is {waveform.shape}, not [S] or [channels, S] with 1 or 2 channels")
+    if not np.isfinite(waveform).all():
+        raise BackendError(
+            "the sound holds NaN or infinite values; run the model again without quantisation, or in float32"
+        )
+    return waveform.clip(-1, 1)
+
+
+def _each_image(frames: Frames) -> Iterator[np.ndarray]:
+    """Every image [H, W, 3] of `frames`. Raises ValueError unless they are as Frames says and one or more."""
+    size = None
+    for chunk in [frames] if isinstance(frames, np.ndarray) else frames:
+        size = size or chunk.shape[1:3]
+        if chunk.dtype != np.uint8 or chunk.shape[1:] != (*size, 3) or not chunk.size:
+            raise ValueError(f"frames are {chunk.dtype} {chunk.shape}, not uint8 [F, H, W, 3] of one size")
+        yield from chunk
+    if size is None:
+        raise ValueError("there are no frames to write")
+
+
+def _encode(
+    container: OutputContainer,
+    images: Iterator[np.ndarray],
+    waveform: np.ndarray,
+    frame_rate: float,
+    sample_rate: int,
+    aac_rate: int,
+) -> None:
+    exact_rate = Fraction(frame_rate).limit_denominator(1001)
+    first = next(images)
+    video = _add_video(container, first.shape, exact_rate)
+    audio = container.add_stream("aac", rate=aac_rate, layout=_layout(waveform), bit_rate=AUDIO_BIT_RATE)
+    to_yuv = _yuv_converter(first.shape, 1 / exact_rate)
+    start = 0
+    for index, image in enumerate(itertools.chain([first], images)):
+        to_yuv.push(_video_frame(image, index, 1 / exact_rate))
+        container.mux(video.encode(to_yuv.pull()))
+        # A frame and its sound go in together, so that a player finds both in one place of the file.
+        end = int(sample_rate * (index + 1) / frame_rate)  # rounded as ClipShape.num_samples is
+        if end > waveform.shape[1]:
+            raise ValueError(
+                f"the sound is shorter than the video: {waveform.shape[1]} samples, over {end} needed"
+            )
+        container.mux(audio.encode(_audio_frame(waveform, start, end, sample_rate)))
+        start = end
+    container.mux(video.encode())
+    container.mux(audio.encode())
+
+
+def _add_video(container: OutputContainer, shape: tuple[int, ...], frame_rate: Fraction) -> av.VideoStream:
+    video = container.add_stream("libx264", rate=frame_rate, options=X264)
+    video.height, video.width, video.pix_fmt = shape[0], shape[1], "yuv420p"
+    tags = video.codec_context
+    tags.color_range = ColorRange.MPEG
+    tags.colorspace = tags.color_primaries = tags.color_trc = BT709
+    return video
+
+
+def _yuv_converter(shape: tuple[int, ...], time_base: Fraction) -> Graph:
+    graph = Graph()
+    graph.link_nodes(
+        graph.add_buffer(height=shape[0], width=shape[1], format="rgb24", time_base=time_base),
+        graph.add("scale", TO_YUV),
+        graph.add("format", "yuv420p"),
+        graph.add("buffersink"),
+    ).configure()
+    return graph
+
+
+def _video_frame(image: np.ndarray, index: int, time_base: Fraction) -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+    frame.pts, frame.time_base = index, time_base
+    return frame
+
+
+def _audio_frame(waveform: np.ndarray, start: int, end: int, sample_rate: int) -> av.AudioFrame:
+    samples = np.ascontiguousarray(waveform[:, start:end])
+    frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=_layout(waveform))
+    frame.sample_rate, frame.pts, frame.time_base = sample_rate, start, Fraction(1, sample_rate)
+    return frame
+
+
+def _layout(waveform: np.ndarray) -> str:
+    return "mono" if waveform.shape[0] == 1 else "stereo"
+
+
+@contextmanager
+def open_mp4(path: Path) -> Iterator[InputContainer]:
+    """The clip at `path`, opened. Raises UserError for what libav says of it here or in the block.
+
+    The forced format keeps a playlist from opening other files; `file:` keeps a name from being a URL.
+    """
+    try:
+        if not path.is_file():
+            raise UserError(f"{path} is not a file; give an mp4 clip")
+        if path.stat().st_size > MAX_CLIP_BYTES:
+            raise UserError(f"{path.name} has over {MAX_CLIP_BYTES // 2**30} GiB; give a shorter clip")
+        with av.open(f"file:{path}", format="mp4", metadata_errors="replace") as container:
+            yield container
+    except (av.FFmpegError, OSError) as error:
+        reason = error.strerror
+        raise UserError(f"{path.name} is damaged or not an mp4 clip ({reason}); give another") from error
+
+
+def checked_streams(path: Path, container: InputContainer) -> tuple[av.VideoStream, av.AudioStream]:
+    """Its picture and sound. Raises UserError unless both can be decoded, in sides up to MAX_SIDE."""
+    video, audio = container.streams.best("video"), container.streams.best("audio")
+    if not video or not audio or not video.codec_context or not audio.codec_context or not video.average_rate:
+        raise UserError(
+            f"{path.name} lacks a picture or sound that can be decoded; give a clip that has both"
+        )
+    if max(video.width, video.height) > MAX_SIDE:
+        raise UserError(
+            f"{path.name} is {video.width}x{video.height}; give a clip with sides up to {MAX_SIDE}"
+        )
+    video.thread_type = "AUTO"
+    return video, audio
+
+
+def _source_name(sound: np.ndarray, waveform: np.ndarray, late: int) -> None:
+    """Copy `sound` into `waveform`, from sample `late` of that on; both [channels, S]. The rest is cut."""
+    sound, span = sound[:, max(-late, 0) :], waveform[:, max(late, 0) :]
+    length = min(sound.shape[1], span.shape[1])
+    span[:, :length] = sound[:, :length]
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    """What decoding a clip to its end found."""
+
+    num_frames: int
+    height: int
+    width: int
+    frame_rate: float
+    sound_seconds: float
+
+
+def measure_clip(path: Path, max_frames: int = MAX_FRAMES) -> ClipFacts:
+    """Decode the mp4 at `path` to its end, holding one frame at a time.
+
+    Raises:
+        UserError: no clip is there, or it is damaged, lacks picture or sound, or has over `max_frames`.
+    """
+    num_frames, samples = 0, 0
+    with open_mp4(path) as container:
+        video, audio = checked_streams(path, container)
+        for frame in container.decode(video, audio):
+            if isinstance(frame, av.VideoFrame):
+                num_frames += 1
+                if num_frames > max_frames:
+                    raise UserError(f"{path.name} has over {max_frames} frames; cut it to that length")
+            else:
+                samples += frame.samples
+        frame_rate = float(video.average_rate)
+        return ClipFacts(num_frames, video.height, video.width, frame_rate, samples / audio.rate)
+
+
+def copy_with_settings(source: Path, path: Path, settings: dict[str, Any], overwrite: bool = False) -> None:
+    """Write the picture and sound of the mp4 `source`, bit for bit, to `path` with `settings` in it.
+
+    Raises:
+        UserError: as `mova.media.clips.read_clip`, and as `mova.files.check_output` for `path`.
+        BackendError: the disk is full.
+    """
+    comment = settings_comment(settings)
+    # The source is opened first: what fails in the writing is then explained as such, not as its damage.
+    with open_mp4(source) as container:
+        chosen = checked_streams(source, container)
+        options = {"movflags": "+faststart", "movie_timescale": str(chosen[1].rate)}
+        with (
+            new_output(path, overwrite) as temporary,
+            av.open(f"file:{temporary}", "w", format="mp4", options=options) as output,
+        ):
+            output.metadata["comment"] = comment
+            copies = {stream.index: output.add_stream_from_template(stream) for stream in chosen}
+            for packet in container.demux(*chosen):
+                if packet.dts is not None:  # the last one of a stream is empty
+                    packet.stream = copies[packet.stream.index]
+                    output.mux(packet)

@@ -1,0 +1,129 @@
+"""First frames: open what people bring, and fit it to the size of a clip.
+
+A file is trusted in no respect: its kind is read from its content, and bytes and pixels are limited
+before anything is decoded.
+"""
+
+import stat
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mova.errors import UserError
+
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+MAX_IMAGE_BYTES = 50_000_000
+MAX_IMAGE_PIXELS = 50_000_000
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError)  # what Pillow's decoders raise
+
+
+def load_first_frame(
+    path: Path, height: int, width: int, fit: str = "crop", position: float = 0.5
+) -> np.ndarray:
+    """The image at `path`, fitted: uint8 [H, W, 3]. Raises UserError as `open_image` and `fit_image` do."""
+    return np.asarray(fit_image(open_image(path), height, width, fit, position))
+
+
+def white_frame(height: int, width: int) -> np.ndarray:
+    """The first frame of a clip made from text alone: uint8 [H, W, 3]."""
+    return np.full((height, width, 3), 255, np.uint8)
+
+
+def open_image(path: Path) -> Image.Image:
+    """The image at `path` in RGB, turned upright as its EXIF says.
+
+    Transparency is laid on white, the colour of the frame a model starts from when it is given none.
+    16-bit values are scaled to 8 bits; an animation gives its first frame.
+
+    Raises:
+        UserError: no file, not one of IMAGE_FORMATS, damaged, or over MAX_IMAGE_BYTES or MAX_IMAGE_PIXELS.
+    """
+    _check_file(path)
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            if image.width * image.height > MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError  # as Pillow itself does above its own, larger limit
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"{path.name} has too many pixels; an image may have up to {MAX_IMAGE_PIXELS // 10**6} million: "
+            "resize it"
+        ) from error
+    except Image.UnidentifiedImageError as error:
+        raise UserError(
+            f"{path.name} is not an image that can be read; save it as one of {', '.join(IMAGE_FORMATS)}"
+        ) from error
+    except DAMAGE as error:
+        raise UserError(
+            f"{path.name} is damaged or cut short ({error}); save it again as PNG or JPEG"
+        ) from error
+
+
+def crop_box(
+    size: tuple[int, int], height: int, width: int, position: float = 0.5
+) -> tuple[int, int, int, int]:
+    """The (left, top, right, bottom) of an image that has the aspect of height and width.
+
+    `size` is PIL's (width, height). `position` in 0..1 goes from the left or upper end to the other, 0.5 is
+    the middle. The cut side and its margin are rounded down.
+    """
+    image_width, image_height = size
+    crop_width = max(1, min(image_width, image_height * width // height))
+    crop_height = max(1, min(image_height, image_width * height // width))
+    left, top = int((image_width - crop_width) * position), int((image_height - crop_height) * position)
+    return left, top, left + crop_width, top + crop_height
+
+
+def fit_image(
+    image: Image.Image, height: int, width: int, fit: str = "crop", position: float = 0.5
+) -> Image.Image:
+    """`image` at exactly this size: "crop" cuts what is outside the aspect, "pad" adds black bars.
+
+    `position` is as for `crop_box`.
+
+    "crop" cuts first and resizes then, both as the released pipeline does: the first frame a model sees
+    decides every latent after it.
+
+    Raises:
+        UserError: `fit` is neither.
+    """
+    if fit == "crop":
+        return image.crop(crop_box(image.size, height, width, position)).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
+    if fit == "pad":
+        scale = min(width / image.width, height / image.height)
+        inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        canvas = Image.new("RGB", (width, height), "black")
+        canvas.paste(
+            image.resize(inner, Image.Resampling.BICUBIC), ((width - inner[0]) // 2, (height - inner[1]) // 2)
+        )
+        return canvas
+    raise UserError(f'fit={fit!r} is not known; give "crop" or "pad"')
+
+
+def _check_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read: {reason}; check the name of the image") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is not a file; give an image file")
+    if status.st_size == 0:
+        raise UserError(f"{path.name} is empty; give an image file with something in it")
+    if status.st_size > MAX_IMAGE_BYTES:
+        raise UserError(
+            f"{path.name} has {status.st_size / 1e6:.0f} MB; an image may have up to "
+            f"{MAX_IMAGE_BYTES // 10**6} MB: save it smaller"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
+        return Image.fromarray((np.asarray(image, np.float32) / 257).round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

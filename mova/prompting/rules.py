@@ -1,0 +1,697 @@
+"""What a prompt must live up to, and how it fails to."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Literal
+
+from mova.prompting.plan import (
+    AUDIO_OPENING,
+    NO_SUBTITLES,
+    SHOWN_TEXT,
+    SPEECH_VERB,
+    DialogueLine,
+    PromptPlan,
+    assemble,
+    capitalised,
+    cut,
+    cut_all,
+    hide_quotes,
+    prose_of,
+    sentence_at,
+    tidy,
+)
+from mova.prompting.prompt_files import load_words
+from mova.prompting.quotes import FILLER, MaskedText, Quote, blank, find_quotes, locate, mask_quotes
+from mova.text import (
+    CJK,
+    WORD,
+    TokenMeter,
+    clean_prompt,
+    content_words,
+    count_words,
+    language_of,
+    plain_text,
+    sentences,
+    speech_seconds,
+)
+
+CLIP_SECONDS = 193 / 24
+MAX_WORDS = 250
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One broken rule. `span` is where in the text; `fix` is the whole text put right, or None.
+
+    An "error" keeps a text from being used as it is; a "warning" is for the person to judge.
+    """
+
+    rule: str
+    severity: Literal["error", "warning"]
+    message: str
+    span: tuple[int, int] | None = None
+    fix: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class PromptRequirements:
+    """The idea a prompt is written for, and the limits it must keep.
+
+    `own_words` marks a text that holds the person's own prose: it is never shortened. Without a `meter`
+    tokens are not counted.
+    """
+
+    idea: str
+    seconds: float = CLIP_SECONDS
+    has_image: bool = False
+    no_subtitles: bool = True
+    max_words: int = MAX_WORDS
+    meter: TokenMeter | None = None
+    own_words: bool = False
+    taken: MaskedText = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "taken", mask_quotes(self.idea))
+
+    @property
+    def quotes(self) -> tuple:
+        return self.taken.quotes
+
+    @property
+    def prose(self) -> str:
+        """The idea without its quoted words, in lower case: what has been asked for."""
+        return self.taken.text.lower()
+
+    def as_own_words(self) -> "PromptRequirements":
+        return replace(self, own_words=True)
+
+
+REASONING = re.compile(r".*</(?:think|thinking|reasoning)>|<\|[^|<>\n]{1,40}\|>", re.DOTALL | re.IGNORECASE)
+OPEN_REASONING = re.compile(r"\s*<(?:think|thinking|reasoning)>", re.IGNORECASE)
+TAG = re.compile(r"</?[a-z][^<>\n]{0,200}>|<!--.*?-->|<!doctype[^>]*>|\{\{|\}\}", re.IGNORECASE)
+LABEL = (
+    r"(?:(?:the )?first frame|opening(?: frame| picture)?|progression|what happens|action|scene|"
+    r"video|dialogue|speech|"
+    r"spoken words|camera|style|setting)"
+)
+MARKS = re.compile(
+    r"^[ \t]*(?:```[^\n]*|~~~[^\n]*|-{3,}|={3,}|\*{3,}|_{3,})[ \t]*$|"  # fences and rules
+    r"^[ \t]*(?:#{1,6}|>+|[-*•–▪]|\(?\d{1,2}[.):])[ \t]+|"  # headings, quotations, lists
+    rf"^[ \t]*[*_]*(?:block \d ?[:-] ?)?{LABEL}[*_]*[ \t]*[:：][*_]*[ \t]*|"
+    r"\*\*|__|(?<!\w)[*_](?=\w)|(?<=[\w.,!?])[*_](?!\w)|`+|"
+    r"!?\[(?=[^\]\n]*\]\()|\]\([^)\n]*\)",
+    re.IGNORECASE | re.MULTILINE,
+)
+AUDIO_LABEL = re.compile(r"^[ \t]*[*_]*(?:audio|sound)s?[*_]*[ \t]*[:：][*_]*[ \t]*(?=(\S?))", re.I | re.M)
+LEADING = re.compile(
+    r"\s*(?:(?:sure|certainly|of course|okay|ok|absolutely|great|understood|done)[ \t]*[,!.:][ \t]*)?"
+    r"(?:here(?:'|’)?(?:s| is| are)\b[^\n:]{0,60}\b(?:prompt|version|rewrite|text|description|"
+    r"caption|answer|result)s?"
+    r"\b[^\n:]{0,80}[:\n]\s*)?(?:(?:final |rewritten |video |revised )*(?:prompt|output|answer|"
+    r"caption)[ \t]*[:：]\s*)?"
+    r"(?:i (?:have|'ve) (?:rewritten|revised)[^\n]*\n\s*)?",
+    re.IGNORECASE,
+)
+TRAILING = re.compile(
+    r"\n\s*\(?(?:note|notes|please note|let me know|i hope|feel free|would you like|word count|\d+ "
+    r"words|total words|"
+    r"explanation|changes made)\b[^\n]*\s*$",
+    re.IGNORECASE,
+)
+MIN_LETTERS = 24  # of the opening and what happens, about eight words or a Chinese sentence or two
+REFUSAL = re.compile(
+    r"\s*(?:(?:i'?m|i am|we are|we're) (?:sorry|unable|not able)|sorry[,.]|i can(?:no|')?t\b|i won't|"
+    r"as an ai\b|"
+    r"i apologi[sz]e|抱歉|对不起|我无法|我不能)",
+    re.IGNORECASE,
+)
+
+
+def reasoning(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    match = REASONING.search(text)
+    if match and match[0] not in brief.idea and not REASONING.search(brief.idea):
+        fix = text[: match.start()] + text[match.end() :]
+        yield Violation("reasoning", "error", "holds the model's reasoning", match.span(), fix.strip())
+    elif OPEN_REASONING.match(text) and not OPEN_REASONING.match(brief.idea):
+        message = (
+            "holds nothing but unfinished reasoning; give the model more tokens or turn its thinking off"
+        )
+        yield Violation("reasoning", "error", message, (0, len(text)))
+
+
+def plain(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    if plain_text(text) != text:
+        yield Violation("plain_text", "error", "holds control characters", None, plain_text(text))
+        return
+    masked = blank(text)
+    known = brief.taken.pattern
+    for pattern, what in ((TAG, "markup"), (known, "a mark that stands for no words")):
+        found = [m for m in pattern.finditer(masked) if m[0] not in brief.idea and FILLER not in m[0]]
+        if found:
+            fix = cut_all(text, [match.span() for match in found])
+            yield Violation("plain_text", "error", f"holds {what}: {found[0][0][:30]}", found[0].span(), fix)
+            return
+
+
+def marks(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    """Lists, headings, fences, emphasis, labels. All of them go at once."""
+    masked = blank(text)
+    found = [
+        m for m in MARKS.finditer(masked) if m[0].strip() and (brief.own_words or m[0] not in brief.idea)
+    ]
+    labels = [m for m in AUDIO_LABEL.finditer(masked) if not AUDIO_OPENING.match(masked, m.end())]
+    labels += [m for m in AUDIO_LABEL.finditer(masked) if AUDIO_OPENING.match(masked, m.end())]
+    if not found and not labels:
+        return
+    spans = {m.span(): "" for m in found}
+    for match in labels:
+        spans[match.span()] = "" if AUDIO_OPENING.match(masked, match.end()) else "The audio shows "
+    fixed, previous = text, len(text) + 1
+    for (start, end), by in sorted(spans.items(), reverse=True):
+        if end > previous:
+            continue
+        rest = fixed[end:]
+        if by and rest[:1].isupper() and not rest[1:2].isupper():
+            rest = rest[:1].lower() + rest[1:]
+        fixed, previous = fixed[:start] + by + rest, start
+    span = min(spans)
+    yield Violation("marks", "error", "holds list marks, headings or other markup", span, tidy(fixed))
+
+
+def residue(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    """Sentences about the answer instead of the prompt, and quote marks around the whole."""
+    lead = LEADING.match(text)
+    if lead and lead[0].strip() and not brief.idea.lower().startswith(lead[0].strip().lower()):
+        fix = capitalised(text[lead.end() :].strip())
+        yield Violation("residue", "error", "begins with words about the answer", lead.span(), fix)
+        return
+    tail = TRAILING.search(text)
+    if tail and tail[0].strip() not in brief.idea:
+        fix = text[: tail.start()].rstrip()
+        yield Violation("residue", "error", "ends with words about the answer", tail.span(), fix)
+        return
+    found = find_quotes(text.strip())
+    whole = len(found) == 1 and found[0].end - found[0].start == len(text.strip()) and count_words(text) > 30
+    if whole and found[0].raw not in {quote.raw for quote in brief.quotes}:
+        inner = found[0].text.strip()
+        yield Violation("residue", "error", "stands in quote marks as a whole", (0, 1), inner)
+
+
+def empty(text: str, brief: PromptRequirements) -> Iterator[Violation]:  # noqa: ARG001 - rules share one signature
+    if not count_words(text):
+        yield Violation("empty", "error", "holds no words")
+
+
+def refusal(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    if REFUSAL.match(text) and not REFUSAL.match(brief.idea):
+        yield Violation("refusal", "error", "refuses or apologises instead of writing", (0, len(text)))
+
+
+def language(text: str, brief: PromptRequirements) -> Iterator[Violation]:  # noqa: ARG001 - rules share one signature
+    plan = PromptPlan.parse(text)
+    for block in (plan.first_frame, *plan.progression.splitlines(), plan.audio):
+        spoken = language_of(blank(block).replace(FILLER, ""))
+        if spoken != "English":
+            message = (
+                f"the prose is {spoken}; MOVA was trained on English prose with speech in its own language"
+            )
+            start = max(0, text.find(block))
+            yield Violation("language", "error", message, (start, start + len(block)))
+            return
+
+
+def subtitles(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    plan = PromptPlan.parse(text)
+    count = blank(text).count(NO_SUBTITLES)
+    if plan.no_subtitles == brief.no_subtitles and count == int(brief.no_subtitles):
+        return
+    fix = tidy(text.replace(NO_SUBTITLES, ""))
+    if brief.no_subtitles:
+        is_audio = AUDIO_OPENING.match(fix.splitlines()[-1] if fix else "")
+        fix = f"{fix}{' ' if is_audio else chr(10) * 2}{NO_SUBTITLES}"
+    wish = "must end with" if brief.no_subtitles else "must be without"
+    yield Violation("subtitles", "error", f'{wish} the sentence "{NO_SUBTITLES}"', None, fix.strip())
+
+
+def structure(text: str, brief: PromptRequirements) -> Iterator[Violation]:  # noqa: ARG001 - rules share one signature
+    plan = PromptPlan.parse(text)
+    narrative = blank(f"{plan.first_frame} {plan.progression}".strip())
+    if not plan.first_frame:
+        yield Violation("structure", "error", "lacks the opening picture; begin with what is seen first")
+    elif not plan.progression and len(sentences(narrative)) < 2:
+        yield Violation("structure", "error", "lacks what happens; go on from the opening picture")
+    elif sum(character.isalpha() for character in narrative) < MIN_LETTERS:
+        yield Violation("structure", "error", "says too little to make a scene; describe it")
+
+
+LISTS = ("colours", "materials")
+PLACE = re.compile(r"\b(?:floor|ground|wall|background|backdrop)\b|地|墙|背景")
+BACKDROP = re.compile(r"\b(?:\w+ ){1,2}(?:floor|ground|wall|background|backdrop)\b|\bwall is \w+")
+NOTE_GAP = r"(?:\s*(?:[,、–-]|\.{2,3})\s*|\s+)(?:(?:and|then)\s+)?"
+NOTES = re.compile(rf"(?<![A-Za-z0-9_'’])[A-G](?:{NOTE_GAP}[A-G])+(?![A-Za-z0-9_'’#♯♭])")
+PLAYED = re.compile(r"\b(?:notes?|keys?|pianos?|keyboard|melody|tune|plays?|playing)\b", re.IGNORECASE)
+FEW_NOTES = 3  # fewer are taken for notes only where something is played
+SAID = re.compile(r"\b(?:says?|saying)(?: the words?)?:? +([^<>:,.;!?\n]{1,60}?) *[.!?]*$", re.IGNORECASE)
+REPORTED = re.compile(r"(?:that|nothing|something|anything|it|to|how|what|why)\b", re.IGNORECASE)
+LAST = 120  # characters of an idea in which such words end it
+FEW_WORDS = 4  # more after a verb of speaking tell what is said rather than say it
+
+
+def named(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    for word in lost_names(text, brief):
+        yield _lost("named", word)
+
+
+def notes(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    idea = brief.taken.text
+    told = {_letters(match[0]) for match in NOTES.finditer(text)}
+    for match in NOTES.finditer(idea):
+        played = _letters(match[0])
+        if (len(played) >= FEW_NOTES or PLAYED.search(idea)) and played not in told:
+            yield Violation("notes", "error", f"the notes {match[0]} are missing; keep them in their order")
+
+
+def unquoted_speech(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    """What someone says at the end of an idea without any quote marks, as in: girl says hello."""
+    said = SAID.search(brief.idea[-LAST:]) if not brief.quotes else None
+    if said is None or REPORTED.match(said[1]) or len(said[1].split()) > FEW_WORDS or CJK.search(said[1]):
+        return
+    words = content_words(said[1])
+    if not words <= content_words(text):
+        yield _lost("unquoted_speech", said[1])
+
+
+def lost_names(text: str, brief: PromptRequirements) -> list[str]:
+    """The colours and materials of the idea that `text` lacks.
+
+    What is said of a backdrop that nobody asked for says nothing of the ball before it.
+    """
+    asked: dict[tuple[str, ...], str] = {}
+    for match in _any_name().finditer(brief.prose):
+        asked.setdefault(_group_of()[match[0]], match[0])
+    if not asked:
+        return []
+    prose = prose_of(text)
+    if not PLACE.search(brief.prose):
+        prose = BACKDROP.sub(" ", prose)
+    return [
+        said for group, said in asked.items() if not any(_name_pattern(word).search(prose) for word in group)
+    ]
+
+
+@lru_cache
+def colour_words() -> tuple[str, ...]:
+    """Every word for a colour, longest first."""
+    words = {word.strip() for line in load_words("colours") for word in line.split(",")}
+    return tuple(sorted((word for word in words if word.isascii()), key=lambda word: (-len(word), word)))
+
+
+def _lost(rule: str, words: str) -> Violation:
+    return Violation(rule, "error", f'the idea says "{words}" and the prompt does not; keep it')
+
+
+@lru_cache
+def _group_of() -> dict[str, tuple[str, ...]]:
+    """The words for the same colour or material as each word."""
+    groups = [tuple(word.strip() for word in line.split(",")) for name in LISTS for line in load_words(name)]
+    return {word: group for group in groups for word in group}
+
+
+@lru_cache
+def _any_name() -> re.Pattern[str]:
+    words = sorted(_group_of(), key=len, reverse=True)
+    return re.compile("|".join(_name_pattern(word).pattern for word in words))
+
+
+@lru_cache(maxsize=512)
+def _name_pattern(word: str) -> re.Pattern[str]:
+    return re.compile(rf"\b{re.escape(word)}\b" if word.isascii() else re.escape(word))
+
+
+def _letters(run: str) -> str:
+    return "".join(re.findall("[A-G]", run))
+
+
+SPEECH_AUDIO = (
+    "The audio shows the spoken words, close and clear and in step with the lips, over the quiet "
+    "natural sound of "
+    "the place."
+)
+PLAIN_AUDIO = "The audio shows the natural sounds of what is seen, each in step with its movement."
+
+
+def default_audio(has_speech: bool) -> str:
+    """A sound block that invents nothing."""
+    return SPEECH_AUDIO if has_speech else PLAIN_AUDIO
+
+
+def audio_last(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    body = text.replace(NO_SUBTITLES, "")
+    blocks = [block.strip() for block in body.splitlines() if block.strip()]
+    early = [block for block in blocks[:-1] if AUDIO_OPENING.match(block)]
+    if not early and blocks and AUDIO_OPENING.match(blocks[-1]):
+        return
+    ending = f" {NO_SUBTITLES}" if PromptPlan.parse(text).no_subtitles else ""
+    if early:
+        rest = [block for block in blocks if block not in early]
+        last = rest.pop() if rest and AUDIO_OPENING.match(rest[-1]) else ""
+        sound = " ".join([*early, last]).strip()
+        start = text.find(early[0])
+        message = (
+            "the sound stands before other blocks; the encoder cuts the end, so the sound goes last, in "
+            "one block"
+        )
+        fix = "\n\n".join([*rest, sound]) + ending
+        yield Violation("audio_last", "error", message, (start, start + len(early[0])), fix)
+        return
+    message = 'no sound at the end; add a block that begins with "The audio shows"'
+    fix = "\n\n".join([*blocks, default_audio(bool(brief.quotes))]) + ending
+    yield Violation("audio_last", "error", message, None, fix if blocks else None)
+
+
+def sounds(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    prose = prose_of(text)
+    for group in load_words("sounds"):
+        words = [word.strip() for word in group.split(",")]
+        if any(_has(word, brief.prose) for word in words):
+            continue
+        match = next((found for word in words if (found := _search(word, prose))), None)
+        if match is None or re.search(
+            r"\b(?:no|without|free of|any)\s+(?:\w+\s+){0,3}$", prose[: match.start()]
+        ):
+            continue
+        start, end = sentence_at(prose, match.start())
+        fix = cut(text, start, end)
+        keeps_sound = AUDIO_OPENING.match(PromptPlan.parse(fix).audio) is not None
+        message = f'"{match[0]}" was not asked for'
+        yield Violation("sounds", "warning", message, match.span(), fix if keeps_sound else None)
+
+
+def speech(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    quotes = find_quotes(text)
+    words = " ".join(quote.text for quote in quotes)
+    if speech_seconds(words) <= brief.seconds:
+        return
+    needed = speech_seconds(words)
+    how = "cannot be said" if speech_seconds(words, fastest=True) > brief.seconds else "will sound hurried"
+    message = f"the spoken words take about {needed:.0f} s and {how} in {brief.seconds:.1f} s; shorten them"
+    yield Violation("speech", "warning", message, (quotes[0].start, quotes[-1].end))
+
+
+def _has(word: str, prose: str) -> bool:
+    return _search(word, prose) is not None
+
+
+def _search(word: str, prose: str) -> re.Match | None:
+    edge = r"\b" if word.isascii() else ""
+    return re.search(f"{edge}{re.escape(word)}{edge}", prose)
+
+
+DOUBLE_MARKS = re.compile('["“”„«»‹›「」『』＂]')
+MAX_INVENTED = 8  # a text with more is not worth mending
+CAMERA = r"camera|lens|shot|view|frame|framing|镜头"
+CAMERA_CLAUSE = re.compile(
+    rf",?\s*(?:\b(?:as|while|and|with)\s+)?\b(?:the|a)\s+(?:\w+\s+)?(?:camera|shot|view|"
+    rf"lens)\s[^,.;!?\n{FILLER}]*"
+)
+
+
+def quotes(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    places = locate(text, brief.quotes)
+    found = [place for place in places if place is not None]
+    if found != sorted(found):
+        yield Violation("quotes", "error", "the quoted words are not in the order of the idea")
+    for index, place in enumerate(places):
+        if place is None:
+            quote = brief.quotes[index]
+            message = f"the words {quote.raw} are missing; keep them letter for letter"
+            yield Violation("quotes", "error", message, None, _with_line(text, brief, index, places))
+            return
+
+
+def _with_line(text: str, brief: PromptRequirements, index: int, places: list[int | None]) -> str | None:
+    """`text` with the missing quote as a line of dialogue, where that keeps all quotes in order."""
+    plan = PromptPlan.parse(text)
+    lines = [line.render() for line in plan.dialogue]
+    narrative = f"{plan.first_frame}\n{plan.progression}"
+    wanted = [clean_prompt(quote.text) for quote in brief.quotes]
+    spoken = [clean_prompt(line.text) for line in plan.dialogue]
+    later = [i for i in range(index + 1, len(places)) if places[i] is not None]
+    if any(brief.quotes[i].raw in narrative for i in later):
+        return None
+    position = min((spoken.index(wanted[i]) for i in later if wanted[i] in spoken), default=len(lines))
+    lines.insert(position, spoken_line(brief, index).render())
+    return assemble(plan.first_frame, plan.progression, lines, plan.audio, plan.no_subtitles)
+
+
+def spoken_line(brief: PromptRequirements, index: int) -> DialogueLine:
+    """The quote at `index` as a line of whoever the idea lets say it."""
+    quote = brief.quotes[index]
+    text = " ".join(quote.text.split())
+    start = brief.quotes[index - 1].end if index else 0
+    clause = re.split(r"[.!?;\n。！？；]", brief.idea[start : quote.start])[-1]
+    lead = f"{capitalised(' '.join(clause.split()).strip(' ,'))} "
+    for candidate in (lead, "A voice says, "):
+        raw = f"{candidate}{quote.opening}{text}{quote.closing}"
+        parsed = PromptPlan.parse(raw).dialogue
+        if len(parsed) == 1 and parsed[0].text == text:
+            return parsed[0]
+    return DialogueLine("A voice says, ", " ".join(DOUBLE_MARKS.sub("”", text).split()), "「」")
+
+
+def invented_dialogue(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    """Quotes that are not the person's. Text that is read in a given picture may be quoted."""
+    masked = hide_quotes(text, brief.quotes)
+    said = _words(brief.prose)  # words that the idea has without quote marks, as in: girl says hello
+    masked = blank(masked, [q for q in find_quotes(masked) if q.closed and _words(q.text) in said])
+    invented = tuple(quote for quote in find_quotes(masked) if quote.closed)
+    for quote in invented:
+        read = brief.has_image and not SPEECH_VERB.search(masked[max(0, quote.start - 60) : quote.start])
+        if not read:
+            message = (
+                f"the words {quote.raw[:60].replace(FILLER, '…')} are nobody's; say nothing that was not "
+                "given"
+            )
+            fix = _without(text, masked, invented, quote) if len(invented) <= MAX_INVENTED else None
+            yield Violation("invented_dialogue", "error", message, (quote.start, quote.end), fix)
+            return
+    if invented:
+        return
+    stray = [match.span() for match in DOUBLE_MARKS.finditer(masked) if match[0] not in brief.taken.text]
+    if stray:
+        yield Violation(
+            "invented_dialogue", "error", "a quote mark without a pair", stray[0], cut_all(text, stray)
+        )
+
+
+def _words(text: str) -> str:
+    return f" {' '.join(WORD.findall(text.lower()))} "
+
+
+def _without(text: str, masked: str, invented: tuple[Quote, ...], quote: Quote) -> str:
+    blanked = blank(masked, invented, keep_stops=True)
+    start, end = sentence_at(blanked, quote.start)
+    around = masked[start : quote.start] + masked[quote.end : end]
+    speaks = SPEECH_VERB.search(around) or not around.strip(" .,")
+    if speaks and not SHOWN_TEXT.search(around) and FILLER not in masked[start:end]:
+        return cut(text, start, end)
+    inner = text[quote.start + len(quote.opening) : quote.end - len(quote.closing)]
+    return tidy(text[: quote.start] + inner + text[quote.end :])
+
+
+def unrelated(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    asked = content_words(brief.taken.text)
+    plan = PromptPlan.parse(text)
+    told = f"{plan.first_frame} {plan.progression} {' '.join(line.text for line in plan.dialogue)}"
+    if len(asked) >= 4 and language_of(brief.taken.text) == "English" and not asked & content_words(told):
+        yield Violation(
+            "unrelated", "error", "has nothing in common with the idea; describe the idea's own scene"
+        )
+
+
+def stillness(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    prose = prose_of(text)
+    for entry in load_words("stillness"):
+        word, arrow, by = (part.strip() for part in entry.partition("->"))
+        for match in _word(word).finditer(prose):
+            if word in brief.prose:
+                break
+            message = f'"{match[0]}" makes pictures freeze; say what moves'
+            if not arrow:
+                yield Violation("stillness", "warning", message, match.span())
+                continue
+            fix = cut(text, *match.span(), by)
+            start = max(0, match.start() - 4)
+            fix = fix[:start] + _article(fix[start:])
+            yield Violation("stillness", "error", message, match.span(), fix)
+
+
+def _article(text: str) -> str:
+    """The article right at the start put right for the word that now follows it."""
+    return re.sub(
+        r"^(\W*)([Aa])n?( +)(\w)",
+        lambda m: f"{m[1]}{m[2]}{'n' * (m[4].lower() in 'aeiou')}{m[3]}{m[4]}",
+        text,
+    )
+
+
+def camera(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    if re.search(
+        r"\b(?:camera|zoom|dolly|tracking|handheld|pan|pans|tilt|drone|slow.motion|time.?lapse)|镜头|"
+        r"运镜|跟拍|推近|拉远",
+        brief.prose,
+    ):
+        return
+    prose = prose_of(text)
+    for entry in load_words("camera"):
+        word = entry.rstrip("*")
+        for match in _word(word, stem=entry.endswith("*")).finditer(prose):
+            start, end = sentence_at(prose, match.start())
+            clause = next((c for c in CAMERA_CLAUSE.finditer(prose, start, end) if _inside(match, c)), None)
+            near = re.search(rf"\b(?:{CAMERA})\b[^,;]{{0,40}}$|镜头", prose[start : match.start()])
+            if not entry.endswith("*") and not near:
+                continue
+            fix = None
+            if FILLER not in prose[start:end] and re.match(
+                r"\s*(?:the |a )?(?:slow |smooth )?(?:camera|shot|lens|view)\b", prose[start:end]
+            ):
+                fix = cut(text, start, end)
+            elif clause:
+                fix = cut(text, *clause.span())
+            yield Violation("camera", "error", f'nobody asked for "{match[0]}"', match.span(), fix)
+            return
+
+
+def length(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    words = _length(text)
+    limit = max(brief.max_words, 60 + sum(count_words(quote.text) for quote in brief.quotes))
+    if words > limit:
+        message = f"{words} words; {limit} is the most that is of use"
+        yield Violation("length", "error", message, None, _shortened(text, brief))
+
+
+def tokens(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    if brief.meter is None:
+        return
+    lost = brief.meter.cut(text)
+    if not lost:
+        return
+    count = brief.meter.count(text)
+    message = f'{count} tokens of {brief.meter.max_tokens}; the model would not see the end: "{lost[:80]}..."'
+    start = _start_of_last(text, sum(not character.isspace() for character in lost))
+    yield Violation("tokens", "error", message, (start, len(text)), _shortened(text, brief))
+
+
+def _length(text: str) -> int:
+    """Words; what has no spaces between words counts by its letters, 12 to a word at most."""
+    return max(count_words(text), len(text) // 12)
+
+
+def _shortened(text: str, brief: PromptRequirements) -> str | None:
+    """`text` without its last sentence that can go: what happens first, then the opening, then the sound."""
+    if brief.own_words:
+        return None
+    plan = PromptPlan.parse(text)
+    parts = {"progression": plan.progression, "first_frame": plan.first_frame, "audio": plan.audio}
+    for name, part in parts.items():
+        masked = blank(part)
+        free = [span for span in _sentences(masked)[1:] if FILLER not in masked[slice(*span)]]
+        if free:
+            start, end = free[-1]
+            parts[name] = "\n".join(line for line in (part[:start] + part[end:]).splitlines() if line.strip())
+            lines = [line.render() for line in plan.dialogue]
+            return assemble(**parts, lines=lines, no_subtitles=plan.no_subtitles)
+    return None
+
+
+def _sentences(text: str) -> list[tuple[int, int]]:
+    spans, offset = [], 0
+    for line in text.splitlines(keepends=True):
+        spans += [(offset + start, offset + end) for start, end in sentences(line)]
+        offset += len(line)
+    return spans
+
+
+def _start_of_last(text: str, letters: int) -> int:
+    """Where the last `letters` characters that are no space begin."""
+    position = len(text)
+    while letters and position:
+        position -= 1
+        letters -= not text[position].isspace()
+    return position
+
+
+def _inside(match: re.Match, clause: re.Match) -> bool:
+    return clause.start() <= match.start() and match.end() <= clause.end()
+
+
+@lru_cache(maxsize=512)
+def _word(word: str, stem: bool = False) -> re.Pattern:
+    if not word.isascii():
+        return re.compile(re.escape(word))
+    return re.compile(rf"\b{re.escape(word)}{'' if stem else chr(92) + 'b'}")
+
+
+Rule = Callable[[str, PromptRequirements], Iterator[Violation]]
+RULES: dict[str, Rule] = {
+    # What hides the text itself comes first: the later rules then read the prompt alone.
+    "reasoning": reasoning,
+    "plain_text": plain,
+    "marks": marks,
+    "residue": residue,
+    "empty": empty,
+    "refusal": refusal,
+    "language": language,
+    "quotes": quotes,
+    "invented_dialogue": invented_dialogue,
+    "unrelated": unrelated,
+    "named": named,
+    "notes": notes,
+    "bare_words": unquoted_speech,
+    "camera": camera,
+    "stillness": stillness,
+    "audio_last": audio_last,
+    "subtitles": subtitles,
+    "structure": structure,
+    "sounds": sounds,
+    "speech": speech,
+    "length": length,
+    "tokens": tokens,
+}
+MAX_REPAIRS = 40
+
+
+@dataclass(frozen=True)
+class CheckedPrompt:
+    """A text after its repairs: what was wrong and put right, and what is still wrong."""
+
+    text: str
+    repairs: tuple[Violation, ...]
+    violations: tuple[Violation, ...]
+
+    @property
+    def is_good(self) -> bool:
+        return not any(violation.severity == "error" for violation in self.violations)
+
+
+def check(text: str, brief: PromptRequirements) -> list[Violation]:
+    """All violations of `text`, by the order of RULES."""
+    return [violation for rule in RULES.values() for violation in rule(text, brief)]
+
+
+def repair(text: str, brief: PromptRequirements) -> CheckedPrompt:
+    """`text` with every error put right that code can put right. Warnings are left to the person."""
+    repairs: list[Violation] = []
+    seen = {text}
+    while len(repairs) < MAX_REPAIRS and (mend := _first_repairable(text, brief, seen)):
+        repairs.append(mend)
+        text = mend.fix
+        seen.add(text)
+    return CheckedPrompt(text, tuple(repairs), tuple(check(text, brief)))
+
+
+def _first_repairable(text: str, brief: PromptRequirements, seen: set[str]) -> Violation | None:
+    found = (violation for rule in RULES.values() for violation in rule(text, brief))
+    return next((v for v in found if v.severity == "error" and v.fix is not None and v.fix not in seen), None)
