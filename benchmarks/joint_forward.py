@@ -4,7 +4,8 @@
 
 Needs a GPU with 48 GiB and 80 GB of host memory. Every row is the median of `--repeats` forwards after two
 warm-up forwards, timed with CUDA events; peak memory is what the allocator handed out, weights included.
-"plain" is `benchmarks.reference_forward`: the textbook form with float64 rotary embeddings, a yardstick of the same run.
+"plain" is `benchmarks.reference_forward`: the textbook form with float64 rotary embeddings, a yardstick of
+the same run.
 The kernels that take most of the time are timed alone first, as their rates differ from one GPU to the next.
 """
 

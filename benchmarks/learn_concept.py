@@ -1,14 +1,14 @@
 """Can an adapter teach pocket what it does not know? From a folder of clips to figures.
 
-    python -m pocket speech                     (once: the word banks)
+    python -m recipes.pocket speech                     (once: the word banks)
     python -m benchmarks.learn_concept --json results.json
 
-For each newcomer of `recipes.pocket.new_concepts.clips` (a puppet in a striped shirt that says a new word in a new voice; a
-cube that honks) this writes a folder of clips, lets the base model make clips of what it can (`data.keep`),
-trains an adapter on both with the trainer's own commands, and makes clips of fresh prompts with and without
-it. Newcomers are not in the first frame, so what is seen of them comes from the adapter. The base model's old
-skills are measured with and without it as well, and at strength 0 every bit of the latents has to be the base
-model's. Exit code 1: a claim is missed.
+For each new concept of `recipes.pocket.new_concepts.clips` (a puppet in a striped shirt that says a new
+word in a new voice; a cube that honks) this writes a folder of clips, lets the base model make clips of
+what it can (`data.keep`), trains an adapter on both with the trainer's own commands, and makes clips of
+fresh prompts with and without it. Newcomers are not in the first frame, so what is seen of them comes from
+the adapter. The base model's old skills are measured with and without it as well, and at strength 0 every
+bit of the latents has to be the base model's. Exit code 1: a claim is missed.
 
 `--quick` shows within minutes that everything runs; `--detectors-only` judges true clips and no model.
 """

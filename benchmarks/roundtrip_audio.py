@@ -1,7 +1,7 @@
 """Whose sound it is that begins in a clip, as the model's own audio autoencoder leaves it.
 
 What a small autoencoder has not been trained on comes out of it changed: a honk loses the partials by which
-`recipes.pocket.new_concepts.detect` knows a horn. An adapter cannot teach more than the decoder can say. So here the
+`new_concepts.detect` knows a horn. An adapter cannot teach more than the decoder can say. So here the
 sounds to compare with have gone through the autoencoder too: an onset is of the kind of which the nearest
 one is, among newcomers and the world's own families.
 """

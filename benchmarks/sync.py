@@ -3,7 +3,8 @@
     python -m benchmarks.sync [--count 28] [--speech outputs/pocket]
 
 Clips of the procedural world get their sound shifted by a known time, replaced by noise, and replaced by that
-of another clip of the same family. Faces need the word bank: `python -m pocket speech --out outputs/pocket`.
+of another clip of the same family.
+Faces need the word bank: `python -m recipes.pocket speech --out outputs/pocket`.
 """
 
 import argparse

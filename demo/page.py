@@ -54,7 +54,7 @@ def build_page(studio: DemoService, build_train: BuildTrainTab | None = None) ->
 
 
 HERE = Path(__file__).parent
-ASSETS = HERE.parents[1] / "assets"
+ASSETS = HERE.parent / "assets"
 DESCRIPTION = "Make a short video with sound from a picture and a sentence."
 INK = Color(
     "#f6f7f8",

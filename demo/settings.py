@@ -13,7 +13,7 @@ from mova.machine import GIB, NEEDS, installed_gpu, lacks_for_released
 from mova.shapes import check_size, parse_size
 
 TRUE, FALSE = ("1", "t", "true", "yes", "on"), ("", "0", "f", "false", "no", "off")
-EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
+EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
 LOCAL_HOURS, PUBLIC_HOURS = 24 * 30, 24
 
 

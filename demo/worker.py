@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 # Threads that wait for one another sleep instead of spinning. On two cores that others used too, a clip took
 # 41 s instead of 62: a laptop whose browser plays a film is such a place.
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}

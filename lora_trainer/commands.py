@@ -206,6 +206,6 @@ class steps_bar(progress_bar):  # noqa: N801
     def step(self, record: dict[str, Any]) -> None:
         self.bar.n = record["step"]
         left = human_seconds((self.steps - record["step"]) * record["seconds"])
-        estimate_run = f"video {record['video_loss']:.4f} audio {record['audio_loss']:.4f}, {left} left"
-        self.bar.set_postfix_str(estimate_run, refresh=False)
+        losses = f"video {record['video_loss']:.4f} audio {record['audio_loss']:.4f}, {left} left"
+        self.bar.set_postfix_str(losses, refresh=False)
         self.bar.update(0)

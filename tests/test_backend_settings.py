@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mova.backends.remote import RemoteBackend
-from mova.backends.settings import RemoteServer, choose_backend, remote_from_environment, remote_from_option
+from mova.backends.settings import RemoteServer, remote_from_environment, remote_from_option
 from mova.errors import UserError
 
 KEY = "sk-secret-0123456789abcdef"
@@ -84,21 +83,10 @@ def test_the_key_is_not_shown():
     assert KEY not in repr(RemoteServer(URL, KEY))
 
 
-def test_the_backend_is_the_one_chosen(golden):
-    remote = choose_backend("360p", {"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": URL})
-    assert isinstance(remote, RemoteBackend)
-    assert (remote.model, remote.remote) == ("360p", RemoteServer(URL))
-    from mova.backends.local import LocalBackend
-
-    local = choose_backend(str(golden / "checkpoint"), {}, want_preview=True)
-    assert isinstance(local, LocalBackend)
-    assert local.want_preview
-
-
 def test_a_remote_backend_needs_no_torch():
     code = (
-        "import sys; from mova.backends.settings import choose_backend; "
-        "choose_backend('360p', {'MOVA_BACKEND': 'remote', 'MOVA_REMOTE_URL': 'http://gpu'}); "
+        "import sys; from mova.backends.remote import RemoteBackend; "
+        "from mova.backends.settings import RemoteServer; RemoteBackend('360p', RemoteServer('http://gpu')); "
         "print(*{'torch', 'diffusers', 'transformers'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", code]

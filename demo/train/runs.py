@@ -8,7 +8,6 @@ from typing import Any
 import gradio as gr
 from huggingface_hub import get_token
 
-from demo import html
 from demo.form import OWN, adapter_field
 from demo.generate_form import GenerateTab
 from demo.generate_tab import own_adapters

@@ -27,70 +27,6 @@ ABOUT = (
 )
 
 
-def build_train(
-    studio: DemoService, visitor: gr.BrowserState, generate: GenerateTab, tabs: gr.Tabs, tab: gr.Tab
-) -> None:
-    """Fill the Train tab; finished adapters are offered in `generate`."""
-    shop = TrainService(studio)
-    can_sign_in = bool(studio.settings.space_id and os.environ.get("OAUTH_CLIENT_ID"))
-    if (why := shop.why_not()) and not (can_sign_in and (shop.lends_to_owner or shop.away.is_open)):
-        gr.HTML(empty(TITLE, ABOUT), elem_id="train-empty")
-        gr.HTML(html.note(why, "warning"))
-        return
-    if can_sign_in:
-        gate = gr.HTML(html.note(why, "warning"))
-        gr.LoginButton(size="sm")
-    train = lay_out(studio, shop.away.is_open)
-    opened = tab.select
-    if can_sign_in:
-        opened = wire_gate(shop, train, gate, visitor, opened)
-    wire_clips(shop, train, visitor, opened)
-    wire_runs(shop, train, visitor, opened, generate, tabs)
-
-
-def wire_gate(
-    shop: TrainService, train: TrainTab, gate: gr.HTML, visitor: gr.BrowserState, opened: Callable
-) -> Callable:
-    """On a Space: who may train comes in. What registers for the moment after that is known."""
-
-    def admit(login: HubLogin | None, visitor_name: str, chosen: str | None) -> Updates:
-        return admitted(shop, train, gate, login, visitor_name, chosen)
-
-    shown = [gate, train.body, train.hardware]
-    return opened(signed(shop, admit), [visitor, train.hardware], shown, **PRIVATE).then
-
-
-def admitted(
-    shop: TrainService,
-    train: TrainTab,
-    gate: gr.HTML,
-    login: HubLogin | None,
-    visitor: str,
-    chosen: str | None,
-) -> Updates:
-    """Whether the visitor comes in, and the machines that they may choose, with their prices."""
-    name, offered = login.name if login else "", gr.update()
-    try:
-        why = told = shop.admit(visitor, name)
-    except UserError as error:
-        why = told = str(error)
-    if not why and shop.away.is_open:
-        here = [] if shop.why_not_here(name) else [("This Space's GPU", "")]
-        try:
-            offers = [(html.offer(each), each.flavor) for each in shop.away.offers()]
-            value = "" if here else shop.away.proposed().flavor
-        except (UserError, BackendError) as error:
-            told, offers, value = str(error), [], "" if here else None
-        choices = here + offers
-        kept = chosen in [flavor for _, flavor in choices]
-        offered = gr.update(choices=choices, value=chosen if kept else value)
-    return {
-        gate: html.note(told, "warning"),
-        train.body: gr.update(visible=not why),
-        train.hardware: offered,
-    }
-
-
 REMOVE = """element.addEventListener('click', event => {
   const button = event.target.closest('[data-remove]');
   if (button) { button.disabled = true; trigger('click', {name: button.dataset.remove}); }
@@ -445,3 +381,67 @@ def wire_clips(shop: TrainService, tab: TrainTab, visitor: gr.BrowserState, open
         trigger_mode="always_last",
         **PRIVATE,
     )
+
+
+def build_train(
+    studio: DemoService, visitor: gr.BrowserState, generate: GenerateTab, tabs: gr.Tabs, tab: gr.Tab
+) -> None:
+    """Fill the Train tab; finished adapters are offered in `generate`."""
+    shop = TrainService(studio)
+    can_sign_in = bool(studio.settings.space_id and os.environ.get("OAUTH_CLIENT_ID"))
+    if (why := shop.why_not()) and not (can_sign_in and (shop.lends_to_owner or shop.away.is_open)):
+        gr.HTML(empty(TITLE, ABOUT), elem_id="train-empty")
+        gr.HTML(html.note(why, "warning"))
+        return
+    if can_sign_in:
+        gate = gr.HTML(html.note(why, "warning"))
+        gr.LoginButton(size="sm")
+    train = lay_out(studio, shop.away.is_open)
+    opened = tab.select
+    if can_sign_in:
+        opened = wire_gate(shop, train, gate, visitor, opened)
+    wire_clips(shop, train, visitor, opened)
+    wire_runs(shop, train, visitor, opened, generate, tabs)
+
+
+def wire_gate(
+    shop: TrainService, train: TrainTab, gate: gr.HTML, visitor: gr.BrowserState, opened: Callable
+) -> Callable:
+    """On a Space: who may train comes in. What registers for the moment after that is known."""
+
+    def admit(login: HubLogin | None, visitor_name: str, chosen: str | None) -> Updates:
+        return admitted(shop, train, gate, login, visitor_name, chosen)
+
+    shown = [gate, train.body, train.hardware]
+    return opened(signed(shop, admit), [visitor, train.hardware], shown, **PRIVATE).then
+
+
+def admitted(
+    shop: TrainService,
+    train: TrainTab,
+    gate: gr.HTML,
+    login: HubLogin | None,
+    visitor: str,
+    chosen: str | None,
+) -> Updates:
+    """Whether the visitor comes in, and the machines that they may choose, with their prices."""
+    name, offered = login.name if login else "", gr.update()
+    try:
+        why = told = shop.admit(visitor, name)
+    except UserError as error:
+        why = told = str(error)
+    if not why and shop.away.is_open:
+        here = [] if shop.why_not_here(name) else [("This Space's GPU", "")]
+        try:
+            offers = [(html.offer(each), each.flavor) for each in shop.away.offers()]
+            value = "" if here else shop.away.proposed().flavor
+        except (UserError, BackendError) as error:
+            told, offers, value = str(error), [], "" if here else None
+        choices = here + offers
+        kept = chosen in [flavor for _, flavor in choices]
+        offered = gr.update(choices=choices, value=chosen if kept else value)
+    return {
+        gate: html.note(told, "warning"),
+        train.body: gr.update(visible=not why),
+        train.hardware: offered,
+    }

@@ -1,4 +1,4 @@
-"""A run inside a job of the Hub: `python -m lora_trainer.jobs.hub_entry REPO SECONDS ENDS`, started by `hub_jobs`.
+"""A run inside a job of the Hub: `python -m lora_trainer.jobs.hub_entry REPO SECONDS ENDS`, started by `hub`.
 
 It trains as on any machine (`jobs`), and brings what people look at into the run's repo as it comes. The
 token is in HF_TOKEN, where the Hub's library finds it.

@@ -221,7 +221,7 @@ def read_journal(path: Path, size: int) -> tuple[dict[str, Any], ...]:
     return tuple(Journal(path).read())
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RUN_ID = re.compile(r"[0-9a-f]{24}")
 # The C library gives large tensors back to the system after each use and asks for them again. On a virtual
 # machine that was half of the time that pocket's autoencoder took for a clip (5.3 against 2.6 s of a core).

@@ -67,7 +67,7 @@ class AdapterMixin(LoraBaseMixin):
     ) -> None:
         """Make these adapters, and no others, act; each with a strength, or strengths by tower.
 
-        Towers go by their names or by those of `mova.adapters.strengths.PARTS`; those not named have strength 1.
+        Towers go by their names or by those of `strengths.PARTS`; those not named have strength 1.
 
         Raises:
             UserError: there is no such adapter or tower, or a strength is out of range.

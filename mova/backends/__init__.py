@@ -1,10 +1,15 @@
 """Who makes the clip: this process, or a server. Callers know only the protocol."""
 
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from mova.request import GenerationRequest, GenerationResult, ProgressCallback
+
+logger = logging.getLogger(__name__)
 
 
 class Backend(Protocol):
@@ -26,3 +31,11 @@ class Backend(Protocol):
             Cancelled: `should_stop` said so.
         """
         ...
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - began, 3)
+    logger.info("%s: %.1f s", stage, seconds[stage])

@@ -17,6 +17,7 @@ from mova import catalog, placement
 from mova.adapters.files import Adapter
 from mova.adapters.sources import read_adapter
 from mova.adapters.strengths import Strength
+from mova.backends import timed
 from mova.errors import BackendError
 from mova.guidance import branches
 from mova.inspection import Checkpoint, inspect_checkpoint
@@ -33,14 +34,6 @@ from mova.request import (
 )
 
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    began = time.perf_counter()
-    yield
-    seconds[stage] = round(time.perf_counter() - began, 3)
-    logger.info("%s: %.1f s", stage, seconds[stage])
 
 
 LEVELS = 4  # of each colour channel: 64 fields

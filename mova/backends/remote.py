@@ -22,7 +22,7 @@ from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from mova import catalog, machine
-from mova.backends.local import timed
+from mova.backends import timed
 from mova.backends.settings import RemoteServer
 from mova.errors import BackendError, Cancelled, UserError
 from mova.files import temporary_beside
@@ -353,8 +353,8 @@ class VideoServer:
                 url = httpx.URL(check_url(job.url))
             except UserError:
                 raise BackendError(
-                    f"{self.place} says that its clip is at {redacted_url(job.url)}, which is no address; look "
-                    "into the server's log"
+                    f"{self.place} says that its clip is at {redacted_url(job.url)}, which is no address; "
+                    "look into the server's log"
                 ) from None
 
         def fetch() -> None:

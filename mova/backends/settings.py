@@ -29,8 +29,8 @@ class RemoteServer:
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query or parts.fragment:
             raise UserError(
-                f"{redacted_url(url)} was given with a name, a password, ? or # in it; give the address alone, "
-                f"such as {EXAMPLE}, and the key in an environment variable"
+                f"{redacted_url(url)} was given with a name, a password, ? or # in it; give the address "
+                f"alone, such as {EXAMPLE}, and the key in an environment variable"
             )
         if not re.fullmatch(r"[!-~]*", api_key):
             raise UserError(f"the key for {redacted_url(url)} holds signs that no key has; copy it again")

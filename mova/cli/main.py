@@ -118,7 +118,3 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 COMMANDS = {"generate": generate, "enhance": enhance, "inspect": inspect, "evaluate": evaluate}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

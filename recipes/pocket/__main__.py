@@ -1,4 +1,4 @@
-"""`python -m pocket`: make the word bank, look at the world, train pocket stage by stage, and export it.
+"""`python -m recipes.pocket`: make the word bank, look at the world, train pocket by stages, and export it.
 
 The order: speech, train-vae and train-audio-vae, codecs, sounds, train-audio, encode, train, export,
 evaluate; the language model apart from these: train-enhancer, evaluate-enhancer. Stages that train resume
@@ -206,7 +206,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pocket", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m recipes.pocket", description=__doc__)
     commands = parser.add_subparsers(required=True)
 
     speech = commands.add_parser(

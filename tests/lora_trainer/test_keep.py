@@ -86,13 +86,13 @@ def test_clips_to_keep_are_cached_without_the_trigger_and_measured_apart(engine,
     assert len(learnt) == 1 and len(held_out) == 2
     assert not any(each.kept for each in learnt + held_out)
     assert all(each.caption.startswith("lampy Lamp") for each in learnt + held_out)
-    estimate_run = trained.measure()
+    figures = trained.measure()
     assert {name: {m.entry.kept for m in each} for name, each in trained.measured.items()} == {
         "held_out": {False},
         "training": {False},
         "kept": {True},
     }
-    assert estimate_run["kept"].keys() == {"video_dit", "video_dit_2", "audio_dit"}
+    assert figures["kept"].keys() == {"video_dit", "video_dit_2", "audio_dit"}
 
 
 def test_clips_to_keep_are_no_reason_to_hold_back_the_last_clip(engine, keeping):

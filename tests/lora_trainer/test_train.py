@@ -138,7 +138,7 @@ def test_a_full_disk_stops_with_a_sentence_and_the_checkpoint_before_is_whole(tm
 import resource, torch
 from pathlib import Path
 from lora_trainer.checkpoint import load_state, save_state
-from mova.types import BackendError
+from mova.errors import BackendError
 folder = Path({str(tmp_path)!r}) / "checkpoints"
 save_state(folder, "step-000001", {{"x": torch.zeros(10)}}, 1, lambda _: None)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

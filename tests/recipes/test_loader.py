@@ -35,5 +35,5 @@ def test_shards_hold_the_clips_of_their_seeds(tmp_path):
 
 
 def test_a_stream_of_faces_without_a_bank_is_refused_at_once(tmp_path):
-    with pytest.raises(FileNotFoundError, match="python -m pocket speech"):
+    with pytest.raises(FileNotFoundError, match=r"python -m recipes\.pocket speech"):
         next(stream(1, speech=tmp_path))

@@ -54,5 +54,5 @@ def test_voices_are_equally_loud(speech):
 
 
 def test_a_missing_bank_names_the_command_that_makes_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="python -m pocket speech"):
+    with pytest.raises(FileNotFoundError, match=r"python -m recipes\.pocket speech"):
         load_bank(tmp_path)

@@ -1,6 +1,7 @@
 """What one clip costs on this machine's processor, stage by stage, measured in a process of its own.
 
-`python -m recipes.pocket.evaluation.costs MODEL` prints JSON. Peak memory is the whole process's, Python and libraries included.
+`python -m recipes.pocket.evaluation.costs MODEL` prints JSON. Peak memory is the whole process's, Python and
+libraries included.
 """
 
 import argparse

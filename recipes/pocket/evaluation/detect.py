@@ -37,7 +37,7 @@ class BallSighting:
 
 
 def detect_ball(frames: np.ndarray, layout: dict[str, float]) -> BallSighting:
-    """Frames uint8 [F, H, W, 3]; layout as in `recipes.pocket.world.clip.Clip`."""
+    """Frames uint8 [F, H, W, 3]; layout as in `world.clip.Clip`."""
     radius = layout["radius"]
     pictures = frames.astype(np.float32)
     room = _empty_room(pictures[0], layout["x"], layout["y"], radius)
@@ -210,7 +210,7 @@ LARGEST_LAG = 6  # frames
 def mouth_opening(frames: np.ndarray, layout: dict[str, float]) -> np.ndarray:
     """Pixels of teeth, tongue and dark inside: those in colours that were fewer when closed. float [F].
 
-    Frames uint8 [F, H, W, 3]; layout as in `recipes.pocket.world.clip.Clip`. Counting colours, wherever they are, does not
+    Frames uint8 [F, H, W, 3]; layout as in `world.clip.Clip`. Counting colours, wherever they are, does not
     mind that the head moves.
     """
     s = layout["half_head"]
@@ -284,7 +284,7 @@ class Heard(Struck):
 def detect_keys(frames: np.ndarray, layout: dict[str, float]) -> Struck:
     """Keys that light, each at the start of the frame that shows it.
 
-    Frames uint8 [F, H, W, 3]; layout as in `recipes.pocket.world.clip.Clip`. A key is lit as far as it has left the colour
+    Frames uint8 [F, H, W, 3]; layout as in `world.clip.Clip`. A key is lit as far as it has left the colour
     it had in the first frame.
     """
     light = key_light(frames, layout)

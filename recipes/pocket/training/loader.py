@@ -62,7 +62,7 @@ def stream(
     """
     if "face" in families and not (Path(speech) / WORLD.bank).exists():
         raise FileNotFoundError(
-            f"no word bank in {speech}; make it with: python -m pocket speech --out {speech}"
+            f"no word bank in {speech}; make it with: python -m recipes.pocket speech --out {speech}"
         )
     context = multiprocessing.get_context("spawn")  # the caller may hold a GPU, which a fork would break
     frames, waveforms = _shared_arrays(context, slots, batch)

@@ -1,5 +1,7 @@
 """The face family: a cartoon person who says one to three words, with lips that follow the phonemes."""
 
+# ruff: noqa: RUF001 (the keys of SHAPES are IPA)
+
 import zlib
 from itertools import pairwise
 from pathlib import Path

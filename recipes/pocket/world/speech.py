@@ -181,7 +181,7 @@ def load_bank(folder: Path = DEFAULT_FOLDER, cast: Cast = WORLD) -> SpeechBank:
     path = Path(folder) / cast.bank
     if not path.exists():
         raise FileNotFoundError(
-            f"no word bank at {path}; make it with: python -m pocket speech --out {folder}"
+            f"no word bank at {path}; make it with: python -m recipes.pocket speech --out {folder}"
         )
     return SpeechBank(path, cast)
 
