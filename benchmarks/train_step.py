@@ -37,8 +37,7 @@ from lora_trainer.engine import Engine
 from lora_trainer.plan import flops, memory
 from lora_trainer.plan.estimate import step_seconds
 from lora_trainer.plan.inputs import Card, Outline
-from mova.machine import GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS
-from mova.placement import GIB
+from mova.machine import GIB, GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS
 from mova.shapes import ClipShape
 
 RESIDENT_GIB = 100  # a card with less is not asked to hold both experts
