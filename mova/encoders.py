@@ -183,7 +183,7 @@ def to_clips(video: Video, height: int, width: int) -> Tensor:
 
 
 def to_waveforms(audio: Sound, sample_rate: int, new_rate: int) -> Tensor:
-    """`audio` [S], [C, S] or [N, C, S] in [-1, 1] as float32 [N, 1, S'] at `new_rate`, its channels averaged."""
+    """`audio` [S], [C, S] or [N, C, S] in [-1, 1] as float32 [N, 1, S] at `new_rate`, channels averaged."""
     audio = torch.as_tensor(audio)
     if audio.ndim not in (1, 2, 3) or not audio.is_floating_point():
         raise UserError(
