@@ -88,11 +88,15 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--model", default=str(POCKET), help="a checkpoint's folder")
     evaluate.add_argument("--detectors-only", action="store_true", help="true clips alone, no model")
     evaluate.add_argument("--clips", type=int, default=64, help="of each family")
+    evaluate.add_argument(
+        "--tracks", action="store_true", help="runs with held and partly held tracks instead"
+    )
     evaluate.add_argument("--held-out", type=int, default=16, help="more of each, of unseen combinations")
     evaluate.add_argument(
         "--round-trips", type=int, default=8, help="of the held-out clips, through the autoencoders"
     )
     evaluate.add_argument("--json", action="store_true", help="all raw figures instead of the tables")
+    evaluate.add_argument("--figures", type=Path, default=None, help="file for all raw figures, as JSON")
     evaluate.add_argument("--device", default=None)
     evaluate.add_argument(
         "--batch",
@@ -256,9 +260,24 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from recipes.pocket.evaluation import costs
     from recipes.pocket.evaluation.evaluate import DEFAULT_RUN, Plan, evaluate, planned_runs, runs_on_cpu
     from recipes.pocket.evaluation.report import report_text
+    from recipes.pocket.evaluation.tracks import evaluate_tracks, tracks_table
 
     a = arguments
     on_cpu = runs_on_cpu(a.device)
+    batch = a.batch or (1 if on_cpu else GPU_BATCH)
+    runs = planned_runs(a.guidance_scale, a.bridge_guidance_scale, a.steps, a.ablations)
+    if a.tracks:
+        report = evaluate_tracks(
+            a.model,
+            speech=a.speech,
+            device=a.device,
+            clips=a.clips,
+            batch=batch,
+            processes=a.workers,
+            settings=runs[DEFAULT_RUN],
+        )
+        _print_report(report, tracks_table(report), a)
+        return
     plan = Plan(
         model=None if a.detectors_only else a.model,
         speech=a.speech,
@@ -266,24 +285,29 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         clips=a.clips,
         held_out=a.held_out,
         round_trips=a.round_trips,
-        batch=a.batch or (1 if on_cpu else GPU_BATCH),
+        batch=batch,
         workers=a.workers,
         captions=a.captions,
         degraded=a.degraded,
-        runs=planned_runs(a.guidance_scale, a.bridge_guidance_scale, a.steps, a.ablations),
+        runs=runs,
         sheets=a.sheets,
     )
     report = evaluate(plan)
     if plan.model and on_cpu and not a.no_cost:
-        settings = plan.runs[DEFAULT_RUN]
+        settings = runs[DEFAULT_RUN]
         report["cost"] = costs.measure(
             plan.model,
             steps=settings.steps,
             guidance_scale=settings.guidance_scale,
             bridge_guidance_scale=settings.bridge_guidance_scale,
         )
-    text = json.dumps(report) if a.json else report_text(report)
-    sys.stdout.write(f"{text}\n")
+    _print_report(report, report_text(report), a)
+
+
+def _print_report(report: dict[str, object], text: str, arguments: argparse.Namespace) -> None:
+    if arguments.figures:
+        arguments.figures.write_text(json.dumps(report), encoding="utf-8")
+    sys.stdout.write(f"{json.dumps(report) if arguments.json else text}\n")
 
 
 def _start_from(arguments: argparse.Namespace) -> None:

@@ -358,7 +358,7 @@ def test_a_run_warms_up_falls_at_its_end_and_stops():
     budget = Budget(minutes=0.002, decay=0.5, ranks=ALONE)
     scales = list(budget.steps())
     assert scales[0] == 0.01
-    assert scales[budget.LOOK] <= (budget.LOOK + 1) / budget.WARMUP
+    assert scales[budget.CHECK_EVERY] <= (budget.CHECK_EVERY + 1) / budget.WARMUP
     assert budget.fraction >= 1
 
 

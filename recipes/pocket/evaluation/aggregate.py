@@ -49,8 +49,8 @@ def _score_piano(clips: Sequence[Figures]) -> Scores:
     return _sync(clips) | {
         "notes_heard": _share_right(clips, "heard"),
         "notes_lit": _share_right(clips, "seen"),
-        "lit_is_heard": _agreement(clips, 0),
-        "lit_is_heard_shuffled": float(np.mean([_agreement(clips, shift) for shift in _shifts(clips)])),
+        "lit_is_heard": agreement(clips, 0),
+        "lit_is_heard_shuffled": float(np.mean([agreement(clips, shift) for shift in _shifts(clips)])),
         "cents_off": float(np.median(cents)) if cents else NOT_HEARD,
     }
 
@@ -133,7 +133,7 @@ def _heard_is_seen(clips: Sequence[Figures]) -> float:
     return found / max(total, 1)
 
 
-def _agreement(clips: Sequence[Figures], shift: int) -> float:
+def agreement(clips: Sequence[Figures], shift: int = 0) -> float:
     """Share of keys that light with a note of their pitch beginning within two frames."""
     agreeing = total = 0
     for index, clip in enumerate(clips):
