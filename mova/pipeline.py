@@ -328,8 +328,16 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         latents, audio_latents, condition = (each.to(device) for each in (latents, audio_latents, condition))
         video, audio = (each.to(device) for each in tracks)
         noise, audio_noise = latents, audio_latents
-        latents = video.noised(noise, sigmas[0, 0])
-        audio_latents = audio.noised(audio_noise, sigmas[0, 1])
+
+        def given_at(pair: Tensor) -> list[Tensor]:
+            """What was given, noised to a pair of sigmas; the noise itself where nothing was."""
+            parts = zip((video, audio), (noise, audio_noise), pair, strict=True)
+            return [
+                drawn if track.given is None else scheduler.add_noise(track.given, drawn, sigma)
+                for track, drawn, sigma in parts
+            ]
+
+        latents, audio_latents = given_at(sigmas[0])
         timesteps = scheduler.timesteps(sigmas)
         boundary = self.config.boundary_ratio * scheduler.config.num_train_timesteps
         with self.residency.use_towers(), self.progress_bar(total=steps) as progress:
@@ -354,11 +362,12 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
                 audio_moved = scheduler.step(audio_latents, audio_velocity, audio_sigma, next_audio_sigma)
                 clean = scheduler.denoised(latents, velocity, sigma)
                 audio_clean = scheduler.denoised(audio_latents, audio_velocity, audio_sigma)
+                given, audio_given = given_at(sigmas[step + 1])
                 tensors = {
-                    "latents": video.put_back(moved, noise, next_sigma),
-                    "audio_latents": audio.put_back(audio_moved, audio_noise, next_audio_sigma),
-                    "denoised_latents": video.put_back(clean, noise, sigmas[-1, 0]),
-                    "denoised_audio_latents": audio.put_back(audio_clean, audio_noise, sigmas[-1, 1]),
+                    "latents": video.put_back(moved, given),
+                    "audio_latents": audio.put_back(audio_moved, audio_given),
+                    "denoised_latents": video.put_back(clean, video.given),
+                    "denoised_audio_latents": audio.put_back(audio_clean, audio.given),
                 }
                 tensors = on_step(step, timesteps[step], tensors)
                 latents, audio_latents = tensors["latents"], tensors["audio_latents"]
