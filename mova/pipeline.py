@@ -41,6 +41,8 @@ from mova.scheduler import PairScheduler
 from mova.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE, ClipShape, check_num_frames, check_size
 from mova.text import clean_prompt
 from mova.tracks import (
+    AUDIO_RAMP,
+    VIDEO_RAMP,
     Regenerate,
     Span,
     Track,
@@ -51,6 +53,7 @@ from mova.tracks import (
     made_frames,
     put_back_frames,
     put_back_sound,
+    ramped,
     spans_to_make,
     video_keep,
 )
@@ -78,7 +81,8 @@ class Brought:
 
     media: Tensor
     made: tuple[Span, ...]  # seconds of it that are made again
-    keep: np.ndarray  # along the latents, as in `Track`
+    keep: np.ndarray  # along the latents: 1 comes out as it went in, 0 is made
+    drawn: np.ndarray  # as `keep`, with ramps at the seams
 
     @property
     def is_held(self) -> bool:
@@ -407,8 +411,9 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         spans = spans_to_make("regenerate_video", regenerate, shape.seconds)
         keep = video_keep(spans, shape)
         keep[(clips.shape[2] - 1) // TEMPORAL_STRIDE + 1 :] = 0
+        drawn = ramped(keep, VIDEO_RAMP, (clips.shape[2] - 1) // TEMPORAL_STRIDE + 1)
         clips, note = fit_clips(clips, shape.num_frames, shape.frame_rate)
-        return Brought(clips, spans, keep), note
+        return Brought(clips, spans, keep, drawn), note
 
     def _bring_sound(
         self, waveforms: Tensor | None, regenerate: Regenerate, shape: ClipShape
@@ -417,8 +422,10 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
             check_given("audio", regenerate)
             return None, ""
         spans = spans_to_make("regenerate_audio", regenerate, shape.seconds)
+        keep = audio_keep(spans, shape)
+        drawn = ramped(keep, AUDIO_RAMP, waveforms.shape[-1] // shape.hop_length)
         waveforms, note = fit_waveforms(waveforms, shape.num_samples, shape.sample_rate, spans)
-        return Brought(waveforms, spans, audio_keep(spans, shape)), note
+        return Brought(waveforms, spans, keep, drawn), note
 
     def _track(
         self,
@@ -431,7 +438,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         if brought is None or (strength == 1 and not brought.keep.any()):
             return Track()
         given = spread(encode(brought.media), batch, what)
-        keep = torch.from_numpy(brought.keep) if brought.keep.any() else None
+        keep = torch.from_numpy(brought.drawn) if brought.keep.any() else None
         return Track(given, keep, strength)
 
     def _frames(self, latents: Tensor, picture: Brought | None) -> Tensor:

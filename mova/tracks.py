@@ -25,7 +25,8 @@ Span = tuple[float, float]
 Regenerate = bool | Sequence[Span]
 
 TOLERANCE = 1e-3  # seconds; spans are typed with three decimals
-MAX_EXTENSION_SECONDS = 600.0
+VIDEO_RAMP, AUDIO_RAMP = 1, 3  # made latents at a seam that are drawn to what was given
+MAX_EXTENSION600.0
 BLEND_FRAMES = 12  # over which the made picture takes on what the autoencoder loses of its given neighbour
 FADE_SECONDS = 0.008  # of sound, from what was given to what is made
 
@@ -136,6 +137,23 @@ def made_frames(keep: np.ndarray) -> np.ndarray:
     return np.repeat(keep < 1, [1] + [TEMPORAL_STRIDE] * (len(keep) - 1))
 
 
+def ramped(keep: np.ndarray, length: int, given: int) -> np.ndarray:
+    """`keep` rising to 1 over the `length` made latents next to those kept, a third of a made run at most.
+
+    Only in the first `given` latents: past them there is nothing to rise to.
+    """
+    result = keep.copy()
+    for start, end in runs(keep == 0):
+        steps = min(length, (end - start - 1) // 2)
+        rise = np.arange(1, steps + 1, dtype=np.float32) / (steps + 1)
+        if end < len(keep):
+            result[end - steps : end] = rise
+        if start > 0:
+            result[start : start + steps] = rise[::-1]
+    result[given:] = keep[given:]
+    return result
+
+
 def _touched(spans: Sequence[Span], starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     touched = np.zeros(len(starts), bool)
     for start, end in spans:
@@ -146,8 +164,8 @@ def _touched(spans: Sequence[Span], starts: np.ndarray, ends: np.ndarray) -> np.
 def put_back_frames(given: "Tensor", decoded: "Tensor", made: np.ndarray) -> "Tensor":
     """`given` [B, 3, F, H, W] outside the frames that are `made` [F], `decoded` in them.
 
-    The autoencoder loses detail (31 dB in pocket), and the picture would jump at the seam. So a made frame
-    takes on the difference between the given and the decoded picture at the seam, less of it the further away.
+    The autoencoder loses detail (31 dB in pocket), and the picture would jump at the seam. So a made frame takes
+    on the difference between the given and the decoded picture at the seam, less of it the further away.
     With pocket's autoencoder and true clips the step at the seam falls from 4.7 times the true one to 1.8
     (faces), from 3.1 to 1.5 (pianos) and from 3.4 to 1.5 (balls).
     """
@@ -191,7 +209,7 @@ def runs(flags: np.ndarray) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Window:
-    """One window of a clip that is continued, in frames of the whole clip. Its first `overlap` frames are held.
+    """One window of a continued clip, in frames of the whole clip. Its first `overlap` frames are held.
 
     `overlap` and `num_frames` are 4k+1, so the held picture is whole latents.
     """
@@ -201,7 +219,7 @@ class Window:
     num_frames: int
 
     def made(self, frame_rate: float) -> Span:
-        """The span of the window, in seconds from its start, that is made: of the picture and of the sound."""
+        """The span that is made, of the picture and of the sound, in seconds from the window's start."""
         return self.overlap / frame_rate, self.num_frames / frame_rate
 
 
@@ -210,8 +228,8 @@ def plan_extension(
 ) -> tuple[Window, ...]:
     """The windows that make a clip of `num_frames` longer by at least `seconds`, under four frames more.
 
-    Each is `window_frames` long, the length that the model was trained at, if the clip is long enough: the last
-    one holds more instead of being shorter.
+    Each is `window_frames` long, the length that the model was trained at, if the clip is long enough: the
+    last one holds more instead of being shorter.
 
     Raises:
         UserError: the seconds or the overlap are out of range.
@@ -240,8 +258,8 @@ def extend(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Continue a clip window by window; yields what each adds: uint8 [f, H, W, 3] and float32 [s].
 
-    `frames` [F, H, W, 3] and `waveform` [S] are the clip so far. `make(frames, waveform, window)` is given the
-    held part and returns the whole window, as a pipeline does for `video`, `audio`, `num_frames` and
+    `frames` [F, H, W, 3] and `waveform` [S] are the clip so far. `make(frames, waveform, window)` is given
+    the held part and returns the whole window, as a pipeline does for `video`, `audio`, `num_frames` and
     `regenerate_audio=[window.made(frame_rate)]`. What was decoded is handed on and encoded again; raw latents
     drift after some eight windows. To resume, give the clip so far and the windows that are left.
     """
