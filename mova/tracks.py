@@ -26,7 +26,7 @@ Regenerate = bool | Sequence[Span]
 
 TOLERANCE = 1e-3  # seconds; spans are typed with three decimals
 VIDEO_RAMP, AUDIO_RAMP = 1, 3  # made latents at a seam that are drawn to what was given
-MAX_EXTENSION600.0
+MAX_EXTENSION_SECONDS = 600.0
 BLEND_FRAMES = 12  # over which the made picture takes on what the autoencoder loses of its given neighbour
 FADE_SECONDS = 0.008  # of sound, from what was given to what is made
 
@@ -164,8 +164,8 @@ def _touched(spans: Sequence[Span], starts: np.ndarray, ends: np.ndarray) -> np.
 def put_back_frames(given: "Tensor", decoded: "Tensor", made: np.ndarray) -> "Tensor":
     """`given` [B, 3, F, H, W] outside the frames that are `made` [F], `decoded` in them.
 
-    The autoencoder loses detail (31 dB in pocket), and the picture would jump at the seam. So a made frame takes
-    on the difference between the given and the decoded picture at the seam, less of it the further away.
+    The autoencoder loses detail (31 dB in pocket), and the picture would jump at the seam. So a made frame
+    takes on the difference between given and decoded at the seam, less of it the further away.
     With pocket's autoencoder and true clips the step at the seam falls from 4.7 times the true one to 1.8
     (faces), from 3.1 to 1.5 (pianos) and from 3.4 to 1.5 (balls).
     """
