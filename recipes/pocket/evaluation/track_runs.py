@@ -129,8 +129,9 @@ def _call(
 ) -> Media:
     """Frames uint8 [B, F, H, W, 3] and sounds float32 [B, S] by the pipeline's public call."""
     height, width = (video[0, 0] if image is None else image[0]).shape[:2]
+    # Given as embeddings, a prompt may be empty.
     made = pipeline(
-        prompt=prompts,
+        prompt_embeds=pipeline.encode_prompt(prompts),
         negative_prompt=settings.negative_prompt,
         image=image,
         video=video,
