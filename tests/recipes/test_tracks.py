@@ -1,15 +1,18 @@
 """Figures of held and retaken tracks: true clips reach every bar, and each fault misses its own."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from recipes.pocket.evaluation import seams
 from recipes.pocket.evaluation.evaluate import CAPTIONS, FIRST_SEED
+from recipes.pocket.evaluation.generate import Settings
 from recipes.pocket.evaluation.measure import ClipSpec, Expectation
-from recipes.pocket.evaluation.track_runs import RETAKE, RUNS, TrackCase
+from recipes.pocket.evaluation.track_runs import OVERLAP_FRAMES, RETAKE, RUNS, TrackCase, make
 from recipes.pocket.evaluation.track_scores import measure_run, score_run
 from recipes.pocket.evaluation.tracks import CLAIMS, tracks_table
-from recipes.pocket.world.clip import FAMILIES, FRAME_RATE, NUM_FRAMES, NUM_SAMPLES, SAMPLE_RATE
+from recipes.pocket.world.clip import FAMILIES, FRAME_RATE, NUM_FRAMES, NUM_SAMPLES, SAMPLE_RATE, Clip, Events
 
 SECONDS = np.arange(NUM_SAMPLES) / SAMPLE_RATE
 TONE = (0.3 * np.sin(2 * np.pi * 440 * SECONDS)).astype(np.float32)
@@ -47,6 +50,25 @@ def missed(scores, name):
         for claim in CLAIMS
         if claim.run == name and claim.is_missed(scores[claim.family][claim.key], {name: scores})
     }
+
+
+def test_each_run_gives_the_pipeline_what_it_says_and_makes_the_rest(tiny_pipeline):
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (NUM_FRAMES, 32, 64, 3), np.uint8)
+    clip = Clip(frames, TONE, "a tone", "ball", Events(), {}, {})
+    case = TrackCase(clip, Expectation.of(clip, Path()), 0)
+    settings = Settings(steps=1, guidance_scale=1.0, bridge_guidance_scale=1.0)
+    window = NUM_FRAMES - OVERLAP_FRAMES
+    for name, run in RUNS.items():
+        [(made, sound)] = make(tiny_pipeline, [case], run, settings, batch=1)
+        given = OVERLAP_FRAMES if name == "continue" else NUM_FRAMES
+        assert len(made) == (NUM_FRAMES + 3 * window if name == "extend" else NUM_FRAMES), name
+        assert len(sound) == round(len(made) / FRAME_RATE * SAMPLE_RATE - 0.5), name
+        is_kept = ~seams.made_frames(run.regenerate_video, NUM_FRAMES)[:given] & run.video
+        assert ((made[:given] == frames[:given]).all((1, 2, 3)) == is_kept)[1:].all(), name
+        assert (seams.sound_change(TONE[: given * 666], sound, run.regenerate_audio) < 1e-6) == run.audio, (
+            name
+        )
 
 
 @pytest.mark.parametrize("name", ["sound held", "picture held", "retake"])
