@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mova.errors import UserError
 from recipes.pocket.evaluation import seams
 from recipes.pocket.evaluation.evaluate import CAPTIONS, FIRST_SEED
 from recipes.pocket.evaluation.generate import Settings
 from recipes.pocket.evaluation.measure import ClipSpec, Expectation
 from recipes.pocket.evaluation.track_runs import OVERLAP_FRAMES, RETAKE, RUNS, TrackCase, make
 from recipes.pocket.evaluation.track_scores import measure_run, score_run
-from recipes.pocket.evaluation.tracks import CLAIMS, tracks_table
+from recipes.pocket.evaluation.tracks import CLAIMS, evaluate_tracks, tracks_table
 from recipes.pocket.world.clip import FAMILIES, FRAME_RATE, NUM_FRAMES, NUM_SAMPLES, SAMPLE_RATE, Clip, Events
 
 SECONDS = np.arange(NUM_SAMPLES) / SAMPLE_RATE
@@ -147,6 +148,11 @@ def test_colour_drift_is_counted_a_window():
 def test_an_onset_at_a_seam_is_extra_unless_an_event_explains_it():
     assert seams.extra_onsets([0.1, 0.72, 1.5], [], [0.7, 1.4]) == 1
     assert seams.extra_onsets([0.1, 0.72, 1.5], [0.75], [0.7, 1.4]) == 0
+
+
+def test_an_unknown_run_is_refused_before_the_model_is_loaded(tmp_path):
+    with pytest.raises(UserError, match="no such runs: \\['dub'\\]; choose from \\['joint'"):
+        evaluate_tracks("nothing", speech=tmp_path, names=["dub"])
 
 
 def test_the_table_names_what_is_missed(cases):

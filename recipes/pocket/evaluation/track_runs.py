@@ -23,7 +23,7 @@ Media = tuple[np.ndarray, np.ndarray]  # uint8 [F, H, W, 3], float32 [S]; with a
 
 @dataclass(frozen=True)
 class TrackRun:
-    """What of the true clip is given, and what of it is made again; by default nothing is given."""
+    """Parts of the true clip that are given, and spans of them to regenerate; by default nothing is given."""
 
     video: bool = False
     audio: bool = False
