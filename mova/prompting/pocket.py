@@ -23,10 +23,10 @@ FAMILIES = ("ball", "face", "piano")
 MAX_CHARACTERS = 600
 MAX_NOTES = 8
 KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-TOKEN = re.compile(r"<Q+\d+>|[^\W\d_]+(?:'[^\W\d_]+)*|\d+x?|[^\w\s.,:;!?()<>&/…–—'\"，。：！？、-]")
+TOKEN = re.compile(r"<Q+\d+>|[^\W\d_]+(?:'[^\W\d_]+)*|\d+[xX]?|[^\w\s.,:;!?()<>&/…–—'\"，。：！？、-]")
 GREETING = re.compile(r"\s*(?:hi|hey|hello|ok|okay)[,!.]+\s+(?=\S)", re.IGNORECASE)
 GAP = r"(?:\s*[,、–-]\s*|\s*\.{2,3}\s*|\s+)(?:(?:and|then)\s+)?"
-NOTES = re.compile(rf"(?<![\w'’#])(?:[A-Ga-g](?:{GAP}[A-Ga-g])*|[A-G]{{2,9}})(?![\w'’#♯♭])")
+NOTES = re.compile(rf"(?<![\w'’#])(?:[A-Ga-g](?:{GAP}[A-Ga-g])*|[A-G]{{2,9}})(?![\w'’#♯♭]|\s+(?:major|minor)\b)")
 SYLLABLES = {"do": "C", "re": "D", "mi": "E", "fa": "F", "sol": "G", "so": "G", "la": "A", "ti": "B", "si": "B"}
 SUNG = re.compile(rf"\b(?:{'|'.join(SYLLABLES)})(?:{GAP}(?:{'|'.join(SYLLABLES)}))*\b", re.IGNORECASE)
 ARTICLE_LAST = re.compile(rf"(?:{GAP})?a(?=\s+(?!(?:on|in|at|by|and|then|from|with|before|played|slowly|quickly|fast|glow\w*|lit|are|light|please|thanks|thank|cheers|as|for|if|no|without|just)\b)[^\W\d_])", re.I)
@@ -304,7 +304,8 @@ def _take_notes(text: str) -> tuple[str, list[tuple[str, ...]]]:
 
 def _head(text: str, items: Sequence[Item], at: int) -> Item | None:
     """What the modifier at `at` describes: the next thing, else the one before it."""
-    if at and items[at - 1].slot == "lit" and [item.slot for item in items[at + 1 : at + 2]] != ["piano"]:
+    is_near = at > 0 and text[items[at - 1].end : items[at].start].isspace()
+    if is_near and items[at - 1].slot == "lit" and [item.slot for item in items[at + 1 : at + 2]] != ["piano"]:
         return items[at - 1]
     for across_commas in (False, True):
         for index in range(at + 1, len(items)):
