@@ -65,9 +65,7 @@ def endpoint_of(studio: DemoService, choice: WriterChoice) -> Endpoint:
 
 def open_enhancer(studio: DemoService, choice: WriterChoice) -> Enhancer:
     """An enhancer that writes as chosen. Raises UserError if that cannot be."""
-    return Enhancer(
-        open_writer(studio, choice), cache=AnswerCache(), reads_pocket=choice.kind == POCKET
-    )
+    return Enhancer(open_writer(studio, choice), cache=AnswerCache(), reads_pocket=choice.kind == POCKET)
 
 
 def open_writer(studio: DemoService, choice: WriterChoice) -> Writer | None:

@@ -80,7 +80,8 @@ def enhance(options: argparse.Namespace) -> int:
         writer,
         meter=meter,
         cache=AnswerCache(options.cache),
-        reads_pocket=options.pocket or (writer is None and not options.template and makes_with_pocket(options)),
+        reads_pocket=options.pocket
+        or (writer is None and not options.template and makes_with_pocket(options)),
     )
     request = EnhanceRequest(
         idea=sys.stdin.read() if options.idea == "-" else options.idea,

@@ -26,12 +26,31 @@ KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 TOKEN = re.compile(r"<Q+\d+>|[^\W\d_]+(?:'[^\W\d_]+)*|\d+[xX]?|[^\w\s.,:;!?()<>&/…–—'\"，。：！？、-]")
 GREETING = re.compile(r"\s*(?:hi|hey|hello|ok|okay)[,!.]+\s+(?=\S)", re.IGNORECASE)
 GAP = r"(?:\s*[,、–-]\s*|\s*\.{2,3}\s*|\s+)(?:(?:and|then)\s+)?"
-NOTES = re.compile(rf"(?<![\w'’#])(?:[A-Ga-g](?:{GAP}[A-Ga-g])*|[A-G]{{2,9}})(?![\w'’#♯♭]|\s+(?:major|minor)\b)")
-SYLLABLES = {"do": "C", "re": "D", "mi": "E", "fa": "F", "sol": "G", "so": "G", "la": "A", "ti": "B", "si": "B"}
+NOTES = re.compile(
+    rf"(?<![\w'’#])(?:[A-Ga-g](?:{GAP}[A-Ga-g])*|[A-G]{{2,9}})(?![\w'’#♯♭]|\s+(?:major|minor)\b)"
+)
+SYLLABLES = {
+    "do": "C",
+    "re": "D",
+    "mi": "E",
+    "fa": "F",
+    "sol": "G",
+    "so": "G",
+    "la": "A",
+    "ti": "B",
+    "si": "B",
+}
 SUNG = re.compile(rf"\b(?:{'|'.join(SYLLABLES)})(?:{GAP}(?:{'|'.join(SYLLABLES)}))*\b", re.IGNORECASE)
-ARTICLE_LAST = re.compile(rf"(?:{GAP})?a(?=\s+(?!(?:on|in|at|by|and|then|from|with|before|played|slowly|quickly|fast|glow\w*|lit|are|light|please|thanks|thank|cheers|as|for|if|no|without|just)\b)[^\W\d_])", re.I)
-AFTER_THESE = re.compile(r"\b(?:at|on|in|with|of|by|from|like|is)\s+$", re.IGNORECASE)  # an article is in place
-REPORTED = re.compile(r"(?:that|nothing|something|anything|about|at|to|for|from|with|into|he|she|they)\b", re.IGNORECASE)
+ARTICLE_LAST = re.compile(
+    rf"(?:{GAP})?a(?=\s+(?!(?:on|in|at|by|and|then|from|with|before|played|slowly|quickly|fast|glow\w*|lit|are|light|please|thanks|thank|cheers|as|for|if|no|without|just)\b)[^\W\d_])",
+    re.I,
+)
+AFTER_THESE = re.compile(
+    r"\b(?:at|on|in|with|of|by|from|like|is)\s+$", re.IGNORECASE
+)  # an article is in place
+REPORTED = re.compile(
+    r"(?:that|nothing|something|anything|about|at|to|for|from|with|into|he|she|they)\b", re.IGNORECASE
+)
 PEOPLE = {"man": "man", "woman": "woman", "child": "child", "girl": "child", "boy": "child", "anyone": ""}
 SHOUTS = ("shouts", "whispers", "yells", "exclaims", "replies")  # what follows is said, not done
 ANAPHORS = ("he", "she", "child", "person")  # words for a person who was named before
@@ -93,7 +112,9 @@ def read_idea(idea: str) -> PocketReading:
     taken = mask_quotes(idea)
     text = _in_english(GREETING.sub("", taken.text, count=1).replace("’", "'"))
     if len(text) > MAX_CHARACTERS:
-        return PocketReading("", "not", not_kept=("the idea tells more than one short clip of pocket's holds",))
+        return PocketReading(
+            "", "not", not_kept=("the idea tells more than one short clip of pocket's holds",)
+        )
     slots = Slots(lines=[quote.raw for quote in taken.quotes])
     if not slots.lines:
         text = _take_speech(text, slots)
@@ -178,7 +199,9 @@ def _slips() -> dict[str, str]:
             made += [word[:at] + rest[0] + word[at] + rest[1:]] if rest else []
             for slip in made:
                 slips.setdefault(slip, set()).add(word)
-    nouns = {noun for family in FAMILIES for noun, slot in _phrases(family).items() if slot in (family, *PEOPLE)}
+    nouns = {
+        noun for family in FAMILIES for noun, slot in _phrases(family).items() if slot in (family, *PEOPLE)
+    }
     likely = {slip: words if len(words) == 1 else words & nouns for slip, words in slips.items()}
     real = _vocabulary() | set(load_words("pocket/no_slips"))
     return {slip: words.pop() for slip, words in likely.items() if len(words) == 1 and slip not in real}
@@ -205,7 +228,12 @@ def _items(text: str, family: str) -> list[Item]:
     at = 0
     while at < len(words):
         count = next(
-            (count for count in range(min(8, len(words) - at), 0, -1) if " ".join(words[at : at + count]) in phrases), 1
+            (
+                count
+                for count in range(min(8, len(words) - at), 0, -1)
+                if " ".join(words[at : at + count]) in phrases
+            ),
+            1,
         )
         phrase = " ".join(words[at : at + count])
         slot = phrases.get(phrase, "quote" if phrase.startswith("<") else "?")
@@ -224,7 +252,11 @@ def _unknown(text: str, items: Sequence[Item]) -> list[str]:
     for index, item in enumerate(items):
         if item.slot not in ("?", "shade"):
             continue
-        if found and all(between.slot == "glue" for between in items[found[-1][-1] : index] if between.slot not in ("?", "shade")):
+        if found and all(
+            between.slot == "glue"
+            for between in items[found[-1][-1] : index]
+            if between.slot not in ("?", "shade")
+        ):
             found[-1].append(index)
         else:
             found.append([index])
@@ -255,15 +287,27 @@ def _take_speech(text: str, slots: Slots) -> str:
         follows = text[item.end :].lstrip()[:1]
         has_person = any(before.slot in PEOPLE for before in items[:index])
         opens = all(before.slot in ("glue", "frame") for before in items[:index])
-        speaks = item.slot == "say" or item.phrase in SHOUTS or (
-            item.slot in ("verb", "talk")
-            and (follows in (":", ",", "：") or any(after.slot == "words" for after in items[index + 1 : index + 2]))
+        speaks = (
+            item.slot == "say"
+            or item.phrase in SHOUTS
+            or (
+                item.slot in ("verb", "talk")
+                and (
+                    follows in (":", ",", "：")
+                    or any(after.slot == "words" for after in items[index + 1 : index + 2])
+                )
+            )
         )
-        if not (speaks and (has_person or opens)) and not ((has_person or item.slot in PEOPLE) and follows in (":", "：")):
+        if not (speaks and (has_person or opens)) and not (
+            (has_person or item.slot in PEOPLE) and follows in (":", "：")
+        ):
             continue
         end = item.end
         for after in items[index + 1 :]:
-            if after.slot not in ("manner", "calm", "brisk", "low", "high", "words") or ":" in text[end : after.start]:
+            if (
+                after.slot not in ("manner", "calm", "brisk", "low", "high", "words")
+                or ":" in text[end : after.start]
+            ):
                 break
             end = after.end
         words = text[end:].strip(" ,:，：-")
@@ -305,21 +349,39 @@ def _take_notes(text: str) -> tuple[str, list[tuple[str, ...]]]:
 def _head(text: str, items: Sequence[Item], at: int) -> Item | None:
     """What the modifier at `at` describes: the next thing, else the one before it."""
     is_near = at > 0 and text[items[at - 1].end : items[at].start].isspace()
-    if is_near and items[at - 1].slot == "lit" and [item.slot for item in items[at + 1 : at + 2]] != ["piano"]:
+    if (
+        is_near
+        and items[at - 1].slot == "lit"
+        and [item.slot for item in items[at + 1 : at + 2]] != ["piano"]
+    ):
         return items[at - 1]
     for across_commas in (False, True):
         for index in range(at + 1, len(items)):
             item = items[index]
             if not across_commas and re.search("[,.;:]", text[items[index - 1].end : item.start]):
                 break
-            is_joined = item.phrase == "and" and items[index + 1 : index + 2] and items[index + 1].slot in MODIFIERS
-            if item.slot in MODIFIERS or is_joined or (item.phrase == "haired" and items[at].slot == "adjective"):
+            is_joined = (
+                item.phrase == "and" and items[index + 1 : index + 2] and items[index + 1].slot in MODIFIERS
+            )
+            if (
+                item.slot in MODIFIERS
+                or is_joined
+                or (item.phrase == "haired" and items[at].slot == "adjective")
+            ):
                 continue
-            if item.slot in COLOURED or item.slot in PEOPLE or item.slot in ("beard", "moustache", "cap", "glasses"):
+            if (
+                item.slot in COLOURED
+                or item.slot in PEOPLE
+                or item.slot in ("beard", "moustache", "cap", "glasses")
+            ):
                 return item
             break
         if not across_commas:
-            before = [item for item in items[:at] if item.slot not in MODIFIERS and item.phrase not in ("and", "is", "in", "are")]
+            before = [
+                item
+                for item in items[:at]
+                if item.slot not in MODIFIERS and item.phrase not in ("and", "is", "in", "are")
+            ]
             if items[at - 1].slot == "wear" or (at and items[at - 1].phrase in ("in", "wears")):
                 if any(item.slot in PEOPLE for item in before):
                     return Item("garment", "", 0, 0)
@@ -341,15 +403,23 @@ def _describe(text: str, items: Sequence[Item], slots: Slots, family: str) -> No
         elif item.slot == "colour" and head and head.slot in PEOPLE and item.phrase in FAIR_HAIR:
             slots.fill("hair", item.phrase)
         elif item.slot == "colour" and head and head.slot in PEOPLE:
-            slots.lost.append(f"{item.phrase} {head.phrase}: write {item.phrase} hair, or {item.phrase} clothes")
+            slots.lost.append(
+                f"{item.phrase} {head.phrase}: write {item.phrase} hair, or {item.phrase} clothes"
+            )
         elif item.slot == "colour" and name:
             slots.fill(name, item.phrase)
             coloured.add(head)
         elif head or item.phrase not in _words()["any"]["frame"]:
             what = f"{item.phrase} {head.phrase}" if head else item.phrase
-            slots.lost.append(f"{what}: pocket draws no {what.removesuffix('s')}s" if head else f"{what}: of what?")
+            slots.lost.append(
+                f"{what}: pocket draws no {what.removesuffix('s')}s" if head else f"{what}: of what?"
+            )
     for at, item in enumerate(items):
-        if item.slot == "wall" and item not in coloured and not any(i.slot == "before" for i in items[max(0, at - 3) : at]):
+        if (
+            item.slot == "wall"
+            and item not in coloured
+            and not any(i.slot == "before" for i in items[max(0, at - 3) : at])
+        ):
             slots.lost.append(f"{item.phrase}: pocket's walls stand behind, in one colour")
 
 
@@ -391,7 +461,9 @@ def _read_face(text: str, items: Sequence[Item], slots: Slots) -> None:
         slots.lost += [f"{item.phrase}: of whom? name a man, a woman or a child" for item in worn]
     named = [item.phrase for item in people if item.phrase not in ANAPHORS]
     if len(set(named)) > 1 or len({PEOPLE[item.slot] for item in people}) > 1:
-        slots.lost.append(f"{' and '.join(dict.fromkeys(item.phrase for item in people))}: pocket draws one person")
+        slots.lost.append(
+            f"{' and '.join(dict.fromkeys(item.phrase for item in people))}: pocket draws one person"
+        )
     if people:
         slots.said["person"] = PEOPLE[people[0].slot]
         slots.said |= {"looks": people[0].slot} if people[0].slot in ("girl", "boy") else {}
@@ -444,7 +516,9 @@ def _read_piano(text: str, items: Sequence[Item], slots: Slots) -> None:
 
 
 def _prompt(first_frame: str, progression: str, lines: Sequence[str], audio: str) -> str:
-    prose = [re.sub(r"(^A|\ba) (?=[aeio]|u(?!ni))", r"\1n ", text) for text in (first_frame, progression, audio)]
+    prose = [
+        re.sub(r"(^A|\ba) (?=[aeio]|u(?!ni))", r"\1n ", text) for text in (first_frame, progression, audio)
+    ]
     blocks = [prose[0], prose[1], "\n".join(lines), f"{prose[2]} {NO_SUBTITLES}"]
     return "\n\n".join(block for block in blocks if block)
 
@@ -476,7 +550,11 @@ def _write_ball(slots: Slots) -> str:
         "impacts": sound if bounces == 1 else f"{sound}s",
     }
     progression = scenes["progression once" if bounces == 1 else "progression"]
-    return _prompt(*(text.format(**values) for text in (scenes["first_frame"], progression)), (), scenes["audio"].format(**values))
+    return _prompt(
+        *(text.format(**values) for text in (scenes["first_frame"], progression)),
+        (),
+        scenes["audio"].format(**values),
+    )
 
 
 def _write_face(slots: Slots) -> str:
@@ -488,7 +566,9 @@ def _write_face(slots: Slots) -> str:
     hair += ["glasses"] if "glasses" in said else []
     values = {
         "person": person,
-        "who": " ".join([*slots.adjectives, scenes["who smiling" if "smile" in said else "who"].format(person=person)]),
+        "who": " ".join(
+            [*slots.adjectives, scenes["who smiling" if "smile" in said else "who"].format(person=person)]
+        ),
         "hair": " and ".join([", ".join(hair[:-1]), hair[-1]]) if len(hair) > 1 else hair[0],
         "clothes": looks["clothes"],
         "garment": looks["garment"],
@@ -500,7 +580,11 @@ def _write_face(slots: Slots) -> str:
     leads[0] = leads[0].replace("says", said.get("verb", "says"))
     lines = [lead.format(person=person, quote=line) for lead, line in zip(leads, slots.lines, strict=False)]
     progression = scenes["progression blinking" if "blink" in said else "progression"]
-    return _prompt(*(text.format(**values) for text in (scenes["first_frame"], progression)), lines, scenes["audio"].format(**values))
+    return _prompt(
+        *(text.format(**values) for text in (scenes["first_frame"], progression)),
+        lines,
+        scenes["audio"].format(**values),
+    )
 
 
 def _write_piano(slots: Slots) -> str:
@@ -519,13 +603,21 @@ def _write_piano(slots: Slots) -> str:
     }
     progression = scenes["progression"] + (scenes["tune"] if tune else "")
     audio = scenes["audio" if len(notes) > 1 else "audio of one note"]
-    return _prompt(*(text.format(**values) for text in (scenes["first_frame"], progression)), (), audio.format(**values))
+    return _prompt(
+        *(text.format(**values) for text in (scenes["first_frame"], progression)), (), audio.format(**values)
+    )
 
 
 def _unpractised(slots: Slots) -> list[str]:
     """What the prompt states and pocket's clips never had."""
     practised, said = _scenes()["practised"], slots.said
-    found = [f"{said[name]} {name}" for name, values in practised.items() if name in said and said[name] not in values.split("|")]
+    found = [
+        f"{said[name]} {name}"
+        for name, values in practised.items()
+        if name in said and said[name] not in values.split("|")
+    ]
     if "notes" in said and not 3 <= len(said["notes"]) <= 6:
         found.append(f"{len(said['notes'])} notes")
+    words = set(_scenes()["spoken"].split())
+    found += [line for line in slots.lines if not set(re.findall(r"\w+", line.lower())) <= words]
     return [*found, *slots.adjectives, *([said["verb"]] if "verb" in said else [])]

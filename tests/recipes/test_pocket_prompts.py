@@ -1,7 +1,6 @@
 """Prompts that the product writes for pocket from short ideas, held against the facts of the ideas."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -19,10 +18,11 @@ from recipes.pocket.evaluation.prompt_facts import (
     split_prompt,
     states,
 )
-from recipes.pocket.world.person import GARMENTS, HAIR_COLOURS
-from recipes.pocket.world.piano import TUNES
+from recipes.pocket.world.ball import BALL_COLOURS
+from recipes.pocket.world.person import CLOTHES, GARMENTS, HAIR_COLOURS
+from recipes.pocket.world.piano import BODIES, TUNES
 from recipes.pocket.world.rooms import WALLS
-from recipes.pocket.world.speech import PEOPLE
+from recipes.pocket.world.speech import PEOPLE, WORDS
 
 IDEAS = read_ideas(Path(__file__).parents[1] / "prompting" / "pocket_ideas.json")
 SCENES = json.loads((PROMPTS / "pocket" / "scenes.json").read_text(encoding="utf-8"))
@@ -36,10 +36,21 @@ def enhance(text):
 def test_ideas_of_the_world_become_prompts_with_all_their_facts(name, passing, serving):
     ideas = [idea for idea in IDEAS[name] if idea.family != OUTSIDE]
     results = [enhance(idea.text) for idea in ideas]
-    faults = {idea.text: lost for idea, result in zip(ideas, results, strict=True) if (lost := lost_facts(idea, result))}
+    faults = {
+        idea.text: lost
+        for idea, result in zip(ideas, results, strict=True)
+        if (lost := lost_facts(idea, result))
+    }
     handed = [is_handed_over(idea, result) for idea, result in zip(ideas, results, strict=True)]
-    unserved = [idea.text for idea, is_handed in zip(ideas, handed, strict=True) if idea.text in faults and not is_handed]
-    print(f"{name}: {len(ideas)} ideas, {len(faults)} do not pass, {len(unserved)} of them not handed over", faults)
+    unserved = [
+        idea.text
+        for idea, is_handed in zip(ideas, handed, strict=True)
+        if idea.text in faults and not is_handed
+    ]
+    print(
+        f"{name}: {len(ideas)} ideas, {len(faults)} do not pass, {len(unserved)} of them not handed over",
+        faults,
+    )
     assert len(ideas) in (95, 319)
     assert len(faults) <= (1 - passing) * len(ideas), faults
     assert len(unserved) <= (1 - serving) * len(ideas), unserved
@@ -53,9 +64,14 @@ def test_ideas_from_outside_the_world_are_handed_back(name):
 
 
 def test_facts_are_missed_where_a_prompt_says_otherwise():
-    prompt = enhance('a red rubber ball bounces twice, pink wall').text
+    prompt = enhance("a red rubber ball bounces twice, pink wall").text
     ball = split_prompt(prompt, False)
-    changes = {"colour": ("red", "blue"), "material": ("rubber", "glass"), "bounces": (2, 7), "wall": ("pink", "plaid")}
+    changes = {
+        "colour": ("red", "blue"),
+        "material": ("rubber", "glass"),
+        "bounces": (2, 7),
+        "wall": ("pink", "plaid"),
+    }
     for name, (right, wrong) in changes.items():
         assert states(ball, "ball", name, right)
         assert not states(ball, "ball", name, wrong)
@@ -67,12 +83,6 @@ def test_facts_are_missed_where_a_prompt_says_otherwise():
     piano = split_prompt(enhance("play C E G").text, False)
     assert states(piano, "piano", "notes", tuple("CEG"))
     assert not states(piano, "piano", "notes", tuple("CEGB"))
-
-
-def sentences_of(value):
-    if isinstance(value, dict):
-        return [text for each in value.values() for text in sentences_of(each)]
-    return [text for each in value for text in sentences_of(each)] if isinstance(value, list) else [value]
 
 
 def test_sentences_are_those_of_captions():
@@ -114,7 +124,14 @@ def test_sentences_are_those_of_captions():
 
 
 def test_what_is_said_to_be_practised_is_what_the_world_draws():
-    practised = {name: set(re.split(r"\|", values)) for name, values in SCENES["practised"].items()}
-    assert practised["wall"] == set(WALLS)
-    assert practised["hair"] == set(HAIR_COLOURS)
-    assert practised["garment"] == set(GARMENTS)
+    practised = {name: set(values.split("|")) for name, values in SCENES["practised"].items()}
+    assert practised == {
+        "colour": set(BALL_COLOURS),
+        "light": {*BALL_COLOURS, "rainbow"},
+        "body": set(BODIES),
+        "clothes": set(CLOTHES),
+        "hair": set(HAIR_COLOURS),
+        "wall": set(WALLS),
+        "garment": set(GARMENTS),
+    }
+    assert set(SCENES["spoken"].split()) == set(WORDS)

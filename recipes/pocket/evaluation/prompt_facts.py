@@ -41,7 +41,10 @@ class Idea:
 def read_ideas(path: Path) -> dict[str, list[Idea]]:
     """The sets of ideas of a JSON file by name."""
     sets = json.loads(path.read_text(encoding="utf-8"))
-    return {name: [Idea(**{**idea, "quotes": tuple(idea.get("quotes", ()))}) for idea in ideas] for name, ideas in sets.items()}
+    return {
+        name: [Idea(**{**idea, "quotes": tuple(idea.get("quotes", ()))}) for idea in ideas]
+        for name, ideas in sets.items()
+    }
 
 
 def lost_facts(idea: Idea, result: EnhanceResult) -> list[str]:
