@@ -74,7 +74,7 @@ def test_each_colour_goes_to_what_it_describes():
 
 def test_a_slip_of_the_finger_is_read_and_another_word_is_not_taken_for_one():
     assert "colour: purple" in read_idea("purple bal fals").kept
-    assert "person: child" in read_idea('gril says "hi"').kept
+    assert "person: girl" in read_idea('gril says "hi"').kept
     assert read_idea("a man walking").not_kept == ("walking: not in pocket's world",)
 
 
