@@ -180,12 +180,6 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         prompt: str | list[str] | None = None,
         image: FirstFrame | list[FirstFrame] | None = None,
         negative_prompt: str | list[str] = "",
-        video: Video | None = None,
-        audio: Sound | None = None,
-        regenerate_video: Regenerate = False,
-        regenerate_audio: Regenerate = False,
-        strength: float = 1.0,
-        audio_sample_rate: int | None = None,
         height: int = 352,
         width: int = 640,
         num_frames: int | None = None,
@@ -206,11 +200,18 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents", "audio_latents"),
         should_stop: Callable[[], bool] | None = None,
+        *,
+        video: Video | None = None,
+        audio: Sound | None = None,
+        regenerate_video: Regenerate = False,
+        regenerate_audio: Regenerate = False,
+        strength: float = 1.0,
+        audio_sample_rate: int | None = None,
     ) -> MOVAPipelineOutput | tuple:
         """Make a clip, or several, each as if it were made alone.
 
         Args:
-            prompt: one text, or a list of B texts.
+            prompt: one text, or a list of B texts. May be empty beside a video or an audio.
             image: first frames, one for all or one for each prompt: PIL, uint8 [H, W, 3] or float [3, H, W]
                 in [-1, 1]. Cropped to the clip's aspect. None is the video's first frame; without a video, a
                 white frame: text to video and audio, which the released models do with weaker lip-sync.
@@ -258,11 +259,13 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         sigmas = self.scheduler.sigmas(num_inference_steps, video_shift, audio_shift)
         self._interrupt = False
 
-        text = self._text("prompt", prompt, prompt_embeds)
+        text = self._text("prompt", prompt, prompt_embeds, may_be_empty=bool(picture or sound))
         batch = len(text) * num_videos_per_prompt
         text = negative = spread(text, batch, "prompts")
         if not all(branch.use_prompt for branch in forwards):
-            negative = self._text("negative_prompt", negative_prompt, negative_prompt_embeds)
+            negative = self._text(
+                "negative_prompt", negative_prompt, negative_prompt_embeds, may_be_empty=True
+            )
             negative = spread(negative, batch, "negative prompts")
         if image is None and picture:
             images = picture.media[:, :, 0]
@@ -378,12 +381,15 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
                 progress.update()
         return latents, audio_latents
 
-    def _text(self, name: str, texts: str | list[str] | None, embeds: Tensor | None) -> Tensor:
+    def _text(
+        self, name: str, texts: str | list[str] | None, embeds: Tensor | None, *, may_be_empty: bool
+    ) -> Tensor:
         if embeds is not None:
             return embeds.to(self._execution_device)
-        texts = [texts] if isinstance(texts, str) or texts is None else texts
+        texts = texts if isinstance(texts, list) else [texts or ""]
         for text in texts:
-            check_fields(**{name: text})
+            if text or not may_be_empty:
+                check_fields(**{name: text})
         if self.text_encoder is None:
             raise UserError(f"this pipeline has no text encoder; give {name}_embeds")
         return self.encode_prompt(texts)
