@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mova import placement
 from mova.errors import UserError
+from mova.machine import Machine
 from mova.pipeline import MOVAPipeline
 from recipes.pocket.captions import CaptionMix
 from recipes.pocket.evaluation.aggregate import score
@@ -137,7 +137,7 @@ def planned_runs(
 
 def runs_on_cpu(device: str | None) -> bool:
     """True if clips are made on the CPU; without a `device` the machine's best is taken."""
-    return torch.device(device or placement.default_device()).type == "cpu"
+    return torch.device(Machine.probe(device).device).type == "cpu"
 
 
 @contextmanager
