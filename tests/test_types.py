@@ -75,7 +75,7 @@ def test_malformed_settings_are_refused_by_name(change):
 
 
 @pytest.mark.parametrize("settings", [{}, {"model": "360p"}])
-def test_settings_of_something_else_are_told_apart(settings):
+def test_settings_of_another_tool_are_refused(settings):
     with pytest.raises(UserError, match="were not written by this toolkit"):
         GenerationRequest.from_settings(settings)
 

@@ -1,4 +1,4 @@
-"""`python -m mova enhance`: from an idea to a prompt on the command line.
+"""`python -m mova enhance`: turn an idea into a prompt.
 
 The prompt goes to stdout, everything else to stderr. Keys are read from the environment, never from
 arguments.
@@ -97,10 +97,10 @@ def enhance(options: argparse.Namespace) -> int:
 
 
 def find_writer(options: argparse.Namespace) -> Writer | None:
-    """Who writes: as the options say, else what the environment configures, else what comes with the model.
+    """The writer of the options, else of the environment, else the one that comes with the clip's model.
 
     Raises:
-        UserError: what was asked for is not there.
+        UserError: the writer asked for is not available.
     """
     if options.template:
         return None
@@ -131,7 +131,7 @@ def read_key(name: str | None) -> str:
 
 
 def report(result: EnhanceResult) -> str:
-    """What happened, for the person at the terminal."""
+    """Describe a result for the person at the terminal."""
     lines = [f"failed: {result.failure}"] if result.failure else []
     lines += [f"note: {note}" for note in result.notes]
     lines += [f"repaired {repair.rule}: {repair.message}" for repair in result.repairs]
