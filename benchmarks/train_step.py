@@ -203,7 +203,7 @@ def predicted(
     card: Card,
     floor: float,
 ) -> dict[str, float | dict]:
-    """What `plan` says of this row, and of what its constants can be fitted to.
+    """Predictions of `plan` for this row, and the figures to which its constants can be fitted.
 
     Seconds are (forward + recomputed + backward / BACKWARD_RATE) / rate: the rates are in `mova.catalog.GPUS`
     and `lora_trainer.plan.flops`, the memory that is not counted in `lora_trainer.plan.memory`.

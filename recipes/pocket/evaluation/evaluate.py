@@ -78,7 +78,7 @@ def evaluate(plan: Plan) -> Report:
 
     Raises:
         UserError: the model cannot be loaded, or there are too few clips.
-        FileNotFoundError: there is no word bank.
+        FileNotFoundError: the word bank is missing.
     """
     if plan.clips < 2 or plan.held_out == 1:
         raise UserError(f"clips={plan.clips}, held_out={plan.held_out}: shuffling needs at least 2 of each")
