@@ -241,7 +241,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
             Cancelled: the run was ended on request.
         """
         self._check(height, width, frame_rate, output_type, callback_on_step_end_tensor_inputs)
-        clips = None if video is None else to_clips(video, height, width)
+        clips, size_note = (None, "") if video is None else to_clips(video, height, width)
         waveforms = self._waveforms(audio, audio_sample_rate)
         if num_frames is None:
             num_frames = self._num_frames(clips, waveforms, frame_rate)
@@ -265,11 +265,11 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
             negative = self._text("negative_prompt", negative_prompt, negative_prompt_embeds)
             negative = spread(negative, batch, "negative prompts")
         if image is None and picture:
-            images = picture.media[:, :, 0]
+            images, what = picture.media[:, :, 0], "videos"
         else:
-            given = image if isinstance(image, list) else [image]
+            given, what = image if isinstance(image, list) else [image], "images"
             images = torch.stack([to_pixels(each, height, width) for each in given])
-        condition = spread(self.encode_first_frame(images, num_frames), batch, "images")
+        condition = spread(self.encode_first_frame(images, num_frames), batch, what)
         tracks = (
             self._track(picture, self.encode_video, strength, batch, "videos"),
             self._track(sound, self.encode_audio, strength, batch, "sounds"),
@@ -304,7 +304,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         else:
             frames = self.video_processor.postprocess_video(self._frames(latents, picture), output_type)
             audio = self._sound(audio_latents, sound, shape)
-        notes = tuple(note for note in (picture_note, sound_note) if note)
+        notes = tuple(note for note in (size_note, picture_note, sound_note) if note)
         return MOVAPipelineOutput(frames, audio, notes) if return_dict else (frames, audio)
 
     @torch.no_grad()

@@ -25,6 +25,7 @@ Span = tuple[float, float]
 Regenerate = bool | Sequence[Span]
 
 TOLERANCE = 1e-3  # seconds; spans are typed with three decimals
+SAME_MOMENT = 1e-6  # seconds, under a sample
 VIDEO_RAMP, AUDIO_RAMP = 1, 3  # made latents at a seam that are drawn to what was given
 MAX_EXTENSION_SECONDS = 600.0
 BLEND_FRAMES = 12  # over which the made picture takes on what the autoencoder loses of its given neighbour
@@ -120,7 +121,8 @@ def frames_for_sound(seconds: float, frame_rate: float) -> int:
 def video_keep(spans: Sequence[Span], shape: ClipShape) -> np.ndarray:
     """Float32 [T]: 0 for each picture latent with a frame in a span, else 1."""
     frames = np.arange(shape.num_frames)
-    touched = _touched(spans, frames / shape.frame_rate, (frames + 1) / shape.frame_rate)
+    starts = frames / shape.frame_rate
+    touched = _touched(spans, starts, starts + 1 / shape.frame_rate, TOLERANCE / 2)
     keep = np.ones(shape.latent_frames, np.float32)
     keep[(frames[touched] + TEMPORAL_STRIDE - 1) // TEMPORAL_STRIDE] = 0
     return keep
@@ -129,7 +131,7 @@ def video_keep(spans: Sequence[Span], shape: ClipShape) -> np.ndarray:
 def audio_keep(spans: Sequence[Span], shape: ClipShape) -> np.ndarray:
     """Float32 [L]: 0 for each sound latent with a sample in a span, else 1."""
     edges = np.arange(shape.audio_latents + 1) * shape.hop_length / shape.sample_rate
-    return (~_touched(spans, edges[:-1], edges[1:])).astype(np.float32)
+    return (~_touched(spans, edges[:-1], edges[1:], SAME_MOMENT)).astype(np.float32)
 
 
 def made_frames(keep: np.ndarray) -> np.ndarray:
@@ -154,10 +156,10 @@ def ramped(keep: np.ndarray, length: int, given: int) -> np.ndarray:
     return result
 
 
-def _touched(spans: Sequence[Span], starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def _touched(spans: Sequence[Span], starts: np.ndarray, ends: np.ndarray, tolerance: float) -> np.ndarray:
     touched = np.zeros(len(starts), bool)
     for start, end in spans:
-        touched |= (starts < end - TOLERANCE / 2) & (ends > start + TOLERANCE / 2)
+        touched |= (starts < end - tolerance) & (ends > start + tolerance)
     return touched
 
 
