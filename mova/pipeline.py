@@ -38,6 +38,7 @@ from mova.models.dit import AudioDiT, VideoDiT
 from mova.models.dual_tower import DualTower
 from mova.offload import Offloader
 from mova.scheduler import PairScheduler
+from mova.seams import put_back_frames, put_back_sound
 from mova.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE, ClipShape, check_num_frames, check_size
 from mova.text import clean_prompt
 from mova.tracks import (
@@ -51,8 +52,6 @@ from mova.tracks import (
     check_strength,
     frames_for_sound,
     made_frames,
-    put_back_frames,
-    put_back_sound,
     ramped,
     spans_to_make,
     video_keep,

@@ -5,17 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mova import tracks
+from mova import seams, tracks
 from mova.errors import Cancelled, UserError
 from mova.shapes import ClipShape
 from mova.tracks import Window
 from tests.tiny import relative_error
 
-F, RATE = 13, 3200
+FRAMES, RATE = 13, 3200
 SMALL = {"height": 32, "width": 48, "num_inference_steps": 3, "output_type": "latent"}
 PROMPT = "a red ball falls"
 RECORDED = ("latents", "audio_latents", "denoised_latents", "denoised_audio_latents")
@@ -28,14 +29,14 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def picture(seed=0, num_frames=F, height=32, width=48):
+def picture(seed=0, num_frames=FRAMES, height=32, width=48):
     """Uint8 frames of a still that moves to the right."""
     still = np.random.default_rng(seed).integers(0, 255, (height // 8, width // 8, 3))
     still = np.kron(still, np.ones((8, 8, 1)))
     return np.stack([np.roll(still, i, axis=1) for i in range(num_frames)]).astype(np.uint8)
 
 
-def sound(seed=0, num_frames=F):
+def sound(seed=0, num_frames=FRAMES):
     pitch = np.random.default_rng(seed).uniform(0.05, 0.2)
     return (0.3 * np.sin(np.arange(int(RATE * num_frames / 24)) * pitch)).astype(np.float32)
 
@@ -53,7 +54,7 @@ def samples_of(waveform):
 
 
 def noise_of(pipeline, seed):
-    shape = pipeline.clip_shape(32, 48, F, 24.0)
+    shape = pipeline.clip_shape(32, 48, FRAMES, 24.0)
     generator = seeded(seed)
     sizes = (16, shape.latent_frames, 4, 6), (8, shape.audio_latents)
     return [torch.randn(size, generator=generator)[None] for size in sizes]
@@ -78,7 +79,7 @@ def plain_loop(pipeline, first_frame, start, sigmas, experts, scales=GUIDANCE[0]
     `start` and each of `sigmas` are pairs, picture and sound; `replace(pair, sigmas)` puts back what is kept.
     """
     text, empty = pipeline.encode_prompt([PROMPT, ""]).chunk(2)
-    condition = pipeline.encode_first_frame(first_frame, F)
+    condition = pipeline.encode_first_frame(first_frame, FRAMES)
     s_t, s_b = scales
     pair = start
     for now, following, expert in zip(sigmas[:-1], sigmas[1:], experts, strict=True):
@@ -143,12 +144,12 @@ def test_a_held_picture_is_clean_at_timestep_zero_so_the_low_noise_expert_runs(p
 
 
 def test_what_is_kept_of_both_tracks_follows_its_line_from_the_noise_in_every_step(pipeline):
-    noise, span = noise_of(pipeline, 2), (5 / 24, F / 24)  # from picture latent 2 on
+    noise, span = noise_of(pipeline, 2), (5 / 24, FRAMES / 24)  # from picture latent 2 on
     out, _ = recorded(
         pipeline,
         video=picture(num_frames=5),
         audio=sound(num_frames=5),
-        num_frames=F,
+        num_frames=FRAMES,
         regenerate_audio=[span],
         latents=noise[0],
         audio_latents=noise[1],
@@ -158,7 +159,7 @@ def test_what_is_kept_of_both_tracks_follows_its_line_from_the_noise_in_every_st
     )  # whole latents of the sound before the span
     clean = (
         pipeline.encode_video(pixels_of(picture(num_frames=5))),
-        pipeline.encode_audio(samples_of(mirrored_after(sound(num_frames=5), int(RATE * F / 24)))),
+        pipeline.encode_audio(samples_of(mirrored_after(sound(num_frames=5), int(RATE * FRAMES / 24)))),
     )
     counts = (2, kept_sound)
 
@@ -221,7 +222,9 @@ def test_strength_near_zero_leaves_the_given_latents(pipeline):
 
 def test_a_video_regenerated_from_noise_gives_its_first_frame_and_its_length_only(pipeline):
     by_video, _ = recorded(pipeline, video=picture(), regenerate_video=True, generator=seeded(4))
-    by_image, _ = recorded(pipeline, image=Image.fromarray(picture()[0]), num_frames=F, generator=seeded(4))
+    by_image, _ = recorded(
+        pipeline, image=Image.fromarray(picture()[0]), num_frames=FRAMES, generator=seeded(4)
+    )
     assert torch.equal(by_video.frames, by_image.frames)
     assert torch.equal(by_video.audio, by_image.audio)
 
@@ -342,13 +345,13 @@ def test_video_of_another_size_is_cropped_and_resized_like_an_image(pipeline):
 
 
 def test_sound_of_another_rate_and_of_two_channels_is_heard_as_mono_at_the_models_rate(pipeline):
-    time = np.arange(int(48000 * F / 24)) / 48000
+    time = np.arange(int(48000 * FRAMES / 24)) / 48000
     tone = 0.3 * np.sin(2 * np.pi * 200 * time).astype(np.float32)
     stereo = np.stack([tone + 0.1, tone - 0.1])
     out = pipeline(PROMPT, audio=stereo, audio_sample_rate=48000, **SMALL | {"output_type": "pt"})
     heard = out.audio[0, 0].numpy()
     expected = 0.3 * np.sin(2 * np.pi * 200 * np.arange(len(heard)) / RATE)
-    assert len(heard) == int(RATE * F / 24)
+    assert len(heard) == int(RATE * FRAMES / 24)
     assert np.abs(heard - expected)[50:-50].max() < 0.01
 
 
@@ -458,18 +461,33 @@ def test_made_frames_join_the_given_ones_without_the_step_that_coding_leaves(los
     made = np.zeros(total, bool)
     made[start : start + length] = True
     given_frames = torch.full((1, 3, total, 2, 2), 100.0)
-    result = tracks.put_back_frames(given_frames, given_frames - lost, made)
+    result = seams.put_back_frames(given_frames, given_frames - lost, made)
     assert torch.equal(result[:, :, ~made], given_frames[:, :, ~made])
     # A fade of n frames goes down by at most (pi / 2) / (n + 1) a frame; two meet in a short span.
-    limit = 3.2 * lost / (min(length, tracks.BLEND_FRAMES) + 1)
+    limit = 3.2 * lost / (min(length, seams.BLEND_FRAMES) + 1)
     assert result.diff(dim=2).abs().max() <= limit + 1e-4
+
+
+def test_what_moves_away_from_a_seam_leaves_no_ghost():
+    """A square that coding loses the detail of, and that is somewhere else in the made frames."""
+    given_frames = torch.zeros(1, 3, 20, 32, 64)
+    for i in range(20):
+        given_frames[:, :, i, 10:20, 5 + 2 * i : 15 + 2 * i : 2] = 1
+    decoded = given_frames.clone()
+    decoded[:, :, :, 10:20] = F.avg_pool1d(given_frames[:, :, :, 10:20].flatten(0, 3), 3, 1, 1).view(
+        1, 3, 20, 10, 64
+    )
+    made = np.arange(20) >= 5
+    result = seams.put_back_frames(given_frames, decoded, made)
+    assert torch.equal(result[:, :, 10:], decoded[:, :, 10:])
+    assert torch.equal(result[:, :, ~made], given_frames[:, :, ~made])
 
 
 def test_made_sound_joins_the_given_one_without_a_click():
     rate = 16000
     time = torch.arange(rate) / rate
     before, after = (0.5 * torch.sin(2 * torch.pi * pitch * time)[None, None] for pitch in (200, 330))
-    result = tracks.put_back_sound(before, after, [(0.3, 0.6)], rate)
+    result = seams.put_back_sound(before, after, [(0.3, 0.6)], rate)
     assert torch.equal(result[..., : int(0.3 * rate)], before[..., : int(0.3 * rate)])
     assert torch.equal(result[..., int(0.6 * rate) :], before[..., int(0.6 * rate) :])
     assert torch.equal(
