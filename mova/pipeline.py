@@ -30,17 +30,17 @@ from mova.encoders import (
     to_pixels,
     to_waveforms,
 )
-from mova.errors import Cancelled, UserError, check_finite
+from mova.errors import Cancelled, UserError
 from mova.guidance import Branch, branches
 from mova.models.audio_vae import AudioVAE
 from mova.models.bridge import Bridge
 from mova.models.dit import AudioDiT, VideoDiT
 from mova.models.dual_tower import DualTower
 from mova.offload import Offloader
+from mova.request import check_fields
 from mova.scheduler import PairScheduler
 from mova.seams import put_back_frames, put_back_sound
-from mova.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE, ClipShape, check_num_frames, check_size
-from mova.text import clean_prompt
+from mova.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE, ClipShape
 from mova.tracks import (
     AUDIO_RAMP,
     VIDEO_RAMP,
@@ -124,7 +124,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         )
         self.register_to_config(boundary_ratio=boundary_ratio)
         self.dual_tower = DualTower(video_dit, audio_dit, dual_tower_bridge)
-        self.residency = Offloader(self)
+        self.residency = Offloader(self.components, self.dual_tower)
         self.video_processor = VideoProcessor(vae_scale_factor=SPATIAL_STRIDE)
         self._interrupt = False
 
@@ -179,12 +179,6 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         prompt: str | list[str] | None = None,
         image: FirstFrame | list[FirstFrame] | None = None,
         negative_prompt: str | list[str] = "",
-        video: Video | None = None,
-        audio: Sound | None = None,
-        regenerate_video: Regenerate = False,
-        regenerate_audio: Regenerate = False,
-        strength: float = 1.0,
-        audio_sample_rate: int | None = None,
         height: int = 352,
         width: int = 640,
         num_frames: int | None = None,
@@ -205,11 +199,18 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents", "audio_latents"),
         should_stop: Callable[[], bool] | None = None,
+        *,
+        video: Video | None = None,
+        audio: Sound | None = None,
+        regenerate_video: Regenerate = False,
+        regenerate_audio: Regenerate = False,
+        strength: float = 1.0,
+        audio_sample_rate: int | None = None,
     ) -> MOVAPipelineOutput | tuple:
         """Make a clip, or several, each as if it were made alone.
 
         Args:
-            prompt: one text, or a list of B texts.
+            prompt: one text, or a list of B texts. May be empty beside a video or an audio.
             image: first frames, one for all or one for each prompt: PIL, uint8 [H, W, 3] or float [3, H, W]
                 in [-1, 1]. Cropped to the clip's aspect. None is the video's first frame; without a video, a
                 white frame: text to video and audio, which the released models do with weaker lip-sync.
@@ -244,7 +245,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         waveforms = self._waveforms(audio, audio_sample_rate)
         if num_frames is None:
             num_frames = self._num_frames(clips, waveforms, frame_rate)
-        check_num_frames(num_frames)
+        check_fields(num_frames=num_frames)
         shape = self.clip_shape(height, width, num_frames, frame_rate)
         picture, picture_note = self._bring_picture(clips, regenerate_video, shape)
         sound, sound_note = self._bring_sound(waveforms, regenerate_audio, shape)
@@ -257,11 +258,13 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         sigmas = self.scheduler.sigmas(num_inference_steps, video_shift, audio_shift)
         self._interrupt = False
 
-        text = self._text("prompt", prompt, prompt_embeds)
+        text = self._text("prompt", prompt, prompt_embeds, may_be_empty=bool(picture or sound))
         batch = len(text) * num_videos_per_prompt
         text = negative = spread(text, batch, "prompts")
         if not all(branch.use_prompt for branch in forwards):
-            negative = self._text("negative_prompt", negative_prompt, negative_prompt_embeds)
+            negative = self._text(
+                "negative_prompt", negative_prompt, negative_prompt_embeds, may_be_empty=True
+            )
             negative = spread(negative, batch, "negative prompts")
         if image is None and picture:
             images, what = picture.media[:, :, 0], "videos"
@@ -377,12 +380,15 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
                 progress.update()
         return latents, audio_latents
 
-    def _text(self, name: str, texts: str | list[str] | None, embeds: Tensor | None) -> Tensor:
+    def _text(
+        self, name: str, texts: str | list[str] | None, embeds: Tensor | None, *, may_be_empty: bool
+    ) -> Tensor:
         if embeds is not None:
             return embeds.to(self._execution_device)
-        texts = [texts] if isinstance(texts, str) or texts is None else texts
-        if name == "prompt" and not all(isinstance(text, str) and clean_prompt(text) for text in texts):
-            raise UserError("the prompt is empty; say what is seen and what is heard")
+        texts = texts if isinstance(texts, list) else [texts or ""]
+        for text in texts:
+            if text or not may_be_empty:
+                check_fields(**{name: text})
         if self.text_encoder is None:
             raise UserError(f"this pipeline has no text encoder; give {name}_embeds")
         return self.encode_prompt(texts)
@@ -472,8 +478,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         output_type: str,
         asked: tuple[str, ...],
     ) -> None:
-        check_size(height, width)
-        check_finite("frame_rate", frame_rate, 1, 120)
+        check_fields(height=height, width=width, frame_rate=frame_rate)
         if output_type not in ("pil", "np", "pt", "latent"):
             raise UserError(f"output_type={output_type!r} must be pil, np, pt or latent")
         if unknown := set(asked) - set(self._callback_tensor_inputs):
