@@ -1,4 +1,4 @@
-"""Cut an idea into phrases of pocket's word lists: slips of the finger put right, speech and melodies taken out.
+"""Cut an idea into phrases of pocket's word lists: slips put right, speech and melodies taken out.
 
 A slot of prompts/pocket/words.json is a kind of phrase ("glue"), or a fact with its value ("floor=oak").
 """

@@ -76,7 +76,7 @@ class Slots:
 
 
 def read_idea(idea: str) -> PocketReading:
-    """What `idea` says of pocket's world. Spoken words stand in quotes, or last after a verb such as "says"."""
+    """Read `idea` for pocket. Spoken words stand in quotes, or at its end after a verb such as "says"."""
     taken = mask_quotes(idea)
     text = in_english(GREETING.sub("", taken.text, count=1).replace("’", "'"))
     if len(text) > MAX_CHARACTERS:
@@ -137,7 +137,7 @@ def _families(text: str, has_lines: bool, has_melody: bool) -> list[str]:
 
 
 def _described(text: str, items: Sequence[Item], at: int) -> Item | None:
-    """What the modifier at `at` describes: the next thing in its clause, the one before it, or a later one."""
+    """The thing that the word at `at` describes: the next in its clause, one before it, or a later one."""
     before = items[at - 1] if at else Item("", "", "", 0, 0)
     is_lit = before.slot == "lit" and text[before.end : items[at].start].isspace()
     if is_lit and [item.slot for item in items[at + 1 : at + 2]] != ["piano"]:
@@ -162,7 +162,8 @@ def _described(text: str, items: Sequence[Item], at: int) -> Item | None:
         return Item("garment", "", "clothes", before.start, before.end)
     if earlier and earlier[-1].slot in ("ball", "piano", "lit", "melody", "light"):
         return earlier[-1]
-    return thing
+    things = [item for item in earlier if item.slot in ("ball", "piano", *PEOPLE)]
+    return thing or (things[-1] if things and at == len(items) - 1 else None)
 
 
 def _describe(text: str, items: Sequence[Item], family: str, slots: Slots) -> None:
@@ -207,6 +208,9 @@ def _describe(text: str, items: Sequence[Item], family: str, slots: Slots) -> No
             slots.lost.append(f"{item.phrase}: pocket's walls stand behind, in one colour")
         if item.slot in FACTS:
             slots.fill(item.slot, item.value)
+        is_another = item.slot in (family, "person") and at and items[at - 1].phrase in ("a", "an")
+        if is_another and any(other.slot == item.slot for other in items[: at - 1]):
+            slots.lost.append(f"a second {item.phrase}: pocket draws one thing in a clip")
 
 
 # Slots whose phrases say a fact by themselves.
@@ -226,18 +230,12 @@ FACTS = (
 
 
 def _read_ball(items: Sequence[Item], slots: Slots) -> None:
-    scenes = load_lists("scenes")["ball"]
+    stuff = load_lists("scenes")["ball"]["stuff"]
     for item in items:
         if item.slot == "sound":
-            slots.fill("sound", item.phrase)
-            slots.fill(
-                "material",
-                next(
-                    name
-                    for name, stuff in scenes["stuff"].items()
-                    if item.phrase in " ".join(stuff["sounds"]).split()
-                ),
-            )
+            sound = item.phrase.removesuffix("s")
+            slots.fill("sound", sound)
+            slots.fill("material", next(name for name in stuff if sound in " ".join(stuff[name]["sounds"])))
     starts = {item.value for item in items if item.slot == "start"}
     if starts:
         slots.said["start"] = max(starts)  # "is thrown up and falls" is tossed
@@ -267,8 +265,9 @@ def _read_piano(items: Sequence[Item], slots: Slots) -> None:
     for item in items:
         if item.slot == "tune" and "notes" not in slots.said:
             slots.said |= {"tune": item.value, "notes": tuple(tunes[item.value])}
-        elif item.slot == "tune" and not tunes[item.value].startswith("".join(slots.said["notes"])):
-            slots.lost.append(f"{item.phrase}: the idea gives other notes")
+        elif item.slot == "tune" and "tune" not in slots.said:
+            shorter, longer = sorted((tunes[item.value], "".join(slots.said["notes"])), key=len)
+            slots.lost += [] if longer.startswith(shorter) else [f"{item.phrase}: the idea gives other notes"]
     notes = slots.said.get("notes", ())
     if len(notes) > MAX_NOTES:
         slots.lost.append(f"{len(notes)} notes: pocket plays up to {MAX_NOTES}")
