@@ -209,7 +209,7 @@ def _describe(text: str, items: Sequence[Item], family: str, slots: Slots) -> No
         if item.slot in FACTS:
             slots.fill(item.slot, item.value)
         is_another = item.slot in (family, "person") and at and items[at - 1].phrase in ("a", "an")
-        if is_another and any(other.slot == item.slot for other in items[: at - 1]):
+        if is_another and any(other.slot == family or other.phrase == item.phrase for other in items[:at]):
             slots.lost.append(f"a second {item.phrase}: pocket draws one thing in a clip")
 
 
