@@ -34,6 +34,20 @@ PEOPLE = ("person", "anyone")
 ANAPHORS = ("he", "she", "child", "person")  # words for a person who was named before
 HINTS = {"girl": "pigtails", "boy": "bowl"}
 FAIR_HAIR = ("blond", "blonde", "ginger", "grey", "gray", "auburn")  # "black woman" may not mean her hair
+# Slots whose phrases say a fact by themselves.
+FACTS = (
+    "style",
+    "beard",
+    "glasses",
+    "garment",
+    "pitch",
+    "pace",
+    "direction",
+    "height",
+    "floor",
+    "bounces",
+    "light",
+)
 # What may stand between a word and the thing that it describes.
 MODIFIERS = ("adjective", "colour", "smile", "made", "material", "before hair")
 # What a colour before a thing is the colour of.
@@ -102,6 +116,7 @@ def read_idea(idea: str) -> PocketReading:
         slots.fill("notes", melodies[0])
         slots.lost += [f"{' '.join(other)}: pocket plays one melody" for other in melodies[1:]]
     _describe(text, items, family, slots)
+    _state(items, family, slots)
     read, write = {
         "ball": (_read_ball, _write_ball),
         "face": (_read_face, _write_face),
@@ -110,7 +125,8 @@ def read_idea(idea: str) -> PocketReading:
     read(items, slots)
     if slots.lost and not any(item.slot in (family, *PEOPLE) for item in items):
         return PocketReading("", "not", not_kept=tuple(slots.lost))
-    kept = [f"{name}: {''.join(value) if name == 'notes' else value}" for name, value in slots.said.items()]
+    facts = {**slots.said, "notes": "".join(slots.said["notes"])} if "notes" in slots.said else slots.said
+    kept = [name if name == value else f"{name}: {value}" for name, value in facts.items()]
     return PocketReading(
         family,
         "partly" if slots.lost else "whole",
@@ -167,8 +183,8 @@ def _described(text: str, items: Sequence[Item], at: int) -> Item | None:
 
 
 def _describe(text: str, items: Sequence[Item], family: str, slots: Slots) -> None:
-    """Fill the slots that phrases name with their values, and what colours and other words say of a thing."""
-    behind = set()
+    """Fill the slots that colours, adjectives and materials tell of the things that they describe."""
+    behind, beards = set(), {}
     for at, item in enumerate(items):
         if item.slot not in ("colour", "adjective", "material", "before hair"):
             continue
@@ -181,6 +197,8 @@ def _describe(text: str, items: Sequence[Item], family: str, slots: Slots) -> No
         behind |= {thing} if name == "wall" else set()
         what = f"{item.phrase} {thing.phrase}" if thing else item.phrase
         match item.slot:
+            case "colour" if thing and thing.slot == "beard":
+                beards[item.phrase] = what
             case "colour" if name:
                 slots.fill(name, item.phrase)
             case "adjective" if thing and thing.slot in (family, *PEOPLE):
@@ -199,34 +217,22 @@ def _describe(text: str, items: Sequence[Item], family: str, slots: Slots) -> No
                 slots.lost.append(
                     f"{what}: pocket draws no {what.removesuffix('s')}s" if thing else f"{what}: of what?"
                 )
+    for colour, what in beards.items():  # pocket draws them in the colour of the hair
+        slots.lost += [] if slots.said.get("hair") == colour else [f"{what}: pocket draws no {what}s"]
     for at, item in enumerate(items):
-        if (
-            item.slot == "wall"
-            and item not in behind
-            and not any(i.slot == "before" for i in items[max(0, at - 3) : at])
-        ):
+        stands_behind = item in behind or any(near.slot == "before" for near in items[max(0, at - 3) : at])
+        if item.slot == "wall" and not stands_behind:
             slots.lost.append(f"{item.phrase}: pocket's walls stand behind, in one colour")
+
+
+def _state(items: Sequence[Item], family: str, slots: Slots) -> None:
+    """Fill the slots of phrases that are facts by themselves."""
+    for at, item in enumerate(items):
         if item.slot in FACTS:
             slots.fill(item.slot, item.value)
         is_another = item.slot in (family, "person") and at and items[at - 1].phrase in ("a", "an")
         if is_another and any(other.slot == family or other.phrase == item.phrase for other in items[:at]):
             slots.lost.append(f"a second {item.phrase}: pocket draws one thing in a clip")
-
-
-# Slots whose phrases say a fact by themselves.
-FACTS = (
-    "style",
-    "beard",
-    "glasses",
-    "garment",
-    "pitch",
-    "pace",
-    "direction",
-    "height",
-    "floor",
-    "bounces",
-    "light",
-)
 
 
 def _read_ball(items: Sequence[Item], slots: Slots) -> None:

@@ -68,6 +68,8 @@ def test_each_colour_goes_to_what_it_describes():
     assert {"hair: red", "clothes: green", "garment: striped sweater", "wall: pink"} <= set(
         read_idea(idea).kept
     )
+    bearded = read_idea('a man with a grey beard and grey hair says "hi"')
+    assert (bearded.belongs, "hair: grey" in bearded.kept) == ("whole", True)
     piano = read_idea("blue keys, a white toy piano, cream wall, C D E")
     assert {"light: blue", "body: white", "wall: cream"} <= set(piano.kept)
 
