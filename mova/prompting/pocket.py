@@ -26,7 +26,7 @@ from mova.prompting.quotes import mask_quotes
 MAX_CHARACTERS = 600
 MAX_NOTES = 8
 PRACTISED_NOTES = range(3, 7)
-GREETING = re.compile(r"\s*(?:hi|hey|hello|ok|okay)[,!.]+\s+(?=\S)", re.IGNORECASE)
+GREETING = re.compile(r"\A\s*(?:hi|hey|hello|ok|okay)[,!.]+\s+(?=\S)", re.IGNORECASE)
 REPORTED = re.compile(
     r"(?:that|nothing|something|anything|about|at|to|for|from|with|into|he|she|they)\b", re.I
 )
@@ -92,7 +92,7 @@ class Slots:
 def read_idea(idea: str) -> PocketReading:
     """Read `idea` for pocket. Spoken words stand in quotes, or at its end after a verb such as "says"."""
     taken = mask_quotes(idea)
-    text = in_english(GREETING.sub("", taken.text, count=1).replace("’", "'"))
+    text = in_english(GREETING.sub("", taken.text, count=1))
     if len(text) > MAX_CHARACTERS:
         return PocketReading(
             "", "not", not_kept=("the idea tells more than one short clip of pocket's holds",)

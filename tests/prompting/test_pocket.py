@@ -82,6 +82,9 @@ def test_a_slip_of_the_finger_is_read_and_another_word_is_not_taken_for_one():
 
 def test_words_without_quote_marks_are_spoken_as_they_stand():
     assert '"Good morning, you two!"' in read_idea("a woman says Good morning, you two!").prompt
+    assert '"I’m here"' in read_idea("a girl says I’m here").prompt
+    assert '"hi, how are you?"' in read_idea("a man says hi, how are you?").prompt
+    assert read_idea("Hi, play C E G").belongs == "whole"
     assert '"no"' in read_idea("bald man: no").prompt
 
 
