@@ -86,7 +86,11 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--detectors-only", action="store_true", help="true clips alone, no model")
     evaluate.add_argument("--clips", type=int, default=64, help="of each family")
     evaluate.add_argument(
-        "--tracks", action="store_true", help="runs with held and partly held tracks instead"
+        "--tracks",
+        nargs="*",
+        default=None,
+        metavar="RUN",
+        help="instead: runs with given tracks, by default all, such as 'sound held' retake extend",
     )
     evaluate.add_argument("--held-out", type=int, default=16, help="more of each, of unseen combinations")
     evaluate.add_argument(
@@ -247,9 +251,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     on_cpu = runs_on_cpu(a.device)
     batch = a.batch or (1 if on_cpu else GPU_BATCH)
     runs = planned_runs(a.guidance_scale, a.bridge_guidance_scale, a.steps, a.ablations)
-    if a.tracks:
+    if a.tracks is not None:
         report = evaluate_tracks(
             a.model,
+            names=a.tracks,
             speech=a.speech,
             device=a.device,
             clips=a.clips,
