@@ -100,9 +100,9 @@ def test_the_same_idea_is_the_same_prompt():
 
 @pytest.mark.parametrize("piece", ["a ", "red ", "C ", "do ", "says ", "a, ", "球", '"', "(", "then "])
 def test_an_endless_idea_is_read_in_no_time(piece):
-    started = time.monotonic()
+    started = time.process_time()
     read_idea(piece * (60_000 // len(piece)))
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_an_idea_in_part_of_pocket_goes_to_the_template_and_says_why():
