@@ -7,7 +7,6 @@ placed by its time stamps on the same axis; so a clip of 30 or of varying frame 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -19,6 +18,7 @@ from lora_trainer.manifest import AUDIO_FORMATS, VIDEO_FORMATS, DatasetItem
 from mova.errors import UserError
 from mova.media.clips import FROM_YUV
 from mova.media.images import fit_image
+from mova.media.sound import resample
 from mova.shapes import MAX_SIDE
 
 MAX_BYTES = 20 * 2**30
@@ -155,15 +155,6 @@ def read_channels(item: DatasetItem, start: float, seconds: float) -> tuple[np.n
                 place(samples, sound, position)
                 position += samples.shape[1]
     return sound, rate
-
-
-def resample(mono: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    """float32 [S] at another rate, starting at the same moment."""
-    resampler = av.AudioResampler(format="fltp", layout="mono", rate=new_rate)
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(mono[None], np.float32), "fltp", "mono")
-    frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
-    pieces = [*resampler.resample(frame), *resampler.resample(None)]
-    return np.concatenate([piece.to_ndarray() for piece in pieces], axis=1)[0]
 
 
 @contextmanager

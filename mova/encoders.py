@@ -164,10 +164,10 @@ def to_clips(video: Video, height: int, width: int) -> tuple[Tensor, str]:
             raise UserError(
                 f"a video tensor must be [3, F, {height}, {width}] in [-1, 1], not {list(video.shape)}"
             )
-        clips = video.float().view(-1, *video.shape[-4:])
+        clips = video.float().reshape(-1, *video.shape[-4:])
     elif isinstance(video, list):
         clips = _stack_frames(video, height, width)[None]
-        size = video[0].size[::-1]
+        size = np.asarray(video[0]).shape[:2]
     else:
         if video.ndim not in (4, 5) or video.shape[-1] != 3 or video.dtype != np.uint8:
             raise UserError(
@@ -204,10 +204,8 @@ def to_waveforms(audio: Sound, sample_rate: int, new_rate: int) -> Tensor:
     if not audio.isfinite().all():
         raise UserError("the audio has samples that are not finite; give numbers in [-1, 1]")
     check_finite("audio_sample_rate", sample_rate, *SAMPLE_RATES)
-    audio = (
-        audio.float().cpu().view(-1, *audio.shape[-2:]) if audio.ndim > 1 else audio.float().cpu()[None, None]
-    )
-    mono = audio.mean(dim=1) if audio.shape[1] > 1 else audio[:, 0]  # [N, S]
+    channels = torch.atleast_2d(audio.float().cpu())
+    mono = channels.reshape(-1, *channels.shape[-2:]).mean(dim=1)  # [N, S]; the mean of one is exact
     if sample_rate != new_rate:
         mono = torch.stack([torch.from_numpy(resample(each.numpy(), sample_rate, new_rate)) for each in mono])
     return mono[:, None]

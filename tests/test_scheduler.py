@@ -68,3 +68,16 @@ def test_impossible_step_counts_are_refused(bad):
 def test_impossible_shifts_are_refused_by_name(shift):
     with pytest.raises(UserError, match="audio_shift"):
         SCHEDULER.sigmas(4, audio_shift=shift)
+
+
+def test_tracks_begin_at_their_starts_and_steps_in_which_both_wait_are_left_out():
+    sigmas = SCHEDULER.sigmas(12, audio_shift=2.0)
+    assert torch.equal(SCHEDULER.starting_at(sigmas, (1.0, 1.0)), sigmas)
+    held = SCHEDULER.starting_at(sigmas, (1.0, 0.0))
+    assert torch.equal(held[:, 0], sigmas[:, 0])
+    assert not held[:, 1].any()
+    later = SCHEDULER.starting_at(sigmas, (0.5, 0.9))
+    assert later[0].tolist() == pytest.approx([0.5, 0.9])
+    assert (later[0] != later[1]).any()
+    following = sigmas[-len(later) + 1 :]
+    assert torch.equal(later[1:], following.minimum(torch.tensor([0.5, 0.9])))
