@@ -39,6 +39,7 @@ ABOUT, CONFIG, JOB, PROCESS, PHASE, OUTCOME, STOP, LOG, DATA = (
 CLOCK = 2.0  # seconds by which two readings of a process's start may differ
 NO_SPACE = 50 * 2**20  # bytes free, under which a run that vanished is taken to have filled the disk
 LIVE = ("waiting", "running", "stopping")
+WAITING = "wait_for_device"  # the phase of a run whose device is busy
 SENDING, REFUSED = "SENDING", "REFUSED"  # stages of a job that the Hub does not know (yet)
 LIVE_STAGES = (SENDING, "SCHEDULING", "RUNNING")
 SILENCE = 3600  # seconds beyond its time after which a job that nobody asked about is over
@@ -134,7 +135,7 @@ class TrainingRun:
             return Status("waiting", f"Hugging Face looks for a machine: {job['hardware']}.")
         spent = job and f"On {job['hardware']}, about ${job['running'] / 3600 * job['price']:.2f} so far."
         phase = read_json(self.folder / PHASE) or {"what": "start", "done": 0, "count": 0}
-        if phase["what"] == "turn":
+        if phase["what"] == WAITING:
             return Status("waiting", "It begins when the run before it ends.")
         steps = [event for event in self.events() if event["event"] == "step"]
         if phase["what"] != "train" or not steps:

@@ -15,7 +15,7 @@ from lora_trainer.config import read_config
 from lora_trainer.lora import save_adapter
 from lora_trainer.plan import flops, memory
 from lora_trainer.plan.estimate import advise, estimate_run
-from lora_trainer.plan.inputs import find_card, outline, read_windows
+from lora_trainer.plan.inputs import find_card, plan_inputs, read_windows
 from mova import machine
 from mova.adapters.strengths import TOWERS
 from mova.errors import UserError
@@ -54,8 +54,10 @@ def release(golden, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def known_release(release, clips, tmp_path_factory):
-    """Its outline, read once; the clips are replaced by windows of the released size."""
-    known = outline(release_config(release, clips, tmp_path_factory.mktemp("none"), {"data.num_frames": [9]}))
+    """Its inputs, read once; the clips are replaced by windows of the released size."""
+    known = plan_inputs(
+        release_config(release, clips, tmp_path_factory.mktemp("none"), {"data.num_frames": [9]})
+    )
     return lambda shape: dataclasses.replace(known, windows={shape: 20}, clips=12)
 
 
@@ -217,7 +219,7 @@ def test_operations_are_those_that_torch_counts(engine, changes):
 
 
 def window_shape(engine):
-    entry = engine.order.batch(0)[0]
+    entry = engine.sampler.batch(0)[0]
     audio = engine.pipeline.audio_vae
     rates = audio.config.sample_rate, audio.hop_length
     return ClipShape(entry.height, entry.width, entry.num_frames, entry.frame_rate, *rates)
@@ -245,7 +247,7 @@ def test_activations_are_those_that_autograd_keeps(engine, targets):
             saved[storage.data_ptr()] = storage.nbytes(), tensor
         return tensor
 
-    entries = engine.order.batch(0)
+    entries = engine.sampler.batch(0)
     batch = engine.load(entries)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         engine._backward(batch, engine._draw(batch, 0), entries)
@@ -277,10 +279,10 @@ def test_optimizer_states_are_counted(engine, name):
 def test_the_cache_is_as_large_as_planned_and_checkpoints_hardly_larger(engine, tmp_path):
     engine = engine()
     config, cache = engine.config, engine.cache
-    known = outline(config)
+    known = plan_inputs(config)
     assert known.cached
     plan = estimate_run(config, find_card(config, None), known)
-    files = {cache.folder / name for entry in cache.entries for name in (entry.file, entry.text)}
+    files = {cache.folder / name for entry in cache.windows for name in (entry.file, entry.text)}
     files |= {cache.folder / name for name in cache.texts.values()}
     tensors = sum(tensor.nbytes for file in files for tensor in load_file(file).values())
     assert plan.disk["cache"] - len(files) * memory.HEADER == tensors
