@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ CHECKPOINTS = "checkpoints"
 KEPT = "kept"  # clips that the base model generated for regularization, and their losses in the journal
 CACHE = "cache"
 INDEX = "index.json"  # of the run's windows, in CACHE also where the encodings are elsewhere
+
+Report = Callable[[str, int, int], None]  # progress: what is done, how much of how many
 
 
 class Journal:

@@ -19,13 +19,12 @@ from lora_trainer.checkpoint import check_same_run, checkpoints, flat, load_stat
 from lora_trainer.config import EXPERTS, Config
 from lora_trainer.distributed import Workers
 from lora_trainer.engine import Engine, windows_of_state
-from lora_trainer.journal import ADAPTER, CHECKPOINTS, JOURNAL, Journal
+from lora_trainer.journal import ADAPTER, CHECKPOINTS, JOURNAL, Journal, Report
 from lora_trainer.latent_cache import Cache, build_cache, checkpoint_folder, read_index, resume_cache
 from lora_trainer.lora import save_adapter
 from lora_trainer.optimizers import check_library, library
 from lora_trainer.output_lock import own_output
 from lora_trainer.quantised import check_base
-from lora_trainer.regularization import Report
 from lora_trainer.validation import Figures, make_samples, swapped_experts
 from lora_trainer.windows import check_held_out, plan_windows
 from mova.errors import BackendError, Cancelled, UserError

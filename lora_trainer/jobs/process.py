@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,14 +29,13 @@ from lora_trainer.jobs.runs import (
     write_json,
     write_ticket,
 )
-from lora_trainer.journal import CHECKPOINTS, JOURNAL
+from lora_trainer.journal import CHECKPOINTS, JOURNAL, Report
 from mova.errors import BackendError, Cancelled, UserError
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 SECONDS_BETWEEN_REPORTS = 0.5
-Report = Callable[[str, int, int], None]  # what is done, of how many
 
 
 def main(folder: Path) -> int:
