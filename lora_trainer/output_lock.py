@@ -9,7 +9,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -47,10 +47,11 @@ def own_output(folder: Path, command: str) -> Iterator[None]:
         yield
     finally:
         (folder / OWNER).unlink(missing_ok=True)
-        if is_new and [path.name for path in folder.iterdir()] == [LOCK]:  # refused before anything was made
-            (folder / LOCK).unlink()
-            folder.rmdir()
+        with suppress(PermissionError):  # Windows removes it itself; elsewhere it must go while it is held
+            (folder / LOCK).unlink(missing_ok=True)
         lock.release()
+        if is_new and not any(folder.iterdir()):  # refused before anything was made
+            folder.rmdir()
 
 
 def write_owner(folder: Path, command: str) -> None:
