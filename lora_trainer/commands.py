@@ -45,7 +45,9 @@ def add_command(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
     }
     for name, (run, text) in commands.items():
         parser = subparsers.add_parser(name, help=text, description=f"{text.capitalize()}.")
-        parser.add_argument("config", type=Path, nargs="?", help="settings, .toml or .yaml; flags go on top")
+        parser.add_argument(
+            "config", type=Path, nargs="?", help="settings, .toml or .yaml; flags override it"
+        )
         for flag, meaning in FLAGS.items():
             parser.add_argument(f"--{flag}", help=meaning, type=int if flag == "steps" else str)
         parser.add_argument(

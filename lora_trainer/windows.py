@@ -88,7 +88,7 @@ def bucket_size(probe: Probe, data: Data, model: ModelSpec) -> tuple[int, int]:
         return height, width
     sizes = {(height, width), *(size_for_aspect(aspect, height * width) for aspect in ASPECTS)}
     aspect = probe.width / probe.height
-    # The configured size wins a near tie: 640x352 is 1.82, and a bucket of 16:9 beside it would cut more.
+    # The configured size wins a near tie: 640x352 is 1.82, and a bucket of 16:9 next to it would cut more.
     return min(
         sorted(sizes), key=lambda hw: abs(np.log(hw[1] / hw[0] / aspect)) + 0.05 * (hw != (height, width))
     )

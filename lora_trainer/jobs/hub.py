@@ -221,7 +221,7 @@ class HubJobs:
         self.refresh(run, login)
 
     def forget(self, run: TrainingRun, login: HubLogin) -> None:
-        """Never find the run's jobs again. What is on the Hub stays. Raises UserError, BackendError."""
+        """Remove the labels by which the run's jobs are found; the repos stay. Raises UserError, BackendError."""
         api = self._api(login)
         with job_errors():
             for info in api.list_jobs(labels={"app": LABEL, "run": run.run_id}, namespace=login.name):

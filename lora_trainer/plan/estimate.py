@@ -339,7 +339,7 @@ def time_table(plan: Plan) -> list[str]:
 
 
 def comparison(plan: Plan, measured: Measured, price: float | None) -> list[str]:
-    """Predicted beside measured, and the whole run at the measured pace."""
+    """Predicted and measured side by side, and the whole run at the measured pace."""
     pace = measured.seconds / measured.predicted_seconds
     hours = plan.hours * pace
     money = "" if price is None else f", {hours * price:.2f}"

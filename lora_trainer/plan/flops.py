@@ -38,7 +38,7 @@ class Flops:
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Operations of one micro-batch. What is recomputed is the forward of checkpointed layers once more."""
+    """Operations of one micro-batch. `recomputed` is the forward of checkpointed layers once more."""
 
     forward: float
     recomputed: float
