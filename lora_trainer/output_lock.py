@@ -3,7 +3,6 @@
 The lock belongs to the process: however it ends, the system opens it for the next.
 """
 
-import json
 import os
 import shutil
 import socket
@@ -16,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from lora_trainer.journal import CACHE, CHECKPOINTS
 from mova.errors import UserError
-from mova.files import disk_errors, new_output
+from mova.files import disk_errors, read_json, write_json
 
 LOCK, OWNER = ".owner.lock", ".owner.json"
 FOLDERS = ("", CHECKPOINTS, CACHE, "samples", "mended")  # of a run, in which files are written
@@ -56,18 +55,16 @@ def own_output(folder: Path, command: str) -> Iterator[None]:
 
 def write_owner(folder: Path, command: str) -> None:
     owner = {"command": command, "pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-    with new_output(folder / OWNER, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(owner), encoding="utf-8")
+    write_json(folder / OWNER, owner)
 
 
 def owner_of(folder: Path) -> str:
     """The process that owns `folder`, for people."""
-    try:
-        owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))
-        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(owner["since"]))
-        return f"`{owner['command']}` (process {owner['pid']} on {owner['host']}, since {since})"
-    except (OSError, ValueError, KeyError, TypeError):  # it has only just begun
+    owner = read_json(folder / OWNER)
+    if not owner:  # it has only just begun
         return "another process"
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(owner["since"]))
+    return f"`{owner['command']}` (process {owner['pid']} on {owner['host']}, since {since})"
 
 
 def remove_part_files(folder: Path, min_age: float = 0.0) -> None:

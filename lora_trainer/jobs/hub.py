@@ -41,12 +41,11 @@ from lora_trainer.jobs.runs import (
     STOP,
     RunInfo,
     TrainingRun,
-    read_json,
     read_run,
-    write_json,
 )
 from lora_trainer.manifest import HUB
 from mova.errors import BackendError, UserError
+from mova.files import read_json, write_json
 from mova.hub import reason
 from mova.machine import Gpu, find_gpu
 
@@ -221,7 +220,7 @@ class HubJobs:
         self.refresh(run, login)
 
     def forget(self, run: TrainingRun, login: HubLogin) -> None:
-        """Remove the labels by which the run's jobs are found; the repos stay. Raises UserError, BackendError."""
+        """Remove the labels by which the run's jobs are found. Raises UserError, BackendError."""
         api = self._api(login)
         with job_errors():
             for info in api.list_jobs(labels={"app": LABEL, "run": run.run_id}, namespace=login.name):
