@@ -30,7 +30,7 @@ from lora_trainer.windows import Window, bullet_list, caption_of, clips_of, plan
 from mova.catalog import find_model
 from mova.checkpoint import COMPONENTS, load_components, resolve
 from mova.encoders import EncoderMixin
-from mova.errors import UserError
+from mova.errors import BackendError, UserError
 from mova.files import new_output, sha256_of
 from mova.models.video_vae import to_channels_last
 from mova.offload import Offloader
@@ -124,7 +124,7 @@ def check_clips(config: Config, windows: tuple[Window, ...]) -> None:
     """Raise UserError if the data set has other clips or captions than `windows`; it may be gone."""
     try:
         items = clips_of(config)
-    except UserError as error:
+    except (UserError, BackendError) as error:
         logger.warning("the clips cannot be read again; the run resumes with what is encoded (%s)", error)
         return
     # Clips that the run generates are there again before it needs them.
