@@ -49,7 +49,7 @@ def own_output(folder: Path, command: str) -> Iterator[None]:
         with suppress(PermissionError):  # Windows removes it itself; elsewhere it must go while it is held
             (folder / LOCK).unlink(missing_ok=True)
         lock.release()
-        if is_new and not any(folder.iterdir()):  # refused before anything was made
+        if is_new and folder.exists() and not any(folder.iterdir()):  # refused before anything was made
             folder.rmdir()
 
 

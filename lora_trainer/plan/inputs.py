@@ -155,7 +155,8 @@ def read_windows(config: Config, items: list[DatasetItem] | None) -> tuple[Seque
             windows = ()
         holds_regularization = any(window.is_regularization for window in windows)
         same_kinds = holds_regularization == config.data.is_regularized
-        if windows and same_kinds and all(is_wanted(window, config.data) for window in windows):
+        is_complete = all((config.cache / window.file).is_file() for window in windows)
+        if windows and is_complete and same_kinds and all(is_wanted(w, config.data) for w in windows):
             return windows, True
     return plan_windows(config, items), False
 
