@@ -5,7 +5,7 @@
 
 For each new concept of `recipes.pocket.new_concepts.clips` (a puppet in a striped shirt that says a new
 word in a new voice; a cube that honks) this writes a folder of clips, lets the base model make clips of its
-own families for regularization (`data.keep`), trains an adapter on both with the trainer's own commands,
+own families for regularization, trains an adapter on both with the commands of the trainer itself,
 and makes clips of fresh prompts with and without it. New concepts are not in the first frame, so what is
 seen of them comes from the adapter. Retained skills, those of the base model, are measured with and without
 it as well, and at strength 0 every bit of the latents has to be the base model's. Exit code 1: a claim is
@@ -289,12 +289,12 @@ def make_regularization(arguments: argparse.Namespace, scale: Scale) -> None:
     if not scale.keep:
         return
     prompts = write_prompts(arguments.out / "prompts", scale.keep, arguments.speech)
-    command = ["keep", "--model", str(arguments.model), "--prompts", str(prompts)]
+    command = ["regularize", "--model", str(arguments.model), "--prompts", str(prompts)]
     command += ["--count", str(scale.keep), "--seed", str(REGULARIZATION_NOISE_SEED)]
     command += ["--out", str(arguments.out / "keep")]
     command += ["--device", arguments.device] if arguments.device else []
     if lora_trainer(command):
-        raise UserError("`python -m lora_trainer keep` failed; its message is above")
+        raise UserError("`python -m lora_trainer regularize` failed; its message is above")
 
 
 def learn(kind: str, arguments: argparse.Namespace, scale: Scale, watch: Stopwatch) -> Path:
@@ -309,7 +309,7 @@ def learn(kind: str, arguments: argparse.Namespace, scale: Scale, watch: Stopwat
     # Regularization clips are encoded once for all kinds.
     changes |= {"data.held_out": kept_back(scale.clips), "data.cache": str(arguments.out / "cache")}
     if scale.keep:
-        changes["data.keep"] = str(arguments.out / "keep")
+        changes["data.regularization"] = str(arguments.out / "keep")
     options = [f"--set={key}={json.dumps(value)}" for key, value in changes.items()]
     options += [f"--set={change}" for change in arguments.set]
     options += ["--model", str(arguments.model), "--data", str(out / "clips"), "--output", str(out / "run")]

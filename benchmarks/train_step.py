@@ -36,7 +36,7 @@ from lora_trainer.distributed import Workers
 from lora_trainer.engine import Engine
 from lora_trainer.plan import flops, memory
 from lora_trainer.plan.estimate import step_seconds
-from lora_trainer.plan.inputs import Card, Outline
+from lora_trainer.plan.inputs import Card, PlanInputs
 from mova.machine import GIB, GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS
 from mova.shapes import ClipShape
 
@@ -139,8 +139,8 @@ def measure_setting(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         engine = engine_of(setting, shapes, sizes, workers, Path(folder))
         say(workers, f"{setting}: ready after {time.perf_counter() - began:.1f} s")
-        for shape, entry in zip(shapes, engine.cache.entries, strict=True):
-            engine.order = BatchSampler([entry], 1, 0)
+        for shape, window in zip(shapes, engine.cache.windows, strict=True):
+            engine.sampler = BatchSampler([window], 1, 0)
             row = {"setting": setting, "ranks": workers.count, "frames": shape.num_frames}
             row |= measure(engine, options.repeats)
             row |= predicted(engine, shape, meta, sizes, card, floor)
@@ -209,8 +209,19 @@ def predicted(
     and `lora_trainer.plan.flops`, the memory that is not counted in `lora_trainer.plan.memory`.
     """
     config = engine.config
-    known = Outline(meta, sizes, 0.5, 0, {shape: 1}, 1, True, 0, 0, 0)
-    planned, operations = step_seconds(config, card, known, {shape: 1})
+    inputs = PlanInputs(
+        towers=meta,
+        configs=sizes,
+        high_share=0.5,
+        text_parameters=0,
+        windows={shape: 1},
+        clips=1,
+        cached=True,
+        text_tokens=0,
+        texts=0,
+        download=0,
+    )
+    planned, operations = step_seconds(config, card, inputs, {shape: 1})
     parts = memory.device_memory(meta, shape, config, card.dtype, card.processes)
     one = flops.training_pass(sizes, shape, config, "video_dit")
     return {

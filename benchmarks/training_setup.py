@@ -16,7 +16,8 @@ from lora_trainer.base_model import TrainingOffloader
 from lora_trainer.config import Config, read_config
 from lora_trainer.distributed import Workers
 from lora_trainer.engine import Engine
-from lora_trainer.latent_cache import Cache, CacheEntry, write_tensors
+from lora_trainer.latent_cache import Cache, write_tensors
+from lora_trainer.windows import Window
 from mova.adapters.strengths import TOWERS
 from mova.models.bridge import Bridge
 from mova.models.dit import AudioDiT, VideoDiT
@@ -70,17 +71,29 @@ def cache_of(shapes: list[ClipShape], sizes: dict[str, dict], folder: Path) -> C
     generator = torch.Generator().manual_seed(0)
     text = torch.randn(200, sizes["video_dit"]["text_dim"], generator=generator)
     write_tensors(folder / "text", {"text": text}, {})
-    entries = []
+    windows = []
     for shape in shapes:
         grid = (shape.latent_frames, shape.latent_height, shape.latent_width)
         audio = (sizes["audio_dit"]["in_dim"], shape.audio_latents)
-        window = {"video_latents": (16, *grid), "condition": (20, *grid), "audio_latents": audio}
+        sizes_of = {"video_latents": (16, *grid), "condition": (20, *grid), "audio_latents": audio}
         name = f"{shape.num_frames}"
-        random = {key: torch.randn(size, generator=generator) for key, size in window.items()}
+        random = {key: torch.randn(size, generator=generator) for key, size in sizes_of.items()}
         write_tensors(folder / name, random, {})
-        place = (shape.num_frames, shape.height, shape.width, shape.frame_rate, True)
-        entries.append(CacheEntry(name, name, name, "text", "a clip", *place))
-    return Cache(folder, tuple(entries), {"": "text"})
+        windows.append(
+            Window(
+                name=name,
+                clip=name,
+                caption="a clip",
+                num_frames=shape.num_frames,
+                height=shape.height,
+                width=shape.width,
+                frame_rate=shape.frame_rate,
+                has_sound=True,
+                file=name,
+                text="text",
+            )
+        )
+    return Cache(folder, tuple(windows), {"": "text"})
 
 
 def engine_of(

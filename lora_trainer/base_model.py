@@ -44,7 +44,7 @@ class TrainingOffloader(Offloader):
         experts = {name: towers[name] for name in EXPERTS}
         if self.offload == "shards":
             self.shards = LayerShards(self.dual_tower, experts, self._device)
-            WeightSwap(list(towers.values())).load(self._device)  # what is no layer
+            WeightSwap(list(towers.values())).load(self._device)  # all but the layers
             return
         if self.offload == "layers":
             self.streamer = LayerStreamer(self.dual_tower, experts, self._device, hold_both=True)
@@ -88,7 +88,7 @@ class TrainingOffloader(Offloader):
 
 
 def choose_device(config: Config) -> tuple[torch.device, torch.dtype]:
-    """Where to train, and in which dtype the frozen model is. Raises UserError: there is no such device."""
+    """Device of the training and dtype of the frozen model. Raises UserError: there is no such device."""
     machine = Machine.probe(config.run.device)
     name = config.run.dtype if config.run.dtype != "auto" else machine.dtype
     return torch.device(machine.device), getattr(torch, name)

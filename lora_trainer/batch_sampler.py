@@ -1,6 +1,6 @@
-"""What each micro-batch is: which windows, which expert.
+"""Windows and expert of each micro-batch.
 
-All of it follows from its number and nothing from what ran before, so resuming needs no state.
+Both follow from its number and from nothing that ran before, so resuming needs no state.
 """
 
 import math
@@ -14,28 +14,28 @@ import numpy as np
 from lora_trainer.config import EXPERTS
 
 if TYPE_CHECKING:
-    from lora_trainer.latent_cache import CacheEntry
+    from lora_trainer.windows import Window
 
 BLOCK = 10  # micro-batches
 
 
 class BatchSampler:
-    """Micro-batches of windows of one bucket each; every window once an epoch, shuffled anew each time."""
+    """Micro-batches of windows of one bucket each; every window once per epoch, reshuffled every epoch."""
 
-    def __init__(self, entries: "list[CacheEntry]", batch_size: int, seed: int) -> None:
-        self.entries, self.batch_size, self.seed = entries, batch_size, seed
+    def __init__(self, windows: "list[Window]", batch_size: int, seed: int) -> None:
+        self.windows, self.batch_size, self.seed = windows, batch_size, seed
         self.epoch = lru_cache(maxsize=2)(self._shuffled)
 
-    def batch(self, number: int) -> "list[CacheEntry]":
+    def batch(self, number: int) -> "list[Window]":
         """The windows of micro-batch `number`, counted over the whole run and all processes."""
         per_epoch = len(self.epoch(0))
         return self.epoch(number // per_epoch)[number % per_epoch]
 
-    def _shuffled(self, epoch: int) -> "list[list[CacheEntry]]":
+    def _shuffled(self, epoch: int) -> "list[list[Window]]":
         generator = np.random.default_rng([self.seed, epoch])
         buckets = defaultdict(list)
-        for index in generator.permutation(len(self.entries)):
-            buckets[self.entries[index].bucket].append(self.entries[index])
+        for index in generator.permutation(len(self.windows)):
+            buckets[self.windows[index].bucket].append(self.windows[index])
         batches = [
             buckets[bucket][start : start + self.batch_size]
             for bucket in sorted(buckets)
@@ -45,30 +45,30 @@ class BatchSampler:
 
 
 class MixedSampler:
-    """Micro-batches of two orders, each going on where it was left: `share` of them from `kept`.
+    """Micro-batches of two samplers, each continued where it was left: `share` from `regularization`.
 
-    In every BLOCK micro-batches in a row the share is exact, up to rounding, which the next block makes good.
+    In every BLOCK micro-batches in a row the share is exact up to rounding, which the next block evens out.
     Within a block they are shuffled, so that neither expert always gets the same kind.
     """
 
-    def __init__(self, new: BatchSampler, kept: BatchSampler, share: float, seed: int) -> None:
-        self.new, self.kept, self.seed = new, kept, seed
+    def __init__(self, new: BatchSampler, regularization: BatchSampler, share: float, seed: int) -> None:
+        self.new, self.regularization, self.seed = new, regularization, seed
         self.share = Fraction(share).limit_denominator(1000)
         self.block = lru_cache(maxsize=2)(self._shuffled)
 
-    def batch(self, number: int) -> "list[CacheEntry]":
-        """As `Order.batch`."""
+    def batch(self, number: int) -> "list[Window]":
+        """As `BatchSampler.batch`."""
         block, place = divmod(number, BLOCK)
         flags = self.block(block)
-        before = self._kept_before(block) + sum(flags[:place])
-        return self.kept.batch(before) if flags[place] else self.new.batch(number - before)
+        before = self._regularization_before(block) + sum(flags[:place])
+        return self.regularization.batch(before) if flags[place] else self.new.batch(number - before)
 
     def _shuffled(self, block: int) -> list[bool]:
-        count = self._kept_before(block + 1) - self._kept_before(block)
+        count = self._regularization_before(block + 1) - self._regularization_before(block)
         order = np.random.default_rng([self.seed, block, BLOCK]).permutation(BLOCK)
         return [bool(place < count) for place in order]
 
-    def _kept_before(self, block: int) -> int:
+    def _regularization_before(self, block: int) -> int:
         return math.floor(block * BLOCK * self.share)
 
 
@@ -78,6 +78,6 @@ def expert_at(step: int, high_share: float, hold_steps: int) -> str:
     Evenly spread, the high-noise expert first.
     """
     share = Fraction(high_share).limit_denominator(1000)
-    turn = step // hold_steps
-    high = share > 0 and (turn * share) % 1 < share
+    hold = step // hold_steps
+    high = share > 0 and (hold * share) % 1 < share
     return EXPERTS[0] if high else EXPERTS[1]

@@ -1,12 +1,12 @@
-"""The state of a run on disk, from which it goes on bit for bit.
+"""The state of a run on disk, from which it resumes bit for bit.
 
-A checkpoint is a folder that appears whole under its name or not at all. Random numbers need no state: they
-follow from the seed and the number of the sample.
+A checkpoint is a folder that appears whole under its name or not at all, with the digest of its state. Random
+numbers need no state: they follow from the seed and the number of the sample.
 """
 
+import hashlib
 import logging
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,21 +14,23 @@ from typing import Any, BinaryIO
 
 import torch
 
+from lora_trainer.config import with_new_names
+from lora_trainer.output_lock import remove_part_files
 from mova.errors import UserError
 from mova.files import temporary_beside
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-STATE = "state.pt"
+STATE, DIGEST = "state.pt", "state.sha256"  # DIGEST can be checked with `sha256sum -c`
 UNREADABLE = (OSError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
-# What may differ between a run and its continuation: nothing that decides the weights at the same step.
+# Settings that may differ between a run and its continuation: none that decides the weights at the same step.
 FREE = (
     "output",
     "data.path",
-    "data.keep",
-    "data.keep_count",
-    "data.keep_prompts",
+    "data.regularization",
+    "data.regularization_count",
+    "data.regularization_prompts",
     "data.cache",
     "samples",
     "run.steps",
@@ -55,7 +57,8 @@ def save_state(
     target = folder / name
     with temporary_beside(target) as temporary:
         temporary.mkdir()
-        write_state(temporary / STATE, {"format": FORMAT, **state})
+        digest = write_state(temporary / STATE, {"format": FORMAT, **state})
+        (temporary / DIGEST).write_text(f"{digest}  {STATE}\n", encoding="ascii")
         also(temporary)
         remove(target)
         temporary.rename(target)
@@ -65,14 +68,16 @@ def save_state(
 
 
 class Disk:
-    """A file that remembers why writing failed: torch tells a full disk as "unexpected pos"."""
+    """A file with the digest of its content, and why writing failed: torch only says "unexpected pos"."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
+        self.digest = hashlib.sha256()
         self.fault: OSError | None = None
 
     def write(self, content: bytes) -> int:
         try:
+            self.digest.update(content)
             return self.file.write(content)
         except OSError as error:
             self.fault = error
@@ -86,7 +91,8 @@ class Disk:
             raise
 
 
-def write_state(path: Path, state: dict[str, Any]) -> None:
+def write_state(path: Path, state: dict[str, Any]) -> str:
+    """Write the state; its digest."""
     with path.open("wb") as file:
         disk = Disk(file)
         try:
@@ -94,6 +100,7 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
         except RuntimeError as error:
             raise (disk.fault or error) from error
         os.fsync(file.fileno())
+    return disk.digest.hexdigest()
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -109,27 +116,55 @@ def remove(folder: Path) -> None:
             folder.rename(temporary)
 
 
-def load_state(folder: Path) -> dict[str, Any]:
-    """The newest checkpoint that can be read.
+def load_state(folder: Path, set_aside: bool = True) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole, or None.
+
+    Damaged ones are named, and with `set_aside` renamed, so that they are neither tried again nor counted.
 
     Raises:
-        UserError: there is none.
+        UserError: the newest may not be read, or is of another version.
     """
-    for left in folder.glob(".mova-*.part"):  # of a run that was killed while it wrote
-        shutil.rmtree(left, ignore_errors=True)
+    if set_aside:
+        remove_part_files(folder)
     for path in checkpoints(folder):
         try:
-            state = torch.load(path / STATE, map_location="cpu", weights_only=True)
-            if state["format"] == FORMAT:
-                return state
+            state = read_state(path)
+        except PermissionError as error:
+            raise UserError(
+                f"{path} cannot be read ({error.strerror}); give yourself the right to"
+            ) from error
         except UNREADABLE as error:
-            logger.warning("%s cannot be read (%s); the one before it is taken", path, error)
-    raise UserError(f"{folder} holds no checkpoint to resume from; start without --resume")
+            left = path.with_name(f"damaged-{path.name}")
+            logger.warning("%s is damaged (%s); it is renamed to %s and left out", path, error, left.name)
+            if set_aside:
+                remove(left)
+                path.rename(left)
+            continue
+        if state["format"] != FORMAT:
+            raise UserError(f"{path} was written by another version; use that one, or choose another output")
+        return state
+    return None
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The state of a checkpoint. Raises one of UNREADABLE where it is damaged."""
+    path, noted = checkpoint / STATE, checkpoint / DIGEST
+    if noted.exists():
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if noted.read_bytes().split()[:1] != [digest.encode()]:
+            raise ValueError("its digest is not the one that was noted")
+    else:
+        logger.warning("%s is of an earlier version, without a digest; it is read unchecked", checkpoint)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or "format" not in state:
+        raise ValueError("it holds no state of a run")
+    return state
 
 
 def check_same_run(stored: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise UserError where the settings differ in what decides the weights."""
-    old, new = flat(stored), flat(now)
+    old, new = flat(with_new_names(stored)), flat(now)
     differing = [
         f"{key}: {old.get(key)} then, {new.get(key)} now"
         for key in sorted(old.keys() | new.keys())

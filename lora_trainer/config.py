@@ -1,18 +1,26 @@
-"""What a person writes to train: one TOML or YAML file, flags on top; unknown keys are refused.
+"""The settings of a run: one TOML or YAML file, flags on top; unknown keys are refused.
 
-Later wins: defaults, recipe, preset, file, flags. A recipe says how to learn (losses, timesteps, dropout), a
+Later wins: defaults, recipe, preset, file, flags. A recipe sets how to learn (losses, timesteps, dropout), a
 preset what to learn (which towers, at which rank).
 """
 
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from lora_trainer.journal import KEPT
+from lora_trainer.journal import CACHE, INDEX, KEPT
 from mova.adapters.strengths import PARTS, TOWERS
 from mova.catalog import find_model
 from mova.errors import UserError
@@ -72,10 +80,31 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-KEEP_SHARE = 0.5  # of the samples, where there are clips to keep
-MAX_KEPT = 1000  # clips to keep that are made
+REGULARIZATION_SHARE = 0.5  # of the samples, where there are clips for regularization
+MAX_REGULARIZATION = 1000  # clips that are generated for regularization
+# Settings of earlier versions, which are still read.
+OLD_NAMES = {
+    "data": {
+        "keep": "regularization",
+        "keep_count": "regularization_count",
+        "keep_prompts": "regularization_prompts",
+        "keep_share": "regularization_share",
+    }
+}
 PASSING = ("layers", "shards")  # offloads whose layers come to the device whole only while they run
 Targets = Literal["attention", "attention_ffn", "audio_to_video", "video_to_audio"]
+
+
+def written_name(value: object) -> object:
+    """`value`, a name of a file, folder or model, if it can be one. Raises ValueError."""
+    if isinstance(value, str) and (not value.strip() or "\0" in value):
+        raise ValueError("is empty or holds a NUL; give a name")
+    return value
+
+
+Name = Annotated[str, BeforeValidator(written_name)]
+PathName = Annotated[Path, BeforeValidator(written_name)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -85,7 +114,7 @@ class Section(BaseModel):
 class Data(Section):
     """Where the clips are and the size they are trained at. None is the model's own size or length."""
 
-    path: str
+    path: Name
     size: str | None = None  # WIDTHxHEIGHT; with buckets, the number of pixels that every aspect gets
     num_frames: tuple[int, ...] | None = None  # 4k+1 each; a clip gets the longest that it fills
     frame_rate: float = Field(24.0, gt=0, le=120)
@@ -94,11 +123,11 @@ class Data(Section):
     without_sound: Literal["refuse", "mute"] = "refuse"  # mute: such clips teach the picture only
     caption_prefix: str = ""
     held_out: int = Field(1, ge=0)  # clips that are never trained on and measure the loss
-    keep: str | None = None  # clips of what the model can already, mixed in so that it keeps that
-    keep_count: int = Field(0, ge=0, le=MAX_KEPT)  # in place of keep: made by the run, in OUTPUT/kept
-    keep_prompts: tuple[str, ...] = ()  # of those, in turn; none: the examples that come with the model
-    keep_share: float | None = Field(None, gt=0, lt=1)  # of the samples that are such; None is KEEP_SHARE
-    cache: Path | None = None  # where encoded clips are kept; None is OUTPUT/cache
+    regularization: Name | None = None  # clips of what the model can already, mixed in so that it keeps that
+    regularization_count: int = Field(0, ge=0, le=MAX_REGULARIZATION)  # instead: the run generates so many
+    regularization_prompts: tuple[str, ...] = ()  # of those, in turn; none: the model's own examples
+    regularization_share: float | None = Field(None, gt=0, lt=1)  # of the samples; None: REGULARIZATION_SHARE
+    cache: PathName | None = None  # folder of encoded clips; None is OUTPUT/cache
 
     @field_validator("size")
     @classmethod
@@ -115,21 +144,24 @@ class Data(Section):
         return tuple(sorted(set(value), reverse=True)) if value else None
 
     @model_validator(mode="after")
-    def _keep(self) -> "Data":
-        if self.keep is not None and self.keep_count:
-            raise ValueError("keep names clips, keep_count lets the run make them; give one of the two")
-        if self.keep_share is not None and not self.keeps:
-            raise ValueError("keep_share needs keep or keep_count, the clips that it is the share of")
+    def _regularization(self) -> "Data":
+        if self.regularization is not None and self.regularization_count:
+            raise ValueError(
+                "regularization names clips, regularization_count lets the run generate them; "
+                "give one of the two"
+            )
+        if self.regularization_share is not None and not self.is_regularized:
+            raise ValueError("regularization_share needs regularization or regularization_count")
         return self
 
     @property
-    def keeps(self) -> bool:
-        """Whether there are clips to keep, or will be."""
-        return self.keep is not None or self.keep_count > 0
+    def is_regularized(self) -> bool:
+        """True if clips for regularization are given, or will be generated."""
+        return self.regularization is not None or self.regularization_count > 0
 
     @property
-    def share_of_kept(self) -> float:
-        return KEEP_SHARE if self.keep_share is None else self.keep_share
+    def share_of_regularization(self) -> float:
+        return REGULARIZATION_SHARE if self.regularization_share is None else self.regularization_share
 
 
 class Tower(Section):
@@ -185,7 +217,7 @@ class Objective(Section):
 class Optimizer(Section):
     name: Literal["adamw", "adamw8bit", "schedule_free", "prodigy"] = "adamw"
     learning_rate: float | None = Field(None, gt=0, le=10)  # None: 1e-4, and 1 for prodigy, which finds it
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0, le=1)
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     warmup_steps: int = Field(20, ge=0)
@@ -201,8 +233,8 @@ class Sample(Section):
     """A clip made at intervals, with the same seed each time and from the base model first."""
 
     prompt: str = Field(min_length=1)
-    image: Path | None = None
-    seed: int = Field(42, ge=0)
+    image: PathName | None = None
+    seed: int = Field(42, ge=0, lt=2**63)
 
 
 class Samples(Section):
@@ -212,6 +244,13 @@ class Samples(Section):
     negative_prompt: str | None = None  # None is the model's own
     num_frames: int | None = None  # None is the longest trained
     clips: tuple[Sample, ...] = ()
+
+    @field_validator("num_frames")
+    @classmethod
+    def _num_frames(cls, value: int | None) -> int | None:
+        if value is not None:
+            check_num_frames(value)
+        return value
 
 
 class Run(Section):
@@ -248,8 +287,8 @@ class Run(Section):
 
 
 class Config(Section):
-    model: str
-    output: Path
+    model: Name
+    output: PathName
     data: Data
     preset: Literal["look", "voice", "look_and_voice", "motion", "sound_only"] = "look_and_voice"
     recipe: Literal["balanced", "released", "paper"] = "balanced"
@@ -266,9 +305,20 @@ class Config(Section):
             raise ValueError("prodigy finds one rate for all towers; give them the same learning_rate_scale")
         return self
 
+    @model_validator(mode="after")
+    def _experts(self) -> "Config":
+        share, trained = self.objective.high_share, self.towers.trained()
+        for name, never in zip(EXPERTS, (0, 1), strict=True):
+            if share == never and name in trained:
+                raise ValueError(
+                    f"{name} would never run with objective.high_share {share:g}; "
+                    f"set towers.{name}.train to false"
+                )
+        return self
+
     @property
     def texts(self) -> list[str]:
-        """What is encoded beside the captions: the samples' prompts and the empty one."""
+        """Prompts that are encoded besides the captions: those of the samples, and the empty one."""
         if not self.samples.clips:
             return [""]
         negative = self.samples.negative_prompt
@@ -280,15 +330,20 @@ class Config(Section):
 
     @property
     def cache(self) -> Path:
-        return self.data.cache or self.output / "cache"
+        return self.data.cache or self.output / CACHE
 
     @property
-    def kept(self) -> Path:
-        """Where the clips of data.keep_count are."""
+    def index(self) -> Path:
+        """The list of the run's windows. It belongs to the run, also where the cache is shared."""
+        return self.output / CACHE / INDEX
+
+    @property
+    def regularization_folder(self) -> Path:
+        """The folder of the clips of data.regularization_count."""
         return self.output / KEPT
 
     def recipe_record(self) -> dict[str, Any]:
-        """What decided the adapter, for its header: no paths of this machine."""
+        """The settings that decided the adapter, for its header: no paths of this machine."""
         record = self.model_dump(mode="json", include={"preset", "recipe", "objective", "optimizer", "run"})
         record["towers"] = {name: tower.model_dump() for name, tower in self.towers.trained().items()}
         record["model"] = self.model if not Path(self.model).exists() else Path(self.model).name
@@ -301,7 +356,7 @@ def read_config(path: Path | None, changes: dict[str, Any]) -> Config:
     Raises:
         UserError: no such file, an unknown key, a value out of range; the message names each.
     """
-    written = merge(read_file(path) if path else {}, nested(changes))
+    written = merge(with_new_names(read_file(path)) if path else {}, with_new_names(nested(changes)))
     base: dict[str, Any] = {}
     for key, choices in (("recipe", RECIPES), ("preset", PRESETS)):
         name = written.get(key, Config.model_fields[key].default)
@@ -314,6 +369,15 @@ def read_config(path: Path | None, changes: dict[str, Any]) -> Config:
             f"{'.'.join(map(str, item['loc'])) or 'config'}: {sentence(item)}" for item in error.errors()
         ]
         raise UserError(f"{where}: {'; '.join(lines)}") from None
+
+
+def with_new_names(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings, as a person or an earlier version wrote them, with the names of today."""
+    renamed = dict(settings)
+    for section, names in OLD_NAMES.items():
+        if isinstance(values := settings.get(section), dict):
+            renamed[section] = {names.get(key, key): value for key, value in values.items()}
+    return renamed
 
 
 def sentence(item: Any) -> str:  # noqa: ANN401 - pydantic's error record

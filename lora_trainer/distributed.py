@@ -1,7 +1,7 @@
-"""The processes of one training (`accelerate launch`): who am I, and what do all of us have together.
+"""The processes of one training (`accelerate launch`): sums over all of them, and layers shared among them.
 
 Every process runs its own micro-batches; gradients are averaged over all of them before the step. The model
-is never wrapped, since which tower runs changes from step to step.
+is never wrapped, since the tower that runs changes from step to step.
 """
 
 from collections import deque
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import UnshardHandle, fully_shard
 
+from mova.errors import UserError
 from mova.models.dit import VideoDiT
 from mova.models.dual_tower import DualTower
 
+GATHERED = 2  # layers that are whole at once: one runs, one arrives
 WAIT = timedelta(hours=6)  # the others wait while the first validates and samples
 
 
@@ -34,8 +36,16 @@ class Workers:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    def check_several(self) -> None:
+        """Raise UserError where this process is alone: layers cannot be shared."""
+        if self.count == 1:
+            raise UserError(
+                "run.offload shards needs several processes; start with `accelerate launch -m lora_trainer "
+                "train ...`, or set run.offload to experts or layers"
+            )
+
     def any(self, flags: Iterable[bool]) -> list[bool]:
-        """Which of `flags` are true in any process."""
+        """For each of `flags`, true if it is in any process."""
         flags = list(flags)
         if self.count == 1:
             return flags
@@ -67,9 +77,6 @@ class Workers:
     def wait(self) -> None:
         if self.count > 1:
             dist.barrier()
-
-
-GATHERED = 2  # layers that are whole at once: one runs, one arrives
 
 
 class Part(nn.Module):
@@ -113,7 +120,7 @@ class LayerShards:
             self.tower.before_layer = self._arrive
 
     def stop(self) -> None:
-        """Keep nothing but this process's own part of each layer."""
+        """Keep only this process's own part of each layer."""
         self.tower.before_layer = None
         self.due.clear()
         self._drop_arriving()

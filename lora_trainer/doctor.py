@@ -115,7 +115,7 @@ def examine(
         for check in (check_sound, check_streams, check_picture, check_caption):
             clip.findings += check(clip, config)
     report("clips", len(items), len(items))
-    for clip, finding in check_duplicates([clip for clip in clips if not clip.item.kept]):
+    for clip, finding in check_duplicates([clip for clip in clips if not clip.item.is_regularization]):
         clip.findings.append(finding)
     return Examination(clips, windows)
 
@@ -300,7 +300,7 @@ def fix(examination: Examination, config: Config) -> Iterator[str]:
     """Write OUTPUT/mended/metadata.jsonl; yields a sentence for each change, and the folder to train on."""
     folder = config.output / FOLDER
     rows, changes = [], 0
-    for clip in (clip for clip in examination.clips if not clip.item.kept):
+    for clip in (clip for clip in examination.clips if not clip.item.is_regularization):
         checks = {finding.check for finding in clip.findings if finding.fixable}
         changes += len(checks)
         if "duplicate" in checks:

@@ -39,8 +39,8 @@ def summary(examination: Examination) -> str:
     sizes = ", ".join(f"{n} of {w}x{h} x {frames}" for (h, w, frames), n in sorted(buckets.items()))
     seconds = sum(window.seconds for window in examination.windows)
     found = ", ".join(f"{counts[severity]} {severity}s" for severity in SEVERITIES)
-    kept = sum(clip.item.kept for clip in examination.clips)
-    clips = f"{len(examination.clips) - kept} clips{f' and {kept} to keep' if kept else ''}"
+    kept = sum(clip.item.is_regularization for clip in examination.clips)
+    clips = f"{len(examination.clips) - kept} clips{f' and {kept} for regularization' if kept else ''}"
     return f"{clips}, {seconds:.1f} s to train on ({sizes or 'no windows'}): {found}"
 
 

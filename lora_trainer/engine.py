@@ -7,7 +7,6 @@ often the run was stopped, and on however many processes it runs.
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from lora_trainer.batch_sampler import BatchSampler, MixedSampler, expert_at
 from lora_trainer.checkpoint import check_same_run
 from lora_trainer.config import EXPERTS, Config
 from lora_trainer.distributed import Workers
-from lora_trainer.latent_cache import Cache, CacheEntry
+from lora_trainer.journal import KEPT
+from lora_trainer.latent_cache import Cache
 from lora_trainer.lora import TrainableLora
 from lora_trainer.objective import (
     Batch,
@@ -31,6 +31,7 @@ from lora_trainer.objective import (
 from lora_trainer.optimizers import averaged, build_optimizer, set_learning_rates
 from lora_trainer.quantised import BASES, quantise
 from lora_trainer.validation import Figures, fixed_measurements, measure, split
+from lora_trainer.windows import Window, check_held_out
 from mova.adapters.strengths import TOWERS
 from mova.errors import BackendError, UserError
 from mova.pipeline import MOVAPipeline
@@ -77,25 +78,17 @@ class Engine:
         self.config, self.cache, self.pipeline = config, cache, pipeline
         self.device = pipeline.residency.device
         self.workers = workers or Workers(self.device)
-        clips = len({entry.clip for entry in cache.entries if not entry.kept})
-        if config.data.held_out >= clips:
-            raise UserError(
-                f"{clips} clips, of which data.held_out keeps {config.data.held_out} back; "
-                f"give more clips, or set data.held_out to {max(0, clips - 1)}"
-            )
-        if config.run.offload == "shards" and self.workers.count == 1:
-            raise UserError(
-                "run.offload shards needs several processes; start with `accelerate launch -m lora_trainer "
-                "train ...`, or set run.offload to experts or layers"
-            )
-        self.learnt, held_out, kept = split(cache, config.data.held_out)
-        self.order = self._order(kept)
+        check_held_out(cache.windows, config.data.held_out)
+        if config.run.offload == "shards":
+            self.workers.check_several()
+        self.learnt, held_out, regularization = split(cache, config.data.held_out)
+        self.sampler = self._sampler(regularization)
         self.measured = {
             "held_out": fixed_measurements(pipeline, held_out),
             "training": fixed_measurements(pipeline, self.learnt),
         }
-        if kept:
-            self.measured["kept"] = fixed_measurements(pipeline, kept)
+        if regularization:
+            self.measured[KEPT] = fixed_measurements(pipeline, regularization)
         trained = config.towers.trained()
         self.lora = TrainableLora({name: getattr(pipeline, name) for name in trained}, config)
         if config.run.base in BASES:
@@ -130,17 +123,17 @@ class Engine:
         run = self.config.run
         self.pipeline.residency.activate(self.expert)
         number = (self.step * run.accumulation + self.micro) * self.workers.count + self.workers.rank
-        entries = self.order.batch(number)
-        batch = self.load(entries)
+        windows = self.sampler.batch(number)
+        batch = self.load(windows)
         draws = self._draw(batch, number)
         for index, each in enumerate(draws):
             if each.drop_text:
                 batch.text[index] = self.cache.text("").to(batch.text)
         if run.dropout:
-            torch.manual_seed(sample_generator(run.seed, number, len(entries)).initial_seed())
+            torch.manual_seed(sample_generator(run.seed, number, len(windows)).initial_seed())
         self.lora.set_dropout(run.dropout > 0)
         try:
-            video, audio = self._backward(batch, draws, entries)
+            video, audio = self._backward(batch, draws, windows)
         except BaseException:
             self.lora.drop_gradients()
             raise
@@ -191,20 +184,23 @@ class Engine:
         }
 
     def measure(self) -> dict[str, Figures]:
-        """Fixed-noise losses of the weights that would be saved: held-out, training and kept windows."""
+        """Fixed-noise losses of the weights that would be saved: on windows held out, learnt, and kept."""
         with self.shown():
             return {name: measure(self.pipeline, each, self.load) for name, each in self.measured.items()}
 
-    def load(self, entries: list[CacheEntry]) -> Batch:
+    def load(self, windows: list[Window]) -> Batch:
         """The cached tensors of some windows of one bucket, on the device."""
-        windows = [self.cache.window(entry) for entry in entries]
-        video, condition, audio = (
-            torch.stack([window[name] for window in windows]).to(self.device)
-            for name in ("video_latents", "condition", "audio_latents")
+        latents = [self.cache.latents(window) for window in windows]
+        texts = [self.cache.embedding(window.text) for window in windows]
+        return Batch(
+            **{
+                name: torch.stack([each[name] for each in latents]).to(self.device)
+                for name in ("video_latents", "condition", "audio_latents")
+            },
+            text=torch.stack(texts).to(self.device),
+            has_sound=torch.tensor([float(window.has_sound) for window in windows], device=self.device),
+            frame_rate=windows[0].frame_rate,
         )
-        text = torch.stack([self.cache.embedding(entry.text) for entry in entries]).to(self.device)
-        sound = torch.tensor([float(entry.has_sound) for entry in entries], device=self.device)
-        return Batch(video, condition, audio, text, sound, entries[0].frame_rate)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -224,7 +220,7 @@ class Engine:
         weights = self.lora.weights
         return {
             "config": self.config.model_dump(mode="json"),
-            "entries": [asdict(entry) for entry in self.cache.entries],
+            "entries": [window.record() for window in self.cache.windows],
             "step": self.step,
             "micro": self.micro,
             "sums": self.sums,
@@ -236,10 +232,13 @@ class Engine:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`. Raises UserError if settings or clips differ from those it was made with."""
+        """Continue from `state`. Raises UserError if settings or clips differ from those it was made with."""
         check_same_run(state["config"], self.config.model_dump(mode="json"))
-        if tuple(CacheEntry(**entry) for entry in state["entries"]) != tuple(self.cache.entries):
-            raise UserError("the clips or captions have changed since the run began; start another run")
+        if windows_of_state(state) != tuple(self.cache.windows):
+            raise UserError(
+                "the clips or captions have changed since the run began; put them back, or start another run "
+                "with another output"
+            )
         self.step, self.micro, self.sums = state["step"], state["micro"], dict(state["sums"])
         with torch.no_grad():
             for key, weight in self.lora.weights.items():
@@ -251,12 +250,12 @@ class Engine:
         self.watch.idle = dict(state["idle"])
         self.lora.publish()
 
-    def _order(self, kept: list[CacheEntry]) -> BatchSampler | MixedSampler:
-        data, run = self.config.data, self.config.run
+    def _sampler(self, regularization: list[Window]) -> BatchSampler | MixedSampler:
+        run, share = self.config.run, self.config.data.share_of_regularization
         new = BatchSampler(self.learnt, run.batch_size, run.seed)
-        if not kept:
+        if not regularization:
             return new
-        return MixedSampler(new, BatchSampler(kept, run.batch_size, run.seed), data.share_of_kept, run.seed)
+        return MixedSampler(new, BatchSampler(regularization, run.batch_size, run.seed), share, run.seed)
 
     def _draw(self, batch: Batch, number: int) -> list[NoiseDraw]:
         shapes = batch.video_latents.shape[1:], batch.audio_latents.shape[1:]
@@ -266,16 +265,14 @@ class Engine:
             for index in range(len(batch.text))
         ]
 
-    def _backward(
-        self, batch: Batch, draws: list[NoiseDraw], entries: list[CacheEntry]
-    ) -> tuple[Tensor, Tensor]:
+    def _backward(self, batch: Batch, draws: list[NoiseDraw], windows: list[Window]) -> tuple[Tensor, Tensor]:
         """The detached losses of the micro-batch, its gradients being in the layers."""
         objective = self.config.objective
         parts = [each.mean() for each in losses(self.pipeline.dual_tower, batch, draws, self.timesteps)]
         weights = (objective.video_weight, objective.audio_weight)
         loss = sum(weight * part for weight, part in zip(weights, parts, strict=True) if weight)
         if not torch.isfinite(loss):
-            raise BackendError(f"the loss of {entries[0].name} in step {self.step + 1} is {loss.item()}")
+            raise BackendError(f"the loss of {windows[0].name} in step {self.step + 1} is {loss.item()}")
         with self.pipeline.residency.backward():
             if loss.requires_grad:  # not so where the bridge alone learns and is dropped
                 (loss / (self.config.run.accumulation * self.workers.count)).backward()
@@ -300,5 +297,10 @@ class Engine:
             if part > 0 and not self.rows[name]:
                 raise UserError(f"{name} serves no timestep of this checkpoint; set objective.high_share")
             if part == 0 and name in self.towers:
-                raise UserError(f"{name} would never run with this objective.high_share; switch it off")
+                raise UserError(f"{name} would never run with this checkpoint; switch it off")
         return share
+
+
+def windows_of_state(state: dict[str, Any]) -> tuple[Window, ...]:
+    """The windows that a checkpoint's run began with."""
+    return tuple(Window.from_record(record) for record in state["entries"])

@@ -1,4 +1,4 @@
-"""What a run leaves behind for people, the page and plots: the names of its files, and its journal."""
+"""Files that a run leaves behind for people, the page and plots: their names, and the journal."""
 
 import json
 import time
@@ -11,13 +11,15 @@ from mova.files import disk_errors
 JOURNAL = "journal.jsonl"
 ADAPTER = "adapter.safetensors"
 CHECKPOINTS = "checkpoints"
-KEPT = "kept"  # clips that the base model made for the run
+KEPT = "kept"  # clips that the base model generated for regularization, and their losses in the journal
+CACHE = "cache"
+INDEX = "index.json"  # of the run's windows, in CACHE also where the encodings are elsewhere
 
 Report = Callable[[str, int, int], None]  # progress: what is done, how much of how many
 
 
 class Journal:
-    """A file of one JSON object a line: what the run did, for people, the page and plots."""
+    """The record of a run: a JSON object a line."""
 
     def __init__(self, path: Path, active: bool = True) -> None:
         self.path, self.active = path, active
@@ -36,7 +38,7 @@ class Journal:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def cut(self, size: int) -> None:
-        """Forget what was written after the journal had `size` bytes: it will happen again."""
+        """Drop the lines after the first `size` bytes: what they record will happen again."""
         if self.active and self.size > size:
             with disk_errors(self.path), self.path.open("rb+") as file:
                 file.truncate(size)

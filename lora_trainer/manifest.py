@@ -46,8 +46,8 @@ MAX_CAPTION_BYTES = 100_000
 class DatasetItem:
     """One clip: `name` is its path in the data set; `audio` is None where the sound is in the container.
 
-    Only its seconds from `start` to `end` (None: the end of the file) are used. One that is `kept` shows what
-    the model can already.
+    Only its seconds from `start` to `end` (None: the end of the file) are used. A clip for regularization
+    shows what the model can already.
     """
 
     name: str
@@ -56,26 +56,32 @@ class DatasetItem:
     audio: Path | None = None
     start: float = 0.0
     end: float | None = None
-    kept: bool = False
+    is_regularization: bool = False
 
 
-def read_clips(source: str, keep: str | None) -> list[DatasetItem]:
-    """The clips of `source` and after them those of `keep`, whose names begin with "keep/".
+def read_clips(source: str, regularization: str | None) -> list[DatasetItem]:
+    """The clips of `source` and after them those of `regularization`, whose names begin with "keep/".
 
     Raises:
         UserError: as `read_items`, or a clip is in both.
     """
     items = read_items(source)
-    if keep is None:
+    if regularization is None:
         return items
     try:
-        kept = [replace(item, name=f"keep/{item.name}", kept=True) for item in read_items(keep)]
+        items_of_base = read_items(regularization)
     except UserError as error:
-        raise UserError(f"data.keep: {error}; `python -m lora_trainer keep` makes clips for it") from error
+        raise UserError(
+            f"data.regularization: {error}; `python -m lora_trainer regularize` makes clips for it"
+        ) from error
+    # "keep/" is what runs of earlier versions have in their indexes.
+    others = [replace(item, name=f"keep/{item.name}", is_regularization=True) for item in items_of_base]
     learnt = {item.video.resolve() for item in items}
-    if twice := [item.name for item in kept if item.video.resolve() in learnt]:
-        raise UserError(f"data.keep: {', '.join(twice[:5])} also in data.path; keep the two folders apart")
-    return items + kept
+    if twice := [item.name for item in others if item.video.resolve() in learnt]:
+        raise UserError(
+            f"data.regularization: {', '.join(twice[:5])} also in data.path; keep the two folders apart"
+        )
+    return items + others
 
 
 def read_items(source: str, **hub_options: object) -> list[DatasetItem]:

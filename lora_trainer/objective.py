@@ -1,4 +1,4 @@
-"""What one training sample costs: noise it, predict the velocity, compare.
+"""The loss of a training sample: noise it, predict the velocity, compare.
 
 x_t = (1 - sigma) x_0 + sigma noise; the target is noise - x_0; the loss of each modality is the mean squared
 error. Everything random comes from a generator seeded with the sample's own number, so a run does not depend
@@ -19,7 +19,7 @@ from mova.scheduler import PairScheduler
 
 @dataclass(frozen=True)
 class NoiseDraw:
-    """What is random in one sample: sigmas (0-d) and noises of the sample's shapes, on the CPU."""
+    """Random draws of one training sample: sigmas (0-d) and noises of the sample's shapes, on the CPU."""
 
     video_sigma: Tensor
     audio_sigma: Tensor

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,12 +12,11 @@ from torch import nn
 from lora_trainer.config import Config, Optimizer
 from mova.errors import UserError
 
-if TYPE_CHECKING:
-    pass
+LIBRARIES = {"adamw8bit": "bitsandbytes", "schedule_free": "schedulefree", "prodigy": "prodigyopt"}
 
 
 def learning_rate_scale(step: int, steps: int, optimizer: Optimizer) -> float:
-    """What learning rates are multiplied with at `step` of `steps`: warm-up, then the schedule."""
+    """The factor on learning rates at `step` of `steps`: warm-up, then the schedule."""
     warmup = min(optimizer.warmup_steps, steps // 2)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -44,21 +42,30 @@ def build_optimizer(towers: Mapping[str, list[nn.Parameter]], config: Config) ->
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, **common)
     if settings.name == "adamw8bit":
-        return library("bitsandbytes").optim.AdamW8bit(groups, **common)
+        return library(LIBRARIES[settings.name]).optim.AdamW8bit(groups, **common)
     if settings.name == "schedule_free":
-        optimizer = library("schedulefree").AdamWScheduleFree(
+        optimizer = library(LIBRARIES[settings.name]).AdamWScheduleFree(
             groups, warmup_steps=settings.warmup_steps, **common
         )
         optimizer.train()
         return optimizer
-    return library("prodigyopt").Prodigy(groups, use_bias_correction=True, safeguard_warmup=True, **common)
+    return library(LIBRARIES[settings.name]).Prodigy(
+        groups, use_bias_correction=True, safeguard_warmup=True, **common
+    )
+
+
+def check_library(optimizer: str) -> None:
+    """Raise UserError where the library of an optimizer is missing."""
+    if optimizer in LIBRARIES:
+        library(LIBRARIES[optimizer])
 
 
 def library(name: str) -> ModuleType:
+    """The module `name`. Raises UserError where it is not installed."""
     try:
         return import_module(name)
     except ImportError as error:
-        raise UserError(f"this needs {name}: run `pip install {name}`, or choose otherwise") from error
+        raise UserError(f"this needs {name}: run `pip install {name}`, or choose another setting") from error
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: Config, step: int) -> float:
@@ -75,9 +82,9 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, config: Config, step: i
 
 @contextmanager
 def averaged(optimizer: torch.optim.Optimizer, settings: Optimizer) -> Iterator[None]:
-    """The weights are those to evaluate and save: schedule-free's average; other optimizers' as they are.
+    """Inside the context the weights are those to evaluate and save: schedule-free's average.
 
-    Restored from a copy: the library's own way back rounds, and looking must not change a run.
+    They are restored from a copy: the library's own way back rounds, and measuring must not change a run.
     """
     if settings.name != "schedule_free":
         yield

@@ -37,7 +37,7 @@ class QuantisedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """What the layer computes with: [out_features, in_features]."""
+        """The weight that the layer computes with: [out_features, in_features]."""
         return self.widen(self.codes, self.scales)
 
     def widen(self, codes: Tensor, scales: Tensor) -> Tensor:

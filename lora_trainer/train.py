@@ -1,99 +1,125 @@
 """A run: the loop around the engine, with its journal, checkpoints, samples, and the ways it can end.
 
-Ctrl-C and SIGTERM end it after the micro-batch at hand and save that, gradients and all; resuming goes on
-with the next one, bit for bit.
+Ctrl-C and SIGTERM end it after the current micro-batch and save that, gradients and all; a resumed run
+continues with the next one, bit for bit.
 """
 
 import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lora_trainer.base_model import choose_device, load_model
-from lora_trainer.checkpoint import checkpoints, flat, load_state, save_state
+from lora_trainer.checkpoint import check_same_run, checkpoints, flat, load_state, save_state
 from lora_trainer.config import EXPERTS, Config
 from lora_trainer.distributed import Workers
-from lora_trainer.engine import Engine
+from lora_trainer.engine import Engine, windows_of_state
 from lora_trainer.journal import ADAPTER, CHECKPOINTS, JOURNAL, Journal, Report
-from lora_trainer.latent_cache import INDEX, Cache, build_cache, checkpoint_folder, read_index
+from lora_trainer.latent_cache import Cache, build_cache, checkpoint_folder, read_index, resume_cache
 from lora_trainer.lora import save_adapter
-from lora_trainer.optimizers import library
+from lora_trainer.optimizers import check_library, library
+from lora_trainer.output_lock import own_output
+from lora_trainer.quantised import check_base
 from lora_trainer.validation import Figures, make_samples, swapped_experts
+from lora_trainer.windows import check_held_out, plan_windows
 from mova.errors import BackendError, Cancelled, UserError
+from mova.files import writable_parent
+from mova.media.images import open_image
 from mova.pipeline import MOVAPipeline
-
-
-class Tracker:
-    """Logs numbers by step; does nothing if none is configured.
-
-    Raises:
-        UserError: its library is missing.
-    """
-
-    def __init__(self, config: Config, active: bool) -> None:
-        self.kind = config.run.tracker if active else "none"
-        if self.kind == "tensorboard":
-            library("tensorboard")
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(config.output / "tensorboard"))
-        elif self.kind == "trackio":
-            self.writer = library("trackio")
-            record = config.model_dump(mode="json")
-            self.writer.init(project="mova-lora", name=config.output.name, config=record, resume="allow")
-
-    def log(self, values: dict[str, Any], step: int) -> None:
-        numbers = {
-            key.replace(".", "/"): value
-            for key, value in flat(values).items()
-            if isinstance(value, int | float)
-        }
-        if self.kind == "tensorboard":
-            for key, value in numbers.items():
-                self.writer.add_scalar(key, value, step)
-        elif self.kind == "trackio":
-            self.writer.log(numbers, step=step)
-
-    def __enter__(self) -> "Tracker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.kind == "tensorboard":
-            self.writer.close()
-        elif self.kind == "trackio":
-            self.writer.finish()
-
 
 logger = logging.getLogger(__name__)
 
 OnStep = Callable[[dict[str, Any]], None]
 
 
-def open_trainer(config: Config, resume: bool, report: Report = lambda *_: None) -> "Trainer":
-    """A trainer with clips encoded and the model loaded. Raises UserError, BackendError."""
+@contextmanager
+def open_trainer(config: Config, resume: bool, report: Report = lambda *_: None) -> Iterator["Trainer"]:
+    """A trainer that owns its output folder, with clips encoded and the model loaded.
+
+    Raises:
+        UserError: the settings cannot be used, before anything is encoded; another process owns the output;
+            or as `Trainer.run`. BackendError.
+    """
     device, dtype = choose_device(config)
     workers = Workers(device)
-    if workers.is_first and not (resume and (config.cache / INDEX).exists()):
-        build_cache(config, workers.device, dtype, report)
-    workers.wait()
-    cache = read_index(config.cache)  # what was encoded stays usable when clips move away
-    report("model", 0, 1)
-    pipeline = load_model(checkpoint_folder(config), workers.device, dtype, config.run.offload)
-    return Trainer(config, cache, pipeline, workers)
+    check_settings(config, workers)
+    with own_output(config.output, "train") if workers.is_first else nullcontext():
+        state = saved_state(config, resume, workers.is_first)
+        if workers.is_first and state is not None:
+            resume_cache(config, windows_of_state(state), workers.device, dtype, report)
+        elif workers.is_first:
+            windows = plan_windows(config)
+            check_held_out(windows, config.data.held_out)
+            build_cache(config, workers.device, dtype, report, windows)
+        workers.wait()
+        report("model", 0, 1)
+        pipeline = load_model(checkpoint_folder(config), workers.device, dtype, config.run.offload)
+        yield Trainer(config, read_index(config), pipeline, workers, state)
+
+
+def check_settings(config: Config, workers: Workers) -> None:
+    """Raise UserError for settings that cannot be used here: libraries, pictures, folders, processes."""
+    check_base(config.run.base)
+    check_library(config.optimizer.name)
+    if config.run.tracker != "none":
+        library(config.run.tracker)
+    if config.run.offload == "shards":
+        workers.check_several()
+    for number, sample in enumerate(config.samples.clips):
+        if sample.image:
+            try:
+                open_image(sample.image)
+            except UserError as error:
+                raise UserError(f"samples.clips.{number}.image: {error}") from error
+    for key, folder in (("output", config.output), ("data.cache", config.cache)):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{key}: {folder} is a file; give the name of a folder")
+        writable_parent(folder / ADAPTER)
+
+
+def saved_state(config: Config, resume: bool, is_first: bool) -> dict[str, Any] | None:
+    """The checkpoint to resume from, or None where the run starts from the beginning.
+
+    Raises:
+        UserError: there is a run already, or it cannot be resumed with these settings.
+    """
+    folder = config.output / CHECKPOINTS
+    if not resume:
+        if checkpoints(folder):
+            raise UserError(
+                f"{config.output} holds a run; continue it with --resume, or choose another output"
+            )
+        return None
+    state = load_state(folder, set_aside=is_first)
+    if state is None:
+        logger.warning(
+            "%s holds no checkpoint to resume from; the run starts from the beginning, with the settings and "
+            "clips as they are now",
+            config.output,
+        )
+    else:
+        check_same_run(state["config"], config.model_dump(mode="json"))
+    return state
 
 
 class Trainer:
-    """Trains `engine` to the last step of `config`."""
+    """Trains `engine` to the last step of `config`, from the checkpoint `state` if there is one."""
 
     def __init__(
-        self, config: Config, cache: Cache, pipeline: MOVAPipeline, workers: Workers | None = None
+        self,
+        config: Config,
+        cache: Cache,
+        pipeline: MOVAPipeline,
+        workers: Workers | None = None,
+        state: dict[str, Any] | None = None,
     ) -> None:
         self.config, self.cache, self.pipeline = config, cache, pipeline
+        self.state = state
         self.engine = Engine(config, cache, pipeline, workers)
         self.workers = self.engine.workers
         self.journal = Journal(config.output / JOURNAL, self.workers.is_first)
@@ -102,15 +128,15 @@ class Trainer:
         self.base: dict[str, Figures] = {}
         self.stopping = False
 
-    def run(self, resume: bool = False, on_step: OnStep = lambda _: None) -> Path:
+    def run(self, on_step: OnStep = lambda _: None) -> Path:
         """Train to the last step and write the adapter; its path.
 
         Raises:
             Cancelled: stopped on request; everything is saved.
             BackendError: out of memory, disk full, or the numbers broke down; the last checkpoint is whole.
-            UserError: there is a run already, or it cannot be resumed with these settings or clips.
+            UserError: the run cannot be resumed with these settings or clips.
         """
-        self._open(resume)
+        self._open()
         with self._stop_signals(), self.tracker:
             if not self.base:
                 self._begin()
@@ -119,48 +145,42 @@ class Trainer:
                 self.journal.write("step", **record)
                 self.tracker.log(record, record["step"])
                 on_step(record)
-                self._look_up()
+                self._after_step()
         path = self.config.output / ADAPTER
         if self.workers.is_first:
             self._save_adapter(path)
         self.journal.write("done", step=self.engine.step, adapter=path.name)
         return path
 
-    def _open(self, resume: bool) -> None:
-        """Restore, or make sure that nothing is overwritten. A run killed before it saved starts again."""
-        if not checkpoints(self.checkpoints):
+    def _open(self) -> None:
+        """Restore the state, or start a new journal: a run that was killed before it saved starts again."""
+        if self.state is None:
             self.journal.cut(0)
-        elif not resume:
-            raise UserError(
-                f"{self.config.output} holds a run; go on with --resume, or choose another output"
-            )
-        else:
-            state = load_state(self.checkpoints)
-            self.engine.restore(state)
-            self.base = state["base"]
-            self.journal.cut(state["journal"])
-            self.journal.write("resumed", step=self.engine.step, micro=self.engine.micro)
+            return
+        self.engine.restore(self.state)
+        self.base = self.state["base"]
+        self.journal.cut(self.state["journal"])
+        self.journal.write("resumed", step=self.engine.step, micro=self.engine.micro)
+        self.state = None  # its tensors are as large as the optimizer's
 
     def _begin(self) -> None:
-        """Before the first step: what is about to happen, and the base model's figures and samples."""
+        """Before the first step: record the settings, and the base model's figures and samples."""
         engine = self.engine
         self.journal.write(
             "run",
             config=self.config.model_dump(mode="json"),
-            windows={name: len({m.entry.name for m in each}) for name, each in engine.measured.items()},
+            windows={name: len({m.window.name for m in each}) for name, each in engine.measured.items()},
             parameters={name: sum(w.numel() for w in weights) for name, weights in engine.towers.items()},
             high_share=engine.high_share,
         )
         self.base = engine.measure()
         self.journal.write("base", **self.base)
-        if all(engine.rows.values()):
-            entry = engine.learnt[0]
-            if swapped_experts(self.pipeline, engine.load, entry):
-                self._alarm(f"at {' and '.join(EXPERTS)} the wrong one predicts better; are they swapped?")
+        if all(engine.rows.values()) and swapped_experts(self.pipeline, engine.load, engine.learnt[0]):
+            self._alarm(f"at {' and '.join(EXPERTS)} the wrong one predicts better; are they swapped?")
         self._sample()
 
     def _optimizer_step(self) -> dict[str, Any]:
-        """All micro-batches of one step and the update; what happened, for the journal."""
+        """Run all micro-batches of a step and the update; the record for the journal."""
         began, engine = time.perf_counter(), self.engine
         accumulation = self.config.run.accumulation
         try:
@@ -180,8 +200,8 @@ class Trainer:
             self._alarm(sentence)
         return {**record, "seconds": round(time.perf_counter() - began, 3)}
 
-    def _look_up(self) -> None:
-        """After a step: measure, sample, save and stop where it is time."""
+    def _after_step(self) -> None:
+        """Measure, sample, save and stop where it is time."""
         run, step = self.config.run, self.engine.step
         last = step == run.steps
         if last or (run.validate_every and step % run.validate_every == 0):
@@ -228,7 +248,7 @@ class Trainer:
         if any(self.workers.any([self.stopping])):
             self._save()
             self.journal.write("stopped", step=self.engine.step, micro=self.engine.micro)
-            raise Cancelled(f"stopped at step {self.engine.step}, all is saved; go on with --resume")
+            raise Cancelled(f"stopped at step {self.engine.step}, all is saved; continue with --resume")
 
     @contextmanager
     def _stop_signals(self) -> Iterator[None]:
@@ -270,3 +290,40 @@ class Trainer:
         steps = ", ".join(step for step, applies in advice.items() if applies)
         kept = "all is saved" if self.workers.count == 1 else self._saved()
         return f"the device is out of memory; {kept}. Change one of: {steps}; then train again"
+
+
+class Tracker:
+    """Logs numbers by step to `run.tracker`. Raises UserError: its library is missing."""
+
+    def __init__(self, config: Config, active: bool) -> None:
+        self.kind = config.run.tracker if active else "none"
+        if self.kind == "tensorboard":
+            library("tensorboard")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(config.output / "tensorboard"))
+        elif self.kind == "trackio":
+            self.writer = library("trackio")
+            record = config.model_dump(mode="json")
+            self.writer.init(project="mova-lora", name=config.output.name, config=record, resume="allow")
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        numbers = {
+            key.replace(".", "/"): value
+            for key, value in flat(values).items()
+            if isinstance(value, int | float)
+        }
+        if self.kind == "tensorboard":
+            for key, value in numbers.items():
+                self.writer.add_scalar(key, value, step)
+        elif self.kind == "trackio":
+            self.writer.log(numbers, step=step)
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.kind == "tensorboard":
+            self.writer.close()
+        elif self.kind == "trackio":
+            self.writer.finish()

@@ -1,6 +1,8 @@
-"""From clips to windows: a span of seconds, a size and a length that the model takes."""
+"""Windows of clips: a span of seconds, a size and a length that the model takes."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -13,24 +15,44 @@ from mova.shapes import frames_for_seconds, parse_size, size_for_aspect
 
 LENGTHS = (1.0, 0.75, 0.5, 0.25)  # of the model's length, where the config names no num_frames
 ASPECTS = (16 / 9, 4 / 3, 1.0, 3 / 4, 9 / 16)
+RECORD = (
+    *("name", "clip", "file", "text", "caption", "num_frames", "height", "width", "frame_rate", "has_sound"),
+    "kept",
+)
+KEYS = {"kept": "is_regularization"}  # fields by their key in a record, where they differ
 TOLERANCE = 0.5  # frames that a clip may be short; its last frame stands that long
 
 
 @dataclass(frozen=True)
 class Window:
-    """Seconds `start` to `start + num_frames / frame_rate` of a clip, at a size in pixels."""
+    """Seconds `start` to `start + num_frames / frame_rate` of a clip, at a size in pixels, with its caption.
 
-    item: DatasetItem
-    start: float
+    `file` and `text` name its latents and its caption's embedding in the cache, once they are there. A window
+    that is read from an index has no `item`: training needs the cache only.
+    """
+
+    name: str
+    clip: str
+    caption: str
     num_frames: int
     height: int
     width: int
     frame_rate: float
     has_sound: bool
+    is_regularization: bool = False
+    file: str = ""
+    text: str = ""
+    start: float = field(default=0.0, compare=False)
+    item: DatasetItem | None = field(default=None, compare=False)
 
-    @property
-    def name(self) -> str:
-        return f"{self.item.name}@{self.start:.3f}"
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Window":
+        """A window of an index or a checkpoint, of which the oldest have no "kept"."""
+        return cls(**{KEYS.get(key, key): value for key, value in record.items()})
+
+    def record(self) -> dict[str, Any]:
+        """The window as an index or a checkpoint holds it."""
+        return {key: getattr(self, KEYS.get(key, key)) for key in RECORD}
 
     @property
     def seconds(self) -> float:
@@ -66,7 +88,7 @@ def bucket_size(probe: Probe, data: Data, model: ModelSpec) -> tuple[int, int]:
         return height, width
     sizes = {(height, width), *(size_for_aspect(aspect, height * width) for aspect in ASPECTS)}
     aspect = probe.width / probe.height
-    # The configured size wins a near tie: 640x352 is 1.82, and a bucket of 16:9 beside it would cut more.
+    # The configured size wins a near tie: 640x352 is 1.82, and a bucket of 16:9 next to it would cut more.
     return min(
         sorted(sizes), key=lambda hw: abs(np.log(hw[1] / hw[0] / aspect)) + 0.05 * (hw != (height, width))
     )
@@ -82,7 +104,21 @@ def windows_of(item: DatasetItem, probe: Probe, data: Data, model: ModelSpec) ->
         count = next((count for count in counts if count <= left), None)
         if count is None:
             break
-        windows.append(Window(item, start, count, *size, data.frame_rate, probe.has_sound))
+        windows.append(
+            Window(
+                name=f"{item.name}@{start:.3f}",
+                clip=item.name,
+                caption=caption_of(item, data),
+                num_frames=count,
+                height=size[0],
+                width=size[1],
+                frame_rate=data.frame_rate,
+                has_sound=probe.has_sound,
+                is_regularization=item.is_regularization,
+                start=start,
+                item=item,
+            )
+        )
         start += count / data.frame_rate
     if not windows:
         need = counts[-1] / data.frame_rate
@@ -99,12 +135,23 @@ def windows_of(item: DatasetItem, probe: Probe, data: Data, model: ModelSpec) ->
 
 
 def clips_of(config: Config) -> list[DatasetItem]:
-    """The clips to learn and to keep; of those that the run makes, the ones that are there.
+    """The clips to learn and those for regularization; of those that the run generates, the ones there are.
 
     Raises UserError as `read_clips`.
     """
-    makes = config.data.keep_count and any(config.kept.glob("*.mp4"))
-    return read_clips(config.data.path, str(config.kept) if makes else config.data.keep)
+    generated = config.regularization_folder
+    is_there = config.data.regularization_count and any(generated.glob("*.mp4"))
+    return read_clips(config.data.path, str(generated) if is_there else config.data.regularization)
+
+
+def check_held_out(windows: Iterable[Window], held_out: int) -> None:
+    """Raise UserError unless a clip is left to learn when `held_out` are held out."""
+    clips = len({window.clip for window in windows if not window.is_regularization})
+    if held_out >= clips:
+        raise UserError(
+            f"{clips} clips, of which data.held_out keeps {held_out} back; "
+            f"give more clips, or set data.held_out to {max(0, clips - 1)}"
+        )
 
 
 def plan_windows(config: Config, items: list[DatasetItem] | None = None) -> list[Window]:
@@ -125,8 +172,8 @@ def plan_windows(config: Config, items: list[DatasetItem] | None = None) -> list
 
 
 def caption_of(item: DatasetItem, data: Data) -> str:
-    """What the model is told: of a clip to learn, after the person's trigger, if there is one."""
-    return item.caption if item.kept else f"{data.caption_prefix}{item.caption}"
+    """The prompt of a clip: its caption, of a clip to learn after the person's trigger, if there is one."""
+    return item.caption if item.is_regularization else f"{data.caption_prefix}{item.caption}"
 
 
 def bullet_list(what: str, problems: list[str]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_trainer.config import merge
-from lora_trainer.regularization import example_wishes
+from lora_trainer.regularization import example_prompts
 from lora_trainer.windows import LENGTHS
 from mova.adapters.strengths import PARTS, TOWERS
 from mova.catalog import MODELS, ModelSpec
@@ -73,7 +73,7 @@ def is_small(model: ModelSpec) -> bool:
 def has_examples(model: ModelSpec) -> bool:
     """Whether the model comes with examples, which it can make again to keep what it can."""
     try:
-        return bool(example_wishes(model))
+        return bool(example_prompts(model))
     except UserError:
         return False
 

@@ -10,7 +10,7 @@ from demo import html
 from demo.train.worker import ClipReview, Cost, Looks
 from lora_trainer.config import EXPERTS
 from lora_trainer.doctor import Finding
-from lora_trainer.jobs.hub import Hardware
+from lora_trainer.jobs.hub import Offer
 from lora_trainer.jobs.runs import Status, TrainingRun
 from lora_trainer.manifest import DatasetItem
 from mova.machine import GIB, human_seconds
@@ -155,7 +155,7 @@ def cost(cost: Cost, steps: int, price: float | None, pace: float | None, most_s
     return told
 
 
-def offer(hardware: Hardware) -> str:
+def offer(hardware: Offer) -> str:
     return f"{hardware.name}, {hardware.memory}: ${hardware.price:.2f} an hour"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from demo.service import DemoService
 from demo.train.form import is_small
 from demo.train.worker import Cost
-from lora_trainer.jobs.hub import IMAGE, Hardware, HubJobs, HubLogin
+from lora_trainer.jobs.hub import IMAGE, HubJobs, HubLogin, Offer
 from lora_trainer.jobs.runs import (
     DATA,
     JOB,
@@ -23,7 +23,7 @@ from lora_trainer.jobs.runs import (
 from mova.catalog import MODELS, REPO_ID
 from mova.errors import BackendError, UserError
 from mova.files import write_json
-from mova.machine import GPUS, human_seconds
+from mova.machine import human_seconds
 
 SCOPE = "jobs"
 PRICES_SECONDS, LOOK_SECONDS = 300, 10  # for which an answer of the Hub stands
@@ -47,11 +47,11 @@ class JobRental:
         is_ours = settings.space_id and settings.backend == "local"
         self.is_open = bool(is_ours and SCOPE in scopes and self.model)
         self.hub = HubJobs(settings.jobs_code or settings.space_id, settings.jobs_image or IMAGE)
-        self._offers: tuple[float, list[Hardware]] = (0.0, [])
+        self._offers: tuple[float, list[Offer]] = (0.0, [])
         self._sending: dict[str, bool] = {}  # by run: whether it is still wanted
         self._looks: dict[str, tuple[float, str]] = {}  # by run: when, and what went wrong
 
-    def offers(self) -> list[Hardware]:
+    def offers(self) -> list[Offer]:
         """Machines for this model with their prices of now, the cheapest first.
 
         Raises UserError, BackendError.
@@ -62,19 +62,19 @@ class JobRental:
             self._offers = (time.monotonic(), offers)
         return offers
 
-    def proposed(self) -> Hardware:
+    def proposed(self) -> Offer:
         """The cheapest that should do. Raises UserError, BackendError."""
-        offers, gib = self.offers(), {gpu.name: gpu.gib for gpu in GPUS}
+        offers = self.offers()
         enough = [
             offer
             for offer in offers
-            if (offer.cores >= LEAST_CORES if self.is_small else gib[offer.gpu] >= LEAST_GIB)
+            if (offer.cores >= LEAST_CORES if self.is_small else offer.gpu.gib >= LEAST_GIB)
         ]
         if not offers:
             raise UserError("the Hub has no machine for this model just now; try again later")
         return (enough or offers)[0]
 
-    def offer(self, flavor: str) -> Hardware:
+    def offer(self, flavor: str) -> Offer:
         """Raises UserError: it is not to be had. BackendError."""
         found = next((offer for offer in self.offers() if offer.flavor == flavor), None)
         if found is None:
@@ -98,28 +98,28 @@ class JobRental:
             seconds = min(seconds, left)
         return int(seconds)
 
-    def go(self, run: TrainingRun, login: HubLogin, hardware: Hardware, seconds: int) -> None:
+    def go(self, run: TrainingRun, login: HubLogin, hardware: Offer, seconds: int) -> None:
         """Send what is not there yet and start a job, beside the page: it takes its time.
 
         What the Hub refuses is the run's status.
         """
         (run.folder / OUTCOME).unlink(missing_ok=True)
         self._sending[run.run_id] = True
-        self.hub.note(run, login, hardware, seconds)
+        self.hub.record(run, login, hardware, seconds)
         asked = (run, login, hardware, seconds)
         threading.Thread(target=self._send, args=asked, daemon=True, name="send").start()
 
-    def _send(self, run: TrainingRun, login: HubLogin, hardware: Hardware, seconds: int) -> None:
+    def _send(self, run: TrainingRun, login: HubLogin, hardware: Offer, seconds: int) -> None:
         try:
             if (run.folder / DATA).exists():
-                self.hub.send(run, login)
+                self.hub.upload(run, login)
                 shutil.rmtree(run.folder / DATA)
             if self._sending[run.run_id]:
-                self.hub.begin(run, login, hardware, seconds)
+                self.hub.submit(run, login, hardware, seconds)
             else:
-                self.hub.note(run, login, hardware, seconds, "it was stopped before its job began")
+                self.hub.record(run, login, hardware, seconds, "it was stopped before its job began")
         except (UserError, BackendError) as error:
-            self.hub.note(run, login, hardware, seconds, f"{error}, then go on")
+            self.hub.record(run, login, hardware, seconds, f"{error}, then go on")
         finally:
             del self._sending[run.run_id]
 
@@ -136,7 +136,7 @@ class JobRental:
         if run.run_id in self._sending:
             raise UserError("it is being sent already")
         if job["id"] and job["stage"] in LIVE_STAGES:  # it was silent, but may run
-            self.hub.look(run, login)
+            self.hub.refresh(run, login)
             if run.status().is_live:
                 raise UserError("its job is under way")
         left = login.ends - time.time() - SAVE_SECONDS
@@ -165,7 +165,7 @@ class JobRental:
         if time.monotonic() - when < LOOK_SECONDS:
             return told
         try:
-            self.hub.look(run, checked(login))
+            self.hub.refresh(run, checked(login))
             told = ""
         except (UserError, BackendError) as error:
             told = str(error)

@@ -19,7 +19,7 @@ from demo.worker import WorkerProcess
 from demo.writers import SERVER, WriterChoice, endpoint_of
 from lora_trainer.clip_folder import ClipSet, safe_stem
 from lora_trainer.config import read_config
-from lora_trainer.jobs.hub import Hardware, HubLogin
+from lora_trainer.jobs.hub import HubLogin, Offer
 from lora_trainer.jobs.publish import push
 from lora_trainer.jobs.runs import RunInfo, RunRegistry, TrainingRun, link_or_copy
 from lora_trainer.manifest import DatasetItem
@@ -170,7 +170,7 @@ class TrainService:
         clips = self.clips(owner)
         return self.helper.call(worker.fix_clips, self.settings(owner, simple, clips.items()), clips)
 
-    def cost(self, owner: str, simple: TrainForm, hardware: Hardware | None = None) -> Cost | None:
+    def cost(self, owner: str, simple: TrainForm, hardware: Offer | None = None) -> Cost | None:
         """What a run would take, here or on `hardware`, or None while a clip has no caption.
 
         Raises UserError, BackendError.
@@ -220,7 +220,7 @@ class TrainService:
         return run
 
     def _prepare(
-        self, owner: str, simple: TrainForm, hardware: Hardware | None
+        self, owner: str, simple: TrainForm, hardware: Offer | None
     ) -> tuple[RunInfo, dict[str, Any], list[DatasetItem], Cost]:
         items = self.clips(owner).items()
         if not items:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_trainer.clip_folder import ClipSet
 from lora_trainer.doctor import SEVERITIES, Finding
-from lora_trainer.jobs.hub import Hardware
+from lora_trainer.jobs.hub import Offer
 from lora_trainer.manifest import DatasetItem
 from mova.errors import UserError
 
@@ -111,28 +111,28 @@ def fix_clips(settings: Mapping[str, Any], clips: ClipSet) -> list[str]:
 
 
 def estimate_cost(
-    settings: Mapping[str, Any], items: Sequence[DatasetItem], hardware: Hardware | None = None
+    settings: Mapping[str, Any], items: Sequence[DatasetItem], hardware: Offer | None = None
 ) -> Cost:
     """The plan of a run, with frozen weights kept where it fits the machine, the fastest way first.
 
     The machine is this one, or one that is rented, which must be set up first.
     """
     from lora_trainer.plan.estimate import advise, estimate_run
-    from lora_trainer.plan.inputs import find_card, outline, rented_card
+    from lora_trainer.plan.inputs import find_card, plan_inputs, rented_card
 
     config = config_of(settings)
     card = rented_card(config, hardware) if hardware else find_card(config, None)
-    known = outline(config, list(items))
-    plan, changes = estimate_run(config, card, known), {}
+    inputs = plan_inputs(config, list(items))
+    plan, changes = estimate_run(config, card, inputs), {}
     for offload in OFFLOADS[1:] if card.is_gpu and not plan.fits else ():
         other = config_of(settings, {"run.offload": offload})
-        if (then := estimate_run(other, card, known)).fits:
+        if (then := estimate_run(other, card, inputs)).fits:
             config, plan, changes = other, then, {"run.offload": offload}
             break
-    advice = () if plan.fits else tuple(advise(config, card, known, plan))
+    advice = () if plan.fits else tuple(advise(config, card, inputs, plan))
     seconds, fits = plan.seconds, plan.fits
     if hardware:
-        seconds = {"setup": SETUP_SECONDS + known.download / SETUP_BYTES_A_SECOND, **seconds}
+        seconds = {"setup": SETUP_SECONDS + inputs.download / SETUP_BYTES_A_SECOND, **seconds}
         if fits and 0 < hardware.disk < sum(plan.disk.values()):
             fits, advice = False, (f"Its disk has {hardware.disk / 1e9:.0f} GB.",)
     return Cost(

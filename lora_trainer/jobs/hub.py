@@ -1,8 +1,8 @@
-"""Training on Hugging Face Jobs with the account of who asks: the page's side of it. No torch.
+"""Training on Hugging Face Jobs with a visitor's own account: the page's side of it. No torch.
 
-The clips go to a private dataset of theirs, the settings to a private model repo; a job there runs `in_job`,
-which brings into that repo what it learns as it comes. Here such a run is a folder like any other (`runs`)
-with a JOB file, and `look` brings over what is new. The token is in headers and is the job's secret, and
+The clips go to a private dataset of theirs, the settings to a private model repo; a job there runs
+`hub_entry`, which uploads results to that repo as they come. Here such a run is a folder like any other
+(`runs`) with a JOB file, and `refresh` fetches its news. The token is in headers and is the job's secret, and
 nowhere else.
 """
 
@@ -47,76 +47,9 @@ from lora_trainer.manifest import HUB
 from mova.errors import BackendError, UserError
 from mova.files import read_json, write_json
 from mova.hub import reason
-from mova.machine import find_gpu
+from mova.machine import Gpu, find_gpu
 
 UNITS_AN_HOUR = {"minute": 60, "hour": 1}
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """A machine for a job: bytes are 0 where not known, `price` is US dollars an hour.
-
-    `gpu` is the catalogue's name of its card, empty for a processor alone.
-    """
-
-    flavor: str
-    name: str
-    gpu: str
-    memory: str  # of the card, or of the processor, as the Hub writes it
-    cores: int
-    ram: int
-    disk: int
-    price: float
-
-
-def read_offer(info: JobHardwareInfo) -> Hardware | None:
-    """None for machines that this trainer has no use for: several cards, unknown ones, no price."""
-    accelerator, gpu, memory = info.accelerator, "", info.ram
-    if accelerator is not None:
-        if str(accelerator.quantity) != "1":
-            return None
-        try:
-            gpu, memory = find_gpu(f"{accelerator.model} {info.pretty_name}").name, accelerator.vram
-        except UserError:
-            return None
-    price = info.unit_cost_usd * UNITS_AN_HOUR.get(info.unit_label, 0)
-    if not price > 0:
-        return None
-    cores, ram, disk = re.match(r"\d+", info.cpu), size(info.ram), size(info.ephemeral_storage)
-    return Hardware(info.name, info.pretty_name, gpu, memory, int(cores[0]) if cores else 1, ram, disk, price)
-
-
-def size(text: str) -> int:
-    """Bytes of "46 GB"; 0 where it says something else."""
-    found = re.match(r"([\d.]+)\s*([GT])i?B", text)
-    return int(float(found[1]) * {"G": 10**9, "T": 10**12}[found[2]]) if found else 0
-
-
-SAID = {
-    401: "this sign-in has ended; sign in again. A job that runs goes on without it",
-    402: "this Hugging Face account has no credit for Jobs; add some at https://huggingface.co/settings/billing",
-    403: "this sign-in may not do that; sign out, sign in again and allow jobs and repos",
-    404: "the Hub no longer has this job or its repo; take from here what there is",
-    429: "the Hub has been asked too often; wait a minute",
-}
-
-
-@contextmanager
-def job_errors() -> Iterator[None]:
-    """What the Hub may answer, or not, in a sentence that says what to do."""
-    try:
-        yield
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in SAID:
-            raise UserError(SAID[status]) from error
-        raise BackendError(f"the Hub failed ({status}); nothing is lost, try again in a minute") from error
-    except (httpx2.TransportError, LocalEntryNotFoundError) as error:
-        raise BackendError(
-            f"the Hub cannot be reached ({reason(error)}); nothing is lost, try again in a minute"
-        ) from error
-
-
 IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"  # what the Hub's own library starts scripts in
 LABEL = "mova-lora"
 MOST_FOUND, LOG_LINES = 5, 80
@@ -131,16 +64,51 @@ cd mova
 uv pip install --system --torch-backend=auto -r requirements.txt
 exec python -m lora_trainer.jobs.hub_entry "$1" $(($2 - SECONDS)) "$3"
 """
+HUB_ERRORS = {
+    401: "this sign-in has ended; sign in again. A running job continues without it",
+    402: "this Hugging Face account has no credit for Jobs; add some at https://huggingface.co/settings/billing",
+    403: "this sign-in may not do that; sign out, sign in again and allow jobs and repos",
+    404: "the Hub no longer has this job or its repo; what was fetched is still here",
+    429: "the Hub has been asked too often; wait a minute",
+}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A machine for a job: bytes are 0 where not known, `price` is US dollars an hour.
+
+    `gpu` is None for a processor alone.
+    """
+
+    flavor: str
+    name: str
+    gpu: Gpu | None
+    memory: str  # of the card, or of the processor, as the Hub writes it
+    cores: int
+    ram: int
+    disk: int
+    price: float
 
 
 @dataclass(frozen=True)
 class HubLogin:
-    """Who is signed in, and until when (seconds since 1970)."""
+    """The account that is signed in; `ends` in seconds since 1970."""
 
     name: str
     token: str = field(repr=False)
     scopes: tuple[str, ...]
     ends: float
+
+
+@dataclass(frozen=True)
+class JobTerms:
+    """The machine, price and time limit of a job, as its repo holds them."""
+
+    repo: str
+    flavor: str
+    hardware: str
+    price: float
+    seconds: int
 
 
 class HubJobs:
@@ -149,20 +117,20 @@ class HubJobs:
     def __init__(self, code: str, image: str = IMAGE, endpoint: str | None = None) -> None:
         self.code, self.image, self.endpoint = code, image, endpoint
 
-    def offers(self) -> list[Hardware]:
+    def offers(self) -> list[Offer]:
         """The machines that can train, with today's prices, the cheapest first.
 
         Raises UserError, BackendError.
         """
         with job_errors():
             found = HfApi(endpoint=self.endpoint, token=False).list_jobs_hardware()
-        offers = [offer for each in found if (offer := read_offer(each))]
+        offers = list(filter(None, map(read_offer, found)))
         if not offers:
-            raise BackendError("the Hub names no machine with a price that can be read; try again later")
+            raise BackendError("the Hub offers no machine with a readable price; try again later")
         return sorted(offers, key=lambda offer: offer.price)
 
-    def send(self, run: TrainingRun, login: HubLogin) -> None:
-        """Bring clips and settings to the Hub; may be done again. Raises UserError, BackendError."""
+    def upload(self, run: TrainingRun, login: HubLogin) -> None:
+        """Upload clips and settings; may be repeated. Raises UserError, BackendError."""
         api, repo = self._api(login), repo_of(run, login)
         settings = read_json(run.folder / CONFIG)
         settings |= {"output": "run", "data": settings["data"] | {"path": f"{HUB}{repo}-clips"}}
@@ -180,13 +148,13 @@ class HubJobs:
                 commit_message="Settings",
             )
 
-    def begin(self, run: TrainingRun, login: HubLogin, hardware: Hardware, seconds: int) -> None:
-        """Start a job that the Hub ends after `seconds`, unless one of this run is under way.
+    def submit(self, run: TrainingRun, login: HubLogin, offer: Offer, seconds: int) -> None:
+        """Submit a job that the Hub ends after `seconds`, unless one of this run is live.
 
         Raises UserError, BackendError.
         """
         api, repo = self._api(login), repo_of(run, login)
-        terms = vars(JobTerms(repo, hardware.flavor, hardware.name, hardware.price, seconds))
+        terms = vars(JobTerms(repo, offer.flavor, offer.name, offer.price, seconds))
         labels = {"app": LABEL, "run": run.run_id}
         with job_errors():
             old = [name for name in (OUTCOME, PHASE, STOP) if api.file_exists(repo, name)]
@@ -198,37 +166,35 @@ class HubJobs:
                     *map(CommitOperationDelete, old),
                     CommitOperationAdd(JOB, json.dumps(terms).encode()),
                 ]
-                api.create_commit(repo, operations, commit_message=f"Train on {hardware.name}")
-                live = [self._run(api, run, login, hardware, seconds)]
+                api.create_commit(repo, operations, commit_message=f"Train on {offer.name}")
+                live = [self._run(api, run, login, offer, seconds)]
         for name in (OUTCOME, PHASE, STOP):
             (run.folder / name).unlink(missing_ok=True)
         write_json(run.folder / JOB, terms | state_of(live[0]))
 
-    def _run(
-        self, api: HfApi, run: TrainingRun, login: HubLogin, hardware: Hardware, seconds: int
-    ) -> JobInfo:
+    def _run(self, api: HfApi, run: TrainingRun, login: HubLogin, offer: Offer, seconds: int) -> JobInfo:
         repo, name = repo_of(run, login), name_of(run)
         return api.run_job(
             image=self.image,
             command=["bash", "-ec", COMMAND, self.code, repo, str(seconds), str(int(login.ends))],
             secrets={"HF_TOKEN": login.token},
-            flavor=hardware.flavor,
+            flavor=offer.flavor,
             timeout=seconds,
             name=name,
             labels={"app": LABEL, "run": run.run_id, "repo": name},
             namespace=login.name,
         )
 
-    def note(
-        self, run: TrainingRun, login: HubLogin, hardware: Hardware, seconds: int, message: str = ""
+    def record(
+        self, run: TrainingRun, login: HubLogin, offer: Offer, seconds: int, message: str = ""
     ) -> None:
-        """Keep what is to be started or, with a message why, was not, so that it can be tried again."""
-        terms = JobTerms(repo_of(run, login), hardware.flavor, hardware.name, hardware.price, seconds)
+        """Record a job that is to be submitted or, with the reason as `message`, was not, for another try."""
+        terms = JobTerms(repo_of(run, login), offer.flavor, offer.name, offer.price, seconds)
         state = {"id": "", "url": "", "stage": REFUSED if message else SENDING, "message": message}
         write_json(run.folder / JOB, vars(terms) | state | {"running": 0, "heard": time.time()})
 
-    def look(self, run: TrainingRun, login: HubLogin) -> None:
-        """Ask how the job is, and fetch what it has sent. Raises UserError, BackendError."""
+    def refresh(self, run: TrainingRun, login: HubLogin) -> None:
+        """Fetch the job's state and what it has uploaded. Raises UserError, BackendError."""
         job, api = run.job, self._api(login)
         with job_errors():
             info = api.inspect_job(job_id=job["id"], namespace=namespace(job))
@@ -251,17 +217,17 @@ class HubJobs:
                 write_json(run.folder / STOP, {"time": time.time()})
                 return
             api.cancel_job(job_id=job["id"], namespace=namespace(job))
-        self.look(run, login)
+        self.refresh(run, login)
 
     def forget(self, run: TrainingRun, login: HubLogin) -> None:
-        """Never find the run's jobs again. What is on the Hub stays. Raises UserError, BackendError."""
+        """Remove the labels by which the run's jobs are found. Raises UserError, BackendError."""
         api = self._api(login)
         with job_errors():
             for info in api.list_jobs(labels={"app": LABEL, "run": run.run_id}, namespace=login.name):
                 api.update_job_labels(job_id=info.id, labels={}, namespace=login.name)
 
     def find(self, login: HubLogin, folder: Path) -> None:
-        """Make folders in `folder` for runs of jobs that this disk does not have (any more).
+        """Create folders in `folder` for runs of jobs that this disk does not have.
 
         Raises UserError, BackendError.
         """
@@ -275,7 +241,7 @@ class HubJobs:
                 if RUN_ID.fullmatch(run_id) and not (folder / run_id / ABOUT).exists():
                     self._adopt(api, info, repo, folder / run_id)
                     if run := read_run(folder / run_id):
-                        self.look(run, login)
+                        self.refresh(run, login)
 
     def _adopt(self, api: HfApi, info: JobInfo, repo: str, folder: Path) -> None:
         try:
@@ -285,26 +251,15 @@ class HubJobs:
             ]
             about = TypeAdapter(RunInfo).validate_json(texts[0])
             terms = TypeAdapter(JobTerms).validate_json(texts[1])
-        except (ValidationError, RepositoryNotFoundError, RemoteEntryNotFoundError):  # not as it was made
+        except (ValidationError, RepositoryNotFoundError, RemoteEntryNotFoundError):  # not as it was uploaded
             shutil.rmtree(folder, ignore_errors=True)
             return
-        # As if it ran, until the first look has brought what it says itself.
+        # As if it ran, until the first refresh has fetched its own state.
         write_json(folder / JOB, vars(terms) | {"repo": repo} | state_of(info) | {"stage": "RUNNING"})
         write_json(folder / ABOUT, vars(about))
 
     def _api(self, login: HubLogin) -> HfApi:
         return HfApi(endpoint=self.endpoint, token=login.token)
-
-
-@dataclass(frozen=True)
-class JobTerms:
-    """What was agreed on for a job, as its repo has it."""
-
-    repo: str
-    flavor: str
-    hardware: str
-    price: float
-    seconds: int
 
 
 def state_of(info: JobInfo) -> dict[str, Any]:
@@ -326,3 +281,51 @@ def name_of(run: TrainingRun) -> str:
 
 def repo_of(run: TrainingRun, login: HubLogin) -> str:
     return f"{login.name}/{name_of(run)}"
+
+
+def read_offer(info: JobHardwareInfo) -> Offer | None:
+    """None for machines that this trainer cannot use: several cards, unknown ones, no price."""
+    accelerator, gpu, memory = info.accelerator, None, info.ram
+    if accelerator is not None:
+        if str(accelerator.quantity) != "1":
+            return None
+        try:
+            gpu, memory = find_gpu(f"{accelerator.model} {info.pretty_name}"), accelerator.vram
+        except UserError:
+            return None
+    price = info.unit_cost_usd * UNITS_AN_HOUR.get(info.unit_label, 0)
+    if not price > 0:
+        return None
+    cores = re.match(r"\d+", info.cpu)
+    return Offer(
+        flavor=info.name,
+        name=info.pretty_name,
+        gpu=gpu,
+        memory=memory,
+        cores=int(cores[0]) if cores else 1,
+        ram=size(info.ram),
+        disk=size(info.ephemeral_storage),
+        price=price,
+    )
+
+
+def size(text: str) -> int:
+    """Bytes of "46 GB"; 0 for any other text."""
+    found = re.match(r"([\d.]+)\s*([GT])i?B", text)
+    return int(float(found[1]) * {"G": 10**9, "T": 10**12}[found[2]]) if found else 0
+
+
+@contextmanager
+def job_errors() -> Iterator[None]:
+    """Turn failures of the Hub into a sentence with the next step."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in HUB_ERRORS:
+            raise UserError(HUB_ERRORS[status]) from error
+        raise BackendError(f"the Hub failed ({status}); nothing is lost, try again in a minute") from error
+    except (httpx2.TransportError, LocalEntryNotFoundError) as error:
+        raise BackendError(
+            f"the Hub cannot be reached ({reason(error)}); nothing is lost, try again in a minute"
+        ) from error

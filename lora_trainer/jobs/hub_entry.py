@@ -1,6 +1,6 @@
 """A run inside a job of the Hub: `python -m lora_trainer.jobs.hub_entry REPO SECONDS ENDS`, started by `hub`.
 
-It trains as on any machine (`jobs`), and brings what people look at into the run's repo as it comes. The
+It trains as on any machine (`runs`), and uploads its results to the run's repo as they come. The
 token is in HF_TOKEN, where the Hub's library finds it.
 """
 
@@ -46,7 +46,7 @@ def main(repo: str, seconds: float, ends: float) -> int:
     began, api = time.monotonic(), HfApi()
     seconds = min(seconds, ends - time.time())
     jobs, run = RunRegistry(Path("runs").absolute()), prepare(repo, Path("runs/job/run").absolute())
-    outbox = RepoSync(api, repo, run)
+    sync = RepoSync(api, repo, run)
     signal.signal(signal.SIGTERM, lambda *_: jobs.stop(run))
     jobs.start(run)
     pushed, said = 0.0, ""
@@ -59,7 +59,7 @@ def main(repo: str, seconds: float, ends: float) -> int:
             jobs.stop(run)
         if gone - pushed > max(PUSH_SECONDS, gone * PUSH_SHARE):
             pushed = gone
-            try_to_push(outbox)
+            try_to_push(sync)
         if (now := str(run.status())) != said:
             said = now
             logger.info("%s", now)
@@ -68,14 +68,14 @@ def main(repo: str, seconds: float, ends: float) -> int:
         write_json(run.folder / OUTCOME, {"kind": "broken", "message": status.message})
     sys.stderr.write(f"{run.log_tail()}\n")
     for wait in range(LAST_TRIES):
-        if try_to_push(outbox, is_last=True):
+        if try_to_push(sync, is_last=True):
             break
         time.sleep(2**wait)
     return 0 if status.kind == "done" else 1
 
 
 def prepare(repo: str, folder: Path) -> TrainingRun:
-    """The run's folder as its repo has it, with what an earlier job left to go on from."""
+    """The run's folder as its repo has it, with the state that an earlier job left."""
     snapshot_download(repo, allow_patterns=LEFT, local_dir=folder)
     write_json(folder / CONFIG, read_json(folder / CONFIG) | {"output": str(folder)})
     return read_run(folder)
@@ -88,10 +88,10 @@ def is_asked_to_stop(api: HfApi, repo: str) -> bool:
         return False
 
 
-def try_to_push(outbox: RepoSync, is_last: bool = False) -> bool:
-    """Whether the Hub took it; what it did not take goes with the next."""
+def try_to_push(sync: RepoSync, is_last: bool = False) -> bool:
+    """True if the Hub took it; what it did not take goes with the next push."""
     try:
-        outbox.push(is_last)
+        sync.push(is_last)
     except HUB_FAILS as error:
         logger.warning("the Hub did not take what was sent (%s)", error)
         return False

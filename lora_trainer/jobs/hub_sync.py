@@ -1,7 +1,7 @@
-"""What of a run lies in a repo of the Hub while a job learns: put there by the job, brought here by the page.
+"""Files of a run in a repo of the Hub while a job trains: uploaded by the job, fetched by the page.
 
-A repo is its owner's to write to, so nothing of it is believed: only files of known names and sizes come
-over, and of texts only what the page can read.
+A repo is its owner's to write to, so nothing in it is trusted: only files of known names and sizes are
+fetched, and of texts only what the page can read.
 """
 
 import json
@@ -32,7 +32,7 @@ Stamp = tuple[int, int]
 
 
 class RepoSync:
-    """Brings a run's files into its repo, those that changed since."""
+    """Uploads the files of a run that changed since the last push."""
 
     def __init__(self, api: HfApi, repo: str, run: TrainingRun) -> None:
         self.api, self.repo, self.run = api, repo, run
@@ -41,7 +41,7 @@ class RepoSync:
 
     def push(self, is_last: bool = False) -> None:
         """One commit. The adapter, which is large, goes with each new sample; at the end also what a stopped
-        run needs to go on."""
+        run needs to resume."""
         # Texts grow meanwhile: each is read once, and first, so that the files which it tells of are there.
         # How the run ended comes with the adapter: who reads it, asks no more.
         names = [name for name in TEXTS if is_last or name != OUTCOME]
@@ -76,7 +76,7 @@ class RepoSync:
 
 
 def fetch(api: HfApi, repo: str, folder: Path, seen: str) -> str:
-    """Bring what is new in `repo` into the run's folder; `seen` and the result name the repo's state."""
+    """Fetch what is new in `repo` into the run's folder; `seen` and the result name the repo's state."""
     info = api.repo_info(repo, files_metadata=True)
     if info.sha == seen:
         return seen
@@ -93,7 +93,7 @@ def fetch(api: HfApi, repo: str, folder: Path, seen: str) -> str:
 
 
 def take_log(lines: Iterable[str], folder: Path) -> None:
-    """The job's own log, where it ended before the run could tell."""
+    """Write the job's own log, where it ended before the run could report."""
     with new_output(folder / LOG, overwrite=True) as temporary:
         temporary.write_text("".join(f"{line.rstrip()}\n" for line in lines), encoding="utf-8")
 

@@ -1,7 +1,7 @@
-"""A training run in a process of its own: `python -m lora_trainer.jobs.process RUN`, started by `jobs`.
+"""A training run in a process of its own: `python -m lora_trainer.jobs.process RUN`, started by `runs`.
 
-It waits for its turn, trains, and writes how it ended. The lock belongs to the process: however it ends, the
-system opens it for the next.
+It waits for the device, trains, and writes its outcome. The device's lock belongs to the process: however it
+ends, the system opens it for the next.
 """
 
 import logging
@@ -21,12 +21,13 @@ from lora_trainer.jobs.runs import (
     OUTCOME,
     PHASE,
     PROCESS,
+    WAITING,
     TrainingRun,
     is_alive,
     read_run,
     write_ticket,
 )
-from lora_trainer.journal import Report
+from lora_trainer.journal import CHECKPOINTS, JOURNAL, Report
 from mova.errors import BackendError, Cancelled, UserError
 from mova.files import read_json, write_json
 
@@ -53,7 +54,7 @@ def main(folder: Path) -> int:
     except (UserError, BackendError) as error:
         logger.error("%s", error)
         kind, message = "failed", str(error)
-    except Exception as error:  # nobody waits for this process: its folder must tell that it failed
+    except Exception as error:  # nobody waits for this process: its folder must say that it failed
         logger.exception("the run failed")
         kind, message = "failed", f"the trainer failed ({type(error).__name__}: {error}); its log says more"
     write_json(folder / OUTCOME, {"kind": kind, "message": message, "time": time.time()})
@@ -63,15 +64,16 @@ def main(folder: Path) -> int:
 def train(run: TrainingRun, report: Report) -> None:
     config = read_config(run.folder / CONFIG, {})
     report("start", 0, 0)
-    from lora_trainer.train import open_trainer  # loads torch: not before it is our turn
+    from lora_trainer.train import open_trainer  # loads torch: not before the device is free
 
-    trainer = open_trainer(config, True, report)
-    report("train", 0, config.run.steps)
-    trainer.run(resume=True)
+    has_begun = (run.folder / JOURNAL).exists() or (run.folder / CHECKPOINTS).exists()
+    with open_trainer(config, has_begun, report) as trainer:
+        report("train", 0, config.run.steps)
+        trainer.run()
 
 
 class Phase:
-    """Writes what is being done into the run's folder, not too often."""
+    """Writes the phase and its progress into the run's folder, not too often."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.what, self.written = folder, "", 0.0
@@ -96,12 +98,12 @@ def wait_for_device(run: TrainingRun, report: Report) -> Iterator[None]:
                     return
             except Timeout:
                 pass
-        report("turn", 0, 0)
+        report(WAITING, 0, 0)
         time.sleep(LOOK_SECONDS)
 
 
 def is_behind(run: TrainingRun, root: Path) -> bool:
-    """Whether a run that lives was started before this one, for the same device."""
+    """True if a live run was started before this one, for the same device."""
     asked = read_json(run.folder / PROCESS)["asked"]
     for path in root.glob(f"*/*/{PROCESS}"):
         other = read_json(path).get("asked", asked)

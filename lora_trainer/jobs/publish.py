@@ -1,9 +1,11 @@
-"""A finished run on the Hub: the adapter, and a card that plays the base model's clip beside it.
+"""A finished run on the Hub: the adapter, and a card that plays its clip next to the base model's.
 
-Nothing of the data set goes along, and no path of this machine. Repos are private unless that is asked for.
+Nothing of the data set is uploaded, and no path of this machine. Repos are private unless asked otherwise.
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +62,13 @@ def push(run: TrainingRun, repo: str, token: str, is_public: bool, endpoint: str
     A repo that exists is only replaced if this run made it.
 
     Raises:
-        UserError: it is not finished, the name is no repo's or taken, the token may not write, or the Hub
-            cannot be reached.
+        UserError: it is not finished, the name is not a repo's or is taken, the token may not write, or the
+            Hub cannot be reached.
     """
     if run.adapter is None:
         raise UserError("this run has no adapter yet; let it learn to its end")
     if not REPO_ID.fullmatch(repo):
-        raise UserError(f"{repo!r} is no repo; give OWNER/NAME, such as your-name/anna")
+        raise UserError(f"{repo!r} is not a repo; give OWNER/NAME, such as your-name/anna")
     if not token:
         raise UserError("nobody is logged in to the Hub here; run `hf auth login`, then upload again")
     api, made = HfApi(endpoint=endpoint, token=token), read_json(run.folder / PUBLISHED).get("repo") == repo
@@ -78,25 +80,21 @@ def push(run: TrainingRun, repo: str, token: str, is_public: bool, endpoint: str
     return f"{api.endpoint}/{repo}"
 
 
-class upload_errors:  # noqa: N801 - used as a context
-    """What can go wrong with writing to a repo, in a sentence; the rest as `hub.explained` has it."""
-
-    def __init__(self, repo: str) -> None:
-        self.repo, self.inner = repo, hub.hub_errors(repo)
-
-    def __enter__(self) -> None:
-        self.inner.__enter__()
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool | None:  # noqa: ANN401
-        status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
-        told = {
-            401: "the Hub does not know this token; log in again with `hf auth login`",
-            403: f"this account may not write to {self.repo}; choose a repo or a token of your own",
-            409: f"{self.repo} exists already; choose another name",
-        }
-        if status in told:
-            raise UserError(told[status]) from error
-        return self.inner.__exit__(kind, error, trace)
+@contextmanager
+def upload_errors(repo: str) -> Iterator[None]:
+    """Turn failures of writing to a repo into a sentence; the others as `hub.hub_errors` does."""
+    messages = {
+        401: "the Hub does not know this token; log in again with `hf auth login`",
+        403: f"this account may not write to {repo}; choose a repo or a token of your own",
+        409: f"{repo} exists already; choose another name",
+    }
+    with hub.hub_errors(repo):
+        try:
+            yield
+        except HfHubHTTPError as error:
+            if error.response.status_code in messages:
+                raise UserError(messages[error.response.status_code]) from error
+            raise
 
 
 def stage(run: TrainingRun, folder: Path, repo: str, endpoint: str) -> None:

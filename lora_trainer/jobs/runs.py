@@ -1,7 +1,7 @@
-"""One training run on the disk: its files, whether its process lives, and how it is doing.
+"""Training runs on the disk: their files, processes and status, and the registry that starts and stops them.
 
-Files are written whole, so they may be read at any moment. Whether a process lives is asked of the system, by
-its number and the time it began.
+Files are written whole, so they may be read at any moment. The system says whether a process lives, by its
+number and the time it began.
 """
 
 import json
@@ -36,9 +36,16 @@ ABOUT, CONFIG, JOB, PROCESS, PHASE, OUTCOME, STOP, LOG, DATA = (
     "log.txt",
     "data",
 )
+ROOT = Path(__file__).parents[2]
+RUN_ID = re.compile(r"[0-9a-f]{24}")
+# The C library gives large tensors back to the system after each use and asks for them again. On a virtual
+# machine that was half of the time that pocket's autoencoder took for a clip (5.3 against 2.6 s of a core).
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**28)}
+UNFINISHED = 4  # runs of one owner that may wait or run at once
 CLOCK = 2.0  # seconds by which two readings of a process's start may differ
 NO_SPACE = 50 * 2**20  # bytes free, under which a run that vanished is taken to have filled the disk
 LIVE = ("waiting", "running", "stopping")
+WAITING = "turn"  # the phase of a run whose device is busy
 SENDING, REFUSED = "SENDING", "REFUSED"  # stages of a job that the Hub does not know (yet)
 LIVE_STAGES = (SENDING, "SCHEDULING", "RUNNING")
 SILENCE = 3600  # seconds beyond its time after which a job that nobody asked about is over
@@ -46,7 +53,7 @@ SILENCE = 3600  # seconds beyond its time after which a job that nobody asked ab
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a person calls a run, what it shows, and when it was made (seconds since 1970)."""
+    """Name, contents and time of creation (seconds since 1970) of a run."""
 
     name: str
     model: str
@@ -76,7 +83,7 @@ class Status:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A run's folder and what it says of itself."""
+    """A run's folder and its info."""
 
     folder: Path
     about: RunInfo
@@ -87,13 +94,13 @@ class TrainingRun:
 
     @property
     def adapter(self) -> Path | None:
-        """What it has learnt: at the end, or as it was saved last."""
+        """The adapter: of the end, or of the last checkpoint."""
         saved = [self.folder, *sorted((self.folder / CHECKPOINTS).glob("step-*"), reverse=True)]
         return next((path for folder in saved if (path := folder / ADAPTER).is_file()), None)
 
     @property
     def job(self) -> dict[str, Any]:
-        """The job of the Hub that trains it (`hub_jobs`), if one does."""
+        """The job of the Hub that trains it (`hub`), if one does."""
         return read_json(self.folder / JOB)
 
     def saved_step(self) -> int:
@@ -134,7 +141,7 @@ class TrainingRun:
             return Status("waiting", f"Hugging Face looks for a machine: {job['hardware']}.")
         spent = job and f"On {job['hardware']}, about ${job['running'] / 3600 * job['price']:.2f} so far."
         phase = read_json(self.folder / PHASE) or {"what": "start", "done": 0, "count": 0}
-        if phase["what"] == "turn":
+        if phase["what"] == WAITING:
             return Status("waiting", "It begins when the run before it ends.")
         steps = [event for event in self.events() if event["event"] == "step"]
         if phase["what"] != "train" or not steps:
@@ -169,7 +176,7 @@ class TrainingRun:
 
 
 def write_ticket(folder: Path, pid: int) -> None:
-    """Who runs it, and since when it has been in the line."""
+    """Record the process that runs it, and since when it has waited."""
     try:
         began = psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:
@@ -205,14 +212,6 @@ def read_journal(path: Path, size: int) -> tuple[dict[str, Any], ...]:
     """A journal that has `size` bytes."""
     del size  # only tells the cache when to read again
     return tuple(Journal(path).read())
-
-
-ROOT = Path(__file__).parents[2]
-RUN_ID = re.compile(r"[0-9a-f]{24}")
-# The C library gives large tensors back to the system after each use and asks for them again. On a virtual
-# machine that was half of the time that pocket's autoencoder took for a clip (5.3 against 2.6 s of a core).
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**28)}
-UNFINISHED = 4  # runs of one owner that may wait or run at once
 
 
 class RunRegistry:
@@ -253,7 +252,7 @@ class RunRegistry:
         return TrainingRun(folder, about)
 
     def start(self, run: TrainingRun) -> None:
-        """Begin, or go on from what is saved. Raises UserError if it runs already."""
+        """Start, or resume from the last checkpoint. Raises UserError if it runs already."""
         self._reap()
         if is_alive(run.folder) and not (run.folder / OUTCOME).exists():
             raise UserError("this run is under way already")

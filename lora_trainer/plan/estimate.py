@@ -1,4 +1,4 @@
-"""What a run will take before it starts: memory, disk, time.
+"""Memory, disk and time of a run, before it starts: the estimate, advice that makes it fit, reports.
 
 Counted from configs and the headers of clips: neither weights nor a GPU are needed.
 """
@@ -6,7 +6,7 @@ Counted from configs and the headers of clips: neither weights nor a GPU are nee
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lora_trainer.config import EXPERTS, PASSING, Config, merge, nested
@@ -20,7 +20,7 @@ from lora_trainer.plan.flops import (
     expert_switches,
     training_pass,
 )
-from lora_trainer.plan.inputs import Card, Outline
+from lora_trainer.plan.inputs import Card, PlanInputs
 from lora_trainer.plan.memory import PROCESS, Sizes
 from lora_trainer.quantised import BASES
 from lora_trainer.validation import BINS, MAX_WINDOWS
@@ -30,7 +30,11 @@ from mova.machine import DTYPES, GIB, forward_flops, human_bytes, human_seconds
 from mova.placement import RAM_SHARE, VRAM_SHARE
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
 
+SHORTER = (145, 97, 73, 49, 25)  # frames
+WORTH = 0.97  # of the time; changes that save less are not proposed
 TEXT_FLOPS = 2 * MAX_PROMPT_TOKENS  # for each parameter of the text encoder and prompt
+
+Change = dict[str, object]  # settings by their names
 
 
 @dataclass(frozen=True)
@@ -61,35 +65,47 @@ class Plan:
         return enough and device <= self.card.vram * VRAM_SHARE
 
 
-def estimate_run(config: Config, card: Card, known: Outline) -> Plan:
-    windows = lengths_allowed(config, known.windows)
+@dataclass(frozen=True)
+class Measured:
+    """Medians of `steps` steps. Peaks in bytes: what torch handed out on a GPU, else the process's growth."""
+
+    steps: int
+    seconds: float
+    predicted_seconds: float
+    peak: int
+    predicted_peak: int
+
+
+def estimate_run(config: Config, card: Card, inputs: PlanInputs) -> Plan:
+    """The plan of a run of `config` on `card`."""
+    windows = lengths_allowed(config, inputs.windows)
     largest = max(windows, key=lambda shape: shape.video_tokens)
-    step, operations = step_seconds(config, card, known, windows)
+    step, operations = step_seconds(config, card, inputs, windows)
     seconds = {
-        "keeping": keeping_seconds(config, card, known, largest),
+        "keeping": regularization_seconds(config, card, inputs, largest),
         "encoding": 0.0
-        if known.cached and windows == known.windows
-        else encoding_seconds(card, known, windows),
+        if inputs.cached and windows == inputs.windows
+        else encoding_seconds(card, inputs, windows),
         "training": step * config.run.steps,
-        "validation": validation_seconds(config, card, known, windows),
-        "samples": sample_seconds(config, card, known, largest),
+        "validation": validation_seconds(config, card, inputs, windows),
+        "samples": sample_seconds(config, card, inputs, largest),
     }
-    lora = memory.lora_parameters(known.towers, config)
+    lora = memory.lora_parameters(inputs.towers, config)
     return Plan(
-        card,
-        largest,
-        sum(windows.values()),
-        memory.device_memory(known.towers, largest, config, card.dtype, card.processes),
-        memory.host_memory(known.towers, config, card.dtype, card.is_gpu),
-        {
-            "cache": cache_bytes(card, known, windows),
+        card=card,
+        largest=largest,
+        windows=sum(windows.values()),
+        device=memory.device_memory(inputs.towers, largest, config, card.dtype, card.processes),
+        host=memory.host_memory(inputs.towers, config, card.dtype, card.is_gpu),
+        disk={
+            "cache": cache_bytes(card, inputs, windows),
             **memory.disk_space(lora, config, card.dtype),
-            **({"model": known.download} if known.download else {}),
+            **({"model": inputs.download} if inputs.download else {}),
         },
-        step,
-        {what: spent for what, spent in seconds.items() if spent},
-        operations / 1e15,
-        config.run.steps,
+        step_seconds=step,
+        seconds={what: spent for what, spent in seconds.items() if spent},
+        petaflops=operations / 1e15,
+        steps=config.run.steps,
     )
 
 
@@ -101,39 +117,36 @@ def lengths_allowed(config: Config, windows: Mapping[ClipShape, int]) -> dict[Cl
     cut: Counter[ClipShape] = Counter()
     for shape, count in windows.items():
         length = next((frames for frames in allowed if frames <= shape.num_frames), shape.num_frames)
-        short = ClipShape(
-            shape.height, shape.width, length, shape.frame_rate, shape.sample_rate, shape.hop_length
-        )
-        cut[short] += count * (shape.num_frames // length)
+        cut[replace(shape, num_frames=length)] += count * (shape.num_frames // length)
     return dict(cut)
 
 
 def step_seconds(
-    config: Config, card: Card, known: Outline, windows: Mapping[ClipShape, int]
+    config: Config, card: Card, inputs: PlanInputs, windows: Mapping[ClipShape, int]
 ) -> tuple[float, float]:
     """(seconds, operations) of the mean optimizer step, over windows and experts; weights arrive in time."""
-    run, share = config.run, high_share(config, known)
+    run, share = config.run, high_share(config, inputs)
     seconds = operations = 0.0
     for expert, weight in zip(EXPERTS, (share, 1 - share), strict=True):
         for shape, count in windows.items():
             part = weight * count / sum(windows.values())
-            one = training_pass(known.configs, shape, config, expert)
-            seconds += part * max(one.seconds(card.tflops), streaming_seconds(config, card, known))
+            one = training_pass(inputs.configs, shape, config, expert)
+            seconds += part * max(one.seconds(card.tflops), streaming_seconds(config, card, inputs))
             operations += part * one.total
     seconds, operations = seconds * run.accumulation, operations * run.accumulation
     if run.offload == "experts" and card.is_gpu:
         switches = expert_switches(run.steps, share, config.objective.hold_steps)
-        size = memory.frozen_bytes(known.towers, EXPERTS[0], config, DTYPES[card.dtype])
+        size = memory.frozen_bytes(inputs.towers, EXPERTS[0], config, DTYPES[card.dtype])
         seconds += switches / run.steps * size / (card.link * 1e9)
     return seconds, operations
 
 
-def high_share(config: Config, known: Outline) -> float:
+def high_share(config: Config, inputs: PlanInputs) -> float:
     share = config.objective.high_share
-    return known.high_share if share == "natural" else float(share)
+    return inputs.high_share if share == "natural" else float(share)
 
 
-def streaming_seconds(config: Config, card: Card, known: Outline) -> float:
+def streaming_seconds(config: Config, card: Card, inputs: PlanInputs) -> float:
     """Seconds in which all layers come to the device, for the forward and again for the backward pass.
 
     Between cards the link to the host is counted, which is the slowest way; NVLink is several times as fast.
@@ -141,87 +154,86 @@ def streaming_seconds(config: Config, card: Card, known: Outline) -> float:
     if config.run.offload not in PASSING or not card.is_gpu:
         return 0.0
     width, parts = DTYPES[card.dtype], ("shared", EXPERTS[0])
-    layers = sum(sum(memory.layer_sizes(known.towers, part, config, width)) for part in parts)
+    layers = sum(sum(memory.layer_sizes(inputs.towers, part, config, width)) for part in parts)
     from_others = 1 - 1 / card.processes if config.run.offload == "shards" else 1
     return 2 * layers * from_others / (card.link * 1e9)
 
 
-def mean_forward_seconds(card: Card, known: Outline, windows: Mapping[ClipShape, int]) -> float:
-    towers = [known.configs[name] for name in (EXPERTS[0], "audio_dit", "dual_tower_bridge")]
+def mean_forward_seconds(card: Card, inputs: PlanInputs, windows: Mapping[ClipShape, int]) -> float:
+    towers = [inputs.configs[name] for name in (EXPERTS[0], "audio_dit", "dual_tower_bridge")]
     flops = sum(count * forward_flops(*towers, shape) for shape, count in windows.items())
     return flops / sum(windows.values()) / (card.tflops * 1e12)
 
 
-def encoding_seconds(card: Card, known: Outline, windows: Mapping[ClipShape, int]) -> float:
-    """The picture twice, as latents and as first-frame condition, and the texts; sound is little beside."""
-    picture = 2 * sum(count * codec_seconds(card, known, shape) for shape, count in windows.items())
-    return picture + known.texts * TEXT_FLOPS * known.text_parameters / (card.tflops * 1e12)
+def encoding_seconds(card: Card, inputs: PlanInputs, windows: Mapping[ClipShape, int]) -> float:
+    """The picture twice, as latents and as first-frame condition, and the texts; sound takes little."""
+    picture = 2 * sum(count * codec_seconds(card, inputs, shape) for shape, count in windows.items())
+    return picture + inputs.texts * TEXT_FLOPS * inputs.text_parameters / (card.tflops * 1e12)
 
 
-def codec_seconds(card: Card, known: Outline, shape: ClipShape, flops: float = ENCODE_FLOPS) -> float:
-    vae = known.configs["video_vae"]
+def codec_seconds(card: Card, inputs: PlanInputs, shape: ClipShape, flops: float = ENCODE_FLOPS) -> float:
+    vae = inputs.configs["video_vae"]
     width = vae.get("base_dim", CODEC_DIM) / (vae.get("patch_size") or 1) / CODEC_DIM
     pixels = shape.num_frames * shape.height * shape.width
     rate = CODEC_RATE if card.is_gpu else CODEC_RATE_CPU
     return pixels * flops * width**2 / (card.tflops * 1e12 * rate)
 
 
-def validation_seconds(config: Config, card: Card, known: Outline, windows: Mapping[ClipShape, int]) -> float:
-    """Fixed-noise losses of held-out, training and kept windows: of the base, on the way, and at the end."""
-    count = sum(windows.values()) - known.kept_windows
-    held = round(count * config.data.held_out / max(1, known.clips))
-    measured = sum(min(MAX_WINDOWS, part) for part in (held, count - held, known.kept_windows))
+def validation_seconds(
+    config: Config, card: Card, inputs: PlanInputs, windows: Mapping[ClipShape, int]
+) -> float:
+    """Seconds of fixed-noise losses of all kinds of windows: of the base, on the way, and at the end."""
+    count = sum(windows.values()) - inputs.regularization_windows
+    held = round(count * config.data.held_out / max(1, inputs.clips))
+    measured = sum(min(MAX_WINDOWS, part) for part in (held, count - held, inputs.regularization_windows))
     forwards = measured * sum(BINS.values())
-    one = forwards * mean_forward_seconds(card, known, windows)
+    one = forwards * mean_forward_seconds(card, inputs, windows)
     return times(config.run.steps, config.run.validate_every) * one
 
 
-def sample_seconds(config: Config, card: Card, known: Outline, largest: ClipShape) -> float:
+def sample_seconds(config: Config, card: Card, inputs: PlanInputs, largest: ClipShape) -> float:
     samples = config.samples
     if not samples.clips:
         return 0.0
     forwards = samples.num_inference_steps * len(branches(samples.guidance_scale, 1.0))
     count = times(config.run.steps, samples.every) * len(samples.clips)
-    return count * clip_seconds(card, known, largest, forwards)
+    return count * clip_seconds(card, inputs, largest, forwards)
 
 
-def keeping_seconds(config: Config, card: Card, known: Outline, largest: ClipShape) -> float:
-    """Of the clips to keep that the run makes first."""
+def regularization_seconds(config: Config, card: Card, inputs: PlanInputs, largest: ClipShape) -> float:
+    """Seconds to generate the clips for regularization that are not there yet."""
     model = find_model(config.model)
     branch_count = len(branches(model.guidance_scale, model.bridge_guidance_scale))
     forwards = model.preset().num_inference_steps * branch_count
-    return known.unmade * clip_seconds(card, known, largest, forwards)
+    return inputs.ungenerated * clip_seconds(card, inputs, largest, forwards)
 
 
-def clip_seconds(card: Card, known: Outline, shape: ClipShape, forwards: int) -> float:
-    """To make a clip: denoising and decoding."""
-    denoising = forwards * mean_forward_seconds(card, known, {shape: 1})
-    return denoising + codec_seconds(card, known, shape, DECODE_FLOPS)
+def clip_seconds(card: Card, inputs: PlanInputs, shape: ClipShape, forwards: int) -> float:
+    """Seconds to generate a clip: denoising and decoding."""
+    denoising = forwards * mean_forward_seconds(card, inputs, {shape: 1})
+    return denoising + codec_seconds(card, inputs, shape, DECODE_FLOPS)
 
 
 def times(steps: int, every: int) -> int:
-    """How often something happens that is done before the first step, at intervals, and after the last."""
+    """Number of times that something is done before the first step, at intervals, and after the last."""
     return 2 + ((steps - 1) // every if every else 0)
 
 
-def cache_bytes(card: Card, known: Outline, windows: Mapping[ClipShape, int]) -> int:
-    channels = known.configs[EXPERTS[0]]["out_dim"], known.configs["audio_dit"]["out_dim"]
+def cache_bytes(card: Card, inputs: PlanInputs, windows: Mapping[ClipShape, int]) -> int:
+    channels = inputs.configs[EXPERTS[0]]["out_dim"], inputs.configs["audio_dit"]["out_dim"]
     size = sum(count * memory.window_bytes(shape, *channels) for shape, count in windows.items())
-    width = known.configs[EXPERTS[0]]["text_dim"] * DTYPES[card.dtype]
-    return size + known.text_tokens * width + known.texts * memory.HEADER
+    width = inputs.configs[EXPERTS[0]]["text_dim"] * DTYPES[card.dtype]
+    return size + inputs.text_tokens * width + inputs.texts * memory.HEADER
 
 
-SHORTER = (145, 97, 73, 49, 25)  # frames
-WORTH = 0.97  # of the time, what a change must come down to, to be told
-Change = dict[str, object]
-
-
-def advise(config: Config, card: Card, known: Outline, plan: Plan) -> list[str]:
-    """How to make it fit, the changes that cost least first; if it fits, what fits too and is faster."""
+def advise(config: Config, card: Card, inputs: PlanInputs, plan: Plan) -> list[str]:
+    """Changes that make it fit, the cheapest first; if it fits, one that fits too and is faster."""
     if plan.fits:
         faster = ({"run.offload": "none"}, {"run.offload": "experts"}, {"run.gradient_checkpointing": False})
-        found = fitting(config, card, known, faster)
-        return [told(*each, plan) for each in found if each[1].step_seconds < WORTH * plan.step_seconds][:1]
+        found = fitting(config, card, inputs, faster)
+        return [
+            describe_change(*each, plan) for each in found if each[1].step_seconds < WORTH * plan.step_seconds
+        ][:1]
     streamed = {"run.offload": "layers", "run.gradient_checkpointing": True}
     if config.run.base == "fp8":
         streamed["run.base"] = "plain"
@@ -233,13 +245,13 @@ def advise(config: Config, card: Card, known: Outline, plan: Plan) -> list[str]:
         single = [{"run.batch_size": 1}, *smaller]
     least = streamed | {"run.batch_size": 1}
     shorter = [{"data.num_frames": (count,)} for count in SHORTER if count < plan.largest.num_frames]
-    found = [*fitting(config, card, known, single), *list(fitting(config, card, known, shorter))[:1]]
+    found = [*fitting(config, card, inputs, single), *list(fitting(config, card, inputs, shorter))[:1]]
     if not found:
         both = [least | base | each for base in ({}, smaller[-1]) for each in ({}, *shorter)]
-        found = list(fitting(config, card, known, both))[:1]
+        found = list(fitting(config, card, inputs, both))[:1]
     if found:
-        return [told(*each, plan) for each in found]
-    last = estimate_run(changed(config, least | smaller[-1] | (shorter[-1] if shorter else {})), card, known)
+        return [describe_change(*each, plan) for each in found]
+    last = estimate_run(changed(config, least | smaller[-1] | (shorter[-1] if shorter else {})), card, inputs)
     return [
         f"Nothing fits: even with layers in 4 bits, streamed, and {last.largest.num_frames} frames it takes "
         f"{gib(last.device)} on the device and {gib(last.host)} of host memory; choose a smaller "
@@ -248,19 +260,19 @@ def advise(config: Config, card: Card, known: Outline, plan: Plan) -> list[str]:
 
 
 def fitting(
-    config: Config, card: Card, known: Outline, changes: "list[Change] | tuple[Change, ...]"
+    config: Config, card: Card, inputs: PlanInputs, changes: "list[Change] | tuple[Change, ...]"
 ) -> Iterator[tuple[Change, Plan]]:
-    """Those of `changes` that change anything and fit, each cut down to what it changes, with its plan."""
+    """Those of `changes` that change anything and fit, each reduced to what it changes, with its plan."""
     flat = {f"run.{key}": value for key, value in config.run.model_dump().items()}
     flat["data.num_frames"] = config.data.num_frames
     for change in changes:
         real = {key: value for key, value in change.items() if flat[key] != value}
-        if real and allowed(flat | real) and (then := estimate_run(changed(config, real), card, known)).fits:
+        if real and allowed(flat | real) and (then := estimate_run(changed(config, real), card, inputs)).fits:
             yield real, then
 
 
 def allowed(flat: Change) -> bool:
-    """Whether the config takes these settings together."""
+    """True if the config takes these settings together."""
     streams = flat["run.gradient_checkpointing"] and flat["run.base"] != "fp8"
     return flat["run.offload"] not in PASSING or bool(streams)
 
@@ -269,7 +281,7 @@ def changed(config: Config, change: Change) -> Config:
     return Config.model_validate(merge(config.model_dump(), nested(change)))
 
 
-def told(change: Change, then: Plan, now: Plan) -> str:
+def describe_change(change: Change, then: Plan, now: Plan) -> str:
     settings = ", ".join(f"{key} = {written(value)}" for key, value in change.items())
     memory = f"{gib(then.device)} on the device"
     if sum(then.host.values()) > PROCESS:
@@ -283,7 +295,7 @@ def told(change: Change, then: Plan, now: Plan) -> str:
 
 
 def written(value: object) -> str:
-    """A value as a config has it."""
+    """A value as it is written in a config."""
     if isinstance(value, str):
         return f'"{value}"'
     return str(list(value) if isinstance(value, tuple) else value).lower()
@@ -291,17 +303,6 @@ def written(value: object) -> str:
 
 def gib(sizes: Sizes) -> str:
     return f"{sum(sizes.values()) / GIB:.1f} GiB"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Medians of `steps` steps. Peaks in bytes: what torch handed out on a GPU, else the process's growth."""
-
-    steps: int
-    seconds: float
-    predicted_seconds: float
-    peak: int
-    predicted_peak: int
 
 
 def text_report(plan: Plan, advice: list[str], price: float | None, measured: Measured | None) -> str:
@@ -338,7 +339,7 @@ def time_table(plan: Plan) -> list[str]:
 
 
 def comparison(plan: Plan, measured: Measured, price: float | None) -> list[str]:
-    """Predicted beside measured, and the whole run at the measured pace."""
+    """Predicted and measured side by side, and the whole run at the measured pace."""
     pace = measured.seconds / measured.predicted_seconds
     hours = plan.hours * pace
     money = "" if price is None else f", {hours * price:.2f}"

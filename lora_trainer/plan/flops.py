@@ -38,7 +38,7 @@ class Flops:
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Operations of one micro-batch. What is recomputed is the forward of checkpointed layers once more."""
+    """Operations of one micro-batch. `recomputed` is the forward of checkpointed layers once more."""
 
     forward: float
     recomputed: float
@@ -143,6 +143,6 @@ def ends(tower: Mapping[str, Any], tokens: int, matters: bool) -> Flops:
 
 
 def expert_switches(steps: int, high_share: float, hold_steps: int) -> int:
-    """How often an expert comes to the device in a run of `steps`."""
+    """Number of times that an expert comes to the device in a run of `steps`."""
     order = [expert_at(step, high_share, hold_steps) for step in range(steps)]
     return 1 + sum(one != other for one, other in pairwise(order))

@@ -1,7 +1,7 @@
-"""What a plan is made from: the card, and what is known of model and data without weights."""
+"""Inputs of a plan: the card, and what is known of model and data without weights."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,17 @@ import torch
 from torch import nn
 
 from lora_trainer.config import EXPERTS, Config, Data
-from lora_trainer.jobs.hub import Hardware
-from lora_trainer.latent_cache import INDEX, CacheEntry, read_index
+from lora_trainer.jobs.hub import Offer
+from lora_trainer.latent_cache import read_index
 from lora_trainer.manifest import DatasetItem
 from lora_trainer.objective import expert_range, training_sigmas
 from lora_trainer.plan import memory
-from lora_trainer.regularization import shape_of, wishes_of
+from lora_trainer.regularization import prompts_of, shape_of
+from lora_trainer.windows import Window, plan_windows
 from mova.adapters.strengths import TOWERS
 from mova.catalog import find_model
 from mova.checkpoint import MODULES, build, load_tokenizer, read_boundary_ratio, read_config, resolve
+from mova.errors import UserError
 from mova.inspection import CONFIGS, Checkpoint
 from mova.machine import (
     CPU_TFLOPS_PER_CORE,
@@ -37,7 +39,7 @@ FLOAT32_RATE = 0.1  # of 16-bit arithmetic, what a GPU does in float32: about th
 
 @dataclass(frozen=True)
 class Card:
-    """Where it would run: memory in bytes (`ram` of None: not known), TFLOP/s, and GB/s from host memory.
+    """The machine of a plan: memory in bytes (`ram` of None: not known), TFLOP/s, and GB/s from host memory.
 
     `processes` take part, each on a card of its own like this one.
     """
@@ -53,8 +55,8 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Outline:
-    """What is known of model and data without weights and without decoding."""
+class PlanInputs:
+    """Model and data, as known without weights and without decoding."""
 
     towers: Mapping[str, nn.Module]
     configs: Mapping[str, Mapping[str, Any]]
@@ -66,8 +68,8 @@ class Outline:
     text_tokens: int  # of all captions and prompts
     texts: int
     download: int  # bytes of weights that are not on this machine
-    kept_windows: int = 0
-    unmade: int = 0  # of those, clips that the run makes first, each one window
+    regularization_windows: int = 0
+    ungenerated: int = 0  # of those, clips that the run generates first, each one window
 
 
 def find_card(config: Config, gpu: str | None, processes: int = 1) -> Card:
@@ -86,15 +88,22 @@ def find_card(config: Config, gpu: str | None, processes: int = 1) -> Card:
     return Card(machine.name, machine.vram, machine.ram, rate, link, machine.is_gpu, dtype, processes)
 
 
-def rented_card(config: Config, hardware: Hardware) -> Card:
+def rented_card(config: Config, offer: Offer) -> Card:
     """A machine of the Hub's jobs. Of its virtual cores two share one."""
-    if hardware.gpu:
-        return replace(find_card(config, hardware.gpu), name=hardware.name, ram=hardware.ram or None)
-    rate, dtype = CPU_TFLOPS_PER_CORE * hardware.cores / 2, "float32"
-    return Card(hardware.name, hardware.ram, hardware.ram, rate, UNKNOWN_GPU_LINK, False, dtype)
+    if offer.gpu:
+        return replace(find_card(config, offer.gpu.name), name=offer.name, ram=offer.ram or None)
+    return Card(
+        name=offer.name,
+        vram=offer.ram,
+        ram=offer.ram,
+        tflops=CPU_TFLOPS_PER_CORE * offer.cores / 2,
+        link=UNKNOWN_GPU_LINK,
+        is_gpu=False,
+        dtype="float32",
+    )
 
 
-def outline(config: Config, items: list[DatasetItem] | None = None) -> Outline:
+def plan_inputs(config: Config, items: list[DatasetItem] | None = None) -> PlanInputs:
     """Model and data from configs, the cache's index or the clips' headers. Raises UserError.
 
     `items` stand for the data set of `config`.
@@ -110,60 +119,54 @@ def outline(config: Config, items: list[DatasetItem] | None = None) -> Outline:
     high = len(expert_range(scheduler, read_boundary_ratio(folder), EXPERTS[0])) / len(sigmas)
     sizes = {name: memory.size_of(part) for name, part in (towers | coders).items()}
     checkpoint = Checkpoint(configs, {})
-    windows, clips, captions, cached, kept = read_windows(config, checkpoint, items)
-    unmade = 0 if cached else max(0, config.data.keep_count - kept)
-    if unmade:
-        windows[checkpoint.clip_shape(**shape_of(config))] += unmade
-        captions += [wish.prompt for wish in wishes_of(config)[: config.data.keep_count]]
+    windows, cached = read_windows(config, items)
+    shapes = [checkpoint.clip_shape(w.height, w.width, w.num_frames, w.frame_rate) for w in windows]
+    captions = [window.caption for window in windows]
+    regularization = sum(window.is_regularization for window in windows)
+    count = config.data.regularization_count
+    ungenerated = 0 if cached else max(0, count - regularization)
+    if ungenerated:
+        shapes += [checkpoint.clip_shape(**shape_of(config))] * ungenerated
+        captions += [spec.prompt for spec in prompts_of(config)[:count]]
     texts = list(dict.fromkeys([*captions, *config.texts]))
     is_local = Path(source).expanduser().is_dir()
-    return Outline(
-        towers,
-        configs,
-        high,
-        sizes["text_encoder"],
-        windows,
-        clips,
-        cached,
-        count_tokens(folder, texts),
-        len(texts),
-        0 if is_local else 2 * sum(sizes.values()),
-        kept + unmade,
-        unmade,
+    return PlanInputs(
+        towers=towers,
+        configs=configs,
+        high_share=high,
+        text_parameters=sizes["text_encoder"],
+        windows=Counter(shapes),
+        clips=len({window.clip for window in windows if not window.is_regularization}),
+        cached=cached,
+        text_tokens=count_tokens(folder, texts),
+        texts=len(texts),
+        download=0 if is_local else 2 * sum(sizes.values()),
+        regularization_windows=regularization + ungenerated,
+        ungenerated=ungenerated,
     )
 
 
-def read_windows(
-    config: Config, checkpoint: Checkpoint, items: list[DatasetItem] | None = None
-) -> tuple[Counter[ClipShape], int, list[str], bool, int]:
-    """Windows by shape, clips to learn, captions, whether all is in the cache, and windows to keep.
-
-    Clips that are yet to be made are not among them.
-    """
-    held = read_index(config.cache).entries if (config.cache / INDEX).is_file() else ()
-    wants_kept, holds_kept = config.data.keeps, any(entry.kept for entry in held)
-    wanted = held and holds_kept == wants_kept and all(is_wanted(entry, config.data) for entry in held)
-    if items is None and wanted:
-        found, cached = held, True
-        captions = [entry.caption for entry in found]
-        clips, kept = {entry.clip for entry in found if not entry.kept}, sum(entry.kept for entry in found)
-    else:
-        from lora_trainer.windows import caption_of, plan_windows
-
-        found, cached = plan_windows(config, items), False
-        captions = [caption_of(window.item, config.data) for window in found]
-        clips = {window.item.name for window in found if not window.item.kept}
-        kept = sum(window.item.kept for window in found)
-    shapes = [checkpoint.clip_shape(w.height, w.width, w.num_frames, w.frame_rate) for w in found]
-    return Counter(shapes), len(clips), captions, cached, kept
+def read_windows(config: Config, items: list[DatasetItem] | None) -> tuple[Sequence[Window], bool]:
+    """The windows, and True where all are in the cache. Clips that are yet to be generated are left out."""
+    if items is None:
+        try:
+            windows = read_index(config).windows
+        except UserError:  # nothing is encoded yet
+            windows = ()
+        holds_regularization = any(window.is_regularization for window in windows)
+        same_kinds = holds_regularization == config.data.is_regularized
+        is_complete = all((config.cache / window.file).is_file() for window in windows)
+        if windows and is_complete and same_kinds and all(is_wanted(w, config.data) for w in windows):
+            return windows, True
+    return plan_windows(config, items), False
 
 
-def is_wanted(entry: CacheEntry, data: Data) -> bool:
-    """Whether a cached window is one that these settings would make again."""
-    size = parse_size(data.size) if data.size and not data.buckets else (entry.height, entry.width)
-    lengths = data.num_frames or (entry.num_frames,)
-    same_size = (entry.height, entry.width) == size
-    return same_size and entry.frame_rate == data.frame_rate and entry.num_frames in lengths
+def is_wanted(window: Window, data: Data) -> bool:
+    """True if a cached window is one that these settings would give again."""
+    size = parse_size(data.size) if data.size and not data.buckets else (window.height, window.width)
+    lengths = data.num_frames or (window.num_frames,)
+    same_size = (window.height, window.width) == size
+    return same_size and window.frame_rate == data.frame_rate and window.num_frames in lengths
 
 
 def count_tokens(folder: Path, texts: list[str]) -> int:

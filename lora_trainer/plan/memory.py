@@ -22,8 +22,8 @@ from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
 
 WORKSPACE = GIB // 2  # kernels' scratch, inputs, the head's output
 PROCESS = 4 * GIB  # host memory of Python, torch and the CUDA context
-HEADER = 1024  # bytes of a cached file beside its tensors
-# Bytes that an optimizer keeps for each weight, beside weight and gradient. Prodigy also keeps the start of
+HEADER = 1024  # bytes of a cached file besides its tensors
+# Bytes that an optimizer keeps for each weight, besides weight and gradient. Prodigy also keeps the start of
 # those that do not start at zero, which are about half.
 STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "schedule_free": 8, "prodigy": 14}
 Sizes = dict[str, int]  # bytes by part
@@ -200,12 +200,12 @@ def host_memory(towers: Mapping[str, nn.Module], config: Config, dtype: str, on_
 
 
 def pinned(size: int) -> int:
-    """What torch's allocator of pinned memory takes for `size` bytes: the next power of two."""
+    """Bytes that torch's allocator of pinned memory takes for `size` bytes: the next power of two."""
     return 1 << (size - 1).bit_length() if size else 0
 
 
 def disk_space(lora: Sizes, config: Config, dtype: str) -> Sizes:
-    """Bytes on the disk beside the cache: checkpoints (a new one before the oldest goes), adapter."""
+    """Bytes on the disk besides the cache: checkpoints (a new one before the oldest goes), adapter."""
     count = sum(lora.values())
     adapter = count * DTYPES[dtype]
     average = 4 if config.run.ema_decay else 0

@@ -1,6 +1,6 @@
-"""Three steps of the real run, measured: what they took beside what the plan says of the same windows.
+"""Three steps of the real run, measured, to compare with the plan of the same windows.
 
-Nothing is written but the cache.
+Only the cache is written.
 """
 
 import statistics
@@ -13,7 +13,7 @@ from lora_trainer.config import Config
 from lora_trainer.engine import Engine
 from lora_trainer.latent_cache import Cache
 from lora_trainer.plan.estimate import Measured, step_seconds
-from lora_trainer.plan.inputs import Card, Outline
+from lora_trainer.plan.inputs import Card, PlanInputs
 from lora_trainer.plan.memory import device_memory
 from mova.pipeline import MOVAPipeline
 from mova.shapes import ClipShape
@@ -21,7 +21,7 @@ from mova.shapes import ClipShape
 STEPS = 3
 
 
-def probe(config: Config, card: Card, known: Outline, cache: Cache, pipeline: MOVAPipeline) -> Measured:
+def probe(config: Config, card: Card, inputs: PlanInputs, cache: Cache, pipeline: MOVAPipeline) -> Measured:
     """Train three steps after one to warm up, as `train` would begin, and forget them."""
     before = psutil.Process().memory_info().rss
     engine = Engine(config, cache, pipeline)
@@ -46,9 +46,9 @@ def probe(config: Config, card: Card, known: Outline, cache: Cache, pipeline: MO
         if step:
             seconds.append(time.perf_counter() - began)
             counts = {shape: taken.count(shape) for shape in taken}
-            predicted.append(step_seconds(config, card, known, counts)[0])
+            predicted.append(step_seconds(config, card, inputs, counts)[0])
     largest = max(shapes, key=lambda shape: shape.video_tokens)
-    expected = sum(device_memory(known.towers, largest, config, card.dtype, card.processes).values())
+    expected = sum(device_memory(inputs.towers, largest, config, card.dtype, card.processes).values())
     return Measured(STEPS, statistics.median(seconds), statistics.median(predicted), peak, expected)
 
 
@@ -56,8 +56,7 @@ def micro_batches(engine: Engine, config: Config) -> list[ClipShape]:
     """The shapes of the next step's windows."""
     shapes = []
     for micro in range(config.run.accumulation):
-        entry = engine.order.batch(engine.step * config.run.accumulation + micro)[0]
-        audio = engine.pipeline.audio_vae
-        rates = audio.config.sample_rate, audio.hop_length
-        shapes.append(ClipShape(entry.height, entry.width, entry.num_frames, entry.frame_rate, *rates))
+        window = engine.sampler.batch(engine.step * config.run.accumulation + micro)[0]
+        size = window.height, window.width, window.num_frames, window.frame_rate
+        shapes.append(engine.pipeline.clip_shape(*size))
     return shapes

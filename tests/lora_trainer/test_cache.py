@@ -35,8 +35,8 @@ def files(config):
 
 def test_cached_tensors_are_what_the_encoders_make_of_the_window(parts, pipeline):
     config, cache, _ = parts()
-    entry = next(entry for entry in cache.entries if entry.name == "b.mp4@0.375")
-    tensors = cache.window(entry)
+    entry = next(entry for entry in cache.windows if entry.name == "b.mp4@0.375")
+    tensors = cache.latents(entry)
     window = next(w for w in plan_windows(config) if w.name == entry.name)
     pixels = torch.from_numpy(read_frames(window.item, 0.375 + np.arange(9) / 24, 32, 64)).float() / 127.5 - 1
     frames = pixels.permute(3, 0, 1, 2)[None]
@@ -57,11 +57,11 @@ def test_cached_tensors_are_what_the_encoders_make_of_the_window(parts, pipeline
 def test_a_second_run_encodes_nothing_and_other_settings_other_files(own):
     first = build(own())
     made = files(own())
-    assert build(own()) == first == read_index(own().cache)
+    assert build(own()) == first == read_index(own())
     assert files(own()) == made
     build(own(data__loudness=-20))
     louder = set(files(own())) - set(made)
-    assert len(louder) == len(first.entries)
+    assert len(louder) == len(first.windows)
     build(own(data__caption_prefix="sks, "))
     assert all(name.startswith("text-") for name in set(files(own())) - set(made) - louder)
 
@@ -77,7 +77,7 @@ def test_a_changed_clip_is_encoded_again_and_a_changed_caption_only_as_text(own,
     make_clip(tmp_path / "clips" / "a.mp4", 0.75, 24, (0.3,), None)
     cache = build(own())
     assert len(set(files(own())) - made) == 2
-    assert len(cache.entries) == 6
+    assert len(cache.windows) == 6
 
 
 def test_an_interrupted_run_goes_on_and_damage_is_mended(own):
@@ -94,21 +94,21 @@ def test_an_interrupted_run_goes_on_and_damage_is_mended(own):
         build_cache(config, CPU, torch.float32, kill)
     kept = files(config)
     with pytest.raises(UserError, match="holds no cache"):
-        read_index(config.cache)
+        read_index(config)
     cache = build(config)
     assert kept.items() <= files(config).items()
 
-    path = config.cache / cache.entries[0].file
+    path = config.cache / cache.windows[0].file
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match="is damaged; run"):
-        cache.window(cache.entries[0])
-    path.with_name(cache.entries[1].file).write_bytes(content[:100])
+        cache.latents(cache.windows[0])
+    path.with_name(cache.windows[1].file).write_bytes(content[:100])
     with pytest.raises(UserError, match="cannot be read"):
-        cache.window(cache.entries[1])
+        cache.latents(cache.windows[1])
     build(config)
-    assert cache.window(cache.entries[0]) and cache.window(cache.entries[1])
+    assert cache.latents(cache.windows[0]) and cache.latents(cache.windows[1])
 
 
 def test_a_clip_that_fails_is_an_error_with_its_name_and_the_others_are_kept(own, tmp_path):
@@ -123,7 +123,7 @@ def test_a_clip_that_fails_is_an_error_with_its_name_and_the_others_are_kept(own
         build_cache(own(), CPU, torch.float32, damage)
     assert sorted(name[0] for name in files(own()) if not name.startswith("text")) == ["a", "a", "c", "c"]
     clip.write_bytes(content)
-    assert len(build(own()).entries) == 6
+    assert len(build(own()).windows) == 6
 
 
 def test_a_clip_deleted_between_planning_and_encoding_is_named(own, tmp_path):

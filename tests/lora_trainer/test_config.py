@@ -88,3 +88,26 @@ def test_prodigy_refuses_rates_by_tower():
     with pytest.raises(UserError, match="prodigy finds one rate"):
         read_config(None, NEEDED | {"optimizer.name": "prodigy", "recipe": "paper"})
     assert read_config(None, NEEDED | {"optimizer.name": "prodigy"}).optimizer.rate == 1.0
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("optimizer.betas", [1.5, 2]),
+        ("optimizer.betas", [-0.1, 0.9]),
+        ("samples.num_frames", 18),
+        ("samples.num_frames", 0),
+        ("output", ""),
+        ("output", "a\0b"),
+        ("model", " "),
+        ("data.path", ""),
+        ("data.cache", ""),
+        ("data.regularization", ""),
+        ("samples.clips", [{"prompt": "a card", "image": ""}]),
+        ("samples.clips", [{"prompt": "a card", "seed": 2**64}]),
+        ("objective.high_share", 1),
+    ],
+)
+def test_values_that_would_break_a_run_later_are_refused_with_their_names(key, value):
+    with pytest.raises(UserError, match=key.replace(".", r"\.")):
+        read_config(None, NEEDED | {key: value})

@@ -110,15 +110,15 @@ def test_an_experts_lora_changes_only_in_its_own_steps_and_the_base_never(engine
 
 def test_every_window_comes_once_an_epoch_whatever_the_batch_size(parts):
     _, cache, _ = parts()
-    entries = list(cache.entries)
+    windows = list(cache.windows)
     for batch_size in (1, 2, 4):
-        order = BatchSampler(entries, batch_size, seed=0)
+        order = BatchSampler(windows, batch_size, seed=0)
         count = len(order.epoch(0))
         for epoch in range(3):
-            names = [entry.name for n in range(count) for entry in order.batch(epoch * count + n)]
-            assert sorted(names) == sorted(entry.name for entry in entries)
+            names = [window.name for n in range(count) for window in order.batch(epoch * count + n)]
+            assert sorted(names) == sorted(window.name for window in windows)
     names = [
-        [e.name for n in range(12) for e in BatchSampler(entries, 1, seed).batch(n)] for seed in (0, 0, 1)
+        [e.name for n in range(12) for e in BatchSampler(windows, 1, seed).batch(n)] for seed in (0, 0, 1)
     ]
     assert names[0] == names[1] != names[2]
     assert names[0][:6] != names[0][6:]
@@ -129,8 +129,8 @@ def test_accumulating_equals_one_larger_batch(engine):
     one.micro_batch()
     one.micro_batch()
     # The larger batch takes the same windows, and its samples' draws are numbered otherwise.
-    two.order.batch = lambda _: [entry for n in range(2) for entry in one.order.batch(n)]
-    draws = [one._draw(one.load(one.order.batch(n)), n)[0] for n in range(2)]
+    two.sampler.batch = lambda _: [entry for n in range(2) for entry in one.sampler.batch(n)]
+    draws = [one._draw(one.load(one.sampler.batch(n)), n)[0] for n in range(2)]
     two._draw = lambda *_: draws
     two.micro_batch()
     for key, weight in one.lora.weights.items():
@@ -152,12 +152,12 @@ def test_a_loss_that_is_no_number_stops_with_the_windows_name_and_leaves_the_sta
     trained = engine()
 
     class Broken(type(trained.cache)):
-        def window(self, entry):
-            tensors = super().window(entry)
+        def latents(self, window):
+            tensors = super().latents(window)
             tensors["video_latents"][0, 0, 0, 0] = float("nan")
             return tensors
 
-    trained.cache = Broken(trained.cache.folder, trained.cache.entries, trained.cache.texts)
+    trained.cache = Broken(trained.cache.folder, trained.cache.windows, trained.cache.texts)
     with pytest.raises(BackendError, match=r"the loss of [abc]\.mp4@.* in step 1 is nan"):
         trained.micro_batch()
     assert trained.micro == 0
@@ -224,7 +224,7 @@ def test_swapped_experts_are_noticed(engine):
     rates = {"optimizer__schedule": "constant", "optimizer__learning_rate": 2e-2}
     trained = engine(preset="look", run__accumulation=1, data__held_out=0, run__steps=99, **ranks, **rates)
     entry = trained.learnt[0]
-    trained.order.batch = lambda _: [entry]
+    trained.sampler.batch = lambda _: [entry]
     pipeline, noticed = trained.pipeline, False
     while not noticed and trained.step < 48:  # random weights have to become experts first
         run_steps(trained, 6)

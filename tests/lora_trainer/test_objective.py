@@ -50,7 +50,7 @@ def test_loss_and_gradients_equal_a_plain_computation(engine, pipeline, expert, 
             weight.copy_(torch.randn(weight.shape, generator=generator) / 8)
     ours.lora.publish()
     ours.pipeline.residency.activate(expert)
-    batch = ours.load(ours.order.batch(0))
+    batch = ours.load(ours.sampler.batch(0))
     shapes = batch.video_latents.shape[1:], batch.audio_latents.shape[1:]
     each = draw(shapes, ours.rows[expert], ours.sigmas, Objective(audio_timestep="independent"), generator)
     video, audio = losses(ours.pipeline.dual_tower, batch, [each], 1000)
@@ -126,7 +126,7 @@ def test_a_dropped_bridge_leaves_it_without_gradient(engine):
 
 def test_muted_clips_teach_no_sound(engine):
     trained = engine(data__held_out=0)
-    batch = trained.load(trained.order.batch(0))
+    batch = trained.load(trained.sampler.batch(0))
     generator = sample_generator(0, 0)
     shapes = batch.video_latents.shape[1:], batch.audio_latents.shape[1:]
     each = draw(shapes, trained.rows["video_dit"], trained.sigmas, Objective(), generator)

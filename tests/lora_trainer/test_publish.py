@@ -72,7 +72,7 @@ def test_a_run_replaces_its_own_repo_and_nobody_elses(hub, run):
 
 def test_what_can_go_wrong_is_a_sentence(hub, run):
     for repo, token, sentence in (
-        ("lamp", TOKEN, "'lamp' is no repo; give OWNER/NAME"),
+        ("lamp", TOKEN, "'lamp' is not a repo; give OWNER/NAME"),
         ("me/lamp", "", "nobody is logged in to the Hub here"),
         ("me/lamp", "hf_wrong", "the Hub does not know this token"),
         ("org/lamp", TOKEN, "this account may not write to org/lamp"),

@@ -164,7 +164,7 @@ def test_autograd_keeps_nothing_wide(engine, base):
             saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes(), tensor
             return tensor
 
-        entries = each.order.batch(0)
+        entries = each.sampler.batch(0)
         batch = each.load(entries)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             each._backward(batch, each._draw(batch, 0), entries)

@@ -15,11 +15,10 @@ from lora_trainer.config import read_config
 from lora_trainer.lora import save_adapter
 from lora_trainer.plan import flops, memory
 from lora_trainer.plan.estimate import advise, estimate_run
-from lora_trainer.plan.inputs import find_card, outline, read_windows
+from lora_trainer.plan.inputs import find_card, plan_inputs, read_windows
 from mova import machine
 from mova.adapters.strengths import TOWERS
 from mova.errors import UserError
-from mova.inspection import Checkpoint
 from mova.machine import GIB
 from mova.shapes import ClipShape
 from tests.lora_trainer.conftest import run_steps
@@ -54,8 +53,10 @@ def release(golden, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def known_release(release, clips, tmp_path_factory):
-    """Its outline, read once; the clips are replaced by windows of the released size."""
-    known = outline(release_config(release, clips, tmp_path_factory.mktemp("none"), {"data.num_frames": [9]}))
+    """Its inputs, read once; the clips are replaced by windows of the released size."""
+    known = plan_inputs(
+        release_config(release, clips, tmp_path_factory.mktemp("none"), {"data.num_frames": [9]})
+    )
     return lambda shape: dataclasses.replace(known, windows={shape: 20}, clips=12)
 
 
@@ -217,7 +218,7 @@ def test_operations_are_those_that_torch_counts(engine, changes):
 
 
 def window_shape(engine):
-    entry = engine.order.batch(0)[0]
+    entry = engine.sampler.batch(0)[0]
     audio = engine.pipeline.audio_vae
     rates = audio.config.sample_rate, audio.hop_length
     return ClipShape(entry.height, entry.width, entry.num_frames, entry.frame_rate, *rates)
@@ -245,7 +246,7 @@ def test_activations_are_those_that_autograd_keeps(engine, targets):
             saved[storage.data_ptr()] = storage.nbytes(), tensor
         return tensor
 
-    entries = engine.order.batch(0)
+    entries = engine.sampler.batch(0)
     batch = engine.load(entries)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         engine._backward(batch, engine._draw(batch, 0), entries)
@@ -277,10 +278,10 @@ def test_optimizer_states_are_counted(engine, name):
 def test_the_cache_is_as_large_as_planned_and_checkpoints_hardly_larger(engine, tmp_path):
     engine = engine()
     config, cache = engine.config, engine.cache
-    known = outline(config)
+    known = plan_inputs(config)
     assert known.cached
     plan = estimate_run(config, find_card(config, None), known)
-    files = {cache.folder / name for entry in cache.entries for name in (entry.file, entry.text)}
+    files = {cache.folder / name for entry in cache.windows for name in (entry.file, entry.text)}
     files |= {cache.folder / name for name in cache.texts.values()}
     tensors = sum(tensor.nbytes for file in files for tensor in load_file(file).values())
     assert plan.disk["cache"] - len(files) * memory.HEADER == tensors
@@ -298,16 +299,15 @@ def test_the_cache_is_as_large_as_planned_and_checkpoints_hardly_larger(engine, 
 
 
 def test_windows_are_the_same_from_clips_and_from_the_cache(parts, settings, tmp_path):
-    config, _, pipeline = parts()
-    checkpoint = Checkpoint({"audio_vae": dict(pipeline.audio_vae.config)}, {})
-    cached = read_windows(config, checkpoint)
-    fresh = read_windows(settings(data__cache=str(tmp_path / "none")), checkpoint)
-    assert sum(fresh[0].values()) >= sum(cached[0].values()) > 0
-    assert fresh[0].keys() == cached[0].keys()
-    assert (cached[3], fresh[3]) == (True, False)
-    other = read_windows(settings(data__num_frames=[5]), checkpoint)
-    assert {shape.num_frames for shape in other[0]} == {5}
-    assert not other[3]
+    config, _, _ = parts()
+    cached, is_cached = read_windows(config, None)
+    fresh, is_fresh_cached = read_windows(settings(data__cache=str(tmp_path / "none")), None)
+    assert [w.name for w in fresh] == [w.name for w in cached] != []
+    assert [w.bucket for w in fresh] == [w.bucket for w in cached]
+    assert (is_cached, is_fresh_cached) == (True, False)
+    other, is_other_cached = read_windows(settings(data__num_frames=[5]), None)
+    assert {window.num_frames for window in other} == {5}
+    assert not is_other_cached
 
 
 def test_pinned_memory_is_taken_in_powers_of_two():

@@ -45,7 +45,8 @@ def _process(work: Callable[[Path], Any], folder: Path, rank: int, port: int) ->
 def parts(folder: Path, offload: str = "none", **changes) -> tuple:
     """What an engine is made of: the test's config with changes to `run`, its cache, a fresh pipeline."""
     config = Config.model_validate_json((folder / "config.json").read_text())
+    cache = read_index(config)
     config = config.model_copy(update={"output": folder / offload})
     config = config.model_copy(update={"run": config.run.model_copy(update={"offload": offload, **changes})})
     pipeline = load_model(checkpoint_folder(config), torch.device("cpu"), torch.float32, offload)
-    return config, read_index(config.cache), pipeline
+    return config, cache, pipeline

@@ -28,7 +28,8 @@ def run(tmp_path_factory):
     settings = settings_of(TrainForm(steps=STEPS), MODEL, CLIPS, "cpu")
     settings["data"] |= {"path": str(folder / "clips"), "num_frames": [NUM_FRAMES]}
     settings["run"]["validate_every"] = 0
-    open_trainer(read_config(None, settings | {"output": str(folder / "run")}), resume=False).run()
+    with open_trainer(read_config(None, settings | {"output": str(folder / "run")}), resume=False) as trainer:
+        trainer.run()
     return folder / "run"
 
 

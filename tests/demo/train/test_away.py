@@ -264,7 +264,9 @@ def test_a_run_that_is_being_sent_can_be_stopped_and_survives_the_page(shop, vis
     text = tab.watch(login, visitor, lambda text: "being sent" not in text)
     assert "stopped before its job began" in text
     assert hub.jobs == []
-    shop.away.hub.note(run, login, shop.away.offer("cpu-upgrade"), 1800)  # as a page leaves it that is killed
+    shop.away.hub.record(
+        run, login, shop.away.offer("cpu-upgrade"), 1800
+    )  # as a page leaves it that is killed
     assert "broke off with the page; nothing is lost, go on" in tab.watch(login, visitor)
 
 
