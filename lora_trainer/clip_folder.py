@@ -14,16 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora_trainer.manifest import (
-    AUDIO_FORMATS,
-    MAX_CAPTION_BYTES,
-    VIDEO_FORMATS,
-    DatasetItem,
-    read_caption,
-    sound_beside,
-)
+from lora_trainer.manifest import MAX_CAPTION_BYTES, DatasetItem, read_caption, sound_beside
 from mova.errors import UserError
 from mova.files import new_output
+from mova.media.formats import AUDIO_FORMATS, VIDEO_FORMATS
 
 MENDED = "mended.json"
 MAX_CLIPS = 200

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import numpy as np
 from lora_trainer import measurements as heard
 from lora_trainer import measurements as seen
 from lora_trainer.config import Config
-from lora_trainer.decode import Probe, probe, read_channels
+from lora_trainer.decode import Probe, probe, read_channels, read_frames, read_sound
 from lora_trainer.latent_cache import Report
 from lora_trainer.manifest import DatasetItem
 from lora_trainer.measurements import Picture
@@ -29,6 +31,8 @@ from mova.metrics.sync import measure_sync
 from mova.prompting.quotes import find_quotes
 from mova.shapes import MAX_PROMPT_TOKENS
 from mova.text import TokenMeter, count_words
+
+logger = logging.getLogger(__name__)
 
 SEVERITIES = ("error", "warning", "note")
 
@@ -52,6 +56,7 @@ CANCELLED_DB = 6.0
 FROZEN_GATE = 1.0  # seconds
 START_GATE = 0.04  # seconds
 NEAR = 0.01  # seconds: ends of parts are written rounded
+TRIED, TRIED_RATE = (16, 16), 16000  # height and width, sample rate at which windows are tried
 SYNC_RATE, SYNC_SECONDS = 24.0, 20.0  # frames a second and length that are looked at
 TOKENS_PER_WORD = 1.5  # of UMT5 in English prose; only where no tokenizer is at hand
 SPEAKING = re.compile(
@@ -69,6 +74,7 @@ class ExaminedClip:
     sound: np.ndarray | None = None  # float32 [1 or 2, S]
     sample_rate: int = 0
     digest: str = ""
+    tried: dict[tuple[float, int, float], str] = field(default_factory=dict)  # what failed, "" for nothing
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -107,18 +113,30 @@ def examine(
         report("clips", done, len(items))
         clip = ExaminedClip(item)
         clips.append(clip)
-        try:
+        with clip_errors(clip):
             read(clip)
-            windows += windows_of(item, clip.probe, config.data, find_model(config.model))
-        except UserError as error:
-            check = "unreadable" if clip.picture is None else "unusable"
-            clip.findings.append(Finding(item.name, check, "error", str(error), "see above"))
+            planned = windows_of(item, clip.probe, config.data, find_model(config.model))
+            windows += planned
+            clip.findings += check_windows(clip, planned)
         for check in (check_sound, check_streams, check_picture, check_caption):
-            clip.findings += check(clip, config)
+            with clip_errors(clip):
+                clip.findings += check(clip, config)
     report("clips", len(items), len(items))
     for clip, finding in check_duplicates([clip for clip in clips if not clip.item.kept]):
         clip.findings.append(finding)
     return Examination(clips, windows)
+
+
+@contextmanager
+def clip_errors(clip: ExaminedClip) -> Iterator[None]:
+    """Make whatever goes wrong in the block a finding of the clip: the others are still to be looked at."""
+    try:
+        yield
+    except Exception as error:
+        logger.debug("%s", clip.item.name, exc_info=error)
+        check = "unreadable" if clip.picture is None else "unusable"
+        figure = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        clip.findings.append(Finding(clip.item.name, check, "error", figure, "see above"))
 
 
 def read_clip(clip: ExaminedClip) -> None:
@@ -131,6 +149,31 @@ def read_clip(clip: ExaminedClip) -> None:
     if clip.probe.has_sound:
         length = min(clip.probe.seconds, seen.MAX_SECONDS)
         clip.sound, clip.sample_rate = read_channels(item, 0.0, length)
+
+
+def check_windows(clip: ExaminedClip, windows: list[Window]) -> Iterator[Finding]:
+    """Read every window as training will, and tell which cannot be."""
+    failures = []
+    for window in windows:
+        key = window.start, window.num_frames, window.frame_rate
+        if key not in clip.tried:
+            clip.tried[key] = failure(window)
+        if clip.tried[key]:
+            failures.append(f"from {window.start:.2f} s: {clip.tried[key]}")
+    if failures:
+        figure = f"{len(failures)} of {len(windows)} windows cannot be read, {failures[0]}"
+        yield Finding(clip.item.name, "windows", "error", figure, "export the clip again, or cut it there")
+
+
+def failure(window: Window) -> str:
+    """Why a window cannot be read; empty if it can."""
+    try:
+        read_frames(window.item, window.times, *TRIED)
+        if window.has_sound:
+            read_sound(window.item, window.start, round(window.seconds * TRIED_RATE), TRIED_RATE)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def check_sound(clip: ExaminedClip, config: Config) -> Iterator[Finding]:

@@ -9,29 +9,8 @@ from typing import Any
 
 from mova import hub
 from mova.errors import UserError
+from mova.media.formats import AUDIO_FORMATS, VIDEO_FORMATS
 
-# A suffix decides how a file is opened, so that a playlist cannot make the decoder read other files.
-VIDEO_FORMATS = {
-    ".mp4": "mp4",
-    ".m4v": "mp4",
-    ".mov": "mov",
-    ".mkv": "matroska",
-    ".webm": "matroska",
-    ".avi": "avi",
-    ".ts": "mpegts",
-    ".mts": "mpegts",
-    ".mpg": "mpeg",
-    ".flv": "flv",
-}
-AUDIO_FORMATS = {
-    ".wav": "wav",
-    ".flac": "flac",
-    ".mp3": "mp3",
-    ".m4a": "mp4",
-    ".ogg": "ogg",
-    ".opus": "ogg",
-    ".aac": "aac",
-}
 MANIFESTS = ("metadata.jsonl", "metadata.csv", "metadata.json")
 HUB = "hf://datasets/"
 WANTED = [*MANIFESTS, "*.txt", *(f"*{suffix}" for suffix in VIDEO_FORMATS | AUDIO_FORMATS)]

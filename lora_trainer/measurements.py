@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lora_trainer.decode import decoded, opened, video_stream
 from lora_trainer.manifest import DatasetItem
+from mova.media.streams import opened, video_frames, video_stream
 from mova.metrics.health import loudness
 from mova.metrics.sync import THUMBNAIL_WIDTH
 
@@ -42,15 +42,15 @@ def read_picture(item: DatasetItem) -> Picture:
     """The first MAX_SECONDS of a clip's picture. Raises UserError if it cannot be decoded."""
     frames, times, corrupt = [], [], 0
     with opened(item.video) as container:
-        video = video_stream(container, item.video)
+        video = video_stream(container, item.name)
         height = max(2, round(THUMBNAIL_WIDTH * video.height / video.width))
-        size = {"width": THUMBNAIL_WIDTH, "height": height, "format": "gray", "interpolation": "AREA"}
-        for frame in decoded(container, video, item.name):
-            if times and frame.time - times[0] > MAX_SECONDS:
-                break
-            times.append(frame.time)
-            corrupt += frame.is_corrupt
-            frames.append(frame.reformat(**size).to_ndarray())
+    size = {"width": THUMBNAIL_WIDTH, "height": height, "format": "gray", "interpolation": "AREA"}
+    for frame in video_frames(item.video):
+        if times and frame.time - times[0] > MAX_SECONDS:
+            break
+        times.append(frame.time)
+        corrupt += frame.is_corrupt
+        frames.append(frame.reformat(**size).to_ndarray())
     return Picture(np.stack(frames), np.array(times) - times[0], corrupt)
 
 

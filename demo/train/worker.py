@@ -156,7 +156,8 @@ def remembered(clip: "ExaminedClip") -> None:
     if key not in _measured:
         read_clip(clip)
         _measured[key] = {
-            name: getattr(clip, name) for name in ("probe", "picture", "sound", "sample_rate", "digest")
+            name: getattr(clip, name)
+            for name in ("probe", "picture", "sound", "sample_rate", "digest", "tried")
         }
         while len(_measured) > REMEMBERED:
             _measured.popitem(last=False)
