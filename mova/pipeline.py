@@ -17,16 +17,16 @@ from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 from mova import checkpoint
 from mova.adapters.mixin import AdapterMixin
 from mova.encoders import EncoderMixin, FirstFrame, Generators, draw_noise, spread, to_pixels
-from mova.errors import Cancelled, UserError, check_finite
+from mova.errors import Cancelled, UserError
 from mova.guidance import Branch, branches
 from mova.models.audio_vae import AudioVAE
 from mova.models.bridge import Bridge
 from mova.models.dit import AudioDiT, VideoDiT
 from mova.models.dual_tower import DualTower
 from mova.offload import Offloader
+from mova.request import check_fields
 from mova.scheduler import PairScheduler
-from mova.shapes import SPATIAL_STRIDE, ClipShape, check_num_frames, check_size
-from mova.text import clean_prompt
+from mova.shapes import SPATIAL_STRIDE, ClipShape
 
 StepCallback = Callable[["MOVAPipeline", int, Tensor, dict[str, Any]], dict[str, Any]]
 
@@ -281,8 +281,8 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         if embeds is not None:
             return embeds.to(self._execution_device)
         texts = [texts] if isinstance(texts, str) or texts is None else texts
-        if name == "prompt" and not all(isinstance(text, str) and clean_prompt(text) for text in texts):
-            raise UserError("the prompt is empty; say what is seen and what is heard")
+        for text in texts:
+            check_fields(**{name: text})
         if self.text_encoder is None:
             raise UserError(f"this pipeline has no text encoder; give {name}_embeds")
         return self.encode_prompt(texts)
@@ -300,9 +300,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         output_type: str,
         asked: tuple[str, ...],
     ) -> ClipShape:
-        check_size(height, width)
-        check_num_frames(num_frames)
-        check_finite("frame_rate", frame_rate, 1, 120)
+        check_fields(height=height, width=width, num_frames=num_frames, frame_rate=frame_rate)
         if output_type not in ("pil", "np", "pt", "latent"):
             raise UserError(f"output_type={output_type!r} must be pil, np, pt or latent")
         if unknown := set(asked) - set(self._callback_tensor_inputs):

@@ -35,11 +35,13 @@ def white_frame(height: int, width: int) -> np.ndarray:
 def open_image(path: Path) -> Image.Image:
     """The image at `path` in RGB, turned upright as its EXIF says.
 
-    The colours are those that an embedded ICC profile means. Transparency is laid on white, the colour of the frame a model starts from when it is given none.
-    16-bit values are scaled to 8 bits; an animation gives its first frame.
+    The colours are those that an embedded ICC profile means. Transparency is laid on white, the colour of
+    the frame a model starts from when it is given none. 16-bit values are scaled to 8 bits; an animation
+    gives its first frame.
 
     Raises:
-        UserError: no file, not one of IMAGE_FORMATS, damaged, with a profile that cannot be used, or over MAX_IMAGE_BYTES or MAX_IMAGE_PIXELS.
+        UserError: no file, not one of IMAGE_FORMATS, damaged (or its profile is), or over MAX_IMAGE_BYTES or
+            MAX_IMAGE_PIXELS.
     """
     _check_file(path)
     try:

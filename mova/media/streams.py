@@ -25,6 +25,9 @@ from mova.shapes import MAX_SIDE
 
 MAX_BYTES = 20 * 2**30
 FURTHER_BACK = (0.0, 4.0, 30.0, None)  # seconds before the first seek's; None: the start
+# Where stamps are counted from the start of the file, or from a packet before, they are a guess after a seek:
+# frames of program streams came out half a frame late.
+GUESSED_AFTER_SEEKS = ("mpeg", "mp3", "aac")
 REORDERED = 8  # frames over which stamps may be mixed up
 SHORT_JUMP = 0.5  # seconds by which a stamp may fall behind; more means recordings joined without new stamps
 LONG_JUMP = 600.0  # seconds without a frame; a screen may stand still for long, but not that long
@@ -97,7 +100,9 @@ def _attempts(
     path: Path, since: float | None, run_up: float
 ) -> Iterator[tuple[InputContainer, float | None]]:
     """The file opened again and again, with seconds to seek to, from ever further back."""
-    for back in FURTHER_BACK if since is not None else (None,):
+    kind = (VIDEO_FORMATS | AUDIO_FORMATS).get(path.suffix.lower())
+    is_seekable = since is not None and kind not in GUESSED_AFTER_SEEKS
+    for back in FURTHER_BACK if is_seekable else (None,):
         with opened(path) as container:
             yield container, None if back is None else since - run_up - back
 
