@@ -25,9 +25,8 @@ from mova.shapes import MAX_SIDE
 
 MAX_BYTES = 20 * 2**30
 FURTHER_BACK = (0.0, 4.0, 30.0, None)  # seconds before the first seek's; None: the start
-# Where stamps are counted from the start of the file, or from a packet before, they are a guess after a seek:
-# frames of program streams came out half a frame late.
-GUESSED_AFTER_SEEKS = ("mpeg", "mp3", "aac")
+GUESSED_AFTER_SEEKS = ("mpeg", "mp3", "aac")  # stamps are counted from the start, or from a packet before
+RATE_CHECKED = 24  # frames for which a guess may be off
 REORDERED = 8  # frames over which stamps may be mixed up
 SHORT_JUMP = 0.5  # seconds by which a stamp may fall behind; more means recordings joined without new stamps
 LONG_JUMP = 600.0  # seconds without a frame; a screen may stand still for long, but not that long
@@ -77,6 +76,8 @@ def video_frames(path: Path, since: float | None = None, run_up: float = 0.0) ->
         if seek is not None:  # a decoder that starts between key frames may show what is not there
             frames = itertools.dropwhile(lambda frame: not frame.key_frame or frame.is_corrupt, frames)
         frames = in_order(frames, path.name)
+        if VIDEO_FORMATS.get(path.suffix.lower()) == "mpeg":
+            frames = evened(frames)
         first = next(frames, None)
         if seek is None or (first is not None and first.time <= since):
             yield from frames if first is None else itertools.chain([first], frames)
@@ -157,6 +158,23 @@ def in_order(frames: Iterable[av.frame.Frame], name: str) -> Iterator[av.frame.F
         check_step(last, shown.time, name)
         last = shown.time
         yield shown
+
+
+def evened(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    """Frames of which each is stamped where the one before ends, unless what they say stays otherwise.
+
+    Few packets of a program stream have a stamp. libav guesses the others, for some at a time a frame off.
+    """
+    expected, off = None, 0
+    for frame in frames:
+        lasts = frame.duration or 0
+        if expected is not None:
+            distance = abs(frame.pts - expected)
+            off = off + 1 if distance > 0.25 * lasts else 0
+            if distance < 1.5 * lasts and off < RATE_CHECKED:
+                frame.pts = expected
+        expected = frame.pts + lasts
+        yield frame
 
 
 def check_step(last: float | None, time: float, name: str) -> None:
@@ -252,7 +270,6 @@ class SoundTrack:
         if self._resampler is not None and self._kind[2] != self.rate:
             for piece in self._resampler.resample(None):
                 self._lay(piece.to_ndarray())
-        self._position = None
 
     def _lay(self, samples: np.ndarray) -> None:
         if len(samples) > len(self.wave):
