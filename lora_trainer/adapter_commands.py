@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mova.adapters.strengths import PARTS, TOWERS, parse_adapter
-from mova.errors import UserError
+from mova.errors import UserError, printable
 
 if TYPE_CHECKING:
     from mova.adapters.files import Adapter
@@ -79,7 +79,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 def run_info(options: argparse.Namespace) -> int:
     described = describe(read(options))
     if options.json:
-        sys.stdout.write(json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(described, indent=2).replace("\x7f", "\\u007f") + "\n")
         return 0
     for tower, part in described["towers"].items():
         ranks, scales = (", ".join(f"{each:g}" for each in part[key]) for key in ("ranks", "scales"))
@@ -87,12 +87,12 @@ def run_info(options: argparse.Namespace) -> int:
             f"{tower:18} {part['layers']:5} layers, rank {ranks}, scale {scales}, norm {part['norm']:.4g}, "
             f"{part['dtype']}, {part['bytes'] / 2**20:.1f} MiB\n"
         )
-    if described["base_model"]:
-        sys.stdout.write(f"trained on {described['base_model']}\n")
-    if described["trigger_words"]:
-        sys.stdout.write(f"trigger words: {', '.join(described['trigger_words'])}\n")
-    if described["recipe"]:
-        sys.stdout.write(f"recipe: {json.dumps(described['recipe'], ensure_ascii=False)}\n")
+    lines = {
+        "trained on": described["base_model"],
+        "trigger words:": ", ".join(described["trigger_words"]),
+        "recipe:": json.dumps(described["recipe"], ensure_ascii=False) if described["recipe"] else "",
+    }
+    sys.stdout.write("".join(f"{title} {printable(text)}\n" for title, text in lines.items() if text))
     return 0
 
 

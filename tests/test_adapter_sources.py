@@ -121,7 +121,7 @@ def test_what_is_not_there_is_no_adapter(tmp_path):
     save_file({}, tmp_path / "empty.safetensors")
     for name, sentence in (
         ("gone.safetensors", "cannot be read"),
-        ("a.ckpt", "is no adapter"),
+        ("a.ckpt", "is not an adapter"),
         ("empty.safetensors", "saved nothing"),
     ):
         with pytest.raises(UserError, match=sentence):
