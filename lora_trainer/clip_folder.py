@@ -16,7 +16,7 @@ from typing import Any
 
 from lora_trainer.manifest import MAX_CAPTION_BYTES, DatasetItem, read_caption, sound_beside
 from mova.errors import UserError
-from mova.files import new_output
+from mova.files import is_sidecar, new_output
 from mova.media.formats import AUDIO_FORMATS, VIDEO_FORMATS
 
 MENDED = "mended.json"
@@ -33,7 +33,11 @@ class ClipSet:
     def videos(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir() if path.suffix.lower() in VIDEO_FORMATS)
+        return sorted(
+            path
+            for path in self.folder.iterdir()
+            if path.suffix.lower() in VIDEO_FORMATS and path.is_file() and not is_sidecar(path.name)
+        )
 
     def items(self) -> list[DatasetItem]:
         """The clips with their captions, mended where that was asked for; a caption may be empty."""
@@ -50,7 +54,7 @@ class ClipSet:
 
     def add(self, files: Iterable[Path]) -> list[str]:
         """Take in clips, captions (.txt) and sounds of the same name; sentences about what was not taken."""
-        files, told = list(files), []
+        files, told = [file for file in files if not is_sidecar(file.name)], []
         named: dict[str, str] = {}  # stems as they were, and as they are now
         order = [*(f for f in files if f.suffix.lower() in VIDEO_FORMATS)]
         order += [f for f in files if f not in order]

@@ -19,6 +19,7 @@ from mova.errors import BackendError, UserError
 
 SIDECARS = {
     *(".ds_store", ".spotlight-v100", ".trashes", ".fseventsd", "__macosx", "thumbs.db", "ehthumbs.db"),
+    *(".git", ".gitattributes", ".gitignore", ".cache", ".ipynb_checkpoints"),
     *("desktop.ini", "$recycle.bin", "system volume information", "@eadir", ".directory", "icon\r"),
 }
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
