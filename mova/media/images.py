@@ -49,6 +49,8 @@ def open_image(path: Path) -> Image.Image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError  # as Pillow itself does above its own, larger limit
             return _to_rgb(_to_srgb(ImageOps.exif_transpose(image), path.name))
+    except UserError:
+        raise
     except Image.DecompressionBombError as error:
         raise UserError(
             f"{path.name} has too many pixels; an image may have up to {MAX_IMAGE_PIXELS // 10**6} million: "
@@ -138,8 +140,9 @@ def _to_srgb(image: Image.Image, name: str) -> Image.Image:
     opaque = image.convert({"LA": "L", "RGBA": "RGB"}[image.mode]) if alpha else image
     try:
         profile = ImageCms.ImageCmsProfile(BytesIO(content))
-        if profile.profile.xcolor_space.strip() == "GRAY" and opaque.mode == "RGB":
-            opaque = opaque.convert("L")
+        space = profile.profile.xcolor_space.strip()
+        if (opaque.mode, space) in (("RGB", "GRAY"), ("L", "RGB")):
+            opaque = opaque.convert("L" if space == "GRAY" else "RGB")
         transform = ImageCms.buildTransform(
             profile, _SRGB, opaque.mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC
         )
