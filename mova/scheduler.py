@@ -37,6 +37,16 @@ class PairScheduler(SchedulerMixin, ConfigMixin):
         return torch.stack([self.shifted(base, shift) for shift in shifts], dim=1).float()
 
     @staticmethod
+    def starting_at(sigmas: Tensor, starts: tuple[float, float]) -> Tensor:
+        """`sigmas` with each column begun at its start: 0 for a held track, 1 changes nothing.
+
+        A track that starts later waits at its sigma. Steps in which both wait are left out.
+        """
+        sigmas = sigmas.minimum(sigmas.new_tensor(starts))
+        moving = (sigmas[1:] != sigmas[:-1]).any(dim=1)
+        return sigmas[int(moving.nonzero()[0]) :]
+
+    @staticmethod
     def shifted(sigma: Tensor, shift: float) -> Tensor:
         """`sigma`, uniform from 0 to 1, moved towards 1, the noise, by `shift` over 1."""
         return shift * sigma / (1 + (shift - 1) * sigma)
