@@ -1,4 +1,4 @@
-"""What the doctor says of a clip. No torch: the page shows it."""
+"""Findings about clips before they are trained on. No torch: the page shows them."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ SEVERITIES = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class Finding:
-    """`fixable`: `lora_trainer.doctor` can mend it in a copy of the data set."""
+    """`fixable`: `fix` can correct it in a copy of the data set."""
 
     clip: str
     check: str
@@ -66,7 +66,7 @@ SPEAKING = re.compile(
 
 @dataclass
 class ExaminedClip:
-    """What was measured of one clip; parts that could not be read are None."""
+    """Measurements of one clip; parts that could not be read are None."""
 
     item: DatasetItem
     probe: Probe | None = None
@@ -104,7 +104,7 @@ def examine(
 ) -> Examination:
     """Every finding about `items`, by default the data set of `config`.
 
-    `read` measures a clip, by default anew. Raises UserError if there is no data set at all.
+    `read` measures a clip, by default from its file. Raises UserError if there is no data set at all.
     """
     items = clips_of(config) if items is None else items
     read = read or read_clip
@@ -361,12 +361,12 @@ def fix(examination: Examination, config: Config) -> Iterator[str]:
             yield f"{clip.item.name}: its sound is one channel, {item.audio.name}"
         rows.append(row_of(item, folder))
     if not changes:
-        yield "nothing here can be mended without a guess"
+        yield "nothing here can be fixed without a guess"
         return
     path = folder / "metadata.jsonl"
     with new_output(path, overwrite=True) as temporary:
         temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    yield f"mended: train with --data {folder}"
+    yield f"fixed: train with --data {folder}"
 
 
 def row_of(item: DatasetItem, folder: Path) -> dict[str, object]:
@@ -385,7 +385,7 @@ def row_of(item: DatasetItem, folder: Path) -> dict[str, object]:
 
 
 def louder_channel(clip: ExaminedClip, folder: Path) -> Path:
-    """Write the stronger channel of a clip's sound beside the manifest, and return its path."""
+    """Write the stronger channel of a clip's sound next to the manifest, and return its path."""
     sound, rate = read_channels(clip.item, 0.0, clip.probe.seconds)  # the clip's own was cut at a limit
     channel = sound[int(np.square(sound).mean(axis=1).argmax())]
     path = folder / f"{clip.digest[:16]}.wav"

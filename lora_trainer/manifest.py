@@ -239,7 +239,7 @@ def seconds(row: Mapping[str, Any], key: str, where: str) -> float | None:
     except (TypeError, ValueError):
         number = -1.0
     if not 0 <= number < 1e6:
-        raise UserError(f"{where}: {key} {value!r} is no number of seconds")
+        raise UserError(f"{where}: {key} {value!r} is not a number of seconds")
     return number
 
 

@@ -71,7 +71,7 @@ def black_spans(picture: Picture) -> list[tuple[float, float]]:
 def cuts(picture: Picture) -> list[float]:
     """Seconds at which the picture changes as a whole: a jump far over what is usual, with no way back.
 
-    A flash is no cut: after it the picture is as before.
+    A flash is not a cut: after it the picture is as before.
     """
     differences = picture.differences
     usual = float(np.median(differences[1:])) if len(differences) > 1 else 0.0

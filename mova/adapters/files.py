@@ -76,7 +76,7 @@ class LoraUpdate:
 
 @dataclass(frozen=True)
 class AdapterMetadata:
-    """What an adapter says of itself. `recipe` is JSON, as the training recorded it."""
+    """An adapter's own account of itself. `recipe` is JSON, as the training recorded it."""
 
     base_model: str = ""
     trigger_words: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ class Adapter:
     """LoRA updates by "tower.path.to.module". `notes` are facts a reader had to infer, for people."""
 
     layers: dict[str, LoraUpdate]
-    card: AdapterMetadata = AdapterMetadata()
+    metadata: AdapterMetadata = AdapterMetadata()
     notes: tuple[str, ...] = ()
 
     def tower(self, name: str) -> dict[str, LoraUpdate]:
@@ -138,16 +138,16 @@ def write_adapter(path: Path, adapter: Adapter, overwrite: bool = False) -> None
     for module, lora in adapter.layers.items():
         tensors[f"{module}.lora_A.weight"] = lora.down
         tensors[f"{module}.lora_B.weight"] = lora.up
-    card = {
+    described = {
         "version": VERSION,
-        "base_model": adapter.card.base_model,
-        "trigger_words": list(adapter.card.trigger_words),
-        "recipe": adapter.card.recipe,
+        "base_model": adapter.metadata.base_model,
+        "trigger_words": list(adapter.metadata.trigger_words),
+        "recipe": adapter.metadata.recipe,
     }
     header = {
         "format": "pt",
         "lora_adapter_metadata": json.dumps(peft_metadata(adapter), sort_keys=True),
-        "mova_adapter": json.dumps(card, sort_keys=True),
+        "mova_adapter": json.dumps(described, sort_keys=True),
     }
     write_tensors(path, tensors, header, overwrite)
 
@@ -315,7 +315,7 @@ def check_size(path: Path) -> int:
 
 
 def read_metadata(header: dict[str, str], source: object) -> AdapterMetadata:
-    """What the header of our format says. Raises UserError if it is malformed or of a later version."""
+    """The metadata in the header of our format. Raises UserError if it is malformed or of a later version."""
     text = header.get("mova_adapter")
     if text is None:
         return AdapterMetadata()
@@ -338,7 +338,7 @@ def read_metadata(header: dict[str, str], source: object) -> AdapterMetadata:
 
 
 def parse_object(text: str, what: str) -> dict[str, Any]:
-    """A JSON object of a header. Raises UserError if it is too long or none."""
+    """Parse a JSON object of a header. Raises UserError if it is too long or something else."""
     if len(text) > MAX_METADATA:
         raise UserError(f"{what} has {len(text)} characters, up to {MAX_METADATA} are accepted")
     try:
@@ -346,5 +346,5 @@ def parse_object(text: str, what: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{what} is not JSON ({error})") from error
     if not isinstance(content, dict):
-        raise UserError(f"{what} is no JSON object")
+        raise UserError(f"{what} is not a JSON object")
     return content

@@ -96,7 +96,7 @@ def read_tensors(
 
     `expert` ("high", "low", "video" for both, "audio", "bridge", or a tower) says where keys belong that name
     no tower; `alpha` replaces what the file says. `beside` is peft's adapter_config.json, which counts where
-    the file says nothing. Keys that are no LoRA of a linear layer are refused, or left out and noted with
+    the file says nothing. Keys that are not LoRA of a linear layer are refused, or left out and noted with
     `skip_extras`.
 
     Raises:
@@ -105,7 +105,7 @@ def read_tensors(
     found, extras = group(tensors, source)
     if extras and not (found and skip_extras):
         raise UserError(refusal(extras, bool(found), source))
-    notes = [f"left out {len(extras)} tensors that are no LoRA, such as {extras[0]}"] if extras else []
+    notes = [f"left out {len(extras)} tensors that are not LoRA, such as {extras[0]}"] if extras else []
     config = parse_object(header.get("lora_adapter_metadata", "{}"), f"{source}: lora_adapter_metadata")
     flat = header_config(header)
     roots = {root for root, _ in found}
@@ -142,7 +142,7 @@ def read_tensors(
 def group(
     tensors: Mapping[str, Any], source: object
 ) -> tuple[dict[tuple[str, str], dict[str, Tensor]], list[str]]:
-    """Tensors by (what the key says of its tower, module path) and part, and the keys that are no LoRA."""
+    """Tensors by (what the key says of its tower, module path) and part, and the keys that are not LoRA."""
     found: dict[tuple[str, str], dict[str, Tensor]] = defaultdict(dict)
     extras = []
     for key, tensor in tensors.items():
@@ -152,7 +152,7 @@ def group(
             extras.append(key)
             continue
         if not isinstance(tensor, Tensor):
-            raise UserError(f"{source}: {key} is no tensor")
+            raise UserError(f"{source}: {key} is not a tensor")
         part = match["part"]
         part = part if part == "alpha" else "down" if part in _DOWN else "up"
         if part in found[place]:
@@ -264,7 +264,7 @@ def matches(pattern: str, path: str) -> bool:
 
 
 def read_alpha(tensor: Tensor | None, settings: Mapping[str, Any], source: object) -> float | None:
-    """A module's alpha from its own tensor or what is stated of it; None if neither has it."""
+    """Read a module's alpha from its own tensor or what is stated of it; None if neither has it."""
     value = settings.get("lora_alpha")
     if tensor is not None:
         if tensor.numel() != 1:
@@ -273,11 +273,11 @@ def read_alpha(tensor: Tensor | None, settings: Mapping[str, Any], source: objec
     try:
         return None if value is None else float(value)
     except (TypeError, ValueError):
-        raise UserError(f"{source}: alpha {value!r} is no number") from None
+        raise UserError(f"{source}: alpha {value!r} is not a number") from None
 
 
 def refusal(extras: list[str], has_lora: bool, source: object) -> str:
-    """Why a file with keys that are no LoRA of MOVA is refused; `has_lora`: it has others that are."""
+    """Why a file with keys that are not LoRA of MOVA is refused; `has_lora`: it has others that are."""
     advice = (
         "`--skip-extras` keeps what is a LoRA"
         if has_lora
@@ -290,10 +290,10 @@ def refusal(extras: list[str], has_lora: bool, source: object) -> str:
     for signs, reason in _REASONS:
         for key in extras:
             if any(sign in key for sign in signs):
-                return f"{source}: {reason} ({key} is no LoRA key); {advice}"
+                return f"{source}: {reason} ({key} is not a LoRA key); {advice}"
     if has_lora:
-        return f"{source}: {extras[0]} is no LoRA key of {', '.join(TOWERS)}; {advice}"
-    return f"{source} is of another model: {extras[0]} is no LoRA key of {', '.join(TOWERS)}; {advice}"
+        return f"{source}: {extras[0]} is not a LoRA key of {', '.join(TOWERS)}; {advice}"
+    return f"{source} is of another model: {extras[0]} is not a LoRA key of {', '.join(TOWERS)}; {advice}"
 
 
 def read_upstream(
@@ -312,7 +312,7 @@ def read_upstream(
     adapter = read_tensors(tensors, header, source, alpha=alpha)
     if alpha is None and stated == 16 and any(lora.rank != 16 for lora in adapter.layers.values()):
         note = "upstream writes alpha 16 whatever was trained; give the alpha if it was another"
-        return Adapter(adapter.layers, adapter.card, (note,))
+        return Adapter(adapter.layers, adapter.metadata, (note,))
     return adapter
 
 

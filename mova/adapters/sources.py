@@ -87,7 +87,7 @@ def read_file(path: Path, expert: str | None, alpha: float | None, skip_extras: 
         named = None  # the bridge's layers say so themselves
     adapter = read_tensors(tensors, header, path, named, alpha, skip_extras, stated)
     if expert is None and named is not None and not any(key.startswith(tuple(FILE_NAMES)) for key in tensors):
-        return Adapter(adapter.layers, adapter.card, (*adapter.notes, f"for {named}, by the file's name"))
+        return Adapter(adapter.layers, adapter.metadata, (*adapter.notes, f"for {named}, by the file's name"))
     return adapter
 
 
@@ -194,8 +194,8 @@ def combine(adapters: list[Adapter], source: object) -> Adapter:
         for key in layers.keys() & adapter.layers.keys():
             raise UserError(f"{source} has two files with {key}; name one of them")
         layers |= adapter.layers
-        words += adapter.card.trigger_words
+        words += adapter.metadata.trigger_words
         notes += adapter.notes
-    first = adapters[0].card
-    card = AdapterMetadata(first.base_model, tuple(dict.fromkeys(words)), first.recipe)
-    return Adapter(layers, card, tuple(dict.fromkeys(notes)))
+    first = adapters[0].metadata
+    metadata = AdapterMetadata(first.base_model, tuple(dict.fromkeys(words)), first.recipe)
+    return Adapter(layers, metadata, tuple(dict.fromkeys(notes)))

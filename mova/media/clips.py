@@ -38,8 +38,8 @@ MAX_SETTINGS_BYTES = 1_000_000
 MAX_CLIP_BYTES = 2**30
 MAX_RATE = 120.0  # frames a second
 
-# swscale's defaults darken by one level on average, and put colour half a pixel beside the place where H.264
-# decoders look for it: a chain of clips, each going on from the last frame of the one before, would fade and
+# swscale's defaults darken by one level on average, and put colour half a pixel from where H.264
+# decoders look for it: a chain of clips, each continuing the last frame of the one before, would fade and
 # smear. With these the average error is near zero.
 TO_YUV = (
     "out_color_matrix=bt709:out_range=limited:out_h_chr_pos=0:out_v_chr_pos=128:"
@@ -328,7 +328,7 @@ def checked_streams(path: Path, container: InputContainer) -> tuple[av.VideoStre
 
 @dataclass(frozen=True)
 class ClipFacts:
-    """What decoding a clip to its end found."""
+    """Measurements of a clip that was decoded to its end."""
 
     num_frames: int
     height: int

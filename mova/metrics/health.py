@@ -1,4 +1,4 @@
-"""Is the sound a sound and the picture a picture: figures that show a failed clip, without weights."""
+"""Figures of sound and picture that show a failed clip, without weights; loudness after ITU-R BS.1770."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Do sound and picture happen together, and if not, by how much are they apart?
+"""Offset of the sound from the picture, and how sure it is.
 
 What is heard is laid over what is seen at every shift up to half a second; the best one is the offset.
 The best of many shifts fits well by chance too. So the same search is made for sounds that have nothing to do
@@ -135,7 +135,7 @@ def _double(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 SUBFRAMES = 4  # steps of the offset, a frame
 LONGEST_OFFSET = 0.5  # seconds
 UNRELATED = 400  # sounds of chance
-CLEAR = 0.95  # confidence from which an offset is told
+CLEAR = 0.95  # confidence from which an offset is stated
 SILENT = 1e-4  # peak: -80 dB
 STILL = 0.02  # levels or pixels by which the liveliest curve must move
 ONSET_WIDTH = 0.6  # frames, standard deviation

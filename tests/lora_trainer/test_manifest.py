@@ -77,7 +77,7 @@ def test_what_is_missing_is_named(files):
         ({"video": "a.mp4"}, "row 1 needs a clip"),
         ({"video": "notes.txt", "caption": "x"}, "is none of"),
         ({"video": "a.mp4", "caption": "x", "start": 2, "end": 1}, "end 1 is not after start 2"),
-        ({"video": "a.mp4", "caption": "x", "start": "soon"}, "no number of seconds"),
+        ({"video": "a.mp4", "caption": "x", "start": "soon"}, "not a number of seconds"),
     ):
         (files / "metadata.jsonl").write_text(json.dumps(row))
         with pytest.raises(UserError, match=sentence):
