@@ -7,6 +7,7 @@ placed by its time stamps on the same axis; so a clip of 30 or of varying frame 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import av
@@ -14,6 +15,7 @@ import numpy as np
 
 from lora_trainer.manifest import DatasetItem
 from mova.errors import UserError
+from mova.media.colours import HDR, TO_BT709
 from mova.media.images import fit_image
 from mova.media.streams import (
     SoundTrack,
@@ -26,6 +28,8 @@ from mova.media.streams import (
     video_stream,
 )
 
+READER = 2
+STEADY = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # of these, seeks and stamps were right before
 SEEK_BACK = 1.0  # seconds; decoders of sound need a run-up
 
 
@@ -153,6 +157,25 @@ def resample(mono: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
     pieces = [*resampler.resample(frame), *resampler.resample(None)]
     return np.concatenate([piece.to_ndarray() for piece in pieces], axis=1)[0]
+
+
+def reader_of(item: DatasetItem) -> dict[str, int]:
+    """The part of a cached window's identity that says how it was read; empty where that never changed.
+
+    READER counts up when a clip of these kinds comes out otherwise: then what is cached of it is made again.
+    """
+    stamp = item.video.stat().st_mtime_ns
+    guessed = item.audio is not None and item.audio.suffix.lower() not in (*STEADY, ".wav", ".flac")
+    is_changed = guessed or _is_unusual(item.video, stamp)
+    return {"reader": READER} if is_changed else {}
+
+
+@lru_cache(maxsize=1000)
+def _is_unusual(path: Path, stamp: int) -> bool:  # noqa: ARG001 - a file that is written again is another
+    """Whether a clip is of wide or high-dynamic-range colours, or in a container with guessed stamps."""
+    frame = next(video_frames(path), None)
+    colours = frame is not None and (frame.color_trc in HDR or frame.color_primaries in TO_BT709)
+    return colours or path.suffix.lower() not in STEADY
 
 
 def first_frame(item: DatasetItem) -> av.VideoFrame:

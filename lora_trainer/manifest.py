@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 MANIFESTS = ("metadata.jsonl", "metadata.csv", "metadata.json")
 OWN = (*MANIFESTS, "mended.json")
 HUB = "hf://datasets/"
-WANTED = [*MANIFESTS, "*.txt", *(f"*{suffix}" for suffix in VIDEO_FORMATS | AUDIO_FORMATS)]
+SUFFIXES = (".txt", *VIDEO_FORMATS, *AUDIO_FORMATS)
+WANTED = [*MANIFESTS, *(f"*{spelling}" for suffix in SUFFIXES for spelling in (suffix, suffix.upper()))]
 MAX_CAPTION_BYTES = 100_000
 SHOWN = 20  # files that are named where some are left out
 
