@@ -119,7 +119,7 @@ def decoded(
     try:
         if seek is not None:
             container.seek(int(seek / stream.time_base), stream=stream)
-        for packet in container.demux(stream):
+        for packet in packets(container, stream):
             try:
                 frames = packet.decode()
             except av.FFmpegError as fault:
@@ -133,6 +133,16 @@ def decoded(
         error = fault
     if error is not None and (has_begun or seek is None):
         raise UserError(f"{name} is damaged ({error.strerror}); export the clip again") from error
+
+
+def packets(container: InputContainer, stream: av.stream.Stream) -> Iterator[av.Packet]:
+    """The packets of a stream, also past where another one appears that was not there at the start."""
+    while True:
+        try:
+            yield from container.demux(stream)
+            return
+        except IndexError:  # PyAV looks the new stream up among those it knows; asked again it passes it over
+            continue
 
 
 def in_order(frames: Iterable[av.frame.Frame], name: str) -> Iterator[av.frame.Frame]:
@@ -193,7 +203,7 @@ def packet_times(container: InputContainer, stream: av.stream.Stream, name: str)
         UserError: the stamps jump.
     """
     times, last, shown_last = [], None, (float("-inf"), 0.0)
-    for packet in container.demux(stream):
+    for packet in packets(container, stream):
         stamp = packet.dts if packet.pts is None else packet.pts
         if stamp is None or packet.is_discard:
             continue
