@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lora_trainer import measurements as heard
-from lora_trainer import measurements as seen
+from lora_trainer import measurements
 from lora_trainer.config import Config
 from lora_trainer.decode import Probe, probe, read_channels, read_frames, read_sound
 from lora_trainer.journal import Report
@@ -32,22 +31,7 @@ from mova.shapes import MAX_PROMPT_TOKENS
 from mova.text import TokenMeter, count_words
 
 logger = logging.getLogger(__name__)
-
 SEVERITIES = ("error", "warning", "note")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """`fixable`: `fix` can correct it in a copy of the data set."""
-
-    clip: str
-    check: str
-    severity: str
-    figure: str
-    fix: str
-    fixable: bool = False
-
-
 SILENCE_GATE, BANDWIDTH_GATE = 0.8, 1000.0  # the paper's
 LOUDNESS_RANGE = (-35.0, -12.0)  # LUFS
 CLIPPED_GATE = 0.001
@@ -61,6 +45,19 @@ TOKENS_PER_WORD = 1.5  # of UMT5 in English prose; only where no tokenizer is at
 SPEAKING = re.compile(
     r"\b(says?|said|saying|speaks?|speaking|talks?|talking|asks?|tells?|sings?|singing)\b", re.I
 )
+FOLDER = "mended"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`fixable`: `fix` can correct it in a copy of the data set."""
+
+    clip: str
+    check: str
+    severity: str
+    figure: str
+    fix: str
+    fixable: bool = False
 
 
 @dataclass
@@ -143,9 +140,9 @@ def read_clip(clip: ExaminedClip) -> None:
     item = clip.item
     clip.digest = sha256_of(item.video)
     clip.probe = probe(item)
-    clip.picture = seen.read_picture(item)
+    clip.picture = measurements.read_picture(item)
     if clip.probe.has_sound:
-        length = min(clip.probe.seconds, seen.MAX_SECONDS)
+        length = min(clip.probe.seconds, measurements.MAX_SECONDS)
         clip.sound, clip.sample_rate = read_channels(item, 0.0, length)
 
 
@@ -180,7 +177,7 @@ def check_sound(clip: ExaminedClip, config: Config) -> Iterator[Finding]:
         return
     facts = audio_health(clip.mono[None], clip.sample_rate)
     silent, level = facts.silence_ratio, facts.loudness_lufs
-    lost = heard.cancellation(clip.sound)
+    lost = measurements.cancellation(clip.sound)
     if lost >= CANCELLED_DB:
         fix = "the channels are in opposite phase; use one of them (--fix writes it)"
         yield found("stereo", "error", f"the mono mix loses {lost:.0f} dB", fix, fixable=True)
@@ -215,7 +212,7 @@ def check_streams(clip: ExaminedClip, config: Config) -> Iterator[Finding]:
         figure = f"{facts.frame_rate:.3g} frames/s, trained at {config.data.frame_rate:g}"
         yield found("frame rate", "warning", figure, "frames are repeated, so motion stutters; film at 24 up")
     if clip.sound is not None and clip.picture is not None:
-        luma = seen.at_rate(clip.picture, SYNC_RATE, SYNC_SECONDS)
+        luma = measurements.at_rate(clip.picture, SYNC_RATE, SYNC_SECONDS)
         wave = clip.mono[: int(len(luma) / SYNC_RATE * clip.sample_rate)]
         sync = measure_sync(luma, wave, clip.sample_rate, SYNC_RATE)
         if sync.is_clear and not NOTICED_MS[0] <= sync.offset_ms <= NOTICED_MS[1]:
@@ -230,16 +227,16 @@ def check_picture(clip: ExaminedClip, config: Config) -> Iterator[Finding]:
         return
     if picture.corrupt:
         yield found("damage", "error", f"{picture.corrupt} frames are corrupt", "export the clip again")
-    frozen = seen.frozen_seconds(picture)
+    frozen = measurements.frozen_seconds(picture)
     if frozen > FROZEN_GATE:
         yield found("frozen", "warning", f"nothing moves for {frozen:.1f} s", "cut that part out")
-    for start, end in seen.black_spans(picture):
+    for start, end in measurements.black_spans(picture):
         if end <= clip.item.start + NEAR or (clip.item.end is not None and start >= clip.item.end - NEAR):
             continue  # not in the part that is used
         outer = start <= 0.05 or end >= picture.times[-1]
         fix = "cut it off (--fix leaves it out)" if outer else "cut that part out"
         yield found("black", "warning", f"black from {start:.2f} to {end:.2f} s", fix, fixable=outer)
-    if times := seen.cuts(picture):
+    if times := measurements.cuts(picture):
         where = ", ".join(f"{time:.2f}" for time in times[:5])
         fix = 'split there; one row with "start" and "end" for each shot in metadata.jsonl does it'
         yield found("cut", "warning", f"{len(times)} hard cuts, at {where} s", fix)
@@ -259,8 +256,8 @@ def check_caption(clip: ExaminedClip, config: Config) -> Iterator[Finding]:
         fix = 'write the words: She says, "Good morning."'
         yield found("quotes", "warning", "somebody speaks or sings, no words are quoted", fix)
     elif clip.sound is not None and not find_quotes(caption):
-        syllables = heard.speech_score(clip.mono, clip.sample_rate)
-        if syllables > heard.SPEECH_GATE:
+        syllables = measurements.speech_score(clip.mono, clip.sample_rate)
+        if syllables > measurements.SPEECH_GATE:
             fix = "if somebody speaks, quote the words"
             yield found("quotes", "note", "it sounds like speech, no words are quoted", fix)
     tokens, exact = token_count(caption_of(clip.item, config.data), config.model)
@@ -328,15 +325,12 @@ def without_black_ends(clip: ExaminedClip) -> DatasetItem:
     """The item without black at its start and end."""
     item = clip.item
     start, end = item.start, item.end
-    for black_start, black_end in seen.black_spans(clip.picture):
+    for black_start, black_end in measurements.black_spans(clip.picture):
         if black_start <= 0.05:
             start = max(start, black_end)
         elif black_end >= clip.picture.times[-1]:
             end = min(black_start, np.inf if end is None else end)
     return replace(item, start=start, end=end)
-
-
-FOLDER = "mended"
 
 
 def fix(examination: Examination, config: Config) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Figures of a clip's picture, from small grey frames and their times. numpy only."""
+"""Measurements of a clip's picture, from small grey frames and their times, and of its sound."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +16,10 @@ BLACK_LEVEL = 20.0  # mean, of 255; video black is 16
 CUT_LEVELS = 25.0
 CUT_RATIO = 6.0  # times the clip's usual difference
 NEAR = 12  # frames, before and after a jump, of which two look alike if it is a flash
+SILENT_DB = -50.0
+FRAME_SECONDS = 0.05
+PEAK = 0.97  # a gain never goes past it
+SPEECH_GATE = 0.35  # of `speech_score`
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,6 @@ def at_rate(picture: Picture, frame_rate: float, seconds: float) -> np.ndarray:
     ticks = np.arange(0, min(seconds, picture.times[-1]), 1 / frame_rate)
     between = (picture.times[1:] + picture.times[:-1]) / 2
     return picture.frames[np.searchsorted(between, ticks)].astype(np.float32)
-
-
-SILENT_DB = -50.0
-FRAME_SECONDS = 0.05
-PEAK = 0.97  # a gain never goes past it
-SPEECH_GATE = 0.35  # of `speech_score`
 
 
 def to_loudness(wave: np.ndarray, sample_rate: int, target: float) -> np.ndarray:
