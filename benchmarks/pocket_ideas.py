@@ -50,7 +50,8 @@ def row(name: str, family: str, ideas: Sequence[Idea], shows_faults: bool) -> st
         served = sum(not lost_facts(idea, result) or is_handed_over(idea, result) for idea, result in pairs)
     passed = len(ideas) - len(failed)
     slowest = max(result.seconds for result in results)
-    text = f"| {name} | {family} | {len(ideas)} | {passed / len(ideas):.1%} | {served / len(ideas):.1%} | {slowest:.2f} s |\n"
+    shares = f"{passed / len(ideas):.1%} | {served / len(ideas):.1%}"
+    text = f"| {name} | {family} | {len(ideas)} | {shares} | {slowest:.2f} s |\n"
     return text + "".join(f"    {idea.text!r}: {', '.join(lost)}\n" for idea, lost in failed if shows_faults)
 
 

@@ -37,7 +37,7 @@ def offered_writers(studio: DemoService) -> list[tuple[str, str]]:
     if configured_endpoint() is not None:
         choices.append(("The configured server", SERVER))
     if studio.model_name == SMALL_MODEL:  # its word lists are those of the pocket model's world
-        choices.append(("Built-in writer", POCKET))
+        choices.append(("Built-in writer, for pocket", POCKET))
     choices.append(("Built-in, without a model", BUILT_IN))
     if configured_endpoint() is None:
         choices.append(("A server of yours", SERVER))

@@ -76,7 +76,8 @@ class EnhanceResult:
     """A prompt, how it was come by, and what is to be known about it.
 
     `added` are the spans of `text` that are not the idea's own words. `repairs` were made; `violations`
-    remain. `failure` says why a model's answer was not used, empty if it was. `notes` say what was done without.
+    remain. `failure` says why a model's answer was not used, empty if it was. `notes` say what was done
+    without.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""Cut an idea into phrases of pocket's word lists: slips of the finger put right, speech and melodies taken out.
+"""Cut an idea into phrases of pocket's word lists: slips put right, speech and melodies taken out.
 
 A slot of prompts/pocket/words.json is a kind of phrase ("glue"), or a fact with its value ("floor=oak").
 """
@@ -18,10 +18,10 @@ from mova.text import CJK
 FAMILIES = ("ball", "face", "piano")
 MAX_PHRASE = 8  # words
 KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-TOKEN = re.compile(r"<Q+\d+>|[^\W\d_]+(?:'[^\W\d_]+)*|\d+[xX]?|[^\w\s.,:;!?()<>&/…–—'\"，。：！？、-]")
+TOKEN = re.compile(r"<Q+\d+>|[^\W\d_]+(?:['’][^\W\d_]+)*|\d+[xX]?|[^\w\s.,:;!?()<>&/…–—'\"，。：！？、-]")
 GAP = r"(?:\s*[,、–-]\s*|\s*\.{2,3}\s*|\s+)(?:(?:and|then)\s+)?"
 NOTES = re.compile(
-    rf"(?<![\w'#])(?:[A-Ga-g](?:{GAP}[A-Ga-g])*|[A-G]{{2,9}})(?![\w'#♯♭]|\s+(?:major|minor)\b)"
+    rf"(?<![\w'’#])(?:[A-Ga-g](?:{GAP}[A-Ga-g])*|[A-G]{{2,9}})(?![\w'’#♯♭]|\s+(?:major|minor)\b)"
 )
 SYLLABLES = dict(zip(("do", "re", "mi", "fa", "sol", "la", "ti", "so", "si"), "CDEFGABGB", strict=True))
 SUNG = re.compile(rf"\b(?:{'|'.join(SYLLABLES)})(?:{GAP}(?:{'|'.join(SYLLABLES)}))+\b", re.IGNORECASE)
@@ -106,7 +106,7 @@ def cut_phrases(text: str, family: str) -> list[Item]:
     """The longest phrases of the family's lists in order. A word of none fills the slot "?"."""
     phrases, known, typed = phrases_of(family), known_words(), slips()
     tokens = list(TOKEN.finditer(text))
-    words = [token[0].lower() for token in tokens]
+    words = [token[0].lower().replace("’", "'") for token in tokens]
     words = [word if word in known else typed.get(word, word) for word in words]
     items: list[Item] = []
     at = 0
@@ -138,15 +138,13 @@ def take_speech(text: str) -> tuple[str, str]:
     """`text` up to words that are spoken without quote marks, and these, as in: girl says hello."""
     items = cut_phrases(text, "face")
     for index, item in enumerate(items):
-        has_colon = text[item.end :].lstrip()[:1] in (":", "：", ",")
+        mark = text[item.end :].lstrip()[:1]
         has_person = any(before.slot in ("person", "anyone") for before in items[:index])
         opens = all(before.slot in ("glue", "frame") for before in items[:index])
         names_words = any(after.slot == "words" for after in items[index + 1 : index + 2])
         speaks = item.slot == "say" or item.phrase in SPOKEN_ALONE
-        speaks |= item.slot in ("verb", "talk") and (has_colon or names_words)
-        is_label = text[item.end :].lstrip()[:1] in (":", "：") and (
-            has_person or item.slot in ("person", "anyone")
-        )
+        speaks |= item.slot in ("verb", "talk") and (mark in (":", "：", ",") or names_words)
+        is_label = mark in (":", "：") and (has_person or item.slot in ("person", "anyone"))
         if not is_label and not (speaks and (has_person or (opens and item.slot != "talk"))):
             continue
         end = item.end

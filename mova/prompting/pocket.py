@@ -26,7 +26,7 @@ from mova.prompting.quotes import mask_quotes
 MAX_CHARACTERS = 600
 MAX_NOTES = 8
 PRACTISED_NOTES = range(3, 7)
-GREETING = re.compile(r"\s*(?:hi|hey|hello|ok|okay)[,!.]+\s+(?=\S)", re.IGNORECASE)
+GREETING = re.compile(r"\A\s*(?:hi|hey|hello|ok|okay)[,!.]+\s+(?=\S)", re.IGNORECASE)
 REPORTED = re.compile(
     r"(?:that|nothing|something|anything|about|at|to|for|from|with|into|he|she|they)\b", re.I
 )
@@ -34,6 +34,20 @@ PEOPLE = ("person", "anyone")
 ANAPHORS = ("he", "she", "child", "person")  # words for a person who was named before
 HINTS = {"girl": "pigtails", "boy": "bowl"}
 FAIR_HAIR = ("blond", "blonde", "ginger", "grey", "gray", "auburn")  # "black woman" may not mean her hair
+# Slots whose phrases say a fact by themselves.
+FACTS = (
+    "style",
+    "beard",
+    "glasses",
+    "garment",
+    "pitch",
+    "pace",
+    "direction",
+    "height",
+    "floor",
+    "bounces",
+    "light",
+)
 # What may stand between a word and the thing that it describes.
 MODIFIERS = ("adjective", "colour", "smile", "made", "material", "before hair")
 # What a colour before a thing is the colour of.
@@ -76,9 +90,9 @@ class Slots:
 
 
 def read_idea(idea: str) -> PocketReading:
-    """What `idea` says of pocket's world. Spoken words stand in quotes, or last after a verb such as "says"."""
+    """Read `idea` for pocket. Spoken words stand in quotes, or at its end after a verb such as "says"."""
     taken = mask_quotes(idea)
-    text = in_english(GREETING.sub("", taken.text, count=1).replace("’", "'"))
+    text = in_english(GREETING.sub("", taken.text, count=1))
     if len(text) > MAX_CHARACTERS:
         return PocketReading(
             "", "not", not_kept=("the idea tells more than one short clip of pocket's holds",)
@@ -102,6 +116,7 @@ def read_idea(idea: str) -> PocketReading:
         slots.fill("notes", melodies[0])
         slots.lost += [f"{' '.join(other)}: pocket plays one melody" for other in melodies[1:]]
     _describe(text, items, family, slots)
+    _state(items, family, slots)
     read, write = {
         "ball": (_read_ball, _write_ball),
         "face": (_read_face, _write_face),
@@ -110,7 +125,8 @@ def read_idea(idea: str) -> PocketReading:
     read(items, slots)
     if slots.lost and not any(item.slot in (family, *PEOPLE) for item in items):
         return PocketReading("", "not", not_kept=tuple(slots.lost))
-    kept = [f"{name}: {''.join(value) if name == 'notes' else value}" for name, value in slots.said.items()]
+    facts = {**slots.said, "notes": "".join(slots.said["notes"])} if "notes" in slots.said else slots.said
+    kept = [name if name == value else f"{name}: {value}" for name, value in facts.items()]
     return PocketReading(
         family,
         "partly" if slots.lost else "whole",
@@ -137,7 +153,7 @@ def _families(text: str, has_lines: bool, has_melody: bool) -> list[str]:
 
 
 def _described(text: str, items: Sequence[Item], at: int) -> Item | None:
-    """What the modifier at `at` describes: the next thing in its clause, the one before it, or a later one."""
+    """The thing that the word at `at` describes: the next in its clause, one before it, or a later one."""
     before = items[at - 1] if at else Item("", "", "", 0, 0)
     is_lit = before.slot == "lit" and text[before.end : items[at].start].isspace()
     if is_lit and [item.slot for item in items[at + 1 : at + 2]] != ["piano"]:
@@ -162,12 +178,13 @@ def _described(text: str, items: Sequence[Item], at: int) -> Item | None:
         return Item("garment", "", "clothes", before.start, before.end)
     if earlier and earlier[-1].slot in ("ball", "piano", "lit", "melody", "light"):
         return earlier[-1]
-    return thing
+    things = [item for item in earlier if item.slot in ("ball", "piano", *PEOPLE)]
+    return thing or (things[-1] if things and at == len(items) - 1 else None)
 
 
 def _describe(text: str, items: Sequence[Item], family: str, slots: Slots) -> None:
-    """Fill the slots that phrases name with their values, and what colours and other words say of a thing."""
-    behind = set()
+    """Fill the slots that colours, adjectives and materials tell of the things that they describe."""
+    behind, beards = set(), {}
     for at, item in enumerate(items):
         if item.slot not in ("colour", "adjective", "material", "before hair"):
             continue
@@ -180,6 +197,8 @@ def _describe(text: str, items: Sequence[Item], family: str, slots: Slots) -> No
         behind |= {thing} if name == "wall" else set()
         what = f"{item.phrase} {thing.phrase}" if thing else item.phrase
         match item.slot:
+            case "colour" if thing and thing.slot == "beard":
+                beards[item.phrase] = what
             case "colour" if name:
                 slots.fill(name, item.phrase)
             case "adjective" if thing and thing.slot in (family, *PEOPLE):
@@ -198,46 +217,31 @@ def _describe(text: str, items: Sequence[Item], family: str, slots: Slots) -> No
                 slots.lost.append(
                     f"{what}: pocket draws no {what.removesuffix('s')}s" if thing else f"{what}: of what?"
                 )
+    for colour, what in beards.items():  # pocket draws them in the colour of the hair
+        slots.lost += [] if slots.said.get("hair") == colour else [f"{what}: pocket draws no {what}s"]
     for at, item in enumerate(items):
-        if (
-            item.slot == "wall"
-            and item not in behind
-            and not any(i.slot == "before" for i in items[max(0, at - 3) : at])
-        ):
+        stands_behind = item in behind or any(near.slot == "before" for near in items[max(0, at - 3) : at])
+        if item.slot == "wall" and not stands_behind:
             slots.lost.append(f"{item.phrase}: pocket's walls stand behind, in one colour")
+
+
+def _state(items: Sequence[Item], family: str, slots: Slots) -> None:
+    """Fill the slots of phrases that are facts by themselves."""
+    for at, item in enumerate(items):
         if item.slot in FACTS:
             slots.fill(item.slot, item.value)
-
-
-# Slots whose phrases say a fact by themselves.
-FACTS = (
-    "style",
-    "beard",
-    "glasses",
-    "garment",
-    "pitch",
-    "pace",
-    "direction",
-    "height",
-    "floor",
-    "bounces",
-    "light",
-)
+        is_another = item.slot in (family, "person") and at and items[at - 1].phrase in ("a", "an")
+        if is_another and any(other.slot == family or other.phrase == item.phrase for other in items[:at]):
+            slots.lost.append(f"a second {item.phrase}: pocket draws one thing in a clip")
 
 
 def _read_ball(items: Sequence[Item], slots: Slots) -> None:
-    scenes = load_lists("scenes")["ball"]
+    stuff = load_lists("scenes")["ball"]["stuff"]
     for item in items:
         if item.slot == "sound":
-            slots.fill("sound", item.phrase)
-            slots.fill(
-                "material",
-                next(
-                    name
-                    for name, stuff in scenes["stuff"].items()
-                    if item.phrase in " ".join(stuff["sounds"]).split()
-                ),
-            )
+            sound = item.phrase.removesuffix("s")
+            slots.fill("sound", sound)
+            slots.fill("material", next(name for name in stuff if sound in " ".join(stuff[name]["sounds"])))
     starts = {item.value for item in items if item.slot == "start"}
     if starts:
         slots.said["start"] = max(starts)  # "is thrown up and falls" is tossed
@@ -267,8 +271,9 @@ def _read_piano(items: Sequence[Item], slots: Slots) -> None:
     for item in items:
         if item.slot == "tune" and "notes" not in slots.said:
             slots.said |= {"tune": item.value, "notes": tuple(tunes[item.value])}
-        elif item.slot == "tune" and not tunes[item.value].startswith("".join(slots.said["notes"])):
-            slots.lost.append(f"{item.phrase}: the idea gives other notes")
+        elif item.slot == "tune" and "tune" not in slots.said:
+            shorter, longer = sorted((tunes[item.value], "".join(slots.said["notes"])), key=len)
+            slots.lost += [] if longer.startswith(shorter) else [f"{item.phrase}: the idea gives other notes"]
     notes = slots.said.get("notes", ())
     if len(notes) > MAX_NOTES:
         slots.lost.append(f"{len(notes)} notes: pocket plays up to {MAX_NOTES}")

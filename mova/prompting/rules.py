@@ -301,13 +301,6 @@ def lost_names(text: str, brief: PromptRequirements) -> list[str]:
     ]
 
 
-@lru_cache
-def colour_words() -> tuple[str, ...]:
-    """Every word for a colour, longest first."""
-    words = {word.strip() for line in load_words("colours") for word in line.split(",")}
-    return tuple(sorted((word for word in words if word.isascii()), key=lambda word: (-len(word), word)))
-
-
 def _lost(rule: str, words: str) -> Violation:
     return Violation(rule, "error", f'the idea says "{words}" and the prompt does not; keep it')
 

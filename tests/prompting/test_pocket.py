@@ -68,6 +68,8 @@ def test_each_colour_goes_to_what_it_describes():
     assert {"hair: red", "clothes: green", "garment: striped sweater", "wall: pink"} <= set(
         read_idea(idea).kept
     )
+    bearded = read_idea('a man with a grey beard and grey hair says "hi"')
+    assert (bearded.belongs, "hair: grey" in bearded.kept) == ("whole", True)
     piano = read_idea("blue keys, a white toy piano, cream wall, C D E")
     assert {"light: blue", "body: white", "wall: cream"} <= set(piano.kept)
 
@@ -80,6 +82,9 @@ def test_a_slip_of_the_finger_is_read_and_another_word_is_not_taken_for_one():
 
 def test_words_without_quote_marks_are_spoken_as_they_stand():
     assert '"Good morning, you two!"' in read_idea("a woman says Good morning, you two!").prompt
+    assert '"I’m here"' in read_idea("a girl says I’m here").prompt
+    assert '"hi, how are you?"' in read_idea("a man says hi, how are you?").prompt
+    assert read_idea("Hi, play C E G").belongs == "whole"
     assert '"no"' in read_idea("bald man: no").prompt
 
 
@@ -95,9 +100,9 @@ def test_the_same_idea_is_the_same_prompt():
 
 @pytest.mark.parametrize("piece", ["a ", "red ", "C ", "do ", "says ", "a, ", "球", '"', "(", "then "])
 def test_an_endless_idea_is_read_in_no_time(piece):
-    started = time.monotonic()
+    started = time.process_time()
     read_idea(piece * (60_000 // len(piece)))
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_an_idea_in_part_of_pocket_goes_to_the_template_and_says_why():

@@ -31,6 +31,7 @@ HIGH_SHARE = 0.4  # of the steps; under shift 5 sigmas above 0.9 are 36 % of all
 WHITE_SHARE = 0.12  # clips whose first frame is hidden: a white one stands for text alone
 BRIDGE_DROPOUT = 0.1
 SAME_TIME_SHARE = 0.5  # of the steps draw one sigma for both; generation always does
+HELD_SHARE = 0.2  # of the clips have one track clean, at sigma 0, and no loss on it: the other is made for it
 AUDIO_WEIGHT = 1.0
 MEASURED_CLIPS = 8  # of each rank, to see which errors of latents are seen
 STILL_SHARE = 0.5  # of the video's weight that all places share equally; the rest follows motion
@@ -87,14 +88,20 @@ class Clips:
 
 
 def draw_sigmas(batch: int, expert: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Sigmas [B] of video, on the expert's side of the boundary, and audio."""
+    """Sigmas [B] of video, on the expert's side of the boundary, and audio; 0 for a track that is held."""
     edge = BOUNDARY_RATIO / (SHIFT - (SHIFT - 1) * BOUNDARY_RATIO)  # where the shifted sigma is the boundary
     low, high = ((edge, 1.0), (0.0, edge))[expert]
     base = torch.rand(batch, device=device) * (high - low) + low
     other = torch.where(
         torch.rand(batch, device=device) < SAME_TIME_SHARE, base, torch.rand(batch, device=device)
     )
-    return PairScheduler.shifted(base, SHIFT), PairScheduler.shifted(other, SHIFT)
+    # A held picture has timestep 0, which is the low-noise expert's.
+    chance = torch.rand(batch, device=device) / HELD_SHARE
+    video_held, audio_held = (chance < 0.5) & (expert == 1), (chance >= 0.5) & (chance < 1)
+    return (
+        PairScheduler.shifted(base, SHIFT).masked_fill(video_held, 0),
+        PairScheduler.shifted(other, SHIFT).masked_fill(audio_held, 0),
+    )
 
 
 def losses(
@@ -107,7 +114,8 @@ def losses(
 ) -> tuple[Tensor, Tensor]:
     """Mean squared errors of the velocities of video, as they are seen and weighted by place, and audio.
 
-    However errors are measured, the mean of all that may be meant stays the best answer.
+    However errors are measured, the mean of all that may be meant stays the best answer. A held track, at
+    sigma 0, counts as without error.
     """
     video, condition, audio, tokens = drawn
     text = embed(text_encoder, tokens)
@@ -123,8 +131,9 @@ def losses(
         use_bridge,
     )
     seen = torch.einsum("kc,bcthw->bkthw", visibility, video_velocity - video_target)
-    video_error = weights * seen.square().mean(dim=(1, 2))
-    return video_error.mean(), (audio_velocity - audio_target).square().mean()
+    video_error = (weights * seen.square().mean(dim=(1, 2))).mean(dim=(1, 2))
+    audio_error = (audio_velocity - audio_target).square().mean(dim=(1, 2))
+    return (video_error * (sigmas[0] > 0)).mean(), (audio_error * (sigmas[1] > 0)).mean()
 
 
 def moving(video: Tensor) -> Tensor:
