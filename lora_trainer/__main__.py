@@ -6,7 +6,7 @@ import sys
 
 from lora_trainer import adapter_commands, regularization
 from lora_trainer import commands as training
-from mova.errors import BackendError, UserError
+from mova.errors import BackendError, UserError, printable
 
 EXIT_CODES = "Exit codes: 0 done; 1 the machine or a server failed; 2 cannot be done as asked; 130 stopped."
 COMMANDS = (training, regularization, adapter_commands)
@@ -23,10 +23,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return options.run(options)
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error), lines=True)}\n")
         return 2
     except BackendError as error:
-        sys.stderr.write(f"failed: {error}\n")
+        sys.stderr.write(f"failed: {printable(str(error), lines=True)}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")

@@ -1,4 +1,4 @@
-"""`python -m lora_trainer adapter`: look into LoRA files, convert, strip, scale and merge them."""
+"""`python -m lora_trainer adapter`: inspect LoRA files, convert, strip, scale and merge them."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mova.adapters.strengths import PARTS, TOWERS, parse_adapter
-from mova.errors import UserError
+from mova.errors import UserError, printable
 
 if TYPE_CHECKING:
     from mova.adapters.files import Adapter
@@ -16,9 +16,7 @@ FORMATS = ("mova", "kohya", "comfyui")
 
 
 def add_command(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = subparsers.add_parser(
-        "adapter", help="look into LoRA files, convert, strip, scale and merge them"
-    )
+    parser = subparsers.add_parser("adapter", help="inspect LoRA files, convert, strip, scale and merge them")
     actions = parser.add_subparsers(
         dest="action", required=True, metavar="info | convert | strip | scale | merge"
     )
@@ -68,7 +66,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         "--expert", choices=PARTS, help="what it is for, where neither its keys nor its name tell"
     )
     parser.add_argument("--alpha", type=float, help="alpha it was trained with, in place of what it says")
-    parser.add_argument("--skip-extras", action="store_true", help="leave out what is no LoRA, do not refuse")
+    parser.add_argument("--skip-extras", action="store_true", help="leave out what is not LoRA")
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +77,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 def run_info(options: argparse.Namespace) -> int:
     described = describe(read(options))
     if options.json:
-        sys.stdout.write(json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(described, indent=2).replace("\x7f", "\\u007f") + "\n")
         return 0
     for tower, part in described["towers"].items():
         ranks, scales = (", ".join(f"{each:g}" for each in part[key]) for key in ("ranks", "scales"))
@@ -87,12 +85,12 @@ def run_info(options: argparse.Namespace) -> int:
             f"{tower:18} {part['layers']:5} layers, rank {ranks}, scale {scales}, norm {part['norm']:.4g}, "
             f"{part['dtype']}, {part['bytes'] / 2**20:.1f} MiB\n"
         )
-    if described["base_model"]:
-        sys.stdout.write(f"trained on {described['base_model']}\n")
-    if described["trigger_words"]:
-        sys.stdout.write(f"trigger words: {', '.join(described['trigger_words'])}\n")
-    if described["recipe"]:
-        sys.stdout.write(f"recipe: {json.dumps(described['recipe'], ensure_ascii=False)}\n")
+    lines = {
+        "trained on": described["base_model"],
+        "trigger words:": ", ".join(described["trigger_words"]),
+        "recipe:": json.dumps(described["recipe"], ensure_ascii=False) if described["recipe"] else "",
+    }
+    sys.stdout.write("".join(f"{title} {printable(text)}\n" for title, text in lines.items() if text))
     return 0
 
 
@@ -127,7 +125,7 @@ def run_scale(options: argparse.Namespace) -> int:
 
     source, strength = parse_adapter(f"x:{options.by}")
     if source != "x":
-        raise UserError(f"--by {options.by} is no strength; give a number, or video=0.8,audio=1")
+        raise UserError(f"--by {options.by} is not a strength; give a number, or video=0.8,audio=1")
     return write(options, scale(read(options), strength))
 
 
@@ -157,7 +155,7 @@ def write(options: argparse.Namespace, adapter: "Adapter") -> int:
 
 
 def describe(adapter: "Adapter") -> dict:
-    """What an adapter holds, as JSON-ready values. `norm` is the Frobenius norm of all a tower gains."""
+    """Describe an adapter in JSON-ready values. `norm` is the Frobenius norm of all a tower gains."""
     towers = {}
     for tower in TOWERS:
         layers = adapter.tower(tower)
@@ -171,10 +169,10 @@ def describe(adapter: "Adapter") -> dict:
                 "dtype": str(pairs[0].dtype).removeprefix("torch."),
                 "bytes": sum(tensor.nbytes for tensor in pairs),
             }
-    card = adapter.card
+    metadata = adapter.metadata
     return {
         "towers": towers,
-        "base_model": card.base_model,
-        "trigger_words": list(card.trigger_words),
-        "recipe": card.recipe,
+        "base_model": metadata.base_model,
+        "trigger_words": list(metadata.trigger_words),
+        "recipe": metadata.recipe,
     }

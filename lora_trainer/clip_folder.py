@@ -1,7 +1,7 @@
-"""The clips that somebody is about to train on: a folder with a `.txt` beside each, as the trainer reads it.
+"""A folder of clips to train on, with a `.txt` for each, as the trainer reads it.
 
-What the doctor mends is noted in `mended.json` and leaves the clips alone. Names are made safe when a clip
-comes in; a clip is never replaced by another.
+Fixes of the doctor are noted in `mended.json` and leave the clips as they are. Names are made safe when a
+clip comes in; a clip is never replaced by another.
 """
 
 import re
@@ -12,16 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora_trainer.manifest import (
-    AUDIO_FORMATS,
-    MAX_CAPTION_BYTES,
-    VIDEO_FORMATS,
-    DatasetItem,
-    read_caption,
-    sound_beside,
-)
+from lora_trainer.manifest import MAX_CAPTION_BYTES, DatasetItem, read_caption, sound_beside
 from mova.errors import UserError
-from mova.files import new_output, read_json, sha256_of, write_json
+from mova.files import is_sidecar, new_output, read_json, sha256_of, write_json
+from mova.media.formats import AUDIO_FORMATS, VIDEO_FORMATS
 
 MENDED = "mended.json"
 MAX_CLIPS = 200
@@ -37,24 +31,28 @@ class ClipSet:
     def videos(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir() if path.suffix.lower() in VIDEO_FORMATS)
+        return sorted(
+            path
+            for path in self.folder.iterdir()
+            if path.suffix.lower() in VIDEO_FORMATS and path.is_file() and not is_sidecar(path.name)
+        )
 
     def items(self) -> list[DatasetItem]:
-        """The clips with their captions, mended where that was asked for; a caption may be empty."""
-        mended, items = self._mended(), []
+        """The clips with their captions, with their fixes; a caption may be empty."""
+        fixes, items = self._fixes(), []
         for video in self.videos():
             text = video.with_suffix(".txt")
             item = DatasetItem(
                 video.name, video, read_caption(text) if text.is_file() else "", sound_beside(video)
             )
-            fix = mended.get(video.name, {})
+            fix = fixes.get(video.name, {})
             sound = self.folder / fix["audio"] if "audio" in fix else item.audio
             items.append(replace(item, start=fix.get("start", 0.0), end=fix.get("end"), audio=sound))
         return items
 
     def add(self, files: Iterable[Path]) -> list[str]:
-        """Take in clips, captions (.txt) and sounds of the same name; sentences about what was not taken."""
-        files, told = list(files), []
+        """Take in clips, captions (.txt) and sounds of the same name; a sentence for each left out."""
+        files, refused = [file for file in files if not is_sidecar(file.name)], []
         named: dict[str, str] = {}  # stems as they were, and as they are now
         order = [*(f for f in files if f.suffix.lower() in VIDEO_FORMATS)]
         order += [f for f in files if f not in order]
@@ -64,12 +62,14 @@ class ClipSet:
                 if suffix in VIDEO_FORMATS:
                     named[file.stem] = self._add_clip(file)
                 elif suffix in AUDIO_FORMATS or suffix == ".txt":
-                    self._add_beside(file, named.get(file.stem, safe_stem(file.stem)))
+                    self._add_companion(file, named.get(file.stem, safe_stem(file.stem)))
                 else:
-                    told.append(f"{file.name} is no clip; give {', '.join(VIDEO_FORMATS)}, and .txt captions")
+                    refused.append(
+                        f"{file.name} is not a clip; give {', '.join(VIDEO_FORMATS)}, .txt captions"
+                    )
             except UserError as error:
-                told.append(str(error))
-        return told
+                refused.append(str(error))
+        return refused
 
     def write_captions(self, captions: Mapping[str, str]) -> None:
         """Save captions by clip. Raises UserError for one that is too long, BackendError on a full disk."""
@@ -84,7 +84,7 @@ class ClipSet:
                     temporary.write_text(text, encoding="utf-8")
 
     def remove(self, name: str) -> None:
-        """Take a clip out, with what lies beside it. Raises UserError: there is none of that name."""
+        """Take a clip out, with its caption and sound. Raises UserError: there is none of that name."""
         video = next((video for video in self.videos() if video.name == name), None)
         if video is None:
             raise UserError(f"{name} is not here any more")
@@ -92,19 +92,19 @@ class ClipSet:
         for path in self.folder.iterdir():
             if path == video or (path.stem == stem and path.suffix.lower() in {".txt", *AUDIO_FORMATS}):
                 path.unlink()
-        mended = self._mended()
-        if (fix := mended.pop(name, None)) is not None:
+        fixes = self._fixes()
+        if (fix := fixes.pop(name, None)) is not None:
             if "audio" in fix:
                 (self.folder / fix["audio"]).unlink(missing_ok=True)
-            self._write_mended(mended)
+            self._write_fixes(fixes)
 
-    def mend(self, name: str, **changes: Any) -> None:  # noqa: ANN401 - start, end (seconds), audio (a file's name)
+    def fix(self, name: str, **changes: Any) -> None:  # noqa: ANN401 - start, end (seconds), audio (a file's name)
         """Note that only a part of a clip is used, or another sound."""
-        mended = self._mended()
-        mended[name] = mended.get(name, {}) | {
+        fixes = self._fixes()
+        fixes[name] = fixes.get(name, {}) | {
             key: value for key, value in changes.items() if value is not None
         }
-        self._write_mended(mended)
+        self._write_fixes(fixes)
 
     def last_change(self) -> float:
         """When something was last added or taken out, in seconds since 1970."""
@@ -130,7 +130,7 @@ class ClipSet:
             shutil.copyfile(file, temporary)
         return name
 
-    def _add_beside(self, file: Path, stem: str) -> None:
+    def _add_companion(self, file: Path, stem: str) -> None:
         if stem not in {video.stem for video in self.videos()}:
             raise UserError(f"{file.name} belongs to no clip here; give it the name of one")
         if file.suffix.lower() == ".txt":
@@ -138,11 +138,11 @@ class ClipSet:
         with new_output(self.folder / f"{stem}{file.suffix.lower()}", overwrite=True) as temporary:
             shutil.copyfile(file, temporary)
 
-    def _mended(self) -> dict[str, dict[str, Any]]:
+    def _fixes(self) -> dict[str, dict[str, Any]]:
         return read_json(self.folder / MENDED)
 
-    def _write_mended(self, mended: Mapping[str, Any]) -> None:
-        write_json(self.folder / MENDED, mended)
+    def _write_fixes(self, fixes: Mapping[str, Any]) -> None:
+        write_json(self.folder / MENDED, fixes)
 
 
 def safe_stem(stem: str) -> str:

@@ -5,25 +5,32 @@ placed by its time stamps on the same axis; so a clip of 30 or of varying frame 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer
-from PIL import Image
 
-from lora_trainer.manifest import AUDIO_FORMATS, VIDEO_FORMATS, DatasetItem
+from lora_trainer.manifest import DatasetItem
 from mova.errors import UserError
-from mova.media.clips import FROM_YUV
+from mova.media.colours import HDR, TO_BT709
 from mova.media.images import fit_image
 from mova.media.sound import resample
-from mova.shapes import MAX_SIDE
+from mova.media.streams import (
+    SoundTrack,
+    Upright,
+    audio_frames,
+    audio_stream,
+    opened,
+    packet_times,
+    video_frames,
+    video_stream,
+)
 
-MAX_BYTES = 20 * 2**30
+READER = 2
+STEADY = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # of these, seeks and stamps were right before
 SEEK_BACK = 1.0  # seconds; decoders of sound need a run-up
-GAP = 0.02  # seconds; time stamps of some containers are only exact to a millisecond
 
 
 @dataclass(frozen=True)
@@ -51,26 +58,26 @@ def probe(item: DatasetItem) -> Probe:
     Raises:
         UserError: the clip or its sound file cannot be opened, has no picture, or is over the limits.
     """
+    first = first_frame(item)
     with opened(item.video) as container:
-        video = video_stream(container, item.video)
-        times, last = packet_times(container, video)
-        shown = next(decoded(container, video, item.name), None)
-        if shown is None:
-            raise UserError(f"{item.name} holds no frames; export the clip again")
-        first, frame_rate = shown.time, float(video.average_rate or video.guessed_rate or 24)
+        video = video_stream(container, item.name)
+        times, last = packet_times(container, video, item.name)
+        frame_rate = float(video.average_rate or video.guessed_rate or 24)
         end = max(times) + (last or 1 / frame_rate)
-        height, width = upright_size(video, shown)
+        width, height = Upright(video, item.name)(first).size
     sound = (None, 0.0, 0, 0)
-    with opened(item.audio or item.video) as container:
-        if audio := container.streams.best("audio"):
-            starts, last = packet_times(container, audio)
-            if starts:
-                origin = first if item.audio is None else min(starts)
-                start = min(starts) - origin
-                sound = (start, max(starts) + last - min(starts), audio.rate, audio.channels)
+    path = item.audio or item.video
+    with opened(path) as container:
+        if container.streams.best("audio") is not None:
+            audio = audio_stream(container, item.name)
+            starts, last = packet_times(container, audio, item.name)
+            heard = first_sound(path)
+            if heard is not None:
+                start = 0.0 if item.audio else heard - first.time
+                sound = (start, max(starts) + last - heard, audio.rate, audio.channels)
     if item.audio is not None and sound[0] is None:
         raise UserError(f"{item.audio} holds no sound; export it again, or remove it")
-    return Probe(end - first, len(times), frame_rate, height, width, *sound)
+    return Probe(end - first.time, len(times), frame_rate, height, width, *sound)
 
 
 def read_frames(item: DatasetItem, times: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -79,18 +86,15 @@ def read_frames(item: DatasetItem, times: np.ndarray, height: int, width: int) -
     Raises:
         UserError: the clip is damaged or ends before the last of `times`.
     """
+    origin = first_frame(item).time
     with opened(item.video) as container:
-        video = video_stream(container, item.video)
-        origin = first_time(item)
-        if times[0] > SEEK_BACK:
-            container.seek(int((origin + times[0] - SEEK_BACK / 2) / video.time_base), stream=video)
-        frames = decoded(container, video, item.name)
-        ratio = pixel_aspect(video)
-        images = [
-            image
-            for frame, count in nearest(frames, times + origin)
-            for image in [np.asarray(fit_image(upright(frame, ratio), height, width))] * count
-        ]
+        upright = Upright(video_stream(container, item.name), item.name)
+    since = origin + times[0] if times[0] > SEEK_BACK else None
+    images = [
+        image
+        for frame, count in nearest(video_frames(item.video, since, SEEK_BACK / 2), times + origin)
+        for image in [np.asarray(fit_image(upright(frame), height, width))] * count
+    ]
     if len(images) < len(times):
         raise UserError(f"{item.name} ends before {times[-1]:.2f} s; the file is cut short: export it again")
     return np.stack(images)
@@ -99,7 +103,7 @@ def read_frames(item: DatasetItem, times: np.ndarray, height: int, width: int) -
 def nearest(frames: Iterator[av.VideoFrame], times: np.ndarray) -> Iterator[tuple[av.VideoFrame, int]]:
     """The frames shown nearest to each of `times`, with how many of them each serves.
 
-    Ends early where the frames end; the last frame lasts as long as the one before it.
+    Ends early where the frames end; the last frame lasts as long as it says, or as the one before it.
     """
     served, last, gap = 0, None, 0.05
     for frame in frames:
@@ -113,7 +117,8 @@ def nearest(frames: Iterator[av.VideoFrame], times: np.ndarray) -> Iterator[tupl
                 return
         last = frame
     if last is not None:
-        until = int(np.searchsorted(times, last.time + gap + 1e-6, side="right"))
+        lasts = max(gap, float((last.duration or 0) * last.time_base))
+        until = int(np.searchsorted(times, last.time + lasts + 1e-6, side="right"))
         yield last, until - served
 
 
@@ -133,105 +138,45 @@ def read_sound(item: DatasetItem, start: float, num_samples: int, sample_rate: i
 def read_channels(item: DatasetItem, start: float, seconds: float) -> tuple[np.ndarray, int]:
     """Sound float32 [1 or 2, S] at the file's own rate, and the rate. Raises as `read_sound`."""
     path = item.audio or item.video
+    origin = first_frame(item).time if item.audio is None else first_sound(path) or 0.0
     with opened(path) as container:
-        audio = container.streams.best("audio")
-        if audio is None:
-            raise UserError(f"{item.name} has no sound; add it, or set data.without_sound to mute")
-        rate, layout = audio.rate, "mono" if audio.channels == 1 else "stereo"
-        to_float = av.AudioResampler(format="fltp", layout=layout)
-        origin = first_time(item) if item.audio is None else first_packet(path)
-        if start > SEEK_BACK:
-            container.seek(int((origin + start - SEEK_BACK) / audio.time_base), stream=audio)
-        sound = np.zeros((1 if layout == "mono" else 2, round(seconds * rate)), np.float32)
-        position = None
-        for frame in decoded(container, audio, item.name):
-            stamped = round((frame.time - origin - start) * rate)
-            if position is None or abs(stamped - position) > GAP * rate:
-                position = stamped
-            if position >= sound.shape[1]:
-                break
-            for piece in to_float.resample(frame):
-                samples = piece.to_ndarray()
-                place(samples, sound, position)
-                position += samples.shape[1]
-    return sound, rate
+        audio = audio_stream(container, item.name)
+        track = SoundTrack(audio.rate, audio.channels, origin + start, round(seconds * audio.rate))
+    since = origin + start if start > SEEK_BACK else None
+    for frame in audio_frames(path, since, SEEK_BACK):
+        if not track.add(frame):
+            break
+    track.finish()
+    return track.wave, track.rate
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[InputContainer]:
-    suffix = path.suffix.lower()
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path.name} has over {MAX_BYTES // 2**30} GiB; cut it into shorter clips")
-        kind = (VIDEO_FORMATS | AUDIO_FORMATS)[suffix]
-        with av.open(f"file:{path}", format=kind, metadata_errors="replace") as container:
-            yield container
-    except (av.FFmpegError, OSError) as error:
-        raise UserError(f"{path.name} cannot be read ({error.strerror}); export the clip again") from error
+def reader_of(item: DatasetItem) -> dict[str, int]:
+    """The part of a cached window's identity that says how it was read; empty where that never changed.
+
+    READER counts up when a clip of these kinds comes out otherwise: then what is cached of it is made again.
+    """
+    stamp = item.video.stat().st_mtime_ns
+    guessed = item.audio is not None and item.audio.suffix.lower() not in (*STEADY, ".wav", ".flac")
+    is_changed = guessed or _is_unusual(item.video, stamp)
+    return {"reader": READER} if is_changed else {}
 
 
-def video_stream(container: InputContainer, path: Path) -> av.VideoStream:
-    video = container.streams.best("video")
-    if video is None or not video.codec_context:
-        raise UserError(f"{path.name} has no picture that can be decoded; export it as mp4")
-    if max(video.width, video.height) > 4 * MAX_SIDE:
-        raise UserError(f"{path.name} is {video.width}x{video.height}; give sides up to {4 * MAX_SIDE}")
-    video.thread_type = "AUTO"
-    return video
+@lru_cache(maxsize=1000)
+def _is_unusual(path: Path, stamp: int) -> bool:  # noqa: ARG001 - a file that is written again is another
+    """Whether a clip is of wide or high-dynamic-range colours, or in a container with guessed stamps."""
+    frame = next(video_frames(path), None)
+    colours = frame is not None and (frame.color_trc in HDR or frame.color_primaries in TO_BT709)
+    return colours or path.suffix.lower() not in STEADY
 
 
-def packet_times(container: InputContainer, stream: av.stream.Stream) -> tuple[list[float], float]:
-    """Seconds at which the packets of a stream show, and the duration of the last."""
-    packets = [p for p in container.demux(stream) if p.pts is not None and not p.is_discard]
-    container.seek(0)
-    times = [float(packet.pts * packet.time_base) for packet in packets]
-    last = max(packets, key=lambda packet: packet.pts) if packets else None
-    return times, float((last.duration or 0) * last.time_base) if last else 0.0
-
-
-def first_time(item: DatasetItem) -> float:
-    with opened(item.video) as container:
-        video = video_stream(container, item.video)
-        frame = next(decoded(container, video, item.name), None)
+def first_frame(item: DatasetItem) -> av.VideoFrame:
+    """The frame that is second 0 of a clip: the first that can be decoded."""
+    frame = next(video_frames(item.video), None)
     if frame is None:
         raise UserError(f"{item.name} holds no frames; export the clip again")
-    return frame.time
+    return frame
 
 
-def first_packet(path: Path) -> float:
-    with opened(path) as container:
-        times, _ = packet_times(container, container.streams.best("audio"))
-    return min(times, default=0.0)
-
-
-def decoded(container: InputContainer, stream: av.stream.Stream, name: str) -> Iterator[av.frame.Frame]:
-    try:
-        yield from (frame for frame in container.decode(stream) if frame.time is not None)
-    except av.FFmpegError as error:
-        raise UserError(f"{name} is damaged ({error.strerror}); export the clip again") from error
-
-
-def upright_size(video: av.VideoStream, frame: av.VideoFrame) -> tuple[int, int]:
-    """(height, width) as shown: pixels made square, and turned as a phone's clip asks."""
-    width = round(video.width * pixel_aspect(video))
-    return (width, video.height) if frame.rotation % 180 else (video.height, width)
-
-
-def pixel_aspect(video: av.VideoStream) -> float:
-    """Width of a pixel over its height; files from old cameras have other than 1."""
-    ratio = float(video.sample_aspect_ratio or 1)
-    return ratio if 0.1 < ratio < 10 else 1.0
-
-
-def upright(frame: av.VideoFrame, pixel_ratio: float) -> Image.Image:
-    image = Image.fromarray(frame.to_ndarray(format="rgb24", interpolation=FROM_YUV))
-    if pixel_ratio != 1:
-        image = image.resize((round(image.width * pixel_ratio), image.height), Image.Resampling.BICUBIC)
-    return image.rotate(frame.rotation, expand=True) if frame.rotation % 360 else image
-
-
-def place(samples: np.ndarray, sound: np.ndarray, at: int) -> None:
-    """Copy `samples` [C, n] into `sound` [C, S] at sample `at`; what lies outside is cut."""
-    samples, span = samples[:, max(-at, 0) :], sound[:, max(at, 0) :]
-    length = min(samples.shape[1], span.shape[1])
-    span[:, :length] = samples[:, :length]
+def first_sound(path: Path) -> float | None:
+    """The file's second of its first sound that can be decoded; None without any."""
+    return next((frame.time for frame in audio_frames(path)), None)

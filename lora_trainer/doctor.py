@@ -1,19 +1,20 @@
-"""What the doctor says of a clip. No torch: the page shows it."""
+"""Findings about clips before they are trained on. No torch: the page shows them."""
 
 import json
+import logging
 import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from lora_trainer import measurements as heard
-from lora_trainer import measurements as seen
+from lora_trainer import measurements
 from lora_trainer.config import Config
-from lora_trainer.decode import Probe, probe, read_channels
+from lora_trainer.decode import Probe, probe, read_channels, read_frames, read_sound
 from lora_trainer.journal import Report
 from lora_trainer.manifest import DatasetItem
 from lora_trainer.measurements import Picture
@@ -29,12 +30,27 @@ from mova.prompting.quotes import find_quotes
 from mova.shapes import MAX_PROMPT_TOKENS
 from mova.text import TokenMeter, count_words
 
+logger = logging.getLogger(__name__)
 SEVERITIES = ("error", "warning", "note")
+SILENCE_GATE, BANDWIDTH_GATE = 0.8, 1000.0  # the paper's
+LOUDNESS_RANGE = (-35.0, -12.0)  # LUFS
+CLIPPED_GATE = 0.001
+CANCELLED_DB = 6.0
+FROZEN_GATE = 1.0  # seconds
+START_GATE = 0.04  # seconds
+NEAR = 0.01  # seconds: ends of parts are written rounded
+TRIED, TRIED_RATE = (16, 16), 16000  # height and width, sample rate at which windows are tried
+SYNC_RATE, SYNC_SECONDS = 24.0, 20.0  # frames a second and length that are looked at
+TOKENS_PER_WORD = 1.5  # of UMT5 in English prose; only where no tokenizer is at hand
+SPEAKING = re.compile(
+    r"\b(says?|said|saying|speaks?|speaking|talks?|talking|asks?|tells?|sings?|singing)\b", re.I
+)
+FOLDER = "mended"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`fixable`: `lora_trainer.doctor` can mend it in a copy of the data set."""
+    """`fixable`: `fix` can correct it in a copy of the data set."""
 
     clip: str
     check: str
@@ -44,23 +60,9 @@ class Finding:
     fixable: bool = False
 
 
-SILENCE_GATE, BANDWIDTH_GATE = 0.8, 1000.0  # the paper's
-LOUDNESS_RANGE = (-35.0, -12.0)  # LUFS
-CLIPPED_GATE = 0.001
-CANCELLED_DB = 6.0
-FROZEN_GATE = 1.0  # seconds
-START_GATE = 0.04  # seconds
-NEAR = 0.01  # seconds: ends of parts are written rounded
-SYNC_RATE, SYNC_SECONDS = 24.0, 20.0  # frames a second and length that are looked at
-TOKENS_PER_WORD = 1.5  # of UMT5 in English prose; only where no tokenizer is at hand
-SPEAKING = re.compile(
-    r"\b(says?|said|saying|speaks?|speaking|talks?|talking|asks?|tells?|sings?|singing)\b", re.I
-)
-
-
 @dataclass
 class ExaminedClip:
-    """What was measured of one clip; parts that could not be read are None."""
+    """Measurements of one clip; parts that could not be read are None."""
 
     item: DatasetItem
     probe: Probe | None = None
@@ -68,6 +70,7 @@ class ExaminedClip:
     sound: np.ndarray | None = None  # float32 [1 or 2, S]
     sample_rate: int = 0
     digest: str = ""
+    tried: dict[tuple[float, int, float], str] = field(default_factory=dict)  # what failed, "" for nothing
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -97,7 +100,7 @@ def examine(
 ) -> Examination:
     """Every finding about `items`, by default the data set of `config`.
 
-    `read` measures a clip, by default anew. Raises UserError if there is no data set at all.
+    `read` measures a clip, by default from its file. Raises UserError if there is no data set at all.
     """
     items = clips_of(config) if items is None else items
     read = read or read_clip
@@ -106,18 +109,30 @@ def examine(
         report("clips", done, len(items))
         clip = ExaminedClip(item)
         clips.append(clip)
-        try:
+        with clip_errors(clip):
             read(clip)
-            windows += windows_of(item, clip.probe, config.data, find_model(config.model))
-        except UserError as error:
-            check = "unreadable" if clip.picture is None else "unusable"
-            clip.findings.append(Finding(item.name, check, "error", str(error), "see above"))
+            planned = windows_of(item, clip.probe, config.data, find_model(config.model))
+            windows += planned
+            clip.findings += check_windows(clip, planned)
         for check in (check_sound, check_streams, check_picture, check_caption):
-            clip.findings += check(clip, config)
+            with clip_errors(clip):
+                clip.findings += check(clip, config)
     report("clips", len(items), len(items))
     for clip, finding in check_duplicates([clip for clip in clips if not clip.item.is_regularization]):
         clip.findings.append(finding)
     return Examination(clips, windows)
+
+
+@contextmanager
+def clip_errors(clip: ExaminedClip) -> Iterator[None]:
+    """Make whatever goes wrong in the block a finding of the clip: the others are still to be looked at."""
+    try:
+        yield
+    except Exception as error:
+        logger.debug("%s", clip.item.name, exc_info=error)
+        check = "unreadable" if clip.picture is None else "unusable"
+        figure = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        clip.findings.append(Finding(clip.item.name, check, "error", figure, "see above"))
 
 
 def read_clip(clip: ExaminedClip) -> None:
@@ -125,10 +140,35 @@ def read_clip(clip: ExaminedClip) -> None:
     item = clip.item
     clip.digest = sha256_of(item.video)
     clip.probe = probe(item)
-    clip.picture = seen.read_picture(item)
+    clip.picture = measurements.read_picture(item)
     if clip.probe.has_sound:
-        length = min(clip.probe.seconds, seen.MAX_SECONDS)
+        length = min(clip.probe.seconds, measurements.MAX_SECONDS)
         clip.sound, clip.sample_rate = read_channels(item, 0.0, length)
+
+
+def check_windows(clip: ExaminedClip, windows: list[Window]) -> Iterator[Finding]:
+    """Read every window as training will, and tell which cannot be."""
+    failures = []
+    for window in windows:
+        key = window.start, window.num_frames, window.frame_rate
+        if key not in clip.tried:
+            clip.tried[key] = failure(window)
+        if clip.tried[key]:
+            failures.append(f"from {window.start:.2f} s: {clip.tried[key]}")
+    if failures:
+        figure = f"{len(failures)} of {len(windows)} windows cannot be read, {failures[0]}"
+        yield Finding(clip.item.name, "windows", "error", figure, "export the clip again, or cut it there")
+
+
+def failure(window: Window) -> str:
+    """Why a window cannot be read; empty if it can."""
+    try:
+        read_frames(window.item, window.times, *TRIED)
+        if window.has_sound:
+            read_sound(window.item, window.start, round(window.seconds * TRIED_RATE), TRIED_RATE)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def check_sound(clip: ExaminedClip, config: Config) -> Iterator[Finding]:
@@ -137,7 +177,7 @@ def check_sound(clip: ExaminedClip, config: Config) -> Iterator[Finding]:
         return
     facts = audio_health(clip.mono[None], clip.sample_rate)
     silent, level = facts.silence_ratio, facts.loudness_lufs
-    lost = heard.cancellation(clip.sound)
+    lost = measurements.cancellation(clip.sound)
     if lost >= CANCELLED_DB:
         fix = "the channels are in opposite phase; use one of them (--fix writes it)"
         yield found("stereo", "error", f"the mono mix loses {lost:.0f} dB", fix, fixable=True)
@@ -172,7 +212,7 @@ def check_streams(clip: ExaminedClip, config: Config) -> Iterator[Finding]:
         figure = f"{facts.frame_rate:.3g} frames/s, trained at {config.data.frame_rate:g}"
         yield found("frame rate", "warning", figure, "frames are repeated, so motion stutters; film at 24 up")
     if clip.sound is not None and clip.picture is not None:
-        luma = seen.at_rate(clip.picture, SYNC_RATE, SYNC_SECONDS)
+        luma = measurements.at_rate(clip.picture, SYNC_RATE, SYNC_SECONDS)
         wave = clip.mono[: int(len(luma) / SYNC_RATE * clip.sample_rate)]
         sync = measure_sync(luma, wave, clip.sample_rate, SYNC_RATE)
         if sync.is_clear and not NOTICED_MS[0] <= sync.offset_ms <= NOTICED_MS[1]:
@@ -187,16 +227,16 @@ def check_picture(clip: ExaminedClip, config: Config) -> Iterator[Finding]:
         return
     if picture.corrupt:
         yield found("damage", "error", f"{picture.corrupt} frames are corrupt", "export the clip again")
-    frozen = seen.frozen_seconds(picture)
+    frozen = measurements.frozen_seconds(picture)
     if frozen > FROZEN_GATE:
         yield found("frozen", "warning", f"nothing moves for {frozen:.1f} s", "cut that part out")
-    for start, end in seen.black_spans(picture):
+    for start, end in measurements.black_spans(picture):
         if end <= clip.item.start + NEAR or (clip.item.end is not None and start >= clip.item.end - NEAR):
             continue  # not in the part that is used
         outer = start <= 0.05 or end >= picture.times[-1]
         fix = "cut it off (--fix leaves it out)" if outer else "cut that part out"
         yield found("black", "warning", f"black from {start:.2f} to {end:.2f} s", fix, fixable=outer)
-    if times := seen.cuts(picture):
+    if times := measurements.cuts(picture):
         where = ", ".join(f"{time:.2f}" for time in times[:5])
         fix = 'split there; one row with "start" and "end" for each shot in metadata.jsonl does it'
         yield found("cut", "warning", f"{len(times)} hard cuts, at {where} s", fix)
@@ -216,8 +256,8 @@ def check_caption(clip: ExaminedClip, config: Config) -> Iterator[Finding]:
         fix = 'write the words: She says, "Good morning."'
         yield found("quotes", "warning", "somebody speaks or sings, no words are quoted", fix)
     elif clip.sound is not None and not find_quotes(caption):
-        syllables = heard.speech_score(clip.mono, clip.sample_rate)
-        if syllables > heard.SPEECH_GATE:
+        syllables = measurements.speech_score(clip.mono, clip.sample_rate)
+        if syllables > measurements.SPEECH_GATE:
             fix = "if somebody speaks, quote the words"
             yield found("quotes", "note", "it sounds like speech, no words are quoted", fix)
     tokens, exact = token_count(caption_of(clip.item, config.data), config.model)
@@ -285,15 +325,12 @@ def without_black_ends(clip: ExaminedClip) -> DatasetItem:
     """The item without black at its start and end."""
     item = clip.item
     start, end = item.start, item.end
-    for black_start, black_end in seen.black_spans(clip.picture):
+    for black_start, black_end in measurements.black_spans(clip.picture):
         if black_start <= 0.05:
             start = max(start, black_end)
         elif black_end >= clip.picture.times[-1]:
             end = min(black_start, np.inf if end is None else end)
     return replace(item, start=start, end=end)
-
-
-FOLDER = "mended"
 
 
 def fix(examination: Examination, config: Config) -> Iterator[str]:
@@ -316,12 +353,12 @@ def fix(examination: Examination, config: Config) -> Iterator[str]:
             yield f"{clip.item.name}: its sound is one channel, {item.audio.name}"
         rows.append(row_of(item, folder))
     if not changes:
-        yield "nothing here can be mended without a guess"
+        yield "nothing here can be fixed without a guess"
         return
     path = folder / "metadata.jsonl"
     with new_output(path, overwrite=True) as temporary:
         temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    yield f"mended: train with --data {folder}"
+    yield f"fixed: train with --data {folder}"
 
 
 def row_of(item: DatasetItem, folder: Path) -> dict[str, object]:
@@ -340,7 +377,7 @@ def row_of(item: DatasetItem, folder: Path) -> dict[str, object]:
 
 
 def louder_channel(clip: ExaminedClip, folder: Path) -> Path:
-    """Write the stronger channel of a clip's sound beside the manifest, and return its path."""
+    """Write the stronger channel of a clip's sound next to the manifest, and return its path."""
     sound, rate = read_channels(clip.item, 0.0, clip.probe.seconds)  # the clip's own was cut at a limit
     channel = sound[int(np.square(sound).mean(axis=1).argmax())]
     path = folder / f"{clip.digest[:16]}.wav"

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from lora_trainer.doctor import SEVERITIES, Examination, ExaminedClip
+from mova.errors import printable
 from mova.files import new_output
 
 WAVE = (400, 60)  # width, height
@@ -27,9 +28,8 @@ def text_report(examination: Examination) -> str:
     lines = []
     for clip in examination.clips:
         for finding in sorted(clip.findings, key=lambda finding: SEVERITIES.index(finding.severity)):
-            lines.append(
-                f"{finding.severity:8} {finding.clip}: {finding.check}: {finding.figure}. {finding.fix}"
-            )
+            text = f"{finding.clip}: {finding.check}: {finding.figure}. {finding.fix}"
+            lines.append(f"{finding.severity:8} {printable(text)}")
     return "\n".join([*lines, summary(examination)]) + "\n"
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lora_trainer.config import Config, Data
-from lora_trainer.decode import read_frames, read_sound
+from lora_trainer.decode import read_frames, read_sound, reader_of
 from lora_trainer.journal import INDEX, Report
 from lora_trainer.manifest import DatasetItem
 from lora_trainer.measurements import to_loudness
@@ -31,7 +31,7 @@ from mova.catalog import find_model
 from mova.checkpoint import COMPONENTS, load_components, resolve
 from mova.encoders import EncoderMixin
 from mova.errors import BackendError, UserError
-from mova.files import new_output, sha256_of
+from mova.files import is_sidecar, new_output, sha256_of
 from mova.models.video_vae import to_channels_last
 from mova.offload import Offloader
 from mova.shapes import MAX_PROMPT_TOKENS
@@ -273,6 +273,7 @@ def window_identity(
         "size": [window.num_frames, window.height, window.width, window.frame_rate],
         "loudness": loudness_of(window.item, config.data),
         "dtype": str(dtype),
+        **reader_of(window.item),
         **prints,
     }
 
@@ -286,7 +287,7 @@ def encoder_print(folder: Path) -> str:
     """A fingerprint of a component: its small files, and of large ones the size, head and tail."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".model"):
+        if path.suffix in (".json", ".safetensors", ".model") and not is_sidecar(path.name):
             with path.open("rb") as file:
                 size = path.stat().st_size
                 digest.update(f"{path.name} {size}".encode() + file.read(2**21))

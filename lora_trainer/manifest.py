@@ -1,45 +1,27 @@
 """Which clips there are, with their captions: a folder, a manifest file, or a dataset repo of the Hub."""
 
-import csv
-import json
+import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lora_trainer.rows import AUDIO_KEYS, CAPTION_KEYS, VIDEO_KEYS, read_rows, read_text
 from mova import hub
-from mova.errors import UserError
+from mova.errors import UserError, printable
+from mova.files import is_sidecar
+from mova.media.formats import AUDIO_FORMATS, VIDEO_FORMATS
 
-# A suffix decides how a file is opened, so that a playlist cannot make the decoder read other files.
-VIDEO_FORMATS = {
-    ".mp4": "mp4",
-    ".m4v": "mp4",
-    ".mov": "mov",
-    ".mkv": "matroska",
-    ".webm": "matroska",
-    ".avi": "avi",
-    ".ts": "mpegts",
-    ".mts": "mpegts",
-    ".mpg": "mpeg",
-    ".flv": "flv",
-}
-AUDIO_FORMATS = {
-    ".wav": "wav",
-    ".flac": "flac",
-    ".mp3": "mp3",
-    ".m4a": "mp4",
-    ".ogg": "ogg",
-    ".opus": "ogg",
-    ".aac": "aac",
-}
+logger = logging.getLogger(__name__)
+
 MANIFESTS = ("metadata.jsonl", "metadata.csv", "metadata.json")
+OWN = (*MANIFESTS, "mended.json")
 HUB = "hf://datasets/"
-WANTED = [*MANIFESTS, "*.txt", *(f"*{suffix}" for suffix in VIDEO_FORMATS | AUDIO_FORMATS)]
-# What other trainers call the same columns.
-VIDEO_KEYS = ("video", "video_path", "file_name", "file_path", "media_path", "path")
-AUDIO_KEYS = ("audio", "audio_path", "input_audio")
-CAPTION_KEYS = ("caption", "prompt", "text")
+SUFFIXES = (".txt", *VIDEO_FORMATS, *AUDIO_FORMATS)
+WANTED = [*MANIFESTS, *(f"*{spelling}" for suffix in SUFFIXES for spelling in (suffix, suffix.upper()))]
 MAX_CAPTION_BYTES = 100_000
+SHOWN = 20  # files that are named where some are left out
 
 
 @dataclass(frozen=True)
@@ -100,8 +82,11 @@ def read_items(source: str, **hub_options: object) -> list[DatasetItem]:
     else:
         path = Path(source).expanduser()
     if path.is_dir():
+        folder = Folder.read(path)
         manifest = next((path / name for name in MANIFESTS if (path / name).is_file()), None)
-        items = read_manifest(manifest, within) if manifest else scan_folder(path)
+        items = read_manifest(manifest, within) if manifest else scan_folder(folder)
+        if text := left_out(folder, items):
+            logger.warning("%s", printable(text))
     elif path.is_file():
         items = read_manifest(path, within)
     else:
@@ -112,39 +97,116 @@ def read_items(source: str, **hub_options: object) -> list[DatasetItem]:
     return sorted(items, key=lambda item: item.name)
 
 
-def scan_folder(folder: Path) -> list[DatasetItem]:
-    videos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_FORMATS)
+@dataclass(frozen=True)
+class Folder:
+    """The files of a folder and of those in it, linked ones too, but for what systems leave there.
+
+    Each folder and each clip is there once, however many links lead to it. `passed` says what else there is.
+    """
+
+    path: Path
+    files: list[Path]
+    passed: list[str]
+
+    @staticmethod
+    def read(path: Path) -> "Folder":
+        files: list[Path] = []
+        passed: list[str] = []
+        seen, clips = set(), {}
+        waiting = [path]
+        while waiting:
+            folder = waiting.pop(0)
+            if os.path.realpath(folder) in seen:
+                continue
+            seen.add(os.path.realpath(folder))
+            try:
+                found = sorted(each for each in folder.iterdir() if not is_sidecar(each.name))
+            except OSError as error:
+                passed.append(f"{folder.relative_to(path)} ({error.strerror})")
+                continue
+            folders = [each for each in found if each.is_dir()]
+            # Links last, so that a file has the name of the folder that it lies in.
+            waiting += sorted(folders, key=Path.is_symlink)
+            for file in (each for each in found if each not in folders):
+                name, real = str(file.relative_to(path)), os.path.realpath(file)
+                if not file.is_file():
+                    passed.append(f"{name} (a link to nothing)")
+                elif file.suffix.lower() not in VIDEO_FORMATS:
+                    files.append(file)
+                elif real in clips:
+                    passed.append(f"{name} (the same file as {clips[real]})")
+                else:
+                    clips[real] = name
+                    files.append(file)
+        return Folder(path, files, passed)
+
+
+def scan_folder(folder: Folder) -> list[DatasetItem]:
+    """A clip for each video with a caption beside it. Raises UserError naming those without."""
+    videos = sorted(path for path in folder.files if path.suffix.lower() in VIDEO_FORMATS)
     if not videos:
         raise UserError(
-            f"{folder} holds no clips ({', '.join(VIDEO_FORMATS)}); put clips and .txt captions there"
+            f"{folder.path} holds no clips ({', '.join(VIDEO_FORMATS)}); put clips and .txt captions there"
         )
-    missing = [video.name for video in videos if not video.with_suffix(".txt").is_file()]
+    missing = [video.name for video in videos if beside(video, (".txt",)) == []]
     if missing:
         raise UserError(
-            f"{folder}: {', '.join(missing)} lack a caption; write what is seen and heard into NAME.txt"
+            f"{folder.path}: {', '.join(missing)} lack a caption; write what is seen and heard into NAME.txt"
         )
-    return [
-        DatasetItem(
-            str(video.relative_to(folder)),
-            video,
-            read_caption(video.with_suffix(".txt")),
-            sound_beside(video),
-        )
-        for video in videos
+    items, problems = [], []
+    for video in videos:
+        try:
+            caption = read_caption(beside(video, (".txt",))[0])
+            name = str(video.relative_to(folder.path))
+            items.append(DatasetItem(name, video, caption, sound_beside(video)))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n- ".join([f"{len(problems)} of {len(videos)} clips cannot be used:", *problems]))
+    return items
+
+
+def left_out(folder: Folder, items: list[DatasetItem]) -> str:
+    """A sentence about the files of a folder that no clip uses; empty if there are none."""
+    used = {os.path.realpath(path) for item in items for path in (item.video, item.audio) if path is not None}
+    clips = {path.with_suffix("") for path in folder.files if path.suffix.lower() != ".txt"}
+    names = [
+        str(path.relative_to(folder.path))
+        for path in folder.files
+        if os.path.realpath(path) not in used
+        and path.name not in OWN
+        and not (path.suffix.lower() == ".txt" and path.with_suffix("") in clips)
     ]
+    names += folder.passed
+    if not names:
+        return ""
+    count = len({item.video for item in items})
+    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return (
+        f"{folder.path}: {count} of {count + len(names)} files are used; left out: {shown}. "
+        f"Clips are {', '.join(VIDEO_FORMATS)}; each needs a caption"
+    )
 
 
 def read_caption(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_CAPTION_BYTES:
-            raise UserError(f"{path} has over {MAX_CAPTION_BYTES} bytes, too many for a caption; shorten it")
-        return path.read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a caption ({error}); save it as UTF-8 text") from error
+    """The text of a caption. Raises UserError if it is too long, or not text."""
+    if path.is_file() and path.stat().st_size > MAX_CAPTION_BYTES:
+        raise UserError(f"{path} has over {MAX_CAPTION_BYTES} bytes, too many for a caption; shorten it")
+    return read_text(path).strip()
+
+
+def beside(video: Path, suffixes: Iterable[str]) -> list[Path]:
+    """Files of a video's name with these suffixes, in small or capital letters."""
+    found = []
+    for suffix in suffixes:
+        spellings = video.with_suffix(suffix), video.with_suffix(suffix.upper())
+        found += [path for path in spellings if path.is_file()][:1]
+    return found
 
 
 def sound_beside(video: Path) -> Path | None:
-    found = [video.with_suffix(suffix) for suffix in AUDIO_FORMATS if video.with_suffix(suffix).is_file()]
+    """The sound file of a video's name. Raises UserError if there are several."""
+    found = beside(video, AUDIO_FORMATS)
     if len(found) > 1:
         raise UserError(f"{video} has {len(found)} sound files beside it; keep one")
     return found[0] if found else None
@@ -184,28 +246,8 @@ def seconds(row: Mapping[str, Any], key: str, where: str) -> float | None:
     except (TypeError, ValueError):
         number = -1.0
     if not 0 <= number < 1e6:
-        raise UserError(f"{where}: {key} {value!r} is no number of seconds")
+        raise UserError(f"{where}: {key} {value!r} is not a number of seconds")
     return number
-
-
-def read_rows(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".csv":
-            rows: Any = list(csv.DictReader(text.splitlines()))
-        elif path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        elif path.suffix == ".json":
-            rows = json.loads(text)
-        else:
-            raise UserError(f"{path} is no manifest; give a folder, or a .jsonl, .csv or .json file")
-    except (OSError, ValueError, csv.Error) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} cannot be read as {path.suffix} ({error})") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} must be a list of rows with a clip and a caption each")
-    return rows
 
 
 def column(row: Mapping[str, Any], keys: Iterable[str]) -> str | None:

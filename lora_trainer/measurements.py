@@ -1,12 +1,12 @@
-"""Figures of a clip's picture, from small grey frames and their times. numpy only."""
+"""Measurements of a clip's picture, from small grey frames and their times, and of its sound."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from lora_trainer.decode import decoded, opened, video_stream
 from lora_trainer.manifest import DatasetItem
+from mova.media.streams import opened, video_frames, video_stream
 from mova.metrics.health import loudness
 from mova.metrics.sync import THUMBNAIL_WIDTH
 
@@ -16,6 +16,10 @@ BLACK_LEVEL = 20.0  # mean, of 255; video black is 16
 CUT_LEVELS = 25.0
 CUT_RATIO = 6.0  # times the clip's usual difference
 NEAR = 12  # frames, before and after a jump, of which two look alike if it is a flash
+SILENT_DB = -50.0
+FRAME_SECONDS = 0.05
+PEAK = 0.97  # a gain never goes past it
+SPEECH_GATE = 0.35  # of `speech_score`
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,15 @@ def read_picture(item: DatasetItem) -> Picture:
     """The first MAX_SECONDS of a clip's picture. Raises UserError if it cannot be decoded."""
     frames, times, corrupt = [], [], 0
     with opened(item.video) as container:
-        video = video_stream(container, item.video)
+        video = video_stream(container, item.name)
         height = max(2, round(THUMBNAIL_WIDTH * video.height / video.width))
-        size = {"width": THUMBNAIL_WIDTH, "height": height, "format": "gray", "interpolation": "AREA"}
-        for frame in decoded(container, video, item.name):
-            if times and frame.time - times[0] > MAX_SECONDS:
-                break
-            times.append(frame.time)
-            corrupt += frame.is_corrupt
-            frames.append(frame.reformat(**size).to_ndarray())
+    size = {"width": THUMBNAIL_WIDTH, "height": height, "format": "gray", "interpolation": "AREA"}
+    for frame in video_frames(item.video):
+        if times and frame.time - times[0] > MAX_SECONDS:
+            break
+        times.append(frame.time)
+        corrupt += frame.is_corrupt
+        frames.append(frame.reformat(**size).to_ndarray())
     return Picture(np.stack(frames), np.array(times) - times[0], corrupt)
 
 
@@ -71,7 +75,7 @@ def black_spans(picture: Picture) -> list[tuple[float, float]]:
 def cuts(picture: Picture) -> list[float]:
     """Seconds at which the picture changes as a whole: a jump far over what is usual, with no way back.
 
-    A flash is no cut: after it the picture is as before.
+    A flash is not a cut: after it the picture is as before.
     """
     differences = picture.differences
     usual = float(np.median(differences[1:])) if len(differences) > 1 else 0.0
@@ -97,12 +101,6 @@ def at_rate(picture: Picture, frame_rate: float, seconds: float) -> np.ndarray:
     ticks = np.arange(0, min(seconds, picture.times[-1]), 1 / frame_rate)
     between = (picture.times[1:] + picture.times[:-1]) / 2
     return picture.frames[np.searchsorted(between, ticks)].astype(np.float32)
-
-
-SILENT_DB = -50.0
-FRAME_SECONDS = 0.05
-PEAK = 0.97  # a gain never goes past it
-SPEECH_GATE = 0.35  # of `speech_score`
 
 
 def to_loudness(wave: np.ndarray, sample_rate: int, target: float) -> np.ndarray:

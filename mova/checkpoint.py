@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5EncoderMode
 
 from mova import hub
 from mova.errors import UserError
-from mova.files import write_json
+from mova.files import is_sidecar, write_json
 from mova.models.audio_vae import AudioVAE
 from mova.models.bridge import Bridge
 from mova.models.dit import AudioDiT, VideoDiT
@@ -173,7 +173,7 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a component. Raises UserError if one is missing."""
-    held = sorted(path.name for path in folder.glob("*.safetensors"))
+    held = sorted(path.name for path in folder.glob("*.safetensors") if not is_sidecar(path.name))
     names = weight_names(folder, held)
     if missing := [name for name in names if name not in held]:
         raise UserError(
@@ -184,7 +184,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def weight_names(folder: Path, held: list[str]) -> list[str]:
     """Names of a component's files: the shards of the folder's index, else the one file in `held`."""
-    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    indexes = sorted(p for p in folder.glob("*.safetensors.index.json") if not is_sidecar(p.name))
     if len(indexes) > 1:
         raise UserError(f"{folder} has {len(indexes)} indexes of weights; keep the one that belongs to it")
     for index in indexes:

@@ -1,5 +1,6 @@
 """Failures of a run: the person's mistake, a fault of machine or server, or a stop on request."""
 
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
@@ -32,6 +33,23 @@ def field_errors(field: str) -> Iterator[None]:
     except UserError as error:
         error.field = error.field or field
         raise
+
+
+def printable(text: str, lines: bool = False) -> str:
+    """`text` of a file or a server, harmless to print: what steers a terminal is shown as \\x1b or \\u202e.
+
+    With `lines` line breaks and tabs stay as they are.
+    """
+    kept = "\n\t" if lines else ""
+    return "".join(
+        sign if sign in kept or not steers(sign) else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
+def steers(sign: str) -> bool:
+    """Whether a character acts in place of being seen: controls, overrides of direction, lone surrogates."""
+    kind = unicodedata.category(sign)
+    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and sign not in "\u200c\u200d\u00ad")
 
 
 def check_finite(name: str, value: float, low: float, high: float, whole: bool = False) -> None:

@@ -17,7 +17,17 @@ from typing import Any
 
 from mova.errors import BackendError, UserError
 
+SIDECARS = {
+    *(".ds_store", ".spotlight-v100", ".trashes", ".fseventsd", "__macosx", "thumbs.db", "ehthumbs.db"),
+    *(".git", ".gitattributes", ".gitignore", ".cache", ".ipynb_checkpoints"),
+    *("desktop.ini", "$recycle.bin", "system volume information", "@eadir", ".directory", "icon\r"),
+}
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_sidecar(name: str) -> bool:
+    """Whether a name is that of what systems leave beside people's files: macOS's ._NAME, Thumbs.db, ..."""
+    return name.startswith("._") or name.lower() in SIDECARS
 
 
 def check_output(path: Path, overwrite: bool = False, needed_bytes: int = 0) -> None:

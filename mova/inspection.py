@@ -21,6 +21,7 @@ from mova.checkpoint import (
     weight_names,
 )
 from mova.errors import UserError
+from mova.files import is_sidecar
 from mova.machine import DTYPES, Machine, estimate_time, forward_flops, human_bytes, human_seconds
 from mova.placement import Placement, choose, homes, workspace_bytes
 from mova.request import GenerationRequest
@@ -86,7 +87,8 @@ def headers(folder: Path, name: str, repo: str | None) -> Iterator[SafetensorsFi
         yield from map(read_header, weight_files(folder / name))
         return
     revision = folder.name  # a snapshot's folder is named after its commit
-    held = [path.name for path in (folder / name).glob("*.safetensors")]
+    weights = (folder / name).glob("*.safetensors")
+    held = [path.name for path in weights if not is_sidecar(path.name)]
     if not held:
         files = [Path(file) for file in hub.list_files(repo, revision)]
         held = [file.name for file in files if file.match(f"{name}/*.safetensors")]

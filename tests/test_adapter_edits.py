@@ -41,7 +41,7 @@ def test_stripping_nothing_or_everything_is_refused():
         strip(adapter(towers=["video_dit"]), ["audio"])
     with pytest.raises(UserError, match="nothing of the adapter would be left"):
         strip(adapter(), ["video", "audio", "bridge"])
-    with pytest.raises(UserError, match="'sound' is no part"):
+    with pytest.raises(UserError, match="'sound' is not a part"):
         strip(adapter(), ["sound"])
 
 
@@ -86,7 +86,7 @@ def test_a_cut_to_a_rank_is_the_nearest_there_is():
 def test_merging_keeps_words_bases_and_recipes():
     first = adapter(0, base_model="360p", trigger_words=("zorp",), recipe={"steps": 1})
     second = adapter(1, base_model="720p", trigger_words=("zorp", "blue"), recipe={"steps": 2})
-    card = merge([(first, 1.0), (second, 1.0)]).card
+    card = merge([(first, 1.0), (second, 1.0)]).metadata
     assert card == AdapterMetadata("360p + 720p", ("zorp", "blue"), {"merged": [{"steps": 1}, {"steps": 2}]})
 
 

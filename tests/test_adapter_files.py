@@ -37,7 +37,7 @@ def assert_equal(found, expected):
         assert torch.equal(other.down, each.down)
         assert torch.equal(other.up, each.up)
         assert (other.alpha, other.rslora) == (each.alpha, each.rslora)
-    assert found.card == expected.card
+    assert found.metadata == expected.metadata
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -99,7 +99,7 @@ def test_what_peft_trained_is_what_is_saved_at_any_rank(tmp_path, rank, rslora):
             LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q", "ffn.0"], use_rslora=rslora)
         )
     found = {name: dict(model.named_parameters()) for name, model in towers.items()}
-    write_adapter(tmp_path / "a.safetensors", extract_adapter(towers, card=CARD))
+    write_adapter(tmp_path / "a.safetensors", extract_adapter(towers, metadata=CARD))
     adapter = read_adapter(tmp_path / "a.safetensors")
     assert len(adapter.layers) == 3 * 3 + 2 * 3  # q twice and ffn.0 once a block
     for key, each in adapter.layers.items():
@@ -169,17 +169,17 @@ def header_of(tmp_path, **header):
     ("header", "sentence"),
     [
         ({"mova_adapter": "{"}, "mova_adapter is not JSON"),
-        ({"mova_adapter": "[]"}, "is no JSON object"),
+        ({"mova_adapter": "[]"}, "is not a JSON object"),
         ({"mova_adapter": "[" * 5000}, "is not JSON"),
         ({"mova_adapter": '{"version": 2}'}, "is of version 2, this toolkit reads 1; update it"),
         ({"mova_adapter": '{"version": 1, "trigger_words": [1]}'}, "malformed"),
         ({"mova_adapter": '{"version": 1, "recipe": []}'}, "malformed"),
         ({"mova_adapter": " " * (2**20 + 1)}, "characters, up to 1048576"),
         ({"lora_adapter_metadata": "x"}, "lora_adapter_metadata is not JSON"),
-        ({"lora_adapter_metadata": '{"video_dit.lora_alpha": "x"}'}, "alpha 'x' is no number"),
+        ({"lora_adapter_metadata": '{"video_dit.lora_alpha": "x"}'}, "alpha 'x' is not a number"),
         ({"lora_adapter_metadata": '{"video_dit.r": 16, "video_dit.lora_alpha": 16}'}, "its header says 16"),
         ({"lora_adapter_metadata": '{"video_dit.use_dora": true, "video_dit.lora_alpha": 1}'}, "DoRA"),
-        ({"alpha": "strong"}, "alpha 'strong' is no number"),
+        ({"alpha": "strong"}, "alpha 'strong' is not a number"),
     ],
 )
 def test_a_header_that_cannot_be_right_is_refused(tmp_path, header, sentence):
@@ -229,7 +229,7 @@ def test_a_pickle_of_something_else_is_refused(tmp_path, content):
 def test_a_state_dict_with_other_things_in_it_is_refused(tmp_path):
     torch.save({f"{Q}.lora_A.weight": "x", f"{Q}.lora_B.weight": 3}, tmp_path / "lora_weights.pt")
     torch.save({"alpha": 8}, tmp_path / "lora_config.pt")
-    with pytest.raises(UserError, match="is no tensor"):
+    with pytest.raises(UserError, match="is not a tensor"):
         read_adapter(tmp_path)
 
 

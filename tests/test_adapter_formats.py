@@ -200,14 +200,14 @@ def test_peft_metadata_of_a_tower_decides_the_scale(tmp_path, upstream):
 EXTRAS = {
     "diffusion_model.blocks.0.self_attn.q.diff_b": "changes biases",
     "diffusion_model.blocks.0.norm3.diff": "changes biases",
-    "diffusion_model.blocks.0.self_attn.q.lora_B.bias": "is no LoRA key",
+    "diffusion_model.blocks.0.self_attn.q.lora_B.bias": "is not a LoRA key",
     "diffusion_model.blocks.0.cross_attn.k_img.lora_A.weight": "image attention",
     "diffusion_model.time_projection.1.lora_A.weight": "time embedding",
     "diffusion_model.blocks.0.self_attn.q.dora_scale": "DoRA",
     "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": "text encoder",
     "lora_unet_blocks_0_self_attn_q.lokr_w1": "LyCORIS",
-    "lora_unet_input_blocks_4_1_proj_in.lora_down.weight": "is no LoRA key",
-    "head.head.weight": "is no LoRA key",
+    "lora_unet_input_blocks_4_1_proj_in.lora_down.weight": "is not a LoRA key",
+    "head.head.weight": "is not a LoRA key",
 }
 
 
@@ -219,7 +219,7 @@ def test_what_is_no_lora_is_refused_with_a_reason_or_left_out_on_request(tmp_pat
         read_adapter(path)
     found = read_adapter(path, skip_extras=True)
     assert len(found.layers) == len(tensors) // 2
-    assert any(f"left out 1 tensors that are no LoRA, such as {key}" in note for note in found.notes)
+    assert any(f"left out 1 tensors that are not LoRA, such as {key}" in note for note in found.notes)
 
 
 def test_one_layer_under_two_names_is_refused(tmp_path, upstream):

@@ -52,7 +52,7 @@ def test_files_of_a_folder_that_belong_together_are_one_adapter(tmp_path):
     write_adapter(tmp_path / "a-low.safetensors", part("video_dit_2", ("zorp", "blue")))
     adapter = read_adapter(tmp_path)
     assert adapter.layers.keys() == {f"video_dit.{MODULE}", f"video_dit_2.{MODULE}"}
-    assert adapter.card.trigger_words == ("zorp", "blue")
+    assert adapter.metadata.trigger_words == ("zorp", "blue")
 
 
 def test_a_folder_of_several_adapters_asks_which(tmp_path):
@@ -85,7 +85,7 @@ def test_a_repo_of_several_adapters_asks_for_a_file_and_takes_its_name(repo):
         write_adapter(folder / f"{name}.safetensors", part("audio_dit", (name,)))
     with pytest.raises(UserError, match=r"several adapters \(a.safetensors, deep/b.safetensors\)"):
         read_adapter("org/tiny", **options)
-    assert read_adapter("org/tiny/deep/b.safetensors", **options).card.trigger_words == ("deep/b",)
+    assert read_adapter("org/tiny/deep/b.safetensors", **options).metadata.trigger_words == ("deep/b",)
     with pytest.raises(
         UserError, match=r"has no file c.safetensors; it has a.safetensors, deep/b.safetensors"
     ):
@@ -121,7 +121,7 @@ def test_what_is_not_there_is_no_adapter(tmp_path):
     save_file({}, tmp_path / "empty.safetensors")
     for name, sentence in (
         ("gone.safetensors", "cannot be read"),
-        ("a.ckpt", "is no adapter"),
+        ("a.ckpt", "is not an adapter"),
         ("empty.safetensors", "saved nothing"),
     ):
         with pytest.raises(UserError, match=sentence):

@@ -109,7 +109,7 @@ def test_each_tower_has_its_own_strength(pipeline, golden, attach, base):
 @pytest.mark.parametrize(
     ("names", "strengths", "sentence"),
     [
-        (["default"], [{"sound": 1.0}], "'sound' is no part of the model"),
+        (["default"], [{"sound": 1.0}], "'sound' is not a part of the model"),
         (["default"], [99.0], "the strength of default=99.0 is out of range"),
         (["default"], [1.0, 2.0], "1 adapters have 2 strengths"),
         (["other"], None, r"no adapter 'other' is attached; there are \['default'\]"),
@@ -206,7 +206,7 @@ DAMAGED = [
     ({f"{MODULE}.lora_A.weight": torch.zeros(2, 48)}, "only one of its two matrices"),
     (with_changes(**{f"{MODULE}.lora_B.weight": torch.zeros(48, 3)}), "ranks 2 and 3, no pair"),
     (matrices(rank=300), "rank 300"),
-    ({"weight": torch.zeros(2, 2)}, "is no LoRA key"),
+    ({"weight": torch.zeros(2, 2)}, "is not a LoRA key"),
 ]
 
 

@@ -41,8 +41,8 @@ NUMBERS = [
     (["--lora", f"{ADAPTER}:99"], f"the strength of {ADAPTER}=99.0 is out of range", "from -10 to 10"),
     (
         ["--lora", f"{ADAPTER}:voice=1"],
-        "'voice' is no part of the model",
-        "choose of video, high, low, audio",
+        "'voice' is not a part of the model",
+        "choose from video, high, low, audio",
     ),
     (["--lora", f"{ADAPTER}:audio=x"], "'audio=x' in", "write it as audio=0.8"),
     (["--lora", f"{ADAPTER}:audio=99"], f"the strength of {ADAPTER} for audio=99.0", "from -10 to 10"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from mova.errors import UserError
 from mova.media import images
@@ -196,3 +196,69 @@ def test_what_is_no_file_is_refused(tmp_path):
 def test_the_cut_moves_from_one_end_to_the_other(position, left):
     assert images.crop_box((120, 40), 40, 40, position) == (left, 0, left + 40, 40)
     assert images.crop_box((40, 120), 40, 40, position) == (0, left, 40, left + 40)
+
+
+def profile(red, green, blue):
+    """An ICC profile of version 2.4: three primaries (adapted to D50) and sRGB's curve."""
+
+    def fixed(*values):
+        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+    curve = b"para" + bytes(4) + struct.pack(">HH", 3, 0)
+    curve += fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(79)
+    tags = [(b"desc", text), (b"cprt", b"text" + bytes(4) + b"none\0")]
+    points = {b"wtpt": (0.9642, 1, 0.8249), b"rXYZ": red, b"gXYZ": green, b"bXYZ": blue}
+    tags += [(tag, b"XYZ " + bytes(4) + fixed(*values)) for tag, values in points.items()]
+    tags += [(tag, curve) for tag in (b"rTRC", b"gTRC", b"bTRC")]
+    at, table, data = 128 + 4 + 12 * len(tags), b"", b""
+    for tag, content in tags:
+        content += bytes(-len(content) % 4)
+        table += struct.pack(">4sII", tag, at + len(data), len(content))
+        data += content
+    body = struct.pack(">I", len(tags)) + table + data
+    head = struct.pack(">I4sI4s4s4s", 128 + len(body), b"none", 0x02400000, b"mntr", b"RGB ", b"XYZ ")
+    head += bytes(12) + b"acsp" + bytes(28) + fixed(0.9642, 1, 0.8249)
+    return head.ljust(128, b"\0") + body
+
+
+DISPLAY_P3 = profile((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+def test_a_profiles_colours_are_those_it_means(tmp_path, mode, kind):
+    if kind == "jpg" and mode != "RGB":
+        pytest.skip("JPEG has neither transparency nor palettes")
+    image = Image.new("RGB", (32, 32), (200, 90, 70))
+    if mode == "P":
+        image = image.quantize(4)
+    elif mode == "RGBA":
+        image.putalpha(Image.new("L", (32, 32), 255))
+    kept = {"icc_profile": DISPLAY_P3} | ({"quality": 98} if kind == "jpg" else {"lossless": True})
+    if kind == "png":
+        kept.pop("lossless")
+    image.save(tmp_path / f"a.{kind}", **kept)
+    # The same colour by the primaries alone: P3 to BT.709 in linear light.
+    light = (np.array((200, 90, 70)) / 255 + 0.055) / 1.055
+    matrix = np.array([[1.22494, -0.22494, 0], [-0.042057, 1.042057, 0], [-0.019638, -0.078636, 1.098274]])
+    linear = (matrix @ light**2.4).clip(0, 1)
+    expected = 255 * (1.055 * linear ** (1 / 2.4) - 0.055)
+    found = np.asarray(images.open_image(tmp_path / f"a.{kind}"))[8, 8]
+    np.testing.assert_allclose(found, expected, atol=3)
+
+
+def test_pixels_of_an_srgb_picture_are_not_touched(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=srgb)
+    np.testing.assert_array_equal(np.asarray(images.open_image(tmp_path / "a.png")), pixels)
+
+
+def test_grey_with_a_profile_of_colours_and_damaged_profiles(tmp_path):
+    grey = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("L", (8, 8), 100).save(tmp_path / "a.png", icc_profile=grey)
+    np.testing.assert_allclose(np.asarray(images.open_image(tmp_path / "a.png")), 100, atol=1)
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.png", icc_profile=DISPLAY_P3[:200])
+    with pytest.raises(UserError, match=r"b\.png has a colour profile that cannot be used"):
+        images.open_image(tmp_path / "b.png")

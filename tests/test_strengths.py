@@ -25,10 +25,10 @@ def test_an_adapter_and_its_strength_are_told_apart(text, adapter):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("a:sound=1", "'sound' is no part of the model; choose of video, high, low, audio"),
-        ("a:audio=loud", "'audio=loud' in a:audio=loud is no strength; write it as audio=0.8"),
+        ("a:sound=1", "'sound' is not a part of the model; choose from video, high, low, audio"),
+        ("a:audio=loud", "'audio=loud' in a:audio=loud is not a strength; write it as audio=0.8"),
         ("a:audio=", "write it as audio=0.8"),
-        ("a:audio=1,", "'' is no part"),
+        ("a:audio=1,", "'' is not a part"),
     ],
 )
 def test_a_strength_that_is_none_says_how_to_write_it(text, sentence):
@@ -54,7 +54,7 @@ def test_every_tower_has_its_own_name_among_the_parts():
     "strength", [11, float("nan"), "1", {"audio": 11}, {"audio": float("nan")}, {"x": 1}]
 )
 def test_strengths_out_of_reason_are_refused(strength):
-    with pytest.raises(UserError, match=r"the strength of style|no part of the model"):
+    with pytest.raises(UserError, match=r"the strength of style|not a part of the model"):
         by_tower(strength, "style")
 
 

@@ -101,11 +101,11 @@ def fix_clips(settings: Mapping[str, Any], clips: ClipSet) -> list[str]:
             continue
         if "black" in checks:
             item = without_black_ends(clip)
-            clips.mend(name, start=item.start or None, end=item.end)
+            clips.fix(name, start=item.start or None, end=item.end)
             until = "the end" if item.end is None else f"{item.end:.2f} s"
             told.append(f"{name} is used from {item.start:.2f} s to {until}.")
         if "stereo" in checks:
-            clips.mend(name, audio=louder_channel(clip, clips.folder).name)
+            clips.fix(name, audio=louder_channel(clip, clips.folder).name)
             told.append(f"{name} is heard from one of its two channels.")
     return told
 
@@ -156,7 +156,8 @@ def remembered(clip: "ExaminedClip") -> None:
     if key not in _measured:
         read_clip(clip)
         _measured[key] = {
-            name: getattr(clip, name) for name in ("probe", "picture", "sound", "sample_rate", "digest")
+            name: getattr(clip, name)
+            for name in ("probe", "picture", "sound", "sample_rate", "digest", "tried")
         }
         while len(_measured) > REMEMBERED:
             _measured.popitem(last=False)

@@ -64,9 +64,9 @@ def merge(adapters: list[tuple[Adapter, Strength]], rank: int | None = None) -> 
     if not parts:
         raise UserError("every strength is 0, so nothing is left to merge")
     layers = {key: join(key, each, rank) for key, each in parts.items()}
-    words = [word for adapter, _ in adapters for word in adapter.card.trigger_words]
-    bases = {adapter.card.base_model for adapter, _ in adapters} - {""}
-    recipe = {"merged": [adapter.card.recipe for adapter, _ in adapters]}
+    words = [word for adapter, _ in adapters for word in adapter.metadata.trigger_words]
+    bases = {adapter.metadata.base_model for adapter, _ in adapters} - {""}
+    recipe = {"merged": [adapter.metadata.recipe for adapter, _ in adapters]}
     return Adapter(layers, AdapterMetadata(" + ".join(sorted(bases)), tuple(dict.fromkeys(words)), recipe))
 
 

@@ -60,11 +60,27 @@ _DIFFUSERS_NAMES = (
 _REASONS = (
     (("dora_scale", "lora_magnitude_vector"), "it is a DoRA, whose strength cannot be set"),
     (("lora_te", "text_encoder", "text_model"), "it changes a text encoder; MOVA's is another"),
-    (("hada_", "lokr_", "oft_", "boft_"), "it is of the LyCORIS family, not a LoRA"),
+    (("lokr_",), "it is a LoKr of the LyCORIS family, not a LoRA"),
+    (("hada_",), "it is a LoHa of the LyCORIS family, not a LoRA"),
+    (("oft_", "boft_", "glora", ".a1.", "ia3_", ".on_input"), "it is of the LyCORIS family, not a LoRA"),
     (("_img", "img_emb"), "it changes Wan2.1's image attention, which MOVA has not"),
     ((".diff", ".diff_b", ".set_weight"), "it changes biases, norms or whole weights beside its LoRA"),
     (("time_embedding", "time_projection"), "it changes the time embedding, which takes no LoRA here"),
 )
+# Other models by words of their keys, the most telling first.
+_MODELS = (
+    (("audio_attn", "audio_ff", "av_ca_"), "LTX-2"),
+    (("single_transformer_blocks", "single_blocks", "double_blocks"), "HunyuanVideo or FLUX"),
+    (("img_mlp", "add_q_proj"), "Qwen-Image or Stable Diffusion 3"),
+    (("transformer_blocks",), "LTX-Video, CogVideoX or the like"),
+    (("down_blocks", "up_blocks", "mid_block", "input_blocks", "output_blocks"), "Stable Diffusion"),
+    (("model.layers", "language_model"), "a language model"),
+    (("noise_refiner", "context_refiner"), "Lumina or Z-Image"),
+)
+# The words of other tools for what peft calls lora_alpha and r.
+_ALPHA_WORDS = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")
+_RANK_WORDS = ("r", "lora_rank", "network_dim", "ss_network_dim", "rank")
+_CONFIG_WORDS = ("adapter_config", "lora_config", "peft_config")
 
 
 def read_tensors(
@@ -74,21 +90,24 @@ def read_tensors(
     expert: str | None = None,
     alpha: float | None = None,
     skip_extras: bool = False,
+    beside: Mapping[str, Any] | None = None,
 ) -> Adapter:
     """An adapter from the tensors and the header of a file in any of the formats above; unchecked matrices.
 
     `expert` ("high", "low", "video" for both, "audio", "bridge", or a tower) says where keys belong that name
-    no tower; `alpha` replaces what the file says. Keys that are no LoRA of a linear layer are refused, or
-    left out and noted with `skip_extras`.
+    no tower; `alpha` replaces what the file says. `beside` is peft's adapter_config.json, which counts where
+    the file says nothing. Keys that are not LoRA of a linear layer are refused, or left out and noted with
+    `skip_extras`.
 
     Raises:
         UserError: a key or a number is not understood, or keys name no tower and `expert` is None.
     """
     found, extras = group(tensors, source)
-    if extras and not skip_extras:
-        raise UserError(refusal(extras, source))
-    notes = [f"left out {len(extras)} tensors that are no LoRA, such as {extras[0]}"] if extras else []
+    if extras and not (found and skip_extras):
+        raise UserError(refusal(extras, bool(found), source))
+    notes = [f"left out {len(extras)} tensors that are not LoRA, such as {extras[0]}"] if extras else []
     config = parse_object(header.get("lora_adapter_metadata", "{}"), f"{source}: lora_adapter_metadata")
+    flat = header_config(header)
     roots = {root for root, _ in found}
     layers: dict[str, LoraUpdate] = {}
     for (root, path), parts in found.items():
@@ -96,16 +115,20 @@ def read_tensors(
         if down is None or up is None:
             raise UserError(f"{source}: {path} has only one of its two matrices")
         rank = down.shape[0] if down.ndim else 0
-        settings = module_config(config, root, path)
-        if settings.get("use_dora"):
+        statements = [module_config(config, root, path)]
+        if "alpha" not in parts:
+            statements += [module_config(each, root, path) for each in (flat, beside or {})]
+        if any(each.get("use_dora") for each in statements):
             raise UserError(f"{source}: {_REASONS[0][1]}")
-        stated, rslora = settings.get("r", rank), settings.get("use_rslora") is True
+        settings = statements[0] | next((each for each in statements if "lora_alpha" in each), {})
+        stated = settings.get("r", rank)
+        rslora = settings.get("use_rslora", flat.get("use_rslora")) is True
         if stated != rank and alpha is None:
             raise UserError(
                 f"{source}: {path} has matrices of rank {rank}, its header says {stated!r}, so its alpha "
                 "cannot be trusted either; give the alpha it was trained with"
             )
-        value = alpha if alpha is not None else read_alpha(parts.get("alpha"), settings, header, source)
+        value = alpha if alpha is not None else read_alpha(parts.get("alpha"), settings, source)
         if value is None:
             value = float(rank)
             notes.append("alpha is not stated, taken as the rank (scale 1)")
@@ -119,7 +142,7 @@ def read_tensors(
 def group(
     tensors: Mapping[str, Any], source: object
 ) -> tuple[dict[tuple[str, str], dict[str, Tensor]], list[str]]:
-    """Tensors by (what the key says of its tower, module path) and part, and the keys that are no LoRA."""
+    """Tensors by (what the key says of its tower, module path) and part, and the keys that are not LoRA."""
     found: dict[tuple[str, str], dict[str, Tensor]] = defaultdict(dict)
     extras = []
     for key, tensor in tensors.items():
@@ -129,7 +152,7 @@ def group(
             extras.append(key)
             continue
         if not isinstance(tensor, Tensor):
-            raise UserError(f"{source}: {key} is no tensor")
+            raise UserError(f"{source}: {key} is not a tensor")
         part = match["part"]
         part = part if part == "alpha" else "down" if part in _DOWN else "up"
         if part in found[place]:
@@ -140,8 +163,8 @@ def group(
 
 def find_module(name: str) -> tuple[str, str] | None:
     """(tower, "transformer", "transformer_2" or "", module path) of a key's module, or None if it is none."""
-    if name.startswith("lora_unet_"):
-        flat = name.removeprefix("lora_unet_").lstrip("_")
+    if name.startswith(("lora_unet_", "lycoris_")):
+        flat = name.removeprefix("lora_unet_").removeprefix("lycoris_").lstrip("_")
         match = _FLAT.fullmatch(flat)
         if match is None:
             return ("", _FLAT_REST[flat]) if flat in _FLAT_REST else None
@@ -154,10 +177,18 @@ def find_module(name: str) -> tuple[str, str] | None:
     first, _, rest = name.partition(".")
     if first in (*TOWERS, "transformer", "transformer_2"):
         root, name = first, rest
-    if "attn1" in name or "attn2" in name or ".net." in name:
+    name = _our_names(name)
+    return (root, name) if _MODULE.fullmatch(name) else None
+
+
+def _our_names(name: str) -> str:
+    """A path, or its end, with diffusers' names for Wan's layers turned into the released ones."""
+    if "attn1" in name or "attn2" in name or "net." in name:
+        name = f".{name}"
         for theirs, ours in _DIFFUSERS_NAMES:
             name = name.replace(theirs, ours)
-    return (root, name) if _MODULE.fullmatch(name) else None
+        name = name.removeprefix(".")
+    return name
 
 
 def assign(root: str, path: str, roots: set[str], expert: str | None, source: object) -> tuple[str, ...]:
@@ -176,7 +207,33 @@ def assign(root: str, path: str, roots: set[str], expert: str | None, source: ob
     return find_towers(expert)
 
 
-def module_config(config: dict[str, Any], root: str, path: str) -> dict[str, Any]:
+def header_config(header: Mapping[str, str]) -> dict[str, Any]:
+    """What other tools write into a header, in peft's words."""
+    config: dict[str, Any] = {}
+    for word in _CONFIG_WORDS:
+        config |= _object(header.get(word))
+    alpha = next(
+        (header[word] for word in _ALPHA_WORDS if header.get(word, "None") not in ("None", "0", "")), None
+    )
+    rank = next((int(header[word]) for word in _RANK_WORDS if header.get(word, "").isdecimal()), None)
+    flags = _object(header.get("ss_network_args"))  # kohya's, where LyCORIS says rs_lora
+    words = (header.get("use_rslora"), flags.get("rs_lora"), flags.get("use_rslora"))
+    stated = {"lora_alpha": alpha, "r": rank}
+    if any(str(word).lower() == "true" for word in words):
+        stated["use_rslora"] = True
+    return config | {name: value for name, value in stated.items() if value is not None}
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    """A JSON object; empty where `text` is something else, which other tools may mean otherwise."""
+    try:
+        content = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def module_config(config: Mapping[str, Any], root: str, path: str) -> dict[str, Any]:
     """What peft's metadata says of one module: r, lora_alpha, use_rslora, use_dora, as far as stated."""
     own = f"{root or 'transformer'}."
     prefix = own if f"{own}lora_alpha" in config else ""
@@ -184,17 +241,31 @@ def module_config(config: dict[str, Any], root: str, path: str) -> dict[str, Any
     settings = {name: config[f"{prefix}{name}"] for name in names if f"{prefix}{name}" in config}
     for name, patterns in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
         pattern = config.get(f"{prefix}{patterns}")
-        for key in (path, f"^{path}"):  # diffusers writes the sign of a pattern's beginning
-            if isinstance(pattern, dict) and key in pattern:
-                settings[name] = pattern[key]
+        for key, value in pattern.items() if isinstance(pattern, dict) else ():
+            if matches(str(key), path):
+                settings[name] = value
     return settings
 
 
-def read_alpha(
-    tensor: Tensor | None, settings: dict[str, Any], header: Mapping[str, str], source: object
-) -> float | None:
-    """A module's alpha from its own tensor, peft's metadata or the header; None if none of them has it."""
-    value = settings.get("lora_alpha", header.get("alpha"))
+def matches(pattern: str, path: str) -> bool:
+    """Whether a key of peft's patterns, a path or the end of one, is for a module.
+
+    Raises:
+        UserError: it is a regular expression, which a stranger's file may make run for ever.
+    """
+    plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
+    if re.search(r"[\\^$*+?{}\[\]|()]", plain):
+        raise UserError(
+            f"its strengths are stated by the pattern {pattern[:60]!r}, which is not read; give an alpha"
+        )
+    place = find_module(plain)
+    plain = place[1] if place else _our_names(plain)
+    return path == plain or (not pattern.startswith("^") and path.endswith(f".{plain}"))
+
+
+def read_alpha(tensor: Tensor | None, settings: Mapping[str, Any], source: object) -> float | None:
+    """Read a module's alpha from its own tensor or what is stated of it; None if neither has it."""
+    value = settings.get("lora_alpha")
     if tensor is not None:
         if tensor.numel() != 1:
             raise UserError(f"{source}: an alpha is {list(tensor.shape)}, not a number")
@@ -202,19 +273,27 @@ def read_alpha(
     try:
         return None if value is None else float(value)
     except (TypeError, ValueError):
-        raise UserError(f"{source}: alpha {value!r} is no number") from None
+        raise UserError(f"{source}: alpha {value!r} is not a number") from None
 
 
-def refusal(extras: list[str], source: object) -> str:
-    """Why a file with keys that are no LoRA is refused."""
+def refusal(extras: list[str], has_lora: bool, source: object) -> str:
+    """Why a file with keys that are not LoRA of MOVA is refused; `has_lora`: it has others that are."""
+    advice = (
+        "`--skip-extras` keeps what is a LoRA"
+        if has_lora
+        else "nothing of it can be used; look for a LoRA of Wan2.2 14B"
+    )
+    for signs, model in _MODELS if not has_lora else ():
+        for key in extras:
+            if any(sign in key for sign in signs):
+                return f"{source} is of another model, by its keys {model} ({key}); {advice}"
     for signs, reason in _REASONS:
         for key in extras:
             if any(sign in key for sign in signs):
-                return (
-                    f"{source}: {reason} ({key} is no LoRA key); "
-                    "`adapter convert --skip-extras` keeps what is a LoRA"
-                )
-    return f"{source}: {extras[0]} is no LoRA key of {', '.join(TOWERS)}"
+                return f"{source}: {reason} ({key} is not a LoRA key); {advice}"
+    if has_lora:
+        return f"{source}: {extras[0]} is not a LoRA key of {', '.join(TOWERS)}; {advice}"
+    return f"{source} is of another model: {extras[0]} is not a LoRA key of {', '.join(TOWERS)}; {advice}"
 
 
 def read_upstream(
@@ -233,7 +312,7 @@ def read_upstream(
     adapter = read_tensors(tensors, header, source, alpha=alpha)
     if alpha is None and stated == 16 and any(lora.rank != 16 for lora in adapter.layers.values()):
         note = "upstream writes alpha 16 whatever was trained; give the alpha if it was another"
-        return Adapter(adapter.layers, adapter.card, (note,))
+        return Adapter(adapter.layers, adapter.metadata, (note,))
     return adapter
 
 

@@ -46,7 +46,7 @@ class AdapterMixin(LoraBaseMixin):
         makes several act at once.
 
         Raises:
-            UserError: it is no adapter for this model; the message says why. Nothing is attached then.
+            UserError: it is not an adapter for this model; the message says why. Nothing is attached then.
         """
         name = str(adapter_name)
         if name in {each for names in self.get_list_adapters().values() for each in names}:
@@ -179,7 +179,7 @@ def attach(model: nn.Module, layers: Mapping[str, LoraUpdate], adapter_name: str
 
 
 def extract_adapter(
-    towers: Mapping[str, nn.Module], adapter_name: str = "default", card: AdapterMetadata | None = None
+    towers: Mapping[str, nn.Module], adapter_name: str = "default", metadata: AdapterMetadata | None = None
 ) -> Adapter:
     """The adapter that peft holds in these towers, on the CPU: what a training has to save.
 
@@ -198,7 +198,7 @@ def extract_adapter(
                 layers[f"{tower}.{path}"] = LoraUpdate(
                     down, up, float(layer.lora_alpha[adapter_name]), config.use_rslora
                 )
-    adapter = Adapter(layers, card or AdapterMetadata())
+    adapter = Adapter(layers, metadata or AdapterMetadata())
     check_adapter(adapter, f"adapter {adapter_name!r}")
     return adapter
 

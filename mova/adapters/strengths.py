@@ -27,7 +27,7 @@ _REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[^:]+\.safetensors)?")
 def find_towers(name: str) -> tuple[str, ...]:
     """The towers that `name` stands for. Raises UserError if it is none of `PARTS`."""
     if name not in PARTS:
-        raise UserError(f"{name!r} is no part of the model; choose of {', '.join(PARTS)}")
+        raise UserError(f"{name!r} is not a part of the model; choose from {', '.join(PARTS)}")
     return PARTS[name]
 
 
@@ -70,5 +70,5 @@ def parse_adapter(text: str) -> tuple[str, Strength]:
         try:
             strengths[name] = float(number)
         except ValueError:
-            raise UserError(f"{item!r} in {text} is no strength; write it as {name}=0.8") from None
+            raise UserError(f"{item!r} in {text} is not a strength; write it as {name}=0.8") from None
     return source, strengths

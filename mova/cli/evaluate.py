@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mova.errors import UserError
+from mova.errors import UserError, printable
 from mova.media.clips import read_clip, read_settings
 from mova.media.images import load_first_frame
 from mova.metrics.report import ClipHealth, measure
@@ -23,7 +23,7 @@ def evaluate_clips(paths: list[Path], image: Path | None = None, as_json: bool =
             code = 2
             if as_json:
                 results.append({"file": str(path), "error": str(error)})
-            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.write(f"error: {printable(str(error))}\n")
             continue
         if as_json:
             results.append({"file": str(path)} | health.to_dict())
@@ -63,7 +63,7 @@ def describe(path: Path, health: ClipHealth) -> str:
         "flicker": f"{video.flicker_levels:.2f} levels",
         "plain frames": f"{video.plain_ratio:.0%}",
     }
-    lines = [f"{path}: {health.seconds:.2f} s", *health.sentences()]
+    lines = [f"{printable(str(path))}: {health.seconds:.2f} s", *health.sentences()]
     lines += [f"  {name:<16}{value}" for name, value in figures.items()]
     return "\n".join(lines) + "\n"
 

@@ -18,11 +18,13 @@ import av
 import numpy as np
 from av.container import InputContainer, OutputContainer
 from av.filter import Graph
-from av.video.reformatter import ColorRange, Interpolation
+from av.video.reformatter import ColorRange
 from PIL import Image
 
 from mova.errors import BackendError, UserError, check_finite
 from mova.files import check_frames_folder, new_output, temporary_beside
+from mova.media.formats import VIDEO_FORMATS
+from mova.media.streams import SoundTrack, Upright, audio_frames, video_frames
 from mova.shapes import MAX_FRAMES, MAX_SIDE
 
 X264 = {
@@ -34,15 +36,15 @@ AUDIO_BIT_RATE = 192_000
 AAC_SAMPLE_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 MAX_SETTINGS_BYTES = 1_000_000
 MAX_CLIP_BYTES = 2**30
+MAX_RATE = 120.0  # frames a second
 
-# swscale's defaults darken by one level on average, and put colour half a pixel beside the place where H.264
-# decoders look for it: a chain of clips, each going on from the last frame of the one before, would fade and
+# swscale's defaults darken by one level on average, and put colour half a pixel from where H.264
+# decoders look for it: a chain of clips, each continuing the last frame of the one before, would fade and
 # smear. With these the average error is near zero.
 TO_YUV = (
     "out_color_matrix=bt709:out_range=limited:out_h_chr_pos=0:out_v_chr_pos=128:"
     "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 )
-FROM_YUV = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 Frames = np.ndarray | Iterable[np.ndarray]  # uint8 [F, H, W, 3], or such chunks one after the other
 
@@ -77,7 +79,7 @@ def write_mp4(
         BackendError: the sound holds NaN or infinite values, or the disk is full.
         UserError: as `check_output`, or the settings have over MAX_SETTINGS_BYTES.
     """
-    check_finite("frame_rate", frame_rate, 1, 120)
+    check_finite("frame_rate", frame_rate, 1, MAX_RATE)
     waveform = _checked_waveform(waveform)
     comment = settings_comment(settings)
     aac_rate = min((rate for rate in AAC_SAMPLE_RATES if rate >= sample_rate), default=AAC_SAMPLE_RATES[-1])
@@ -105,7 +107,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         UserError: no mp4 is there, or one that carries none.
     """
-    with open_mp4(path) as container:
+    with open_clip(path) as container:
         comment = container.metadata.get("comment", "")
     try:
         settings = json.loads(comment) if len(comment) <= MAX_SETTINGS_BYTES else None
@@ -120,38 +122,52 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def read_clip(path: Path, max_frames: int = MAX_FRAMES) -> DecodedClip:
-    """The clip at `path`: an mp4 or mov of constant frame rate, with sound.
+    """The clip at `path`, with sound, upright and of square pixels.
 
-    The waveform starts with the first frame and has int(sample_rate * F / frame_rate) samples; where the file
-    has no sound in that span it is silent.
+    Second 0 is the first frame that can be decoded, for both. Frames of a varying rate are laid out at the
+    mean rate, each at its time. The waveform has int(sample_rate * F / frame_rate) samples, silent where the
+    file has no sound.
 
     Raises:
         UserError: no clip is there, or it is damaged, silent, over `max_frames`, or over MAX_SIDE in a side.
     """
-    images: list[np.ndarray] = []
-    sound: list[np.ndarray] = []
-    starts: dict[type, float] = {}
-    with open_mp4(path) as container:
+    with open_clip(path) as container:
         video, audio = checked_streams(path, container)
-        frame_rate, sample_rate, channels = float(video.average_rate), audio.rate, audio.channels
-        expected_frames = (video.duration or 0) * video.time_base * video.average_rate
-        to_float = av.AudioResampler(format="fltp")
-        for frame in container.decode(video, audio):
-            seconds = frame.time or 0.0
-            starts.setdefault(type(frame), seconds)
-            if isinstance(frame, av.VideoFrame):
-                if len(images) == max_frames:
-                    raise UserError(f"{path.name} has over {max_frames} frames; cut it to that length")
-                images.append(frame.to_ndarray(format="rgb24", interpolation=FROM_YUV))
-            elif seconds < max_frames / frame_rate:
-                sound += [piece.to_ndarray() for piece in to_float.resample(frame)]
+        frame_rate = float(video.average_rate)
+        # Other containers guess their length.
+        counted = (video.duration or 0) if container.format.name.startswith("mov") else 0
+        expected_frames = counted * video.time_base * video.average_rate
+        sample_rate, channels, upright = audio.rate, audio.channels, Upright(video, path.name)
+    images: list[np.ndarray] = []
+    times: list[float] = []
+    for frame in video_frames(path):
+        if len(images) == max_frames:
+            raise UserError(f"{path.name} has over {max_frames} frames; cut it to that length")
+        images.append(np.asarray(upright(frame)))
+        times.append(frame.time)
     if not images or len(images) + 1 < expected_frames:  # an edit list may count a part of a frame as one
         raise UserError(f"{path.name} ends at frame {len(images)} of {round(expected_frames)}; get it again")
-    waveform = np.zeros((channels, int(sample_rate * len(images) / frame_rate)), np.float32)
-    if sound:
-        late = round((starts[av.AudioFrame] - starts[av.VideoFrame]) * sample_rate)
-        _source_name(np.concatenate(sound, axis=1), waveform, late)
-    return DecodedClip(np.stack(images), waveform, frame_rate, sample_rate)
+    shown, frame_rate = at_constant_rate(np.array(times) - times[0], frame_rate)
+    if len(shown) > max_frames:
+        raise UserError(f"{path.name} lasts over {max_frames} frames at {frame_rate:.3g} a second; cut it")
+    track = SoundTrack(sample_rate, channels, times[0], int(sample_rate * len(shown) / frame_rate))
+    for frame in audio_frames(path):
+        if not track.add(frame):
+            break
+    track.finish()
+    return DecodedClip(np.stack([images[index] for index in shown]), track.wave, frame_rate, sample_rate)
+
+
+def at_constant_rate(times: np.ndarray, frame_rate: float) -> tuple[np.ndarray, float]:
+    """Indices of the frames to show at ticks of one rate, and the rate: `frame_rate` if it is theirs.
+
+    `times` are the seconds of all frames, ascending from 0. Where they keep no rate it is their mean.
+    """
+    if np.abs(times - np.arange(len(times)) / frame_rate).max() * frame_rate < 0.5:
+        return np.arange(len(times)), frame_rate
+    mean_rate = min((len(times) - 1) / times[-1], MAX_RATE) if times[-1] > 0 else frame_rate
+    ticks = np.arange(max(1, round((times[-1] + 1 / mean_rate) * mean_rate))) / mean_rate
+    return np.searchsorted((times[1:] + times[:-1]) / 2, ticks, side="right"), mean_rate
 
 
 def write_wav(path: Path, waveform: np.ndarray, sample_rate: int, overwrite: bool = False) -> None:
@@ -277,21 +293,22 @@ def _layout(waveform: np.ndarray) -> str:
 
 
 @contextmanager
-def open_mp4(path: Path) -> Iterator[InputContainer]:
+def open_clip(path: Path) -> Iterator[InputContainer]:
     """The clip at `path`, opened. Raises UserError for what libav says of it here or in the block.
 
     The forced format keeps a playlist from opening other files; `file:` keeps a name from being a URL.
     """
+    kind = VIDEO_FORMATS.get(path.suffix.lower(), "mp4")
     try:
         if not path.is_file():
             raise UserError(f"{path} is not a file; give an mp4 clip")
         if path.stat().st_size > MAX_CLIP_BYTES:
             raise UserError(f"{path.name} has over {MAX_CLIP_BYTES // 2**30} GiB; give a shorter clip")
-        with av.open(f"file:{path}", format="mp4", metadata_errors="replace") as container:
+        with av.open(f"file:{path}", format=kind, metadata_errors="replace") as container:
             yield container
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror
-        raise UserError(f"{path.name} is damaged or not an mp4 clip ({reason}); give another") from error
+        raise UserError(f"{path.name} is damaged or not an {kind} clip ({reason}); give another") from error
 
 
 def checked_streams(path: Path, container: InputContainer) -> tuple[av.VideoStream, av.AudioStream]:
@@ -309,16 +326,9 @@ def checked_streams(path: Path, container: InputContainer) -> tuple[av.VideoStre
     return video, audio
 
 
-def _source_name(sound: np.ndarray, waveform: np.ndarray, late: int) -> None:
-    """Copy `sound` into `waveform`, from sample `late` of that on; both [channels, S]. The rest is cut."""
-    sound, span = sound[:, max(-late, 0) :], waveform[:, max(late, 0) :]
-    length = min(sound.shape[1], span.shape[1])
-    span[:, :length] = sound[:, :length]
-
-
 @dataclass(frozen=True)
 class ClipFacts:
-    """What decoding a clip to its end found."""
+    """Measurements of a clip that was decoded to its end."""
 
     num_frames: int
     height: int
@@ -334,7 +344,7 @@ def measure_clip(path: Path, max_frames: int = MAX_FRAMES) -> ClipFacts:
         UserError: no clip is there, or it is damaged, lacks picture or sound, or has over `max_frames`.
     """
     num_frames, samples = 0, 0
-    with open_mp4(path) as container:
+    with open_clip(path) as container:
         video, audio = checked_streams(path, container)
         for frame in container.decode(video, audio):
             if isinstance(frame, av.VideoFrame):
@@ -356,7 +366,7 @@ def copy_with_settings(source: Path, path: Path, settings: dict[str, Any], overw
     """
     comment = settings_comment(settings)
     # The source is opened first: what fails in the writing is then explained as such, not as its damage.
-    with open_mp4(source) as container:
+    with open_clip(source) as container:
         chosen = checked_streams(source, container)
         options = {"movflags": "+faststart", "movie_timescale": str(chosen[1].rate)}
         with (

@@ -5,16 +5,18 @@ before anything is decoded.
 """
 
 import stat
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from mova.errors import UserError
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_IMAGE_BYTES = 50_000_000
 MAX_IMAGE_PIXELS = 50_000_000
+_SRGB = ImageCms.createProfile("sRGB")
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError)  # what Pillow's decoders raise
 
 
@@ -33,18 +35,22 @@ def white_frame(height: int, width: int) -> np.ndarray:
 def open_image(path: Path) -> Image.Image:
     """The image at `path` in RGB, turned upright as its EXIF says.
 
-    Transparency is laid on white, the colour of the frame a model starts from when it is given none.
-    16-bit values are scaled to 8 bits; an animation gives its first frame.
+    The colours are those that an embedded ICC profile means. Transparency is laid on white, the colour of
+    the frame a model starts from when it is given none. 16-bit values are scaled to 8 bits; an animation
+    gives its first frame.
 
     Raises:
-        UserError: no file, not one of IMAGE_FORMATS, damaged, or over MAX_IMAGE_BYTES or MAX_IMAGE_PIXELS.
+        UserError: no file, not one of IMAGE_FORMATS, damaged (or its profile is), or over MAX_IMAGE_BYTES or
+            MAX_IMAGE_PIXELS.
     """
     _check_file(path)
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError  # as Pillow itself does above its own, larger limit
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(_to_srgb(ImageOps.exif_transpose(image), path.name))
+    except UserError:
+        raise
     except Image.DecompressionBombError as error:
         raise UserError(
             f"{path.name} has too many pixels; an image may have up to {MAX_IMAGE_PIXELS // 10**6} million: "
@@ -118,6 +124,46 @@ def _check_file(path: Path) -> None:
             f"{path.name} has {status.st_size / 1e6:.0f} MB; an image may have up to "
             f"{MAX_IMAGE_BYTES // 10**6} MB: save it smaller"
         )
+
+
+def _to_srgb(image: Image.Image, name: str) -> Image.Image:
+    """`image` with the colours that its ICC profile means; as it is where that is sRGB already."""
+    content = image.info.get("icc_profile")
+    if not content:
+        return image
+    if image.mode == "P":
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    elif image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        image = _to_rgb(image)  # 16 bits
+    # LittleCMS keeps no transparency of grey.
+    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+    opaque = image.convert({"LA": "L", "RGBA": "RGB"}[image.mode]) if alpha else image
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(content))
+        space = profile.profile.xcolor_space.strip()
+        if (opaque.mode, space) in (("RGB", "GRAY"), ("L", "RGB")):
+            opaque = opaque.convert("L" if space == "GRAY" else "RGB")
+        transform = ImageCms.buildTransform(
+            profile, _SRGB, opaque.mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        raise UserError(
+            f"{name} has a colour profile that cannot be used, so its colours cannot be told; save it as sRGB"
+        ) from error
+    if opaque.mode == "RGB" and _keeps_colours(transform):
+        return image
+    converted = ImageCms.applyTransform(opaque, transform)
+    if alpha:
+        converted.putalpha(alpha)
+    return converted
+
+
+def _keeps_colours(transform: ImageCms.ImageCmsTransform) -> bool:
+    """Whether it changes no colour by more than its own rounding."""
+    steps = np.arange(0, 256, 17, np.uint8)
+    colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(64, 64, 3)
+    changed = np.asarray(ImageCms.applyTransform(Image.fromarray(colours), transform), np.int16)
+    return np.abs(changed - colours).max() <= 2
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

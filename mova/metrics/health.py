@@ -1,4 +1,4 @@
-"""Is the sound a sound and the picture a picture: figures that show a failed clip, without weights."""
+"""Figures of sound and picture that show a failed clip, without weights; loudness after ITU-R BS.1770."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,71 @@ from mova.spectrum import power_columns
 BLOCK_SECONDS, STEP_SECONDS = 0.4, 0.1
 ABSOLUTE_GATE, RELATIVE_GATE = -70.0, -10.0  # LUFS, LU
 TAIL_SECONDS = 0.5  # the slowest part of the filter, a 38 Hz high-pass, has faded by then
+FULL_SCALE = 0.999  # a sample from here on touches the ceiling
+CLIPPED_RUN = 3  # so many such samples in a row are cut off, one may be a peak
+SILENCE_SECONDS = 0.05
+SILENCE_DB = -50.0  # RMS of such a piece, against full scale
+BANDWIDTH_DB = -60.0  # under the loudest frequency
+BANDWIDTH_WINDOW_SECONDS = 0.08
+FROZEN_LEVELS = 0.5  # largest change of any cell of the thumbnail; codecs stay below it in a still
+PLAIN_LEVELS = 4.0  # standard deviation over a frame, in the liveliest colour channel
+
+
+@dataclass(frozen=True)
+class AudioHealth:
+    """`peak_db` and `loudness_lufs` are None for silence."""
+
+    peak_db: float | None  # against full scale
+    loudness_lufs: float | None
+    clipped_ratio: float  # of all samples
+    silence_ratio: float  # of the time
+    bandwidth_hz: float
+    dc_offset: float  # share of full scale
+
+
+@dataclass(frozen=True)
+class VideoHealth:
+    """Levels are those of 8 bits, 0..255. `first_frame_psnr_db` is None without a picture to compare with."""
+
+    first_frame_psnr_db: float | None
+    flicker_levels: float  # how much the brightness of the whole picture jumps to and fro
+    frozen_ratio: float  # of the steps from frame to frame, those in which nothing moves
+    motion_levels: float  # mean change from frame to frame
+    plain_ratio: float  # of the frames, those of one colour
+
+
+def audio_health(waveform: np.ndarray, sample_rate: int) -> AudioHealth:
+    """The figures of `waveform` [channels, S]."""
+    size = np.abs(waveform)
+    peak = float(size.max(initial=0))
+    return AudioHealth(
+        peak_db=20 * float(np.log10(peak)) if peak > 0 else None,
+        loudness_lufs=loudness(waveform, sample_rate),
+        clipped_ratio=_clipped_ratio(size),
+        silence_ratio=_silence_ratio(waveform, sample_rate),
+        bandwidth_hz=_bandwidth(waveform.mean(0), sample_rate),
+        dc_offset=float(waveform.mean(dtype=np.float64)),
+    )
+
+
+def video_health(frames: np.ndarray, luma: np.ndarray, first_frame: np.ndarray | None = None) -> VideoHealth:
+    """The figures of `frames` [F, H, W, 3] and their thumbnails `luma` [F, h, w]."""
+    steps = np.abs(np.diff(luma, axis=0))
+    brightness = luma.mean((1, 2), dtype=np.float64)
+    jumps = np.abs(np.diff(brightness, n=2)) / 2
+    return VideoHealth(
+        first_frame_psnr_db=None if first_frame is None else psnr(frames[0], first_frame),
+        flicker_levels=float(np.median(jumps)) if len(jumps) else 0.0,
+        frozen_ratio=float((steps.max((1, 2)) < FROZEN_LEVELS).mean()) if len(steps) else 1.0,
+        motion_levels=float(steps.mean()) if len(steps) else 0.0,
+        plain_ratio=float(np.mean([_is_plain(frame) for frame in frames])),
+    )
+
+
+def psnr(frame: np.ndarray, picture: np.ndarray) -> float:
+    """Decibels between uint8 pictures or clips; at most 99, for equal ones."""
+    error = ((frame.astype(np.float32) - picture) ** 2).mean()
+    return float(min(10 * np.log10(255**2 / max(error, 1e-9)), 99.0))
 
 
 def loudness(waveform: np.ndarray, sample_rate: int) -> float | None:
@@ -73,67 +138,6 @@ def _power(lufs: float) -> float:
     return 10 ** ((lufs + 0.691) / 10)
 
 
-FULL_SCALE = 0.999  # a sample from here on touches the ceiling
-CLIPPED_RUN = 3  # so many such samples in a row are cut off, one may be a peak
-SILENCE_SECONDS = 0.05
-SILENCE_DB = -50.0  # RMS of such a piece, against full scale
-BANDWIDTH_DB = -60.0  # under the loudest frequency
-BANDWIDTH_WINDOW_SECONDS = 0.08
-FROZEN_LEVELS = 0.5  # largest change of any cell of the thumbnail; codecs stay below it in a still
-PLAIN_LEVELS = 4.0  # standard deviation over a frame, in the liveliest colour channel
-
-
-@dataclass(frozen=True)
-class AudioHealth:
-    """`peak_db` and `loudness_lufs` are None for silence."""
-
-    peak_db: float | None  # against full scale
-    loudness_lufs: float | None
-    clipped_ratio: float  # of all samples
-    silence_ratio: float  # of the time
-    bandwidth_hz: float
-    dc_offset: float  # share of full scale
-
-
-@dataclass(frozen=True)
-class VideoHealth:
-    """Levels are those of 8 bits, 0..255. `first_frame_psnr_db` is None without a picture to compare with."""
-
-    first_frame_psnr_db: float | None
-    flicker_levels: float  # how much the brightness of the whole picture jumps to and fro
-    frozen_ratio: float  # of the steps from frame to frame, those in which nothing moves
-    motion_levels: float  # mean change from frame to frame
-    plain_ratio: float  # of the frames, those of one colour
-
-
-def audio_health(waveform: np.ndarray, sample_rate: int) -> AudioHealth:
-    """The figures of `waveform` [channels, S]."""
-    size = np.abs(waveform)
-    peak = float(size.max(initial=0))
-    return AudioHealth(
-        peak_db=20 * float(np.log10(peak)) if peak > 0 else None,
-        loudness_lufs=loudness(waveform, sample_rate),
-        clipped_ratio=_clipped_ratio(size),
-        silence_ratio=_silence_ratio(waveform, sample_rate),
-        bandwidth_hz=_bandwidth(waveform.mean(0), sample_rate),
-        dc_offset=float(waveform.mean(dtype=np.float64)),
-    )
-
-
-def video_health(frames: np.ndarray, luma: np.ndarray, first_frame: np.ndarray | None = None) -> VideoHealth:
-    """The figures of `frames` [F, H, W, 3] and their thumbnails `luma` [F, h, w]."""
-    steps = np.abs(np.diff(luma, axis=0))
-    brightness = luma.mean((1, 2), dtype=np.float64)
-    jumps = np.abs(np.diff(brightness, n=2)) / 2
-    return VideoHealth(
-        first_frame_psnr_db=None if first_frame is None else psnr(frames[0], first_frame),
-        flicker_levels=float(np.median(jumps)) if len(jumps) else 0.0,
-        frozen_ratio=float((steps.max((1, 2)) < FROZEN_LEVELS).mean()) if len(steps) else 1.0,
-        motion_levels=float(steps.mean()) if len(steps) else 0.0,
-        plain_ratio=float(np.mean([_is_plain(frame) for frame in frames])),
-    )
-
-
 def _clipped_ratio(size: np.ndarray) -> float:
     """Share of samples in runs at full scale, of absolute values [channels, S]."""
     touching = size >= FULL_SCALE
@@ -162,12 +166,6 @@ def _bandwidth(waveform: np.ndarray, sample_rate: int) -> float:
         return 0.0
     highest = np.flatnonzero(power >= power.max() * 10 ** (BANDWIDTH_DB / 10))[-1]
     return float(highest * sample_rate / (2 * (len(power) - 1)))
-
-
-def psnr(frame: np.ndarray, picture: np.ndarray) -> float:
-    """Decibels between uint8 pictures or clips; at most 99, for equal ones."""
-    error = ((frame.astype(np.float32) - picture) ** 2).mean()
-    return float(min(10 * np.log10(255**2 / max(error, 1e-9)), 99.0))
 
 
 def _is_plain(frame: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""When something begins to sound: a spectral-flux onset picker in numpy.
+"""Onsets of sounds: a spectral-flux picker in numpy.
 
 Two stages, as one window cannot do both: a long one (resolves bands, so that a late hit stands out of a
 ringing tail) finds that there is an onset; the energy within a millisecond then says when.
@@ -15,7 +15,7 @@ HOP_SECONDS = 0.005
 WINDOW_SECONDS = 0.023
 BANDS = 32
 LOWEST_HZ, HIGHEST_HZ = 120.0, 8000.0
-FLOOR_DB = -66.0  # under the clip's loudest band; what lies deeper is not heard beside it
+FLOOR_DB = -66.0  # under the clip's loudest band; what lies deeper is not heard with it
 AUDIBLE_DB = 45.0  # under the loudest moment; what is softer does not tell what kind of sound it is
 LOUD_DB = 25.0
 SHORTEST_WORD = 0.1  # seconds within LOUD_DB; what never lasts so long is dry knocks and clicks
@@ -95,7 +95,7 @@ def band_levels(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
 def spectral_flux(levels: np.ndarray) -> np.ndarray:
     """Mean of the LOUDEST_RISES largest rises of bands over RISE_HOPS: decibels [columns].
 
-    A tone that wanders to the next band is no rise, nor is what stays near the band's floor.
+    A tone that wanders to the next band is not a rise, nor is what stays near the band's floor.
     """
     levels = np.maximum(levels, np.quantile(levels, QUIET_SHARE, axis=0) + ABOVE_FLOOR_DB)
     before = np.pad(levels, ((RISE_HOPS, 0), (0, 0)), mode="edge")[:-RISE_HOPS]

@@ -1,4 +1,4 @@
-"""All figures of a clip in one place, and what they mean in plain words."""
+"""All figures of a clip, and their meaning in plain words."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class ClipHealth:
     video: VideoHealth
 
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with the clip, a sentence each; empty if nothing was found."""
+        """Problems of the clip, a sentence each."""
         return _sync_problems(self.sync) + _audio_problems(self.audio) + _video_problems(self.video)
 
     def sentences(self) -> tuple[str, ...]:

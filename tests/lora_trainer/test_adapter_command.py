@@ -140,9 +140,9 @@ def test_merging_to_a_rank_cuts_it(run, source):
     ("arguments", "sentence"),
     [
         (["info", "gone.safetensors"], "cannot be read"),
-        (["scale", "SOURCE", "--by", "loud", "--out", "a.safetensors"], "--by loud is no strength"),
+        (["scale", "SOURCE", "--by", "loud", "--out", "a.safetensors"], "--by loud is not a strength"),
         (["scale", "SOURCE", "--by", "0", "--out", "a.safetensors"], "use strip"),
-        (["strip", "SOURCE", "--without", "sound", "--out", "a.safetensors"], "'sound' is no part"),
+        (["strip", "SOURCE", "--without", "sound", "--out", "a.safetensors"], "'sound' is not a part"),
         (["merge", "SOURCE", "--rank", "0", "--out", "a.safetensors"], "--rank 0 must be 1 or more"),
         (["convert", "SOURCE", "--out", "a.pt"], "must end in .safetensors"),
         (["convert", "SOURCE", "--out", "taken.safetensors"], "exists; choose another name"),

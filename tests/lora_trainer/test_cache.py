@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from lora_trainer.decode import read_frames, read_sound
+from lora_trainer.decode import read_frames, read_sound, reader_of
 from lora_trainer.latent_cache import build_cache, read_index
+from lora_trainer.manifest import DatasetItem
 from lora_trainer.measurements import to_loudness
 from lora_trainer.windows import plan_windows
 from mova.errors import UserError
 from mova.metrics.health import loudness
 from tests.lora_trainer.clips import make_clip
+from tests.test_streams import write
 
 CPU = torch.device("cpu")
 
@@ -147,3 +149,12 @@ def test_loudness_is_brought_to_the_target(own):
     spiky = np.concatenate([tone, [0.9]]).astype(np.float32)
     assert np.abs(to_loudness(spiky, 48000, -10)).max() <= 0.97 + 1e-6
     assert not to_loudness(np.zeros(100, np.float32), 48000, -23).any()
+
+
+def test_windows_of_clips_that_were_read_otherwise_before_are_made_again_and_others_kept(tmp_path, clips):
+    assert reader_of(DatasetItem("a.mp4", clips / "a.mp4", "")) == {}
+    assert reader_of(DatasetItem("a.mp4", clips / "a.mp4", "", audio=tmp_path / "a.wav")) == {}
+    assert reader_of(DatasetItem("a.mp4", clips / "a.mp4", "", audio=tmp_path / "a.mp3")) == {"reader": 2}
+    assert reader_of(write(tmp_path / "a.ts")) == {"reader": 2}
+    hdr = {"x264-params": "colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc"}
+    assert reader_of(write(tmp_path / "a.mov", options=hdr)) == {"reader": 2}

@@ -39,7 +39,7 @@ def test_what_is_not_taken_is_named(clips, uploads):
     (uploads / "stray.txt").write_text("x")
     told = clips.add([uploads / name for name in ("again.mp4", "notes.pdf", "stray.txt")])
     assert "again.mp4 was not taken: it is the same file as two.mp4" in told
-    assert any(text.startswith("notes.pdf is no clip; give .mp4") for text in told)
+    assert any(text.startswith("notes.pdf is not a clip; give .mp4") for text in told)
     assert any("stray.txt belongs to no clip here" in text for text in told)
     small = ClipSet(clips.folder, (clips.folder / "two.mp4").stat().st_size + 10)
     assert "all clips together may have" in small.add([uploads / "Anna & <b>.mp4"])[0]
@@ -65,8 +65,8 @@ def test_captions_are_saved_beside_the_clips_and_nowhere_else(clips, uploads):
 
 def test_a_clip_goes_with_all_that_belongs_to_it(clips, uploads):
     clips.add(sorted(uploads.iterdir()))
-    clips.mend("two.mp4", start=0.1, end=None)
-    clips.mend("two.mp4", end=0.3)
+    clips.fix("two.mp4", start=0.1, end=None)
+    clips.fix("two.mp4", end=0.3)
     assert [(item.start, item.end) for item in clips.items()] == [(0.0, None), (0.1, 0.3)]
     with pytest.raises(UserError, match=r"\.\./uploads/two\.mp4 is not here any more"):
         clips.remove("../uploads/two.mp4")

@@ -10,6 +10,7 @@ from lora_trainer.__main__ import main
 from lora_trainer.doctor import examine, fix
 from lora_trainer.doctor_report import html_report, text_report
 from lora_trainer.manifest import read_items
+from mova.errors import UserError
 from mova.media.clips import write_mp4
 from tests.lora_trainer.clips import SAMPLE_RATE, make_clip, picture, wave
 from tests.lora_trainer.test_reading import write_streams
@@ -219,3 +220,45 @@ def test_a_manifest_row_may_name_a_part_of_a_clip(doctor, settings):
         ("First.", 0.375),
         ("Second.", 1.0),
     ]
+
+
+def test_every_window_that_training_would_read_is_tried(doctor, monkeypatch):
+    write(doctor.folder, "long.mp4", picture(5.0, 24, FLASHES), 0.3 * wave(5.0, FLASHES) + hiss(5.0, 0.02))
+    read = []
+
+    def read_frames(item, times, height, width):
+        read.append(times[0])
+        if times[0] > 3:
+            raise UserError(f"{item.name} is damaged here")
+        return np.zeros((len(times), height, width, 3), np.uint8)
+
+    monkeypatch.setattr("lora_trainer.doctor.read_frames", read_frames)
+    found, examination = doctor(data__num_frames=[9])
+    assert read == [window.start for window in examination.windows] and len(read) == 13
+    finding = found["long.mp4"]["windows"]
+    assert finding.severity == "error"
+    assert finding.figure == "4 of 13 windows cannot be read, from 3.38 s: long.mp4 is damaged here"
+
+
+def test_whatever_goes_wrong_with_one_clip_is_a_finding_of_that_clip(doctor, monkeypatch):
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        write(doctor.folder, name, *good())
+    (doctor.folder / "b.mp4").write_bytes(b"no clip")
+
+    def check_sound(clip, config):
+        if clip.item.name == "c.mp4":
+            raise ZeroDivisionError("a fault of ours")
+        return []
+
+    monkeypatch.setattr("lora_trainer.doctor.check_sound", check_sound)
+    found, _ = doctor()
+    assert "b.mp4 cannot be read" in found["b.mp4"]["unreadable"].figure
+    assert found["c.mp4"]["unusable"].figure == "ZeroDivisionError: a fault of ours"
+    assert "duplicate" in found["c.mp4"]
+
+
+def test_a_report_shows_what_steers_a_terminal_in_place_of_sending_it(doctor):
+    write(doctor.folder, "a\x1b[2J.mp4", *good(), caption="A voice says hello\x1b]0;mine\x07.")
+    _, examination = doctor()
+    text = text_report(examination)
+    assert "a\\x1b[2J.mp4" in text and "\x1b" not in text

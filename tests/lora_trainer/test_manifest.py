@@ -68,7 +68,7 @@ def test_what_is_missing_is_named(files):
     for source, sentence in (
         (str(files / "none"), "there are no clips at"),
         (str(files), "a.mp4, b.mov lack a caption"),
-        (str(files / "b.wav"), "is no manifest"),
+        (str(files / "b.wav"), "is not a manifest"),
     ):
         with pytest.raises(UserError, match=sentence):
             read_items(source)
@@ -77,7 +77,7 @@ def test_what_is_missing_is_named(files):
         ({"video": "a.mp4"}, "row 1 needs a clip"),
         ({"video": "notes.txt", "caption": "x"}, "is none of"),
         ({"video": "a.mp4", "caption": "x", "start": 2, "end": 1}, "end 1 is not after start 2"),
-        ({"video": "a.mp4", "caption": "x", "start": "soon"}, "no number of seconds"),
+        ({"video": "a.mp4", "caption": "x", "start": "soon"}, "not a number of seconds"),
     ):
         (files / "metadata.jsonl").write_text(json.dumps(row))
         with pytest.raises(UserError, match=sentence):
@@ -154,3 +154,136 @@ def test_a_clip_goes_to_the_bucket_of_its_aspect(height, width, expected):
     assert size[0] % 16 == size[1] % 16 == 0
     assert abs(size[0] * size[1] / (352 * 640) - 1) < 0.05
     assert bucket_size(probe_of(9, height, width), Data(path="x", buckets=False), MODEL) == (352, 640)
+
+
+ROWS = [("a.mp4", "One."), ("sub/b.mov", "Two.")]
+
+
+def captions(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return [(item.name, item.caption) for item in read_items(str(path))]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("c.csv", "video;caption\na.mp4;One.\nsub/b.mov;Two.\n"),
+        ("c.csv", "sep=;\r\nvideo;caption\r\na.mp4;One.\r\nsub/b.mov;Two.\r\n"),
+        ("c.csv", "video\tcaption\na.mp4\tOne.\n\nsub/b.mov\tTwo.\n"),
+        ("c.tsv", "Video\tCaption\na.mp4\tOne.\nsub/b.mov\tTwo.\n"),
+        ("c.csv", "\ufeffvideo, caption\na.mp4, One.\nsub/b.mov, Two.\n"),
+        ("c.csv", "video,caption\na.mp4,One.\nsub/b.mov,Two.\n".encode("utf-16")),
+        ("c.jsonl", '{"video": "a.mp4", "caption": "One."}\r\n\r\n{"video": "sub/b.mov", "caption": "Two."}'),
+    ],
+)
+def test_tables_of_any_separator_and_encoding_are_read(files, name, content):
+    assert captions(files, name, content) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "caption"),
+    [
+        ("c.csv", 'video,caption\na.mp4,"A dog runs.\nIt barks."\n', "A dog runs.\nIt barks."),
+        ("c.csv", 'video,caption\na.mp4,"A dog, ""Rex"", runs."\n', 'A dog, "Rex", runs.'),
+        ("c.csv", "video;caption\na.mp4;A dog, brown\n", "A dog, brown"),
+        (
+            "c.csv",
+            "video,caption\na.mp4,A dog.\u2028It barks.\u0085Loudly.\n",
+            "A dog.\u2028It barks.\u0085Loudly.",
+        ),
+        (
+            "c.jsonl",
+            '{"video": "a.mp4", "caption": "A dog.\u2028It barks.\u0085Loudly."}\n',
+            "A dog.\u2028It barks.\u0085Loudly.",
+        ),
+    ],
+)
+def test_a_caption_is_split_by_nothing_but_its_format(files, name, content, caption):
+    assert captions(files, name, content) == [("a.mp4", caption)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        (
+            "c.csv",
+            "video,caption\na.mp4,A dog, brown\n",
+            "has 2 columns, but line 2 has 3 fields; put quotes",
+        ),
+        ("c.csv", "video,caption,audio\na.mp4,A dog.\n", "has 3 columns, but line 2 has 2 fields"),
+        ("c.csv", 'video,caption\na.mp4,"A dog.\n', "cannot be read as .csv"),
+        ("c.csv", 'video,caption\na.mp4,"A" dog.\n', "cannot be read as .csv"),
+        ("c.csv", "a.mp4,A dog.\n", "its first row must name the columns"),
+        ("c.csv", "", "its first row must name the columns"),
+        ("c.csv", "video,video,caption\na.mp4,b.mp4,A dog.\n", "two columns video"),
+        (
+            "c.csv",
+            "video,caption\na.mp4,Une f\u00eate.\n".encode("cp1252"),
+            "is not UTF-8 text: byte 25 is 0xea",
+        ),
+        ("c.csv", "video,caption\na.mp4,A dog.\n".encode("utf-16-le"), "holds NUL characters"),
+        ("c.jsonl", '{"video": "a.mp4", "caption": "x"}\n{"video"\n', "line 2: Expecting ':'"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_as_it_was_meant_is_refused_with_the_place(
+    files, name, content, sentence
+):
+    with pytest.raises(UserError, match=sentence):
+        captions(files, name, content)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16-le"])
+def test_captions_that_are_not_text_are_all_named(tmp_path, encoding):
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.mp4").write_bytes(b"")
+        (tmp_path / f"{name}.txt").write_bytes("Une f\u00eate.".encode(encoding if name != "b" else "utf-8"))
+    with pytest.raises(
+        UserError, match=r"2 of 3 clips cannot be used:\n- .*a\.txt .*\n- .*c\.txt .* save it as UTF-8"
+    ):
+        read_items(str(tmp_path))
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Two clips among what lies in people's folders."""
+    folder, other = tmp_path / "clips", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    for path in (folder / "a.mp4", folder / "b.mkv", other / "third.mov"):
+        path.write_bytes(b"")
+        path.with_suffix(".txt").write_text("A lamp.")
+    for name in ("g.gif", "g.txt", "i.png", "stray.txt", "lone.wav", "C.TXT"):
+        (folder / name).write_text("x")
+    for name in ("._a.mp4", "._a.txt", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        (folder / name).write_bytes(bytes(10))
+    (folder / "C.MP4").write_bytes(b"")
+    (folder / "folder.mp4").mkdir()
+    (folder / "more").symlink_to(other)
+    (folder / "loop").symlink_to(folder)
+    (folder / "gone.mp4").symlink_to(tmp_path / "nothing.mp4")
+    (folder / "same.mp4").symlink_to(folder / "a.mp4")
+    return folder
+
+
+def test_every_file_of_a_folder_is_used_or_named(mixed, caplog):
+    items = read_items(str(mixed))
+    assert [item.name for item in items] == ["C.MP4", "a.mp4", "b.mkv", "more/third.mov"]
+    (said,) = caplog.messages
+    assert "4 of 10 files are used; left out: g.gif, i.png, lone.wav, stray.txt, " in said
+    assert "gone.mp4 (a link to nothing)" in said and "same.mp4 (the same file as a.mp4)" in said
+    assert not any(name in said for name in ("._a", "DS_Store", "Thumbs", "desktop", "loop", "g.txt"))
+
+
+def test_clips_that_a_folders_manifest_does_not_list_are_named(files, caplog):
+    (files / "metadata.csv").write_text("video,caption\na.mp4,One.\n")
+    assert len(read_items(str(files))) == 1
+    (said,) = caplog.messages
+    assert "1 of 3 files are used; left out: b.wav, sub/b.mov. " in said
+
+
+def test_a_folder_that_is_all_used_is_not_spoken_of(tmp_path, caplog):
+    for name in ("a", "b"):
+        make_clip(tmp_path / f"{name}.mp4", 0.3)
+    assert len(read_items(str(tmp_path))) == 2
+    assert caplog.messages == []

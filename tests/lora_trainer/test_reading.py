@@ -74,6 +74,8 @@ def test_streams_that_start_apart_stay_in_sync(tmp_path, video_start, audio_star
 
 def test_frames_are_chosen_by_their_times_not_by_their_index():
     class Shown:
+        duration, time_base = None, Fraction(1, 1000)
+
         def __init__(self, time):
             self.time = time
 
