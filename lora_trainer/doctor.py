@@ -15,7 +15,7 @@ from lora_trainer import measurements as heard
 from lora_trainer import measurements as seen
 from lora_trainer.config import Config
 from lora_trainer.decode import Probe, probe, read_channels
-from lora_trainer.latent_cache import Report
+from lora_trainer.journal import Report
 from lora_trainer.manifest import DatasetItem
 from lora_trainer.measurements import Picture
 from lora_trainer.windows import Window, caption_of, clips_of, windows_of

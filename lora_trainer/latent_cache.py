@@ -21,9 +21,10 @@ from torch import Tensor
 
 from lora_trainer.config import Config, Data
 from lora_trainer.decode import read_frames, read_sound
+from lora_trainer.journal import Report
 from lora_trainer.manifest import DatasetItem
 from lora_trainer.measurements import to_loudness
-from lora_trainer.regularization import Report, make_kept
+from lora_trainer.regularization import make_kept
 from lora_trainer.windows import Window, bullet_list, caption_of, plan_windows
 from mova.catalog import find_model
 from mova.checkpoint import COMPONENTS, load_components, resolve

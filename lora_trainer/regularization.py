@@ -8,7 +8,7 @@ import argparse
 import gc
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lora_trainer.config import MAX_KEPT, Config
+from lora_trainer.journal import Report
 from lora_trainer.manifest import read_caption
 from mova.catalog import POCKET, ModelSpec, find_model
 from mova.errors import UserError
@@ -25,7 +26,6 @@ from mova.shapes import parse_size
 
 EXAMPLES = POCKET.parent / "examples" / "examples.json"
 MAX_BYTES = 10_000_000
-Report = Callable[[str, int, int], None]  # what is done, of how many
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,7 @@ def unquoted_speech(text: str, brief: PromptRequirements) -> Iterator[Violation]
         return
     words = content_words(said[1])
     if not words <= content_words(text):
-        yield _lost("unquoted_speech", said[1])
+        yield _lost("bare_words", said[1])
 
 
 def lost_names(text: str, brief: PromptRequirements) -> list[str]:

@@ -12,7 +12,8 @@ from mova.errors import UserError
 from mova.machine import GIB, InstalledGpu
 
 SMALLEST = catalog.SMALL_MODEL
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 
 
 def test_an_empty_environment_gives_the_defaults_and_a_space_is_public():
@@ -41,7 +42,7 @@ def test_a_value_that_cannot_be_meant_is_refused(name, value, sentence):
 
 
 def test_the_readme_lists_every_variable():
-    text = README.read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "page.md").read_text(encoding="utf-8")
     assert [v.name for v in VARIABLES if v.name.startswith("MOVA_") and f"`{v.name}`" not in text] == []
 
 

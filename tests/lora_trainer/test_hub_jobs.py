@@ -49,8 +49,8 @@ def hub(golden):
         } | {"requirements.txt": b""}
         code = server.repos["org/space"]
         for old, new in IMPATIENT:
-            assert old in code["lora_trainer/in_job.py"]
-            code["lora_trainer/in_job.py"] = code["lora_trainer/in_job.py"].replace(old, new)
+            assert old in code["lora_trainer/jobs/hub_entry.py"]
+            code["lora_trainer/jobs/hub_entry.py"] = code["lora_trainer/jobs/hub_entry.py"].replace(old, new)
         yield server
 
 
