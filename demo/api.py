@@ -1,8 +1,8 @@
 """Public endpoints for programs: gradio_client, curl and agents (MCP).
 
-They do what the page does, with plain values; their clips are in no browser's list. They are declared by
-components, not by `gr.api`, which would pass files unchecked and unnamed: any path of this machine as an image
-going in, and a path instead of a link coming out.
+They do what the page does, with plain values; their clips are in no browser's list. They are declared with
+components, not with `gr.api`, which leaves files unchecked (a caller could name any path of this machine as
+the image, and would get a path instead of a link) and results without the names that programs know.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """Cost of a clip before the click: seconds, and on ZeroGPU quota. No torch.
 
-The number that is shown also books the GPU. It starts from counted operations and the catalogue's rates and is
-corrected by the time that finished clips took here.
+The number that is shown also books the GPU. It starts from counted operations and the catalogue's rates, and
+is corrected by the time that finished clips took here.
 """
 
 import json
@@ -36,7 +36,9 @@ class Costs:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.device_name = ZEROGPU_CARD if settings.is_zero_gpu else ""  # empty until the worker has reported it
+        self.device_name = (
+            ZEROGPU_CARD if settings.is_zero_gpu else ""
+        )  # empty until the worker has reported it
         self.cores = 1
         self._correction: dict[str, float] = {}
         self._lock = threading.Lock()

@@ -447,6 +447,4 @@ class GenerateForm:
             [self.prompt, self.suggestion_box],
             **PRIVATE,
         )
-        self.dismiss_suggestion.click(
-            lambda: gr.update(visible=False), None, self.suggestion_box, **PRIVATE
-        )
+        self.dismiss_suggestion.click(lambda: gr.update(visible=False), None, self.suggestion_box, **PRIVATE)

@@ -1,4 +1,4 @@
-"""The service behind the page: visitors, limits, and clips from the form to the history. No gradio, no torch."""
+"""The service behind the page: visitors, limits, clips from form to history. No gradio, no torch."""
 
 import dataclasses
 import hashlib
@@ -120,16 +120,17 @@ class Limiter:
 def client_address(request: "gr.Request | None") -> str:
     """The address that the connection came from, or empty.
 
-    uvicorn puts the hop before a trusted proxy there (`Settings.proxies`). X-Forwarded-For is not read here, as
+    uvicorn puts the hop before a trusted proxy there (`Settings.proxies`). X-Forwarded-For is not read here:
     anyone can write anything into it.
     """
     return request.client.host if request is not None and request.client else ""
+
 
 ADAPTERS = "adapters"
 PUBLIC_A_MINUTE, OWN_A_MINUTE = 6, 600  # prompts written for one caller
 SWEEP_SECONDS = 600
 SMALL_MODEL_BYTES = 2**30  # loaded before the first click
-# Clips in the queue at once: of one browser, and on a public page of one address, as names cost nothing there.
+# Clips in the queue at once: of one browser and, on a public page, of one address (a new name costs nothing).
 BROWSER_CLIPS, ADDRESS_CLIPS = 2, 4
 WEIGHTS = ["*.json", "*/*.json", "*/*.safetensors", "tokenizer/*"]
 

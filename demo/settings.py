@@ -158,9 +158,7 @@ VARIABLES = (
     Variable("MOVA_MAX_SECONDS", "max_seconds", _number(0.1, 40), "longest clip that may be asked for; 20"),
     Variable("MOVA_MAX_STEPS", "max_steps", _number(1, 1000, whole=True), "most denoising steps; 100"),
     Variable("MOVA_MAX_UPLOAD_MB", "max_upload_mb", _number(1, 4096, whole=True), "largest upload; 200"),
-    Variable(
-        "MOVA_ABANDON_SECONDS", "abandon_seconds", _number(5, 1e6), "stops a run nobody watches; 120"
-    ),
+    Variable("MOVA_ABANDON_SECONDS", "abandon_seconds", _number(5, 1e6), "stops a run nobody watches; 120"),
     Variable("MOVA_PUBLIC", "is_public", _flag, "1: strangers visit this page; always so on a Space"),
     Variable("MOVA_TRAIN_TAB", "train_tab", _flag, "0: hide the Train tab"),
     Variable("MOVA_ZEROGPU_SIZE", "zerogpu_size", _one_of("large", "xlarge"), "large needs MOVA_FP8=1"),
