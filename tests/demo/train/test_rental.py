@@ -10,7 +10,7 @@ import gradio as gr
 import httpx2
 import itsdangerous
 import pytest
-from gradio.workers import special_args
+from gradio.helpers import special_args
 
 from demo.service import Visitors
 from demo.train import html
