@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from demo.form import WIDE, FieldError, Form
+from demo.form import WIDE, Form
 from demo.service import DemoService, client_address
 from demo.settings import describe_model, public_name
 from demo.writers import WriterChoice, offered_writers, open_enhancer, writer_name
@@ -184,7 +184,7 @@ def fill(service: DemoService, model: str, preset: str, given: dict[str, Any]) -
     name = model or service.model_name
     if name not in service.model_names:
         offered = ", ".join(map(public_name, service.model_names))
-        raise FieldError("model", f"there is no model {name!r} here; choose {offered}")
+        raise UserError(f"there is no model {name!r} here; choose {offered}", "model")
     described = describe_model(name, service.settings)
     chosen = described.preset(preset or catalog.DEFAULT_PRESET)
     best = {

@@ -1,7 +1,5 @@
 """The values of the generate form, the request they make, and the field that is wrong."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
@@ -9,12 +7,10 @@ from pathlib import Path
 from demo.settings import Settings, describe_model
 from mova import catalog
 from mova.adapters.strengths import Strength, is_repo
-from mova.errors import UserError, check_finite
-from mova.guidance import branches
+from mova.errors import UserError, check_finite, field_errors
 from mova.media.images import open_image
-from mova.request import SHIFTS, GenerationRequest, check_text
+from mova.request import GenerationRequest, check_fields
 from mova.shapes import frames_for_seconds, parse_size, size_for_aspect
-from mova.text import clean_prompt
 
 WIDE, TALL, SQUARE, AS_IMAGE = "wide", "tall", "square", "image"
 SHAPES = (WIDE, TALL, SQUARE, AS_IMAGE)
@@ -22,17 +18,6 @@ MAX_SEED = 2**53 - 1  # what a browser's number can hold
 MAX_UPLOAD_SIDE = 2048  # as the largest clip
 MAX_ADAPTERS = 4
 OWN = "trained:"
-
-
-class FieldError(UserError):
-    """A field of the form has a value that cannot be used."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
-
-    def __reduce__(self) -> tuple:
-        return FieldError, (self.field, str(self))
 
 
 @dataclass(frozen=True)
@@ -90,7 +75,7 @@ class Form:
                 object.__setattr__(self, field.name, "")
 
     def request(self, settings: Settings) -> GenerationRequest:
-        """The request the form makes, with a seed. Raises FieldError."""
+        """The request the form makes, with a seed. Raises UserError with that field."""
         self._check(settings)
         model = describe_model(self.model, settings)
         height, width = self.size(model)
@@ -117,7 +102,7 @@ class Form:
         ).seeded()
 
     def size(self, model: catalog.ModelSpec) -> tuple[int, int]:
-        """(height, width) in pixels, valid for the towers. Raises FieldError."""
+        """(height, width) in pixels, valid for the towers. Raises UserError with that field."""
         if self.exact_size.strip():
             with field_errors("exact_size"):
                 height, width = parse_size(self.exact_size.strip())
@@ -139,30 +124,34 @@ class Form:
         return size_for_aspect(aspect, model.height * model.width)
 
     def _check(self, settings: Settings) -> None:
-        with field_errors("prompt"):
-            check_prompt(self.prompt)
-        with field_errors("negative_prompt"):
-            check_text("the negative prompt", self.negative_prompt)
+        """Check what only the form has here, and the request's fields by the request's own rules."""
+        check_fields(prompt=self.prompt, negative_prompt=self.negative_prompt)
         with field_errors("model"):
             self._check_model(settings)
-        for name, value, choices in (("shape", self.shape, SHAPES), ("fit", self.fit, ("crop", "pad"))):
-            if value not in choices:
-                raise FieldError(name, f"{name}={value!r} is not known; choose one of {', '.join(choices)}")
-        if not self.random_seed and self.seed is not None:
-            self._check_number("seed", self.seed, 0, MAX_SEED, whole=True)
-        self._check_number("seconds", self.seconds, 0.2, settings.max_seconds)
-        self._check_number("num_inference_steps", self.num_inference_steps, 1, settings.max_steps, whole=True)
-        with field_errors("guidance_scale"):
-            branches(self.guidance_scale)
-        with field_errors("bridge_guidance_scale"):
-            branches(self.guidance_scale, self.bridge_guidance_scale)
-        for name in ("video_shift", "audio_shift"):
-            if getattr(self, name):
-                self._check_number(name, getattr(self, name), *SHIFTS)
-        self._check_number("crop_position", self.crop_position, 0, 1)
+        if self.shape not in SHAPES:
+            raise UserError(f"shape={self.shape!r} is not known; choose one of {', '.join(SHAPES)}", "shape")
+        seed = None if self.random_seed else self.seed
+        with field_errors("seed"):
+            if seed is not None:
+                check_finite("seed", seed, 0, MAX_SEED)
+        with field_errors("seconds"):
+            check_finite("seconds", self.seconds, 0.2, settings.max_seconds)
+        with field_errors("num_inference_steps"):
+            check_finite("steps", self.num_inference_steps, 1, settings.max_steps)
+        check_fields(
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+            bridge_guidance_scale=self.bridge_guidance_scale,
+            video_shift=self.video_shift or None,
+            audio_shift=self.audio_shift or None,
+            seed=seed,
+            fit=self.fit,
+            crop_position=self.crop_position,
+        )
         for slot, choice in enumerate(self.adapters):
             for part in ("video", "audio", "bridge"):
-                self._check_number(adapter_field(slot, part), getattr(choice, part), -2, 2)
+                with field_errors(adapter_field(slot, part)):
+                    check_finite(part, getattr(choice, part), -2, 2)
 
     def _check_model(self, settings: Settings) -> None:
         """Refuse models this page does not offer: a name from outside must not make it read a folder."""
@@ -170,28 +159,10 @@ class Form:
         if self.model not in catalog.MODELS and self.model != settings.model:
             raise UserError(f"{self.model!r} is not one of this page's models")
 
-    @staticmethod
-    def _check_number(name: str, value: object, low: float, high: float, whole: bool = False) -> None:
-        with field_errors(name):
-            check_finite(name.replace("_", " "), value, low, high)
-            if whole and value != int(value):
-                raise UserError(f"{name}={value} must be a whole number")
-
 
 def adapter_field(slot: int, part: str) -> str:
     """The name of the field for one part of the adapter in `slot`."""
     return f"adapter_{slot}_{part}"
-
-
-@contextmanager
-def field_errors(field: str) -> Iterator[None]:
-    """Attribute any UserError of the block to a field."""
-    try:
-        yield
-    except FieldError:
-        raise
-    except UserError as error:
-        raise FieldError(field, str(error)) from error
 
 
 def _adapter(slot: int, choice: AdapterChoice) -> tuple[str, Strength]:
@@ -200,19 +171,10 @@ def _adapter(slot: int, choice: AdapterChoice) -> tuple[str, Strength]:
     # What a visitor types must not name a file or folder of this machine.
     if not choice.file and (not is_repo(source) or Path(source).exists()):
         message = f"{source!r} is not a repo of the Hub; write it as owner/name"
-        raise FieldError(adapter_field(slot, "name"), message)
+        raise UserError(message, adapter_field(slot, "name"))
     if choice.video == choice.audio == choice.bridge:
         return source, float(choice.video)
     return source, {"video": choice.video, "audio": choice.audio, "bridge": choice.bridge}
-
-
-def check_prompt(prompt: object) -> None:
-    """Raise UserError unless `prompt` is text that a model can read."""
-    if not isinstance(prompt, str):
-        raise UserError("the prompt must be text")
-    check_text("the prompt", prompt)
-    if not clean_prompt(prompt):
-        raise UserError("the prompt is empty; say what is seen and what is heard")
 
 
 def prepare_image(source: Path, target: Path) -> str:

@@ -16,10 +16,8 @@ from demo.form import (
     TALL,
     WIDE,
     AdapterChoice,
-    FieldError,
     Form,
     adapter_field,
-    check_prompt,
     preset_choices,
 )
 from demo.service import DemoService, client_address
@@ -28,6 +26,7 @@ from demo.writers import WriterChoice, describe_result, offered_writers, open_en
 from mova import catalog
 from mova.errors import BackendError, UserError
 from mova.prompting.enhancer import EnhanceRequest
+from mova.request import check_fields
 from mova.shapes import MAX_PROMPT_TOKENS
 
 READY_SECONDS = 60.0
@@ -257,24 +256,23 @@ class GenerateForm:
             updates |= adapter.fill(choice)
         return updates | {self.adapters_shown: max(1, len(form.adapters))}
 
-    def component(self, field: str) -> Component:
-        """The component of a `FieldError`'s field."""
+    def component(self, field: str) -> Component | None:
+        """The component of a `UserError`'s field, or None."""
         parts = {
             adapter_field(slot, part): component
             for slot, adapter in enumerate(self.adapters)
             for part, component in adapter.parts.items()
         }
-        return (self.own | parts)[field]
+        return (self.own | parts).get(field)
 
     def validate(self, values: Values, visitor: str) -> list[dict]:
         """A validator's answer, in the order of `values`: a sentence under the field that is wrong."""
         wrong, message = None, ""
         try:
             self.service.check(visitor, self.read(values))
-        except FieldError as error:
+        except UserError as error:
+            # Without a field of the form, the click itself reports the fault.
             wrong, message = self.component(error.field), html.sentence(str(error))
-        except UserError:
-            pass  # the fault is in no field: the click itself reports it
         return [gr.validate(component is not wrong, message) for component in values]
 
     def describe(self, values: Values) -> str:
@@ -375,7 +373,7 @@ class GenerateForm:
         shown, hidden = gr.update(visible=True), gr.update(visible=False)
         try:
             self.service.limiter.check(client_address(request))
-            check_prompt(prompt)
+            check_fields(prompt=prompt)
             enhancer = open_enhancer(self.service, WriterChoice(offered_writers(self.service)[0][1]))
             image_path = Path(image) if image else None
             result = enhancer.enhance(EnhanceRequest(prompt, image_path, seconds=float(seconds)))

@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING
 from demo.costs import Costs
 from demo.form import (
     OWN,
-    FieldError,
     Form,
     adapter_field,
     caution,
     describe_size,
-    field_errors,
     prepare_image,
 )
 from demo.history import CLIP, FIRST_FRAME, SETTINGS, ClipRecord, History
@@ -31,11 +29,11 @@ from demo.queue import ClipRun, JobQueue
 from demo.settings import Settings, choose_model, describe_model, offered_models, public_name
 from demo.worker import RunOutcome, WorkerProcess, fetch_adapter, make_clip, preload, probe_machine
 from mova import hub
-from mova.errors import BackendError, UserError
+from mova.errors import BackendError, UserError, field_errors
 from mova.files import new_output
 from mova.machine import human_seconds
 from mova.prompting.quotes import find_quotes
-from mova.request import GenerationRequest, check_request
+from mova.request import GenerationRequest
 from mova.text import TokenMeter, speech_seconds
 
 if TYPE_CHECKING:
@@ -174,7 +172,7 @@ class DemoService:
         """Queue the form's clip for a visitor at `address`.
 
         Raises:
-            FieldError, UserError: something in the form is wrong.
+            UserError: something in the form is wrong; `field` is the form's, or empty.
             BackendError: the queue or the disk is full.
         """
         owner, active = self.visitors.folder_name(visitor), self.queue.active()
@@ -192,7 +190,7 @@ class DemoService:
             raise
 
     def check(self, visitor: str, form: Form) -> None:
-        """Raise FieldError for a fault of the form that shows without the model."""
+        """Raise UserError for a fault of the form that shows without the model."""
         self._with_own_adapters(self.visitors.folder_name(visitor), form).request(self.settings)
 
     def adapters_folder(self, owner: str) -> Path:
@@ -211,7 +209,7 @@ class DemoService:
         """
         try:
             request = form.request(self.settings)
-        except FieldError as error:
+        except UserError as error:
             if error.field != "prompt":
                 return str(error), "", ""
             return self.describe(dataclasses.replace(form, prompt="-"))
@@ -241,7 +239,7 @@ class DemoService:
                 name = choice.name.removeprefix(OWN)
                 if name not in own:
                     message = f"there is no adapter {name!r} of yours here; choose another"
-                    raise FieldError(adapter_field(slot, "name"), message)
+                    raise UserError(message, adapter_field(slot, "name"))
                 choice = dataclasses.replace(choice, file=str(own[name]))
             adapters.append(choice)
         return dataclasses.replace(form, adapters=tuple(adapters))
@@ -292,7 +290,7 @@ class DemoService:
                 source = str(target)
             adapters.append((source, strength))
         request = request.replace(adapters=tuple(adapters))
-        check_request(request, folder / CLIP)
+        request.check(folder / CLIP)
         return request
 
     def _prepare(self) -> None:

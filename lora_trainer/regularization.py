@@ -21,7 +21,7 @@ from lora_trainer.manifest import read_caption
 from mova.catalog import POCKET, ModelSpec, find_model
 from mova.errors import UserError
 from mova.files import new_output
-from mova.request import GenerationRequest, check_request
+from mova.request import GenerationRequest
 from mova.shapes import parse_size
 
 EXAMPLES = POCKET.parent / "examples" / "examples.json"
@@ -182,7 +182,7 @@ def generate_missing(
     """
     missing = {path: request for path, request in requests.items() if not is_present(path, request)}
     for path, request in missing.items():
-        check_request(request, path)
+        request.check(path)
     for path, request in requests.items():  # before the clips: one without a caption cannot be read
         write_caption(path, request.prompt)
     if not missing:

@@ -79,7 +79,8 @@ def check_size(height: int, width: int) -> None:
         raise UserError(
             f"size {width}x{height} (width x height) will not do: each side must be a multiple of "
             f"{SPATIAL_MULTIPLE} from {MIN_SIDE} to {MAX_SIDE}; "
-            f"nearest: {nearest_side(width)}x{nearest_side(height)}"
+            f"nearest: {nearest_side(width)}x{nearest_side(height)}",
+            "width" if valid[0] else "height",
         )
 
 

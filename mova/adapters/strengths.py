@@ -11,13 +11,6 @@ from mova.errors import UserError, check_finite
 Strength = float | dict[str, float]  # of an adapter: for all towers, or by tower (mova.strengths)
 
 
-def read_strength(value: object) -> Strength:
-    """A number or numbers by name, as settings hold them. Raises TypeError or ValueError if it is neither."""
-    if isinstance(value, dict):
-        return {str(name): float(number) for name, number in value.items()}
-    return float(value)
-
-
 TOWERS = ("video_dit", "video_dit_2", "audio_dit", "dual_tower_bridge")
 PARTS = {
     "video": ("video_dit", "video_dit_2"),

@@ -29,7 +29,6 @@ from mova.request import (
     GenerationResult,
     Progress,
     ProgressCallback,
-    check_request,
     run_settings,
 )
 
@@ -142,7 +141,7 @@ class LocalBackend:
         overwrite: bool = False,
     ) -> GenerationResult:
         """As `mova.backends.Backend.generate`."""
-        image = check_request(request, out, overwrite)
+        image = request.check(out, overwrite)
         adapters = [(read_adapter(source), strength) for source, strength in request.adapters]
         request = request.seeded()
         settings = run_settings(request, self.model, out)

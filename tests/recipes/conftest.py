@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.pocket.new_concepts.puppet import NEWCOMER
+from recipes.pocket.new_concepts.puppet import PUPPET_CAST
 from recipes.pocket.world.speech import WORLD, build_bank, espeak_is_installed
 
 
@@ -14,6 +14,6 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not espeak_is_installed():
         pytest.skip("espeak-ng is not installed: no words to speak")
     folder = tmp_path_factory.mktemp("speech")
-    for cast in (WORLD, NEWCOMER):
+    for cast in (WORLD, PUPPET_CAST):
         build_bank(folder, cast)
     return folder

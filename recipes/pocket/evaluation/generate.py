@@ -24,7 +24,7 @@ POCKET = MODELS[SMALL_MODEL]
 
 @dataclass(frozen=True)
 class Settings:
-    """How clips are made. The defaults are those of the page and the command line for this model."""
+    """Sampling settings; the defaults are those of the page and the command line for this model."""
 
     steps: int = POCKET.preset().num_inference_steps
     guidance_scale: float = POCKET.guidance_scale
@@ -90,7 +90,7 @@ def generate(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """For each request frames uint8 [F, H, W, 3] and sound float32 [S], the same in any batch.
 
-    What `MOVAPipeline.__call__` does, stage by stage, and with the bridge off where the settings say so.
+    The stages of `MOVAPipeline.__call__`, each timed, with the bridge off where the settings say so.
     """
     watch = watch or Stopwatch()
     for first in range(0, len(requests), batch):
