@@ -75,7 +75,7 @@ class Form:
                 object.__setattr__(self, field.name, "")
 
     def request(self, settings: Settings) -> GenerationRequest:
-        """The request the form makes, with a seed. Raises UserError with that field."""
+        """The request the form makes, with a seed. Raises UserError with the form's field."""
         self._check(settings)
         model = describe_model(self.model, settings)
         height, width = self.size(model)
@@ -102,16 +102,12 @@ class Form:
         ).seeded()
 
     def size(self, model: catalog.ModelSpec) -> tuple[int, int]:
-        """(height, width) in pixels, valid for the towers. Raises UserError with that field."""
+        """(height, width) in pixels, valid for the towers. Raises UserError with the form's field."""
         if self.exact_size.strip():
-            with field_errors("exact_size"):
-                height, width = parse_size(self.exact_size.strip())
-                if height * width > 4 * model.height * model.width:
-                    raise UserError(
-                        f"{width}x{height} is over four times the size this model was trained for, "
-                        f"{model.width}x{model.height}"
-                    )
-                return height, width
+            try:
+                return self._parse_exact_size(model)
+            except UserError as error:  # of width or height, which are no fields of the form
+                raise UserError(str(error), "exact_size") from error
         if self.shape == WIDE:
             return model.height, model.width
         if self.shape == TALL:
@@ -122,6 +118,15 @@ class Form:
                 image = open_image(Path(self.image))
             aspect = min(max(image.width / image.height, 0.4), 2.5)
         return size_for_aspect(aspect, model.height * model.width)
+
+    def _parse_exact_size(self, model: catalog.ModelSpec) -> tuple[int, int]:
+        height, width = parse_size(self.exact_size.strip())
+        if height * width > 4 * model.height * model.width:
+            raise UserError(
+                f"{width}x{height} is over four times the size this model was trained for, "
+                f"{model.width}x{model.height}"
+            )
+        return height, width
 
     def _check(self, settings: Settings) -> None:
         """Check what only the form has here, and the request's fields by the request's own rules."""

@@ -90,7 +90,7 @@ def test_the_shape_of_the_picture_is_taken_within_reason(form, settings, tmp_pat
     ],
 )
 def test_what_cannot_be_is_laid_on_its_field(form, settings, field, value, sentence):
-    with pytest.raises(match=sentence) as caught:
+    with pytest.raises(UserError, match=sentence) as caught:
         with_values(form, **{field: value, "random_seed": field != "seed"}).request(settings)
     assert caught.value.field == field
 
@@ -108,7 +108,7 @@ def test_what_cannot_be_is_laid_on_its_field(form, settings, field, value, sente
 )
 def test_what_is_wrong_with_an_adapter_is_laid_on_its_own_place(form, settings, part, choice, sentence):
     adapters = (AdapterChoice(), AdapterChoice(**choice))
-    with pytest.raises(match=sentence) as caught:
+    with pytest.raises(UserError, match=sentence) as caught:
         with_values(form, adapters=adapters).request(settings)
     assert caught.value.field == f"adapter_1_{part}"
 
