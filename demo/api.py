@@ -5,6 +5,7 @@ components, not with `gr.api`, which leaves files unchecked (a caller could name
 the image, and would get a path instead of a link) and results without the names that programs know.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from mova.errors import BackendError, UserError
 from mova.prompting.enhancer import EnhanceRequest
 
 WATCH_SECONDS = 0.4
+FOLDERS = re.compile(r"(?<![\w:/.])(?:/[\w.@+-]+)+/(?=[\w.@+-])")  # of an absolute path, not of an address
 
 
 class PublicApi:
@@ -86,7 +88,7 @@ class PublicApi:
         finally:
             service.queue.stop(run)
         if run.outcome.kind != "done":
-            raise gr.Error(run.outcome.message or "stopped", print_exception=False)
+            raise gr.Error(without_folders(run.outcome.message) or "stopped", print_exception=False)
         record = service.history.entry(run.owner, run.folder.name)
         return str(record.clip), record.settings
 
@@ -106,8 +108,9 @@ class PublicApi:
             self.service.limiter.check(client_address(request))
             enhancer = open_enhancer(self.service, WriterChoice(offered_writers(self.service)[0][1]))
             result = enhancer.enhance(EnhanceRequest(idea, seconds=float(seconds)))
-        about = {key: result.to_json()[key] for key in ("route", "repairs", "violations", "failure")}
-        return result.text, about | {"model": writer_name(result.model)}
+        about = {key: result.to_json()[key] for key in ("route", "repairs", "violations")}
+        failure = without_folders(result.failure)
+        return result.text, about | {"failure": failure, "model": writer_name(result.model)}
 
     def estimate(
         self, preset: str = catalog.DEFAULT_PRESET, seconds: float | None = None, steps: float | None = None
@@ -205,4 +208,9 @@ def gradio_errors() -> Iterator[None]:
     try:
         yield
     except (UserError, BackendError) as error:
-        raise gr.Error(str(error), print_exception=False) from error
+        raise gr.Error(without_folders(str(error)), print_exception=False) from error
+
+
+def without_folders(text: str) -> str:
+    """`text` with files of this machine named without their folders."""
+    return FOLDERS.sub("", text)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from demo.history import CLIP
-from demo.settings import Settings
+from demo.settings import Settings, public_name
 from mova.errors import BackendError, Cancelled, UserError
 from mova.machine import GIB
 from mova.request import GenerationRequest, Progress
@@ -184,7 +184,9 @@ def open_backend(model: str, settings: Settings) -> "Backend":
         "offload": settings.offload or None,
         "fp8": settings.fp8 or None,
     }
-    return LocalBackend(model, settings.device or None, want_preview=True, **fixed)
+    backend = LocalBackend(model, settings.device or None, want_preview=True, **fixed)
+    backend.model = public_name(model)  # as written into clips, which leave this machine
+    return backend
 
 
 def check_gpu_memory(needed_vram: int) -> None:

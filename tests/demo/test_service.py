@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 from video_server import KEY, running_engine
 
+from demo.api import without_folders
 from demo.form import AdapterChoice, Form
 from demo.history import draw_crop
+from demo.queue import JobQueue
 from demo.restore import form_of
 from demo.service import DemoService
 from demo.settings import Settings
@@ -67,7 +69,9 @@ def test_a_clip_and_all_that_is_shown_of_it_is_kept(service, visitor, form, gold
     assert Image.open(entry.folder / "strip.png").width == 960
     settings = read_settings(entry.clip)
     assert settings["image"] == "first.png"
-    assert str(entry.folder) not in json.dumps(settings) + (entry.folder / "settings.json").read_text()
+    written = json.dumps(settings) + (entry.folder / "settings.json").read_text()
+    assert settings["model"] == entry.settings["model"] == "checkpoint"
+    assert str(entry.folder) not in written and str(golden) not in written
 
 
 def test_the_form_comes_back_from_the_clip(service, visitor, form):
@@ -200,6 +204,32 @@ def test_one_browser_cannot_fill_the_line(service, visitor, form):
     for run in runs:
         service.queue.stop(run)
     assert all(run.finished.wait(20) for run in runs)
+
+
+def test_one_address_cannot_fill_the_queue_of_a_public_page_under_many_names(golden, form, tmp_path):
+    settings = Settings(model=str(golden / "checkpoint"), size=(32, 64), outputs=tmp_path, is_public=True)
+    service = DemoService(settings)
+    service.queue = JobQueue(lambda run: run.finished.wait(30), lambda run: None, capacity=8)
+    runs = [service.submit(service.visitors.issue(), form, "203.0.113.1") for _ in range(4)]
+    with pytest.raises(UserError, match="4 clips from your network are queued already"):
+        service.submit(service.visitors.issue(), form, "203.0.113.1")
+    runs.append(service.submit(service.visitors.issue(), form, "203.0.113.2"))
+    for run in runs:
+        run.finished.set()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/srv/page/clips/ab12/style.safetensors is damaged", "style.safetensors is damaged"),
+        ("cannot read '/data/model': it is empty", "cannot read 'model': it is empty"),
+        ("see https://huggingface.co/settings/billing", "see https://huggingface.co/settings/billing"),
+        ("there is no model '/etc' here", "there is no model '/etc' here"),
+        ("org/name at 24 frames/s and 1/2", "org/name at 24 frames/s and 1/2"),
+    ],
+)
+def test_a_program_is_shown_files_without_their_folders(text, shown):
+    assert without_folders(text) == shown
 
 
 def test_the_estimate_learns_from_what_clips_take(service, visitor, form):

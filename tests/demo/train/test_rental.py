@@ -254,13 +254,13 @@ def test_a_run_is_refused_tried_again_watched_lost_and_found_again(service, visi
     repo |= {ADAPTER: b"weights", "outcome.json": b'{"kind": "done", "message": "done, 20 steps"}'}
     hub.commits.append((again.registry.get(owner, run_id).job["repo"], {}))
     assert "Done, 20 steps" in tab.watch(login, visitor)
-    assert tab.set["use"]["visible"]
+    assert tab.set["use_button"]["visible"]
     assert not tab.set["timer"].active
     assert again.use(owner, again.registry.get(owner, run_id)) == "lamp"
     assert again.demo.trained_adapters(visitor) == ["lamp"]
     tab.do(tab.runs.delete(login, visitor, run_id))
     tab.do(tab.runs.enter(login, visitor))
-    assert not tab.set["run_box"]["visible"]
+    assert not tab.set["box"]["visible"]
 
 
 @pytest.mark.slow
