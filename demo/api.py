@@ -89,7 +89,7 @@ class PublicApi:
             service.queue.stop(run)
         if run.outcome.kind != "done":
             raise gr.Error(without_folders(run.outcome.message) or "stopped", print_exception=False)
-        record = service.history.entry(run.owner, run.folder.name)
+        record = service.history.record(run.owner, run.folder.name)
         return str(record.clip), record.settings
 
     def enhance(

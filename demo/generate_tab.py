@@ -187,7 +187,7 @@ class GenerateTab:
             return updates | {self.status: html.note("Stopped. Nothing was kept.")}
         if run.outcome.kind != "done":
             return updates | {self.status: html.note(run.outcome.message, "error")}
-        record = self.service.history.entry(run.owner, run.folder.name)
+        record = self.service.history.record(run.owner, run.folder.name)
         return updates | self._show(record) | {self.form.seed: record.settings["seed"]}
 
     def _show(self, record: ClipRecord) -> Updates:
@@ -224,7 +224,7 @@ class GenerateTab:
 
     def list_own(self, visitor: str) -> Updates:
         """The gallery of the visitor's clips, shown if there are any."""
-        records = self.service.history.entries(self.service.visitors.folder_name(visitor))
+        records = self.service.history.records(self.service.visitors.folder_name(visitor))
         pictured = [(str(record.folder / history.POSTER), _caption(record)) for record in records]
         return {
             self.own_gallery: pictured,
@@ -301,7 +301,7 @@ class GenerateTab:
 
     def _record(self, visitor: str, clip_id: str) -> ClipRecord | None:
         try:
-            return self.service.history.entry(self.service.visitors.folder_name(visitor), clip_id)
+            return self.service.history.record(self.service.visitors.folder_name(visitor), clip_id)
         except UserError:
             return None
 

@@ -84,8 +84,8 @@ def _first_frame_of(
     """The clip's first frame, the original picture if it is still here, and a remark."""
     if not settings.get("image"):
         return None, ""
-    for entry in service.history.entries(service.visitors.folder_name(visitor)):
-        if entry.first_frame and sha256_of(entry.first_frame) == settings.get("image_sha256"):
-            return entry.first_frame, ""
+    for record in service.history.records(service.visitors.folder_name(visitor)):
+        if record.first_frame and sha256_of(record.first_frame) == settings.get("image_sha256"):
+            return record.first_frame, ""
     remark = "Its first frame was taken from the clip, so the new clip will differ a little."
     return history.save_frame(clip, 0), remark

@@ -265,8 +265,8 @@ class DemoService:
             with new_output(folder / SETTINGS) as temporary:
                 temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
             seconds = sum(outcome.seconds.values())
-            entry = ClipRecord(folder.name, time.time(), settings, seconds, outcome.health, outcome.warnings)
-            self.history.finish(folder, entry)
+            record = ClipRecord(folder.name, time.time(), settings, seconds, outcome.health, outcome.warnings)
+            self.history.finish(folder, record)
         except BackendError:
             self.history.discard(folder)
             raise

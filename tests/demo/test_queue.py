@@ -157,7 +157,7 @@ def test_clips_are_listed_newest_first_until_they_expire(tmp_path):
     oldest, old, new, gone = (finish(history, "me", age) for age in (300, 200, 100, 4000))
     unfinished = history.new_folder("me")
     other = finish(history, "you")
-    assert [entry.folder for entry in history.entries("me")] == [new, old]
+    assert [entry.folder for entry in history.records("me")] == [new, old]
     assert history.sweep(running=frozenset([unfinished])) == 2
     assert [folder.exists() for folder in (oldest, old, new, gone, unfinished, other)] == [
         False, True, True, False, True, True,
@@ -169,7 +169,7 @@ def test_clips_are_listed_newest_first_until_they_expire(tmp_path):
 def test_a_clip_is_found_by_its_owner_alone_and_names_stay_in_their_folder(tmp_path):
     history = History(tmp_path, 1, 5)
     mine = finish(history, "me")
-    assert history.entry("me", mine.name).clip.read_bytes() == b"clip"
+    assert history.record("me", mine.name).clip.read_bytes() == b"clip"
     for owner, clip_id in (
         ("you", mine.name),
         ("me", f"../me/{mine.name}"),
@@ -177,7 +177,7 @@ def test_a_clip_is_found_by_its_owner_alone_and_names_stay_in_their_folder(tmp_p
         ("me", None),
     ):
         with pytest.raises(UserError, match="no longer here"):
-            history.entry(owner, clip_id)
+            history.record(owner, clip_id)
 
 
 def test_a_clip_is_kept_for_training_with_its_words(tmp_path):

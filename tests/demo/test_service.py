@@ -59,7 +59,7 @@ def changed(form, **values):
 
 def test_a_clip_and_all_that_is_shown_of_it_is_kept(service, visitor, form, golden):
     run = make(service, visitor, changed(form, image=str(golden / "image.png"), random_seed=False, seed=3))
-    (entry,) = service.history.entries(service.visitors.folder_name(visitor))
+    (entry,) = service.history.records(service.visitors.folder_name(visitor))
     assert run.outcome.kind == "done"
     held = {path.name for path in entry.folder.iterdir()}
     assert {"clip.mp4", "sound.wav", "strip.png", "poster.webp", "settings.json", "first.png"} <= held
@@ -85,7 +85,7 @@ def test_the_form_comes_back_from_the_clip(service, visitor, form):
         seed=9,
     )
     make(service, visitor, given)
-    (entry,) = service.history.entries(service.visitors.folder_name(visitor))
+    (entry,) = service.history.records(service.visitors.folder_name(visitor))
     restored = form_of(service, read_settings(entry.clip), None, service.model_name)
     assert restored.request(service.settings) == given.request(service.settings)
 
@@ -120,7 +120,7 @@ def test_adapters_move_into_the_clips_folder_and_out_of_the_next_clip(service, v
         sounds.append(run.folder.joinpath("sound.wav").read_bytes())
     assert sounds[0] == sounds[4]
     assert len(set(sounds)) == 4
-    newest, _, with_both, _, _ = service.history.entries(service.visitors.folder_name(visitor))
+    newest, _, with_both, _, _ = service.history.records(service.visitors.folder_name(visitor))
     assert with_both.settings["adapters"] == [
         ["style.safetensors", 1.0],
         ["style-2.safetensors", {"video": 0.5, "audio": 1.0, "bridge": 1.0}],
@@ -192,7 +192,7 @@ def test_a_full_disk_is_reported_and_nothing_half_written_is_kept(service, visit
     service.worker.call(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
     assert run.outcome.kind == "machine"
     assert "free some space" in run.outcome.message
-    assert len(service.history.entries(service.visitors.folder_name(visitor))) == 1
+    assert len(service.history.records(service.visitors.folder_name(visitor))) == 1
     assert not run.folder.exists()
     assert make(service, visitor, form).outcome.kind == "done"
 
@@ -262,7 +262,7 @@ def test_a_remote_engine_makes_the_clip_of_the_same_page(tmp_path, form):
         asked = changed(form, model="360p", seconds=1.04, random_seed=False, seed=8)
         run = make(service, visitor, asked)
         assert run.outcome.kind == "done", run.outcome.message
-        (entry,) = service.history.entries(service.visitors.folder_name(visitor))
+        (entry,) = service.history.records(service.visitors.folder_name(visitor))
         assert engine.orders[0]["seed"] == entry.settings["seed"] == 8
         engine.key = "another"
         run = make(service, visitor, asked)
