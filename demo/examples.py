@@ -1,8 +1,8 @@
 """Examples that play at once and fill the form: `examples.json` in the examples' folder.
 
 A list of objects with `id`, `family` (faces, things, music, ...), `title`, `prompt`, `model` (a name of the
-catalogue) and `seed`; optional `image` (the first frame) and `clip` (the finished mp4), names of files next to
-the list, and any field of `GenerationRequest` as the clip was made.
+catalogue) and `seed`; optional are `image` (the first frame) and `clip` (the finished mp4), files of the same
+folder, and any field of `GenerationRequest` as the clip was made.
 """
 
 import json
