@@ -199,13 +199,16 @@ class TrainService:
             section, _, name = key.partition(".")
             settings[section] = settings[section] | {name: value}
         del settings["output"]
-        steps = settings["run"]["steps"]
-        name = safe_stem(form.name.strip() or "lora")
-        device, on_gpu = self.demo.settings.device, cost.is_gpu
-        model = self.demo.model_name
-        if hardware:
-            device, on_gpu = "", False  # of this machine
-        about = RunInfo(name, model, form.prompt, len(items), steps, device, on_gpu, time.time())
+        about = RunInfo(
+            name=safe_stem(form.name.strip() or "lora"),
+            model=self.demo.model_name,
+            prompt=form.prompt,
+            clips=len(items),
+            steps=settings["run"]["steps"],
+            device="" if hardware else self.demo.settings.device,  # of this machine
+            on_gpu=cost.is_gpu and hardware is None,
+            created=time.time(),
+        )
         return about, settings, items, cost
 
     def stop(self, run: TrainingRun, login: HubLogin | None) -> None:
