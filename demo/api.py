@@ -58,7 +58,7 @@ class PublicApi:
             steps: Denoising steps.
             guidance: How closely the words are followed; 1 is off; leave it out for the model's own.
             sync_guidance: How closely sound and picture are held together; 1 is off, 3 is strong, as above.
-            negative: What to steer away from; leave it out for the model's own.
+            negative: What the clip should avoid; leave it out for the model's own.
             model: A model of this page; leave it out for its own choice.
 
         Returns:
