@@ -42,6 +42,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEY_FILE = ".key"
+ADAPTERS = "adapters"
+WINDOW_SECONDS, MAX_CALLERS = 60.0, 10_000  # of a limit, and callers remembered at once
+PUBLIC_A_MINUTE, OWN_A_MINUTE = 6, 600  # prompts written for one caller
+SWEEP_SECONDS = 600
+SMALL_MODEL_BYTES = 2**30  # loaded before the first click
+# Clips in the queue at once: of one browser and, on a public page, of one address (a new name costs nothing).
+BROWSER_CLIPS, ADDRESS_CLIPS = 2, 4
+MakeClip = Callable[[ClipRun], RunOutcome]
+WEIGHTS = ["*.json", "*/*.json", "*/*.safetensors", "tokenizer/*"]
 
 
 class Visitors:
@@ -88,10 +97,6 @@ def _read_key(folder: Path) -> bytes:
     return key
 
 
-WINDOW_SECONDS = 60.0
-MAX_CALLERS = 10_000
-
-
 class Limiter:
     """Allows each caller `limit` calls a minute."""
 
@@ -122,17 +127,6 @@ def client_address(request: "gr.Request | None") -> str:
     anyone can write anything into it.
     """
     return request.client.host if request is not None and request.client else ""
-
-
-ADAPTERS = "adapters"
-PUBLIC_A_MINUTE, OWN_A_MINUTE = 6, 600  # prompts written for one caller
-SWEEP_SECONDS = 600
-SMALL_MODEL_BYTES = 2**30  # loaded before the first click
-# Clips in the queue at once: of one browser and, on a public page, of one address (a new name costs nothing).
-BROWSER_CLIPS, ADDRESS_CLIPS = 2, 4
-WEIGHTS = ["*.json", "*/*.json", "*/*.safetensors", "tokenizer/*"]
-
-MakeClip = Callable[[ClipRun], RunOutcome]
 
 
 class DemoService:
