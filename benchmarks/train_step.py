@@ -37,8 +37,7 @@ from lora_trainer.engine import Engine
 from lora_trainer.plan import flops, memory
 from lora_trainer.plan.estimate import step_seconds
 from lora_trainer.plan.inputs import Card, Outline
-from mova.machine import GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS
-from mova.placement import GIB
+from mova.machine import GIB, GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS
 from mova.shapes import ClipShape
 
 RESIDENT_GIB = 100  # a card with less is not asked to hold both experts
@@ -204,7 +203,7 @@ def predicted(
     card: Card,
     floor: float,
 ) -> dict[str, float | dict]:
-    """What `plan` says of this row, and of what its constants can be fitted to.
+    """Predictions of `plan` for this row, and the figures to which its constants can be fitted.
 
     Seconds are (forward + recomputed + backward / BACKWARD_RATE) / rate: the rates are in `mova.catalog.GPUS`
     and `lora_trainer.plan.flops`, the memory that is not counted in `lora_trainer.plan.memory`.

@@ -205,7 +205,7 @@ def check_gpu_memory(needed_vram: int) -> None:
 
 def probe_machine(device: str) -> dict[str, object]:
     """Name and cores of the device that makes the clips, for the estimate."""
-    from mova.placement import Machine
+    from mova.machine import Machine
 
     machine = Machine.probe(device or None)
     return {"name": machine.name, "cores": machine.cores}

@@ -1,21 +1,15 @@
-"""Prompt writers offered by the page: a server, a model here, pocket's own, or the template."""
+"""Prompt writers offered by the page: a server, a model here, pocket's word lists, or the template."""
 
 from dataclasses import dataclass, fields
 
 from demo import html
 from demo.service import DemoService
+from mova.catalog import SMALL_MODEL
 from mova.errors import UserError
 from mova.openai_client import Endpoint, IsCancelled, OnText, visitor_endpoint
 from mova.prompting.endpoint import EndpointWriter
 from mova.prompting.enhancer import Enhancer, EnhanceResult
-from mova.prompting.local import (
-    LOCAL_MODELS,
-    POCKET_ENHANCER,
-    LocalWriter,
-    answer_locally,
-    embedded_writer,
-    pocket_writer,
-)
+from mova.prompting.local import LOCAL_MODELS, LocalWriter, answer_locally
 from mova.prompting.writers import AnswerCache, Writer, WriterAnswer, WriterRequest
 
 BUILT_IN, POCKET, SERVER, HERE = "template", "pocket", "server", "local"
@@ -48,8 +42,8 @@ def offered_writers(service: DemoService) -> list[tuple[str, str]]:
     choices, is_configured = [], service.settings.llm is not None
     if is_configured:
         choices.append(("The configured server", SERVER))
-    if embedded_writer(service.model_name) is not None:  # it knows only the world of the pocket model
-        choices.append(("Small model, here", POCKET))
+    if service.model_name == SMALL_MODEL:  # its word lists are those of the pocket model's world
+        choices.append(("Built-in writer", POCKET))
     choices.append(("Built-in, without a model", BUILT_IN))
     if not is_configured:
         choices.append(("A server of yours", SERVER))
@@ -73,16 +67,14 @@ def endpoint_of(service: DemoService, choice: WriterChoice) -> Endpoint:
 
 def open_enhancer(service: DemoService, choice: WriterChoice) -> Enhancer:
     """The enhancer with the chosen writer. Raises UserError if that writer is not on offer."""
-    return Enhancer(open_writer(service, choice), cache=AnswerCache())
+    return Enhancer(open_writer(service, choice), cache=AnswerCache(), reads_pocket=choice.kind == POCKET)
 
 
 def open_writer(service: DemoService, choice: WriterChoice) -> Writer | None:
-    if choice.kind == BUILT_IN:
+    if choice.kind in (BUILT_IN, POCKET):
         return None
     if choice.kind == SERVER:
         return EndpointWriter(endpoint_of(service, choice))
-    if choice.kind == POCKET and (pocket := pocket_writer()) is not None:
-        return LocalWriter(pocket.source, instructed=False, answer=answer_in(service))
     if choice.kind == HERE and not service.settings.is_public:
         if not choice.local_model.strip():
             raise UserError("choose a model, or give the repo id of one")
@@ -102,7 +94,7 @@ def answer_in(service: DemoService) -> object:
 
 def writer_name(model: str) -> str:
     """The writer as visitors may see it: a folder of this machine only by its name."""
-    return "the small model here" if model == str(POCKET_ENHANCER) else model.rstrip("/").rpartition("/")[2]
+    return model.rstrip("/").rpartition("/")[2]
 
 
 def describe_result(result: EnhanceResult) -> str:

@@ -5,7 +5,6 @@ rest back to what it was; made by the base model they teach it nothing but itsel
 """
 
 import argparse
-import gc
 import json
 import sys
 from collections.abc import Mapping
@@ -194,8 +193,6 @@ def generate_missing(
         report("keep", done, count)
         backend.generate(request, path)
     report("keep", count, count)
-    del backend
-    gc.collect()  # pipeline and residency hold each other; a run needs their memory now
     return len(missing)
 
 

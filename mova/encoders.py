@@ -22,7 +22,7 @@ from mova.tracks import Span
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_RATES = (4000, 384_000)
+SAMPLE_RATES = (1000, 384_000)  # Hz
 SLACK_SECONDS = 0.001  # of difference in length that is not worth a note
 MIRRORED_SECONDS = 0.25  # over twice as far as the audio encoder looks ahead
 ENCODED_FRAMES = (

@@ -41,6 +41,8 @@ from mova.request import check_fields
 from mova.scheduler import PairScheduler
 from mova.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE, ClipShape
 from mova.tracks import (
+    AUDIO_RAMP,
+    VIDEO_RAMP,
     Regenerate,
     Span,
     Track,
@@ -51,6 +53,7 @@ from mova.tracks import (
     made_frames,
     put_back_frames,
     put_back_sound,
+    ramped,
     spans_to_make,
     video_keep,
 )
@@ -78,7 +81,8 @@ class Brought:
 
     media: Tensor
     made: tuple[Span, ...]  # seconds of it that are made again
-    keep: np.ndarray  # along the latents, as in `Track`
+    keep: np.ndarray  # along the latents: 1 comes out as it went in, 0 is made
+    drawn: np.ndarray  # as `keep`, with ramps at the seams
 
     @property
     def is_held(self) -> bool:
@@ -121,7 +125,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         )
         self.register_to_config(boundary_ratio=boundary_ratio)
         self.dual_tower = DualTower(video_dit, audio_dit, dual_tower_bridge)
-        self.residency = Offloader(self)
+        self.residency = Offloader(self.components, self.dual_tower)
         self.video_processor = VideoProcessor(vae_scale_factor=SPATIAL_STRIDE)
         self._interrupt = False
 
@@ -176,12 +180,6 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         prompt: str | list[str] | None = None,
         image: FirstFrame | list[FirstFrame] | None = None,
         negative_prompt: str | list[str] = "",
-        video: Video | None = None,
-        audio: Sound | None = None,
-        regenerate_video: Regenerate = False,
-        regenerate_audio: Regenerate = False,
-        strength: float = 1.0,
-        audio_sample_rate: int | None = None,
         height: int = 352,
         width: int = 640,
         num_frames: int | None = None,
@@ -202,11 +200,18 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents", "audio_latents"),
         should_stop: Callable[[], bool] | None = None,
+        *,
+        video: Video | None = None,
+        audio: Sound | None = None,
+        regenerate_video: Regenerate = False,
+        regenerate_audio: Regenerate = False,
+        strength: float = 1.0,
+        audio_sample_rate: int | None = None,
     ) -> MOVAPipelineOutput | tuple:
         """Make a clip, or several, each as if it were made alone.
 
         Args:
-            prompt: one text, or a list of B texts.
+            prompt: one text, or a list of B texts. May be empty beside a video or an audio.
             image: first frames, one for all or one for each prompt: PIL, uint8 [H, W, 3] or float [3, H, W]
                 in [-1, 1]. Cropped to the clip's aspect. None is the video's first frame; without a video, a
                 white frame: text to video and audio, which the released models do with weaker lip-sync.
@@ -254,11 +259,13 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         sigmas = self.scheduler.sigmas(num_inference_steps, video_shift, audio_shift)
         self._interrupt = False
 
-        text = self._text("prompt", prompt, prompt_embeds)
+        text = self._text("prompt", prompt, prompt_embeds, may_be_empty=bool(picture or sound))
         batch = len(text) * num_videos_per_prompt
         text = negative = spread(text, batch, "prompts")
         if not all(branch.use_prompt for branch in forwards):
-            negative = self._text("negative_prompt", negative_prompt, negative_prompt_embeds)
+            negative = self._text(
+                "negative_prompt", negative_prompt, negative_prompt_embeds, may_be_empty=True
+            )
             negative = spread(negative, batch, "negative prompts")
         if image is None and picture:
             images = picture.media[:, :, 0]
@@ -328,8 +335,16 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         latents, audio_latents, condition = (each.to(device) for each in (latents, audio_latents, condition))
         video, audio = (each.to(device) for each in tracks)
         noise, audio_noise = latents, audio_latents
-        latents = video.noised(noise, sigmas[0, 0])
-        audio_latents = audio.noised(audio_noise, sigmas[0, 1])
+
+        def given_at(pair: Tensor) -> list[Tensor]:
+            """What was given, noised to a pair of sigmas; the noise itself where nothing was."""
+            parts = zip((video, audio), (noise, audio_noise), pair, strict=True)
+            return [
+                drawn if track.given is None else scheduler.add_noise(track.given, drawn, sigma)
+                for track, drawn, sigma in parts
+            ]
+
+        latents, audio_latents = given_at(sigmas[0])
         timesteps = scheduler.timesteps(sigmas)
         boundary = self.config.boundary_ratio * scheduler.config.num_train_timesteps
         with self.residency.use_towers(), self.progress_bar(total=steps) as progress:
@@ -354,23 +369,27 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
                 audio_moved = scheduler.step(audio_latents, audio_velocity, audio_sigma, next_audio_sigma)
                 clean = scheduler.denoised(latents, velocity, sigma)
                 audio_clean = scheduler.denoised(audio_latents, audio_velocity, audio_sigma)
+                given, audio_given = given_at(sigmas[step + 1])
                 tensors = {
-                    "latents": video.put_back(moved, noise, next_sigma),
-                    "audio_latents": audio.put_back(audio_moved, audio_noise, next_audio_sigma),
-                    "denoised_latents": video.put_back(clean, noise, sigmas[-1, 0]),
-                    "denoised_audio_latents": audio.put_back(audio_clean, audio_noise, sigmas[-1, 1]),
+                    "latents": video.put_back(moved, given),
+                    "audio_latents": audio.put_back(audio_moved, audio_given),
+                    "denoised_latents": video.put_back(clean, video.given),
+                    "denoised_audio_latents": audio.put_back(audio_clean, audio.given),
                 }
                 tensors = on_step(step, timesteps[step], tensors)
                 latents, audio_latents = tensors["latents"], tensors["audio_latents"]
                 progress.update()
         return latents, audio_latents
 
-    def _text(self, name: str, texts: str | list[str] | None, embeds: Tensor | None) -> Tensor:
+    def _text(
+        self, name: str, texts: str | list[str] | None, embeds: Tensor | None, *, may_be_empty: bool
+    ) -> Tensor:
         if embeds is not None:
             return embeds.to(self._execution_device)
-        texts = [texts] if isinstance(texts, str) or texts is None else texts
+        texts = texts if isinstance(texts, list) else [texts or ""]
         for text in texts:
-            check_fields(**{name: text})
+            if text or not may_be_empty:
+                check_fields(**{name: text})
         if self.text_encoder is None:
             raise UserError(f"this pipeline has no text encoder; give {name}_embeds")
         return self.encode_prompt(texts)
@@ -398,8 +417,9 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         spans = spans_to_make("regenerate_video", regenerate, shape.seconds)
         keep = video_keep(spans, shape)
         keep[(clips.shape[2] - 1) // TEMPORAL_STRIDE + 1 :] = 0
+        drawn = ramped(keep, VIDEO_RAMP, (clips.shape[2] - 1) // TEMPORAL_STRIDE + 1)
         clips, note = fit_clips(clips, shape.num_frames, shape.frame_rate)
-        return Brought(clips, spans, keep), note
+        return Brought(clips, spans, keep, drawn), note
 
     def _bring_sound(
         self, waveforms: Tensor | None, regenerate: Regenerate, shape: ClipShape
@@ -408,8 +428,10 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
             check_given("audio", regenerate)
             return None, ""
         spans = spans_to_make("regenerate_audio", regenerate, shape.seconds)
+        keep = audio_keep(spans, shape)
+        drawn = ramped(keep, AUDIO_RAMP, waveforms.shape[-1] // shape.hop_length)
         waveforms, note = fit_waveforms(waveforms, shape.num_samples, shape.sample_rate, spans)
-        return Brought(waveforms, spans, audio_keep(spans, shape)), note
+        return Brought(waveforms, spans, keep, drawn), note
 
     def _track(
         self,
@@ -422,7 +444,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         if brought is None or (strength == 1 and not brought.keep.any()):
             return Track()
         given = spread(encode(brought.media), batch, what)
-        keep = torch.from_numpy(brought.keep) if brought.keep.any() else None
+        keep = torch.from_numpy(brought.drawn) if brought.keep.any() else None
         return Track(given, keep, strength)
 
     def _frames(self, latents: Tensor, picture: Brought | None) -> Tensor:

@@ -23,13 +23,12 @@ from lora_trainer.jobs.runs import (
     PROCESS,
     TrainingRun,
     is_alive,
-    read_json,
     read_run,
-    write_json,
     write_ticket,
 )
 from lora_trainer.journal import Report
 from mova.errors import BackendError, Cancelled, UserError
+from mova.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 

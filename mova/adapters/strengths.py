@@ -11,11 +11,12 @@ from mova.errors import UserError, check_finite
 Strength = float | dict[str, float]  # of an adapter: for all towers, or by tower (mova.strengths)
 
 
-TOWERS = ("video_dit", "video_dit_2", "audio_dit", "dual_tower_bridge")
+EXPERTS = ("video_dit", "video_dit_2")  # for high and for low noise
+TOWERS = (*EXPERTS, "audio_dit", "dual_tower_bridge")
 PARTS = {
-    "video": ("video_dit", "video_dit_2"),
-    "high": ("video_dit",),
-    "low": ("video_dit_2",),
+    "video": EXPERTS,
+    "high": EXPERTS[:1],
+    "low": EXPERTS[1:],
     "audio": ("audio_dit",),
     "bridge": ("dual_tower_bridge",),
 } | {tower: (tower,) for tower in TOWERS}

@@ -13,10 +13,8 @@ from mova.adapters.strengths import parse_adapter
 from mova.backends.settings import RemoteServer, remote_from_environment, remote_from_option
 from mova.errors import UserError
 from mova.files import check_frames_folder, check_output
-from mova.machine import human_seconds, suitable_model
+from mova.machine import DTYPES, human_seconds, suitable_model
 from mova.request import GenerationRequest, Progress, check_source_image
-
-DTYPES = ("bfloat16", "float32")
 
 
 def add_generate(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +105,7 @@ def models() -> str:
 def add_machine(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", help="cuda, cuda:1, mps, cpu; default: the best there is")
-    machine.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 where it is fast")
+    machine.add_argument("--dtype", choices=tuple(DTYPES), help="default: bfloat16 where it is fast")
     machine.add_argument(
         "--offload",
         choices=("auto", "none", "component", "layers"),

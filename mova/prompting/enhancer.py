@@ -1,8 +1,7 @@
 """From an idea to a prompt: ask, check, mend, ask again, and never come back with empty hands.
 
-The ladder: the model's answer; the answer mended by code; one more question that names what is wrong, or,
-for a model that follows no instructions, that names colours as it knows them; the template, which needs no
-model; the person's own text.
+The ladder: pocket's word lists, for that model alone; the model's answer; the answer mended by code; one more
+question that names what is wrong; the template, which needs no model; the person's own text.
 """
 
 import secrets
@@ -17,6 +16,7 @@ from typing import Any, Literal
 from mova.errors import BackendError, UserError
 from mova.openai_client import IsCancelled, OnText, ignore_text, never_cancelled
 from mova.prompting.plan import PromptPlan
+from mova.prompting.pocket import read_idea
 from mova.prompting.prompt_files import load_template
 from mova.prompting.quotes import restore_quotes
 from mova.prompting.rules import (
@@ -26,10 +26,8 @@ from mova.prompting.rules import (
     PromptRequirements,
     Violation,
     check,
-    lost_names,
     repair,
 )
-from mova.prompting.stand_ins import StandIns
 from mova.prompting.template import write_template
 from mova.prompting.writers import AnswerCache, Writer, WriterAnswer, WriterRequest
 from mova.text import WORD, TokenMeter, plain_text
@@ -44,9 +42,10 @@ TRUNCATED = (
     "the answer was cut off at {limit} tokens; allow it more tokens, or choose a model that thinks less "
     "before it writes"
 )
-HANDED_BACK = "the idea lies outside what this small model knows"
-UNSEEN = "this small model cannot see the first frame"
-NOT_KEPT = "this small model did not keep all of the idea ({reason})"
+POCKET_LISTS = "pocket's word lists"
+OUTSIDE = "the idea lies outside pocket's world"
+NOT_KEPT = "pocket's world lacks a part of the idea ({reasons})"
+UNSEEN = "the first frame may show what pocket's word lists lack"
 TEMPLATE_WROTE = (
     "{why}, so the template wrote the prompt around your words; for more, connect a server or choose a "
     "larger local model"
@@ -77,8 +76,7 @@ class EnhanceResult:
     """A prompt, how it was come by, and what is to be known about it.
 
     `added` are the spans of `text` that are not the idea's own words. `repairs` were made; `violations`
-    remain. `failure` says why a model's answer was not used, empty if it was, or if it is a small model's
-    that answers within its own world only: then a note says so. `notes` say what was done without.
+    remain. `failure` says why a model's answer was not used, empty if it was. `notes` say what was done without.
     """
 
     text: str
@@ -102,13 +100,15 @@ class Enhancer:
     """Turns ideas into prompts with `writer`, or by the template alone if there is none.
 
     `describer` is a model that sees, for first frames where `writer` does not. With a `meter` prompts are
-    held to the text encoder's tokens.
+    held to the text encoder's tokens. With `reads_pocket` an idea of the pocket model's world is written by
+    word lists, before `writer` is asked.
     """
 
     writer: Writer | None = None
     describer: Writer | None = None
     meter: TokenMeter | None = None
     cache: AnswerCache = field(default_factory=AnswerCache)
+    reads_pocket: bool = False
 
     def enhance(
         self,
@@ -128,14 +128,15 @@ class Enhancer:
         brief = self.brief(request)
         seed = secrets.randbelow(2**31) if request.seed is None else request.seed
         request = replace(request, seed=seed)
-        failure, notes, model = "", (), ""
-        if self.writer is not None:
+        result, failure, notes, model = None, "", (), ""
+        if self.reads_pocket:
+            result, notes = read_for_pocket(brief)
+            model = POCKET_LISTS if result else ""
+        if result is None and self.writer is not None:
             try:
                 result, failure, notes, model = self._written(request, brief, on_text, cancelled)
             except BackendError as error:
                 result, failure = None, str(error)
-        else:
-            result = None
         route, text, repaired = result or fall_back(brief)
         return EnhanceResult(
             text=text,
@@ -165,7 +166,7 @@ class Enhancer:
             if result.text not in seen:
                 seen.add(result.text)
                 yield result
-            if self.writer is None or result.failure or not self.writer.follows_instructions:
+            if self.writer is None or result.failure:
                 return
 
     def brief(self, request: EnhanceRequest) -> PromptRequirements:
@@ -192,8 +193,6 @@ class Enhancer:
         def draft(text: str) -> None:
             on_text(restore_quotes(text, brief.taken))
 
-        if brief.has_image and not self.writer.follows_instructions:
-            return None, "", (TEMPLATE_WROTE.format(why=UNSEEN),), ""
         ask = self.ask(request, brief, cancelled)
         answer = self.cache.write(self.writer, ask, draft, cancelled)
         first = check_answer(answer, brief)
@@ -201,33 +200,13 @@ class Enhancer:
             route = "repaired" if first.repairs else "answer"
             return (route, first.text, first), "", answer.notes, answer.model
         faults = problems_in(first, answer)
-        stand_ins = None
-        if not self.writer.follows_instructions:
-            stand_ins = StandIns.of(ask.idea, answer.text, lost_names(first.text, brief))
-        if stand_ins:
-            answer = self._in_common_words(ask, stand_ins, draft, cancelled)
-        elif self.writer.follows_instructions:
-            answer = self.cache.write(self.writer, ask_again(ask, answer, faults), draft, cancelled)
-        if stand_ins or self.writer.follows_instructions:
-            second = check_answer(answer, brief)
-            if second.is_good and answer.is_complete:
-                return ("asked again", second.text, second), "", answer.notes, answer.model
-            faults = problems_in(second, answer)
-        if not self.writer.follows_instructions:
-            why = NOT_KEPT.format(reason=faults[0]) if answer.text.strip() else HANDED_BACK
-            return None, "", (*answer.notes, TEMPLATE_WROTE.format(why=why)), answer.model
+        answer = self.cache.write(self.writer, ask_again(ask, answer, faults), draft, cancelled)
+        second = check_answer(answer, brief)
+        if second.is_good and answer.is_complete:
+            return ("asked again", second.text, second), "", answer.notes, answer.model
+        faults = problems_in(second, answer)
         reason = "; ".join(faults[:3]) if answer.is_complete else TRUNCATED.format(limit=ask.max_tokens)
         return None, f"the model's answer could not be used: {reason}", answer.notes, answer.model
-
-    def _in_common_words(
-        self, ask: WriterRequest, stand_ins: StandIns, on_text: OnText, cancelled: IsCancelled
-    ) -> WriterAnswer:
-        """The answer to the same idea with stand-ins for its colours, in the words of the idea."""
-        again = replace(ask, idea=stand_ins.put(ask.idea))
-        answer = self.cache.write(
-            self.writer, again, lambda text: on_text(stand_ins.restore(text)), cancelled
-        )
-        return replace(answer, text=stand_ins.restore(answer.text))
 
     def ask(
         self, request: EnhanceRequest, brief: PromptRequirements, cancelled: IsCancelled = never_cancelled
@@ -250,7 +229,6 @@ class Enhancer:
         system, user = template.fill(**values)
         return WriterRequest(
             (("system", system), ("user", user)),
-            brief.taken.text,
             image if is_shown else None,
             template.digest,
             request.max_tokens,
@@ -276,6 +254,25 @@ def ask_again(ask: WriterRequest, answer: WriterAnswer, faults: list[str]) -> Wr
     listed = "\n".join(f"- {fault}" for fault in faults)
     _, user = load_template("ask_again").fill(faults=listed)
     return replace(ask, messages=(*ask.messages, ("assistant", answer.text[:MAX_ANSWER]), ("user", user)))
+
+
+def read_for_pocket(
+    brief: PromptRequirements,
+) -> tuple[tuple[ROUTE, str, CheckedPrompt] | None, tuple[str, ...]]:
+    """The prompt that pocket's word lists write, or None and a note why the template writes instead."""
+    reading = read_idea(brief.idea)
+    if brief.has_image:
+        why = UNSEEN
+    elif reading.belongs == "not":
+        why = OUTSIDE
+    elif reading.belongs == "partly":
+        why = NOT_KEPT.format(reasons="; ".join(reading.not_kept))
+    else:
+        checked = repair(reading.prompt, brief)
+        if checked.is_good:
+            return ("repaired" if checked.repairs else "answer", checked.text, checked), ()
+        why = NOT_KEPT.format(reasons=next(v.message for v in checked.violations if v.severity == "error"))
+    return None, (TEMPLATE_WROTE.format(why=why),)
 
 
 def fall_back(brief: PromptRequirements) -> tuple[ROUTE, str, CheckedPrompt]:

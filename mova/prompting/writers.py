@@ -14,15 +14,13 @@ from mova.openai_client import IsCancelled, OnText
 
 @dataclass(frozen=True)
 class WriterRequest:
-    """One question. `messages` are (role, text); `idea` is the idea alone, for writers that need no
-    instructions.
+    """One question. `messages` are (role, text).
 
     `image` is the first frame as JPEG, shown with the first user message; `template` is the digest of the
     prompt file that the messages were made from.
     """
 
     messages: tuple[tuple[str, str], ...]
-    idea: str = ""
     image: bytes | None = field(default=None, repr=False)
     template: str = ""
     max_tokens: int = 1024
@@ -41,16 +39,11 @@ class WriterAnswer:
 
 
 class Writer(Protocol):
-    """Something that writes text: a server, a model in this process, a model trained for nothing else."""
+    """Something that writes text: a server, or a model in this process."""
 
     @property
     def identity(self) -> str:
         """Names the writer in cache keys: two writers that may answer differently have different ones."""
-        ...
-
-    @property
-    def follows_instructions(self) -> bool:
-        """False for a model that turns an idea into a prompt and understands nothing else."""
         ...
 
     @property
@@ -75,7 +68,7 @@ MAX_ENTRIES = 256
 def cache_key(identity: str, ask: WriterRequest) -> str:
     """A fingerprint of the writer and of all that it is asked."""
     image = hashlib.sha256(ask.image).hexdigest() if ask.image else None
-    what = (ask.template, ask.messages, ask.idea, image)
+    what = (ask.template, ask.messages, image)
     parts = [VERSION, identity, *what, ask.max_tokens, ask.temperature, ask.seed]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -1,8 +1,8 @@
 """`python -m recipes.pocket`: render the world; train, export and evaluate pocket.
 
 The order: speech, train-vae and train-audio-vae, codecs, sounds, train-audio, encode, train, export,
-evaluate; the language model apart from these: train-enhancer, evaluate-enhancer. Stages that train resume
-from their own checkpoint in --out; several GPUs: `torchrun --nproc-per-node N -m recipes.pocket ...`.
+evaluate. Stages that train resume from their own checkpoint in --out; several GPUs:
+`torchrun --nproc-per-node N -m recipes.pocket ...`.
 
 Torch is imported by the stages that need it, where they run: loader workers import this module when they
 start.
@@ -21,8 +21,6 @@ from mova.errors import UserError
 from recipes.pocket.world.clip import FAMILIES, NEW_CONCEPTS, SPLITS
 from recipes.pocket.world.speech import DEFAULT_FOLDER
 
-ENHANCER = Path("assets/pocket/enhancer")
-ENHANCER_WORK = Path("outputs/pocket/enhancer")
 SOUNDS_SEED = 80_000_000
 GPU_BATCH = 32  # clips made at once
 
@@ -48,7 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_world(commands)
     _add_evaluate(commands)
     _add_stages(commands)
-    add_enhancer(commands)
     return parser
 
 
@@ -89,7 +86,11 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--detectors-only", action="store_true", help="true clips alone, no model")
     evaluate.add_argument("--clips", type=int, default=64, help="of each family")
     evaluate.add_argument(
-        "--tracks", action="store_true", help="runs with held and partly held tracks instead"
+        "--tracks",
+        nargs="*",
+        default=None,
+        metavar="RUN",
+        help="instead: runs with given tracks, by default all, such as 'sound held' retake extend",
     )
     evaluate.add_argument("--held-out", type=int, default=16, help="more of each, of unseen combinations")
     evaluate.add_argument(
@@ -175,22 +176,6 @@ def _add_stages(commands: argparse._SubParsersAction) -> None:
     stages["export"].add_argument("--folder", type=Path, required=True, help="where the checkpoint goes")
 
 
-def add_enhancer(commands: argparse._SubParsersAction) -> None:
-    train = commands.add_parser("train-enhancer", help="train the model that turns ideas into prompts")
-    train.add_argument("--out", type=Path, default=ENHANCER_WORK, help="checkpoint, log and model go here")
-    train.add_argument("--minutes", type=float, default=8, help="training time in all, resumed or not")
-    train.add_argument("--device", default="cuda")
-    train.add_argument("--workers", type=int, default=14, help="processes that draw ideas")
-    train.add_argument("--ideas", type=int, default=512, help="ideas in a batch")
-    train.set_defaults(run=_train_enhancer)
-    evaluate = commands.add_parser("evaluate-enhancer", help="measure it on ideas that training never saw")
-    evaluate.add_argument("--folder", type=Path, default=ENHANCER)
-    evaluate.add_argument("--count", type=int, default=500, help="held-out ideas, a fifth outside the world")
-    evaluate.add_argument("--faults", type=int, default=20, help="how many failures to show")
-    evaluate.add_argument("--no-typed", action="store_true", help="leave out the ideas written by hand")
-    evaluate.set_defaults(run=_evaluate_enhancer)
-
-
 def _speech(arguments: argparse.Namespace) -> None:
     from recipes.pocket.new_concepts.puppet import PUPPET_CAST
     from recipes.pocket.world.speech import WORLD, build_bank
@@ -266,9 +251,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     on_cpu = runs_on_cpu(a.device)
     batch = a.batch or (1 if on_cpu else GPU_BATCH)
     runs = planned_runs(a.guidance_scale, a.bridge_guidance_scale, a.steps, a.ablations)
-    if a.tracks:
+    if a.tracks is not None:
         report = evaluate_tracks(
             a.model,
+            names=a.tracks,
             speech=a.speech,
             device=a.device,
             clips=a.clips,
@@ -403,21 +389,6 @@ def _export(arguments: argparse.Namespace) -> None:
     from recipes.pocket.training.export import export
 
     export(arguments.out, arguments.folder)
-
-
-def _train_enhancer(arguments: argparse.Namespace) -> None:
-    from recipes.pocket.enhancer.train import EnhancerRecipe, train_enhancer
-
-    recipe = EnhancerRecipe(ideas=arguments.ideas)
-    train_enhancer(arguments.out, arguments.minutes, recipe, arguments.device, arguments.workers)
-
-
-def _evaluate_enhancer(arguments: argparse.Namespace) -> None:
-    from recipes.pocket.enhancer.check import evaluate_enhancer
-
-    logging.getLogger("mova").setLevel(logging.WARNING)
-    share = evaluate_enhancer(arguments.folder, arguments.count, arguments.faults, not arguments.no_typed)
-    logger.info("%.1f%% of held-out ideas of the world pass", 100 * share)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from mova.prompting.enhancer import Enhancer, EnhanceRequest
 from mova.prompting.writers import AnswerCache, WriterRequest
 from tests.prompting.chat_server import GOOD_ANSWER, IDEA, KEY, Handler, chunk, error
 
-ASK = WriterRequest((("system", "Write."), ("user", "a boat")), idea="a boat", max_tokens=64)
+ASK = WriterRequest((("system", "Write."), ("user", "a boat")), max_tokens=64)
 REQUEST = EnhanceRequest(IDEA, seed=1)
 
 

@@ -1,4 +1,4 @@
-"""What the trainer's defaults teach pocket, the real one, within a dozen steps: every tower, and the clip."""
+"""The trainer's defaults on the real pocket: in a dozen steps every tower learns, and the clip changes."""
 
 import json
 

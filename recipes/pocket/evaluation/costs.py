@@ -36,8 +36,8 @@ def main() -> None:
     parser.add_argument("--bridge-guidance", type=float, required=True)
     arguments = parser.parse_args()
     began = time.perf_counter()
+    from mova.machine import Machine
     from mova.media.clips import write_mp4
-    from mova.placement import Machine
     from recipes.pocket.captions import CaptionMix
     from recipes.pocket.evaluation.generate import Request, Settings, Stopwatch, generate, load_pipeline
     from recipes.pocket.world.clip import FRAME_RATE, SAMPLE_RATE

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mova import placement
 from mova.errors import UserError
+from mova.machine import Machine
 from mova.pipeline import MOVAPipeline
 from recipes.pocket.captions import CaptionMix
 from recipes.pocket.evaluation.aggregate import score
@@ -78,7 +78,7 @@ def evaluate(plan: Plan) -> Report:
 
     Raises:
         UserError: the model cannot be loaded, or there are too few clips.
-        FileNotFoundError: there is no word bank.
+        FileNotFoundError: the word bank is missing.
     """
     if plan.clips < 2 or plan.held_out == 1:
         raise UserError(f"clips={plan.clips}, held_out={plan.held_out}: shuffling needs at least 2 of each")
@@ -137,7 +137,7 @@ def planned_runs(
 
 def runs_on_cpu(device: str | None) -> bool:
     """True if clips are made on the CPU; without a `device` the machine's best is taken."""
-    return torch.device(device or placement.default_device()).type == "cpu"
+    return torch.device(Machine.probe(device).device).type == "cpu"
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from mova.catalog import MODELS, SMALL_MODEL
 from mova.encoders import draw_noise, to_pixels
 from mova.errors import UserError
 from mova.guidance import Branch, branches
+from mova.machine import Machine
 from mova.pipeline import MOVAPipeline
-from mova.placement import Machine, Placement, place, preferred_dtype
+from mova.placement import Placement, place
 from mova.shapes import ClipShape
 from recipes.pocket.world.clip import FRAME_RATE, NUM_FRAMES, SAMPLE_RATE, Clip
 
@@ -71,7 +72,7 @@ def load_pipeline(model: Path | str, device: str | None = None) -> MOVAPipeline:
         UserError: the checkpoint or the device cannot be used, or its clips are not of the world's kind.
     """
     machine = Machine.probe(device)
-    placement = Placement(machine.device, preferred_dtype(machine))
+    placement = Placement(machine.device, machine.dtype)
     pipeline = MOVAPipeline.from_pretrained(model, torch_dtype=placement.torch_dtype)
     rate = pipeline.audio_vae.config.sample_rate
     if rate != SAMPLE_RATE:

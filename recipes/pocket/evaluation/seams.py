@@ -83,7 +83,7 @@ def _bends(waveform: np.ndarray, seam: float, reach: float) -> np.ndarray:
 
 
 def extra_onsets(heard: Sequence[float], explained: Sequence[float], seams: Sequence[float]) -> int:
-    """Onsets near a seam for which there is no event that is seen, or heard in the true clip."""
+    """Number of onsets near a seam that no event explains, seen or heard in the true clip."""
     near = ONSET_FRAMES / FRAME_RATE
     return sum(
         any(abs(onset - seam) <= near for seam in seams)

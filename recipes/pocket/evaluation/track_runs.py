@@ -23,7 +23,7 @@ Media = tuple[np.ndarray, np.ndarray]  # uint8 [F, H, W, 3], float32 [S]; with a
 
 @dataclass(frozen=True)
 class TrackRun:
-    """What of the true clip is given, and what of it is made again; by default nothing is given."""
+    """Parts of the true clip that are given, and spans of them to regenerate; by default nothing is given."""
 
     video: bool = False
     audio: bool = False
@@ -129,8 +129,9 @@ def _call(
 ) -> Media:
     """Frames uint8 [B, F, H, W, 3] and sounds float32 [B, S] by the pipeline's public call."""
     height, width = (video[0, 0] if image is None else image[0]).shape[:2]
+    # Given as embeddings, a prompt may be empty.
     made = pipeline(
-        prompt=prompts,
+        prompt_embeds=pipeline.encode_prompt(prompts),
         negative_prompt=settings.negative_prompt,
         image=image,
         video=video,

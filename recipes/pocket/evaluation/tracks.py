@@ -2,9 +2,11 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mova.errors import UserError
 from recipes.pocket.evaluation.aggregate import Scores
 from recipes.pocket.evaluation.evaluate import CAPTIONS, FIRST_SEED, NOISE_SEED, Report, workers
 from recipes.pocket.evaluation.generate import Settings, load_pipeline
@@ -53,7 +55,7 @@ class TrackClaim:
             return value > self.most
         if self.as_good_as:
             run, family, key = self.as_good_as
-            return value < scores[run][family][key]
+            return run in scores and value < scores[run][family][key]
         if self.below:
             run, family, key = self.below
             return value >= scores[run][family][key]
@@ -125,13 +127,18 @@ def evaluate_tracks(
     batch: int = 1,
     processes: int | None = None,
     settings: Settings | None = None,
+    names: Sequence[str] = (),
 ) -> Report:
     """Scores of every run by family, its seconds a clip, and every clip's raw figures.
 
+    Without `names` all of `RUNS` are made.
+
     Raises:
-        UserError: the model cannot be loaded.
-        FileNotFoundError: there is no word bank.
+        UserError: the model cannot be loaded, or a name is unknown.
+        FileNotFoundError: the word bank is missing.
     """
+    if unknown := set(names) - set(RUNS):
+        raise UserError(f"no such runs: {sorted(unknown)}; choose from {list(RUNS)}")
     load_bank(speech)
     settings = settings or Settings()
     pipeline = load_pipeline(model, device)
@@ -148,7 +155,8 @@ def evaluate_tracks(
             for spec, clip in zip(specs, pool.map(ClipSpec.render, specs), strict=True)
         ]
         speakers = pool.submit(speaker_distances, speech)
-        for name, run in RUNS.items():
+        for name in names or RUNS:
+            run = RUNS[name]
             began = time.perf_counter()
             waiting = [
                 pool.submit(measure_run, run, case, media)
@@ -164,7 +172,8 @@ def evaluate_tracks(
             report["figures"][name] = figures
             report["scores"][name] = {family: score_run(run, family, figures[family]) for family in FAMILIES}
             logger.info("%s: %d clips, %.2f s each", name, len(cases), seconds)
-        report["scores"]["extend"]["face"] |= speakers.result()
+        if "extend" in report["scores"]:
+            report["scores"]["extend"]["face"] |= speakers.result()
     return report
 
 
@@ -173,6 +182,8 @@ def tracks_table(report: Report) -> str:
     scores: RunScores = report["scores"]
     lines = ["| run | family | claim | bar | measured |", "| --- | --- | --- | --- | --- |"]
     for claim in CLAIMS:
+        if claim.run not in scores:
+            continue
         value = scores[claim.run][claim.family].get(claim.key)
         cell = "-" if value is None else number(value, claim.unit)
         if value is not None and claim.is_missed(value, scores):

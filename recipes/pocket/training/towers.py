@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from mova.adapters.strengths import EXPERTS
 from mova.models.audio_vae import AudioVAE
 from mova.models.dit import AudioDiT
 from mova.models.dual_tower import DualTower
@@ -26,7 +27,6 @@ from recipes.pocket.training.tower_run import Captions, TowerRun, embed, noised
 from recipes.pocket.world.clip import FRAME_RATE
 
 logger = logging.getLogger("pocket")
-EXPERTS = ("video_dit", "video_dit_2")
 HIGH_SHARE = 0.4  # of the steps; under shift 5 sigmas above 0.9 are 36 % of all
 WHITE_SHARE = 0.12  # clips whose first frame is hidden: a white one stands for text alone
 BRIDGE_DROPOUT = 0.1

@@ -35,7 +35,7 @@ logger = logging.getLogger("pocket")
 VIDEO_KL_WEIGHT = 3e-5
 EDGE_WEIGHT = 0.25
 SQUARE_WEIGHT = 16.0
-LIKE_WEIGHT = 0.5  # at first, of how far latents are from those of the checkpoint that they begin like
+LIKE_WEIGHT = 0.5  # at first, of the latents' distance from those of the checkpoint `like`
 LIKE_SHARE = 0.6  # of the run, at whose end that weight has fallen to zero
 STRIDE = 8  # pixels between the windows that a crop chooses from
 STILL_SHARE = 0.5  # of the weight that all windows of a clip share equally; the rest follows motion
@@ -92,7 +92,7 @@ def train_video_vae(
     """Train for so many minutes, from `out/video_vae.pt` if it is there.
 
     `decoder_only` leaves the latents as they are: the towers that were trained on them stay valid. `crop`
-    trades context for more steps a second; the length is never cut. Latents begin like those of the
+    trades context for more steps a second; the length is never cut. Latents start close to those of the
     checkpoint `like`, whatever its video VAE's architecture, so that its towers have little to relearn;
     if training continues from that very checkpoint, they stay near its own.
     Left alone, a VAE's latents explained a third of another's after 300 steps, through a linear map; with it
