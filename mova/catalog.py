@@ -1,4 +1,4 @@
-"""Models by name, quality presets, and what a run costs before it starts. No torch."""
+"""Models by name, and their quality presets. No torch."""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ POCKET = Path(__file__).parents[1] / "assets" / "pocket"
 
 @dataclass(frozen=True)
 class Preset:
-    """How much work a clip is worth: denoising steps, and the share of the trained length."""
+    """A trade of quality for time: denoising steps, and the share of the trained length."""
 
     name: str
     num_inference_steps: int
@@ -38,7 +38,7 @@ POCKET_PRESETS = (
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A checkpoint by a short name: the size it was trained for, and how it is best asked.
+    """A checkpoint by a short name: the size it was trained for, and the settings that suit it.
 
     `negative_prompt_file` lies in prompts/; None for a model that learnt guidance from the empty prompt.
     """
@@ -56,24 +56,24 @@ class ModelSpec:
 
     @property
     def negative_prompt(self) -> str:
-        """What the model steers away from where nothing else is said."""
+        """The text the model steers away from by default."""
         if self.negative_prompt_file is None:
             return ""
         return (PROMPTS / self.negative_prompt_file).read_text(encoding="utf-8").strip()
 
     def preset(self, name: str = DEFAULT_PRESET) -> Preset:
-        """Raises UserError: there is none of that name."""
+        """The preset of that name. Raises UserError if there is none."""
         found = next((preset for preset in self.presets if preset.name == name), None)
         if found is None:
             raise UserError(f"there is no preset {name!r}; choose one of {', '.join(PRESET_NAMES)}")
         return found
 
     def clip_length(self, preset: Preset) -> int:
-        """Frames of a clip that is made with `preset`."""
+        """Frames of a clip made with `preset`."""
         return frames_for_seconds(self.num_frames * preset.length / self.frame_rate, self.frame_rate)
 
     def defaults(self, preset: Preset) -> dict[str, Any]:
-        """The fields of a GenerationRequest that model and preset decide."""
+        """The fields of a GenerationRequest that follow from model and preset."""
         return {
             "height": self.height,
             "width": self.width,
@@ -91,19 +91,31 @@ MODELS = {
     for model in (
         ModelSpec("360p", "OpenMOSS-Team/MOVA-360p", 352, 640),
         ModelSpec("720p", "OpenMOSS-Team/MOVA-720p", 720, 1280),
-        ModelSpec("pocket", str(POCKET), 128, 224, 49, 24.0, POCKET_PRESETS, 2.0, 2.0, None),
+        ModelSpec(
+            "pocket",
+            str(POCKET),
+            height=128,
+            width=224,
+            num_frames=49,
+            presets=POCKET_PRESETS,
+            guidance_scale=2.0,
+            bridge_guidance_scale=2.0,
+            negative_prompt_file=None,
+        ),
     )
 }
 DEFAULT_MODEL = "360p"
-SMALL_MODEL = "pocket"  # where that does not fit
+SMALL_MODEL = "pocket"  # where the default does not fit
 REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
 def find_model(name: str) -> ModelSpec:
-    """The catalogue's model of that name or source, else the folder or repo id, taken to be of 360p size.
+    """The catalogue's model of that name or source, else a folder or repo id with the defaults of 360p.
+
+    A name with "720p" in it has those of 720p. The Hub is not asked whether it has the repo.
 
     Raises:
-        UserError: it is none of these. Whether the Hub has the repo is not looked up.
+        UserError: it is none of these.
     """
     if name in MODELS:
         return MODELS[name]

@@ -128,7 +128,9 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def check_folder(folder: Path, name: str) -> None:
     if not (folder / name).is_dir():
-        raise UserError(f"{folder} has no folder {name}/; it is no MOVA checkpoint, or not all of one")
+        raise UserError(
+            f"{folder} has no folder {name}/; it is not a MOVA checkpoint, or part of it is missing"
+        )
 
 
 def read_boundary_ratio(folder: Path) -> float:
@@ -137,13 +139,13 @@ def read_boundary_ratio(folder: Path) -> float:
     ratio = read_object(path).get("boundary_ratio")
     if not isinstance(ratio, float | int) or not 0 <= ratio <= 1:
         raise UserError(
-            f"{path}: boundary_ratio={ratio!r}, expected a number from 0 to 1 (0.9 in the releases)"
+            f"{path}: boundary_ratio={ratio!r}; expected a number from 0 to 1 (0.9 in the releases)"
         )
     return float(ratio)
 
 
 def read_config(name: str, folder: Path) -> dict[str, Any]:
-    """A component's config, checked: no value missing that its network needs, none that our code is not for.
+    """A component's config, checked: its network's values are all there, and all are ones we support.
 
     diffusers' and transformers' own networks may leave values at their defaults.
     """
@@ -154,7 +156,9 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
     required = parameters if component.released[0].startswith("mova.") else ()
     for key in required:
         if key not in config:
-            raise UserError(f"{path}: {key} is missing; no default is safe, take the file from the release")
+            raise UserError(
+                f"{path}: {key} is missing and has no safe default; take the file from the release"
+            )
     for key, value in config.items():
         options = component.options.get(key, ANY)
         allowed = options if isinstance(options, tuple) else (options,)
@@ -179,7 +183,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weight_names(folder: Path, held: list[str]) -> list[str]:
-    """The files that make up a component: the shards of the folder's index, else the one file in `held`."""
+    """Names of a component's files: the shards of the folder's index, else the one file in `held`."""
     indexes = sorted(folder.glob("*.safetensors.index.json"))
     if len(indexes) > 1:
         raise UserError(f"{folder} has {len(indexes)} indexes of weights; keep the one that belongs to it")
@@ -212,14 +216,14 @@ def opened(file: Path) -> Iterator[safe_open]:
 
 
 def read_header(file: Path) -> SafetensorsFileMetadata:
-    """What a safetensors file holds, without mapping it. Raises UserError unless it is one, and whole."""
+    """Read the header of a safetensors file without mapping it. Raises UserError unless the file is whole."""
     try:
         header = parse_local_safetensors_file_metadata(file)
         with file.open("rb") as head:
             length = int.from_bytes(head.read(8), "little")
         end = 8 + length + max((tensor.data_offsets[1] for tensor in header.tensors.values()), default=0)
         if file.stat().st_size != end:
-            raise SafetensorsParsingError(f"{file.stat().st_size} bytes, its header speaks of {end}")
+            raise SafetensorsParsingError(f"{file.stat().st_size} bytes, its header says {end}")
     except (SafetensorsParsingError, OSError, AttributeError, TypeError) as error:
         raise UserError(f"{file} cannot be read ({error}); {advice(file)}") from error
     return header
@@ -227,7 +231,7 @@ def read_header(file: Path) -> SafetensorsFileMetadata:
 
 def advice(file: Path) -> str:
     if file.is_file() and file.stat().st_size < 1000 and file.read_bytes().startswith(LFS_POINTER):
-        return "it is a pointer of Git LFS: run `git lfs pull`"
+        return "it is a Git LFS pointer: run `git lfs pull`"
     return "delete it and download it again"
 
 
@@ -273,14 +277,14 @@ def load_components(folder: Path, names: Iterable[str], dtype: torch.dtype | Non
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     path = folder / "tokenizer.json"
     if path.is_file() and "model" not in read_object(path):
-        raise UserError(f"{path} is no tokenizer; delete it and download it again")
+        raise UserError(f"{path} is not a tokenizer; delete it and download it again")
     # A T5 class of transformers 5 would rebuild the pipeline of tokenizer.json by its own rules.
     loader = PreTrainedTokenizerFast if path.is_file() else AutoTokenizer
     try:
         return loader.from_pretrained(folder)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"{folder} holds no tokenizer that can be read ({first_line(error)}); download the folder again"
+            f"{folder} holds no readable tokenizer ({first_line(error)}); download the folder again"
         ) from error
 
 
@@ -303,7 +307,9 @@ def build(name: str, folder: Path) -> nn.Module | ConfigMixin:
         part = cls(**read)
     except (*UNBUILDABLE, StrictDataclassError) as error:
         path, cause = folder / COMPONENTS[name].config_name, error.__cause__ or error
-        raise UserError(f"{path} describes nothing that can be built ({first_line(cause)})") from error
+        raise UserError(
+            f"{path} does not describe a network that can be built ({first_line(cause)})"
+        ) from error
     part.register_to_config(**{key: value for key, value in config.items() if key not in read})
     return part
 
@@ -333,7 +339,7 @@ def load_weights(module: nn.Module, folder: Path, dtype: torch.dtype | None) -> 
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(
-            f"{min(problems)}{more}; the weights do not belong to the config beside them: download both again"
+            f"{min(problems)}{more}; the weights do not match the config in their folder: download both again"
         )
     module.load_state_dict(state, assign=True)
     if is_tied:  # one parameter, or placing the module would copy the embedding twice
@@ -355,7 +361,7 @@ def save_components(
         UserError: a checkpoint is there already. It may be the one whose files the weights are views of.
     """
     if (folder / "model_index.json").exists():
-        raise UserError(f"{folder} holds a checkpoint already; choose another folder, or remove it")
+        raise UserError(f"{folder} already holds a checkpoint; choose another folder, or remove it")
     index = {"_class_name": "MOVA", "audio_vae_type": "dac", "boundary_ratio": boundary_ratio}
     for name, part in components.items():
         index[name] = released = COMPONENTS[name].released
@@ -370,7 +376,7 @@ def save_components(
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, class_name: str) -> None:
-    """As it was loaded: transformers 5 names a class that 4 lacks, and leaves traces of calls and machine."""
+    """Save as loaded: transformers 5 names a class that 4 lacks, and leaves traces of calls and machine."""
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(folder)

@@ -23,6 +23,7 @@ from mova.tracks import Span
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATES = (1000, 384_000)  # Hz
+NO_FRAMES = "the video has no frames; give at least one"
 SLACK_SECONDS = 0.001  # of difference in length that is not worth a note
 MIRRORED_SECONDS = 0.25  # over twice as far as the audio encoder looks ahead
 ENCODED_FRAMES = (
@@ -151,14 +152,13 @@ def to_pixels(image: FirstFrame | None, height: int, width: int) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
 
 
-def to_clips(video: Video, height: int, width: int) -> Tensor:
-    """`video` as float32 [N, 3, F, H, W] in [-1, 1]; images and uint8 frames are cropped to fit.
+def to_clips(video: Video, height: int, width: int) -> tuple[Tensor, str]:
+    """`video` as float32 [N, 3, F, H, W] in [-1, 1], and a note if its frames were cropped and resized.
 
     One clip or N: uint8 [F, h, w, 3] or [N, F, h, w, 3], a list of images (one clip), or [3, F, H, W] or
     [N, 3, F, H, W] in [-1, 1].
     """
-    if not len(video):
-        raise UserError("the video has no frames; give at least one")
+    size = height, width
     if isinstance(video, Tensor):
         if video.ndim not in (4, 5) or video.shape[-4] != 3 or tuple(video.shape[-2:]) != (height, width):
             raise UserError(
@@ -166,20 +166,29 @@ def to_clips(video: Video, height: int, width: int) -> Tensor:
             )
         clips = video.float().view(-1, *video.shape[-4:])
     elif isinstance(video, list):
-        clips = torch.stack([to_pixels(frame, height, width) for frame in video], dim=1)[None]
+        clips = _stack_frames(video, height, width)[None]
+        size = video[0].size[::-1]
     else:
         if video.ndim not in (4, 5) or video.shape[-1] != 3 or video.dtype != np.uint8:
             raise UserError(
                 f"a video array must be uint8 [F, H, W, 3], not {video.dtype} {list(video.shape)}"
             )
-        clips = torch.stack(
-            [to_clips(list(frames), height, width)[0] for frames in video.reshape(-1, *video.shape[-4:])]
-        )
+        several = video if video.ndim == 5 else video[None]
+        clips = torch.stack([_stack_frames(frames, height, width) for frames in several])
+        size = video.shape[-3:-1]
     if not clips.shape[2]:
-        raise UserError("the video has no frames; give at least one")
+        raise UserError(NO_FRAMES)
     if not clips.isfinite().all():
         raise UserError("the video has values that are not finite; give frames in [-1, 1]")
-    return clips
+    if tuple(size) == (height, width):
+        return clips, ""
+    return clips, f"the video was cropped and resized from {size[1]}x{size[0]} to {width}x{height}"
+
+
+def _stack_frames(frames: Sequence[FirstFrame], height: int, width: int) -> Tensor:
+    if not len(frames):
+        raise UserError(NO_FRAMES)
+    return torch.stack([to_pixels(frame, height, width) for frame in frames], dim=1)
 
 
 def to_waveforms(audio: Sound, sample_rate: int, new_rate: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""How a run fails: the person's mistake, the machine's or a server's fault, or a stop on request."""
+"""Failures of a run: the person's mistake, a fault of machine or server, or a stop on request."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,7 @@
 """Files that are whole or not there.
 
-A file is written under a temporary name in its own folder and takes its name when it is complete, so a name
-never shows half a clip, a clip that lost its sound, or a clip in the place of one nobody offered up.
+A file is written under a temporary name in its own folder and renamed when it is complete, so a name never
+shows half a clip or a clip without its sound, and nothing is replaced that was not offered up.
 """
 
 import errno
@@ -21,7 +21,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_output(path: Path, overwrite: bool = False, needed_bytes: int = 0) -> None:
-    """Raise unless a file can be written at `path`. Writers ask it themselves; ask it before a long run too.
+    """Raise unless a file can be written at `path`. Writers call it; so should a long run, first.
 
     Raises:
         UserError: the name is taken (and `overwrite` off) or a folder's, or nothing can be written there.

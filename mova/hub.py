@@ -54,19 +54,21 @@ def file_sizes(repo: str, **options: object) -> dict[str, int]:
 
 
 def read_header(repo: str, file: str, revision: str) -> SafetensorsFileMetadata:
-    """What a safetensors file of a repo holds, from its first bytes alone. Raises as `download`."""
+    """Read the header of a repo's safetensors file, without the rest. Raises as `download`."""
     with hub_errors(repo):
         try:
             return HfApi().parse_safetensors_file_metadata(repo, file, revision=revision)
         except EntryNotFoundError:
-            raise UserError(f"{repo} lacks {file}; it is no complete MOVA checkpoint") from None
+            raise UserError(f"{repo} lacks {file}; it is not a complete MOVA checkpoint") from None
         except SafetensorsParsingError as error:
-            raise UserError(f"{repo}: {file} is no safetensors file; the repo is broken ({error})") from error
+            raise UserError(
+                f"{repo}: {file} is not a safetensors file; the repo is broken ({error})"
+            ) from error
 
 
 @contextmanager
 def hub_errors(repo: str) -> Iterator[None]:
-    """What can go wrong with a repo, in a sentence that says what to do."""
+    """Turn the errors of the Hub's client into ours, with what to do."""
     try:
         yield
     except HFValidationError:
@@ -86,7 +88,7 @@ def hub_errors(repo: str) -> Iterator[None]:
         raise UserError(f"{repo} has no such revision; check its name") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.TransportError) as error:
         raise UserError(
-            f"{repo} is not whole on this machine and the Hub cannot be reached ({reason(error)}); "
+            f"{repo} is not complete on this machine and the Hub cannot be reached ({reason(error)}); "
             "check the connection, or give the folder of a checkpoint"
         ) from error
     except HfHubHTTPError as error:
@@ -103,7 +105,7 @@ def hub_errors(repo: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """The root of an error in one line: its first cause is what a person can act on."""
+    """The first cause of an error in one line: it is what a person can act on."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""What a checkpoint holds and where it would go on a machine, from configs and file headers alone."""
+"""Describe a checkpoint and where it would go on a machine, from configs and file headers alone."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class ComponentSummary:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint seen from outside: each component's config, checked, and what its weight files hold."""
+    """A checkpoint from outside: the checked configs of its components, and a summary of their weights."""
 
     configs: dict[str, dict[str, Any]]
     contents: dict[str, ComponentSummary]
@@ -81,7 +81,7 @@ def inspect_checkpoint(model: str | Path) -> Checkpoint:
 
 
 def headers(folder: Path, name: str, repo: str | None) -> Iterator[SafetensorsFileMetadata]:
-    """What the weight files of a component hold; those of `repo` that are not in its cache are asked for."""
+    """Headers of a component's weight files; those of `repo` that the cache lacks come from the Hub."""
     if repo is None:
         yield from map(read_header, weight_files(folder / name))
         return
@@ -108,7 +108,7 @@ def summarise(parts: Iterable[SafetensorsFileMetadata]) -> ComponentSummary:
 
 
 def report(checkpoint: Checkpoint, machine: Machine, request: GenerationRequest, **fixed: object) -> str:
-    """A table of the components, where each would go, and what the clip of `request` would take.
+    """A table of the components, where each would go, and the memory and time of the clip of `request`.
 
     `fixed` are fields of Placement that were decided by hand, as for `choose`.
     """

@@ -1,4 +1,4 @@
-"""Where weights are while a pipeline runs: on the device throughout, by component, or layer by layer.
+"""Move weights while a pipeline runs: never, by component, or layer by layer.
 
 Nothing is ever copied back: weights do not change at inference, so leaving the device means pointing the
 parameters at their host tensors again, which for a freshly loaded checkpoint are views of its files.

@@ -39,6 +39,7 @@ from mova.models.dual_tower import DualTower
 from mova.offload import Offloader
 from mova.request import check_fields
 from mova.scheduler import PairScheduler
+from mova.seams import put_back_frames, put_back_sound
 from mova.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE, ClipShape
 from mova.tracks import (
     AUDIO_RAMP,
@@ -51,8 +52,6 @@ from mova.tracks import (
     check_strength,
     frames_for_sound,
     made_frames,
-    put_back_frames,
-    put_back_sound,
     ramped,
     spans_to_make,
     video_keep,
@@ -242,7 +241,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
             Cancelled: the run was ended on request.
         """
         self._check(height, width, frame_rate, output_type, callback_on_step_end_tensor_inputs)
-        clips = None if video is None else to_clips(video, height, width)
+        clips, size_note = (None, "") if video is None else to_clips(video, height, width)
         waveforms = self._waveforms(audio, audio_sample_rate)
         if num_frames is None:
             num_frames = self._num_frames(clips, waveforms, frame_rate)
@@ -268,11 +267,11 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
             )
             negative = spread(negative, batch, "negative prompts")
         if image is None and picture:
-            images = picture.media[:, :, 0]
+            images, what = picture.media[:, :, 0], "videos"
         else:
-            given = image if isinstance(image, list) else [image]
+            given, what = image if isinstance(image, list) else [image], "images"
             images = torch.stack([to_pixels(each, height, width) for each in given])
-        condition = spread(self.encode_first_frame(images, num_frames), batch, "images")
+        condition = spread(self.encode_first_frame(images, num_frames), batch, what)
         tracks = (
             self._track(picture, self.encode_video, strength, batch, "videos"),
             self._track(sound, self.encode_audio, strength, batch, "sounds"),
@@ -307,7 +306,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         else:
             frames = self.video_processor.postprocess_video(self._frames(latents, picture), output_type)
             audio = self._sound(audio_latents, sound, shape)
-        notes = tuple(note for note in (picture_note, sound_note) if note)
+        notes = tuple(note for note in (size_note, picture_note, sound_note) if note)
         return MOVAPipelineOutput(frames, audio, notes) if return_dict else (frames, audio)
 
     @torch.no_grad()

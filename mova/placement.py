@@ -1,4 +1,4 @@
-"""Where a model's parts go on a machine: chosen from what it has, or by hand, and then carried out."""
+"""Place a model's components on a machine: choose how from the memory it has, then do it."""
 
 import dataclasses
 import logging
@@ -75,8 +75,8 @@ class MemoryNeed:
 def choose(machine: Machine, parameters: dict[str, int], workspace: int, **fixed: object) -> Placement:
     """The placement with the least moving of weights that fits the machine.
 
-    `parameters` counts those of each component, `workspace` is what a run needs beside weights (bytes).
-    `fixed` are fields of Placement other than the device, decided by hand; None leaves one open.
+    `parameters` counts those of each component, `workspace` is what a run needs besides weights (bytes).
+    `fixed` are fields of Placement, except the device, that are set by hand; None leaves one open.
 
     Raises:
         UserError: nothing fits; the message says what is short and what to change.
@@ -121,7 +121,7 @@ def candidates(base: Placement, given: dict[str, object]) -> list[Placement]:
 
 
 def homes(placement: Placement) -> dict[str, str]:
-    """Where the weights of each component are while clips are made.
+    """The place of each component's weights while clips are made.
 
     "device" throughout, "stage": there while its stage runs, "layers": a few layers at a time, or "host": it
     runs on the CPU.
@@ -172,7 +172,7 @@ def need(placement: Placement, parameters: dict[str, int], workspace: int) -> Me
 
 
 def workspace_bytes(shape: ClipShape, dim: int, dtype_bytes: int = 2) -> int:
-    """Device memory that a run takes beside the weights: the larger of a forward's and of decoding's.
+    """Device memory that a run takes besides the weights: the larger of a forward's and of decoding's.
 
     A forward takes about twelve states of the video tokens (measured: 4.9 GiB at 352x640, 193 frames).
     Decoding takes three float32 copies of the clip and a few pictures as wide as the decoder's last layer.

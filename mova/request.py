@@ -62,9 +62,9 @@ class GenerationRequest:
     """Everything that decides a clip. Two equal requests make the same clip on the same model.
 
     `image` is a path, or None for text alone (the model then starts from a white frame). Sizes are in
-    pixels. `crop_position` is which part of an image is kept where it is cut: 0 its left or upper end, 1 the
-    other; 0.5, the middle, is what the models were released with. A `seed` of None is replaced by a random
-    one when the run starts and reported in the result.
+    pixels. `crop_position` says which part of an image is kept when it is cropped: 0 the left or top, 1 the
+    right or bottom; 0.5, the middle, is what the models were released with. A `seed` of None is replaced by
+    a random one when the run starts, which the result reports.
     """
 
     prompt: str
@@ -109,22 +109,22 @@ class GenerationRequest:
         with field_errors("image"):
             return load_first_frame(self.image, self.height, self.width, self.fit, self.crop_position)
 
-    def to_settings(self, beside: Path | None = None) -> dict[str, Any]:
+    def to_settings(self, folder: Path | None = None) -> dict[str, Any]:
         """The request as JSON-ready values, the form that is written into a clip.
 
-        Files that lie in the folder `beside`, the clip's own, are written by their name alone: the folder can
-        be moved, and a clip that is given away does not tell where it was made.
+        Files in `folder`, the clip's own, are written by their name alone: the folder can be moved, and a
+        clip that is given away does not reveal where it was made.
         """
         settings = dataclasses.asdict(self)
-        settings["image"] = _name_of(self.image, beside) if self.image else None
-        settings["adapters"] = [[_name_of(source, beside), strength] for source, strength in self.adapters]
+        settings["image"] = _name_of(self.image, folder) if self.image else None
+        settings["adapters"] = [[_name_of(source, folder), strength] for source, strength in self.adapters]
         return settings
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "GenerationRequest":
         """The request that `to_settings` wrote, possibly long ago: fields it does not name have defaults.
 
-        Keys that are no field of a request (those of the run, such as the model) are left out.
+        Keys that are not fields of a request (those of the run, such as the model) are left out.
 
         Raises:
             UserError: the prompt is missing, or a value has the wrong type.
@@ -136,8 +136,8 @@ class GenerationRequest:
         except ValidationError as error:
             raise _settings_error(error, values) from error
 
-    def found_beside(self, folder: Path) -> "GenerationRequest":
-        """The request with files that `to_settings` wrote without their folder looked for in `folder`."""
+    def with_files_in(self, folder: Path) -> "GenerationRequest":
+        """The request with the paths of files that `to_settings` wrote by name alone and `folder` has."""
         image = self.image
         if image and not image.is_absolute() and (folder / image.name).is_file():
             image = folder / image.name
@@ -171,9 +171,9 @@ class GenerationResult:
     warnings: tuple[str, ...] = ()
 
 
-def _name_of(source: str | Path, beside: Path | None) -> str:
+def _name_of(source: str | Path, folder: Path | None) -> str:
     path = Path(source)
-    return path.name if beside is not None and path.parent == beside and path.exists() else str(source)
+    return path.name if folder is not None and path.parent == folder and path.exists() else str(source)
 
 
 @lru_cache(maxsize=1)
@@ -238,7 +238,7 @@ def check_text(name: str, text: str) -> None:
             f"{MAX_PROMPT_CHARACTERS} characters are accepted: shorten it"
         )
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError(f"{name} holds bytes that are no text; save or type it as UTF-8")
+        raise UserError(f"{name} holds bytes that are not text; save or type it as UTF-8")
 
 
 def check_source_image(image: Path, sha256: str | None) -> None:

@@ -107,7 +107,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """(height, width) from "WIDTHxHEIGHT", as people and other tools write it.
 
     Raises:
-        UserError: the text is no size, or one the towers cannot run at.
+        UserError: the text is not a size, or one the towers cannot run at.
     """
     try:
         width, height = (int(part) for part in text.lower().replace("\u00d7", "x").split("x"))

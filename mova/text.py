@@ -70,7 +70,7 @@ def plain_text(text: str) -> str:
 
 
 def count_words(text: str) -> int:
-    """Words of `text`, a Chinese, Japanese or Korean character counting as one."""
+    """Count the words of `text`, a Chinese, Japanese or Korean character counting as one."""
     return len(CJK.findall(text)) + len(WORD.findall(CJK.sub(" ", text)))
 
 

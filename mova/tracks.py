@@ -25,10 +25,9 @@ Span = tuple[float, float]
 Regenerate = bool | Sequence[Span]
 
 TOLERANCE = 1e-3  # seconds; spans are typed with three decimals
+SAME_MOMENT = 1e-6  # seconds, under a sample
 VIDEO_RAMP, AUDIO_RAMP = 1, 3  # made latents at a seam that are drawn to what was given
 MAX_EXTENSION_SECONDS = 600.0
-BLEND_FRAMES = 12  # over which the made picture takes on what the autoencoder loses of its given neighbour
-FADE_SECONDS = 0.008  # of sound, from what was given to what is made
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,8 @@ def frames_for_sound(seconds: float, frame_rate: float) -> int:
 def video_keep(spans: Sequence[Span], shape: ClipShape) -> np.ndarray:
     """Float32 [T]: 0 for each picture latent with a frame in a span, else 1."""
     frames = np.arange(shape.num_frames)
-    touched = _touched(spans, frames / shape.frame_rate, (frames + 1) / shape.frame_rate)
+    starts = frames / shape.frame_rate
+    touched = _touched(spans, starts, starts + 1 / shape.frame_rate, TOLERANCE / 2)
     keep = np.ones(shape.latent_frames, np.float32)
     keep[(frames[touched] + TEMPORAL_STRIDE - 1) // TEMPORAL_STRIDE] = 0
     return keep
@@ -129,7 +129,7 @@ def video_keep(spans: Sequence[Span], shape: ClipShape) -> np.ndarray:
 def audio_keep(spans: Sequence[Span], shape: ClipShape) -> np.ndarray:
     """Float32 [L]: 0 for each sound latent with a sample in a span, else 1."""
     edges = np.arange(shape.audio_latents + 1) * shape.hop_length / shape.sample_rate
-    return (~_touched(spans, edges[:-1], edges[1:])).astype(np.float32)
+    return (~_touched(spans, edges[:-1], edges[1:], SAME_MOMENT)).astype(np.float32)
 
 
 def made_frames(keep: np.ndarray) -> np.ndarray:
@@ -154,51 +154,11 @@ def ramped(keep: np.ndarray, length: int, given: int) -> np.ndarray:
     return result
 
 
-def _touched(spans: Sequence[Span], starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def _touched(spans: Sequence[Span], starts: np.ndarray, ends: np.ndarray, tolerance: float) -> np.ndarray:
     touched = np.zeros(len(starts), bool)
     for start, end in spans:
-        touched |= (starts < end - TOLERANCE / 2) & (ends > start + TOLERANCE / 2)
+        touched |= (starts < end - tolerance) & (ends > start + tolerance)
     return touched
-
-
-def put_back_frames(given: "Tensor", decoded: "Tensor", made: np.ndarray) -> "Tensor":
-    """`given` [B, 3, F, H, W] outside the frames that are `made` [F], `decoded` in them.
-
-    The autoencoder loses detail (31 dB in pocket), and the picture would jump at the seam. So a made frame
-    takes on the difference between given and decoded at the seam, less of it the further away.
-    With pocket's autoencoder and true clips the step at the seam falls from 4.7 times the true one to 1.8
-    (faces), from 3.1 to 1.5 (pianos) and from 3.4 to 1.5 (balls).
-    """
-    result = given.clone()
-    for start, end in runs(made):
-        piece = decoded[:, :, start:end].clone()
-        length = min(BLEND_FRAMES, end - start)
-        fade = [(1 + math.cos(math.pi * (i + 1) / (length + 1))) / 2 for i in range(length)]
-        weights = given.new_tensor(fade).view(-1, 1, 1)
-        if start > 0:
-            lost = given[:, :, start - 1 : start] - decoded[:, :, start - 1 : start]
-            piece[:, :, :length] += weights * lost
-        if end < len(made):
-            lost = given[:, :, end : end + 1] - decoded[:, :, end : end + 1]
-            piece[:, :, -length:] += weights.flip(0) * lost
-        result[:, :, start:end] = piece
-    return result
-
-
-def put_back_sound(given: "Tensor", decoded: "Tensor", spans: Sequence[Span], sample_rate: int) -> "Tensor":
-    """`given` [B, 1, S] outside the spans, `decoded` in them, faded over at their ends, inside."""
-    result, total = given.clone(), given.shape[-1]
-    for first, last in spans:
-        start, end = round(first * sample_rate), min(round(last * sample_rate), total)
-        share = given.new_ones(end - start)
-        length = min(round(FADE_SECONDS * sample_rate), (end - start) // 2)
-        rise = given.new_tensor([(i + 1) / (length + 1) for i in range(length)])
-        if start > 0:
-            share[:length] = rise
-        if end < total:
-            share[end - start - length :] = rise.flip(0)
-        result[..., start:end] = share * decoded[..., start:end] + (1 - share) * given[..., start:end]
-    return result
 
 
 def runs(flags: np.ndarray) -> list[tuple[int, int]]:

@@ -49,11 +49,11 @@ def test_the_environment_chooses_the_server(environ, remote):
         ({"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": f"{URL}?key=pw"}, "gpu:30002 was given with a name"),
         (
             {"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": URL, "MOVA_REMOTE_API_KEY": "sk-a\nX-Other: b"},
-            "the key for http://gpu:30002 holds signs that no key has",
+            "the key for http://gpu:30002 holds characters that no key has",
         ),
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_told_without_its_secrets(environ, sentence):
+def test_a_setting_that_cannot_be_meant_is_refused_without_its_secrets(environ, sentence):
     with pytest.raises(UserError, match=sentence.replace("?", r"\?")) as caught:
         remote_from_environment(environ)
     assert "pw" not in str(caught.value)
@@ -74,7 +74,7 @@ def test_a_key_goes_only_to_the_server_it_was_set_for(variable, environ, key):
     assert remote_from_option(URL, variable, environ) == RemoteServer(URL, key)
 
 
-def test_a_key_variable_that_is_empty_is_told():
+def test_a_key_variable_that_is_empty_is_refused():
     with pytest.raises(UserError, match="the environment variable MINE is empty"):
         remote_from_option(URL, "MINE", {"MOVA_REMOTE_API_KEY": KEY})
 

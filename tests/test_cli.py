@@ -103,7 +103,7 @@ def test_a_stop_by_ctrl_c_leaves_nothing_and_says_so():
     assert [name for name in left_over() if name != "outputs"] == []
 
 
-def test_a_mistake_is_told_in_a_second_before_torch_is_imported():
+def test_a_mistake_is_reported_in_a_second_before_torch_is_imported():
     began = time.monotonic()
     process = start("generate", "--model", CHECKPOINT, "--prompt", "a bell rings", "--size", "640x360")
     output, messages = process.communicate(timeout=180)
@@ -150,7 +150,7 @@ def test_the_same_seed_gives_the_same_clip_and_another_another(generate):
     assert not np.array_equal(clips[0].waveform, clips[2].waveform)
 
 
-def test_a_random_seed_is_told_and_makes_the_clip_again(run, generate):
+def test_a_random_seed_is_reported_and_makes_the_clip_again(run, generate):
     code, output, _ = run("generate", "--prompt", "a bell rings", *SMALL)
     path, _, seed = output.strip().partition("\tseed ")
     assert (code, path) == (0, f"outputs/clip-{seed}.mp4")
@@ -190,7 +190,7 @@ def test_a_clip_is_made_again_from_its_own_settings_bit_for_bit(generate, golden
     assert np.array_equal(first.waveform, again.waveform)
 
 
-def test_what_is_given_beside_from_replaces_its_settings(generate, golden):
+def test_what_is_given_with_from_replaces_its_settings(generate, golden):
     _, settings = generate("--prompt", "a bell rings", *SMALL, "--seed", "7", out="first.mp4")
     clip, changed = generate("--from", "first.mp4", "--seed", "8", "--size", "32x64", "--seconds", "0.4")
     assert clip.frames.shape == (9, 64, 32, 3)
@@ -220,7 +220,7 @@ def test_from_needs_the_image_as_it_was_or_another(run, generate, golden):
     generate("--from", "first.mp4", "--image", golden / "image_32x64.png", out="b.mp4")
 
 
-def test_sound_and_frames_are_written_beside_the_clip(generate):
+def test_sound_and_frames_are_written_next_to_the_clip(generate):
     clip, _ = generate("--prompt", "a bell rings", *SMALL, "--wav", "sound.wav", "--png", "frames")
     frames = [f"frame_{index:05}.png" for index in range(5)]
     assert left_over() == sorted(["clip.mp4", "frames", "sound.wav", *frames])

@@ -52,7 +52,7 @@ TEXTS = [
     ("", "the prompt is empty", "say what is seen and what is heard"),
     (" \n\t", "the prompt is empty", "say what is seen and what is heard"),
     ("&nbsp;", "the prompt is empty", "say what is seen and what is heard"),
-    ("\udcff\udcfe", "the prompt holds bytes that are no text", "UTF-8"),
+    ("\udcff\udcfe", "the prompt holds bytes that are not text", "UTF-8"),
     ("a" * 20_001, "the prompt has 20001 characters", "shorten it"),
 ]
 SYNTAX = [
@@ -114,7 +114,7 @@ def bomb():
 
 
 @pytest.mark.parametrize(("arguments", "complaint", "advice"), NUMBERS)
-def test_a_number_out_of_range_is_told_with_one_that_works(refusal, arguments, complaint, advice):
+def test_a_number_out_of_range_is_refused_with_one_that_works(refusal, arguments, complaint, advice):
     assert_sentence(refusal(*arguments), complaint, advice)
 
 
@@ -139,7 +139,7 @@ def test_arguments_that_cannot_be_read_show_the_usage(capsys, arguments, complai
 
 
 @pytest.mark.parametrize("name", ["36p", "./gone", "/gone/model", "gone.safetensors"])
-def test_an_unknown_model_is_told_with_those_there_are(refusal, name):
+def test_an_unknown_model_is_refused_with_the_known_ones(refusal, name):
     assert_sentence(refusal(model=["--model", name]), f"there is no model {name!r}; give 360p, 720p")
 
 
@@ -177,7 +177,7 @@ def test_an_image_that_is_none_is_refused_before_it_is_decoded(refusal, content,
         (["--png", "taken.wav"], "Not a directory", "choose another name"),
     ],
 )
-def test_an_output_that_cannot_be_written_is_told_before_the_run(refusal, arguments, complaint, advice):
+def test_an_output_that_cannot_be_written_is_refused_before_the_run(refusal, arguments, complaint, advice):
     for name in ("taken.mp4", "taken.wav", "folder.mp4/mine.txt"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text("mine")
@@ -186,7 +186,7 @@ def test_an_output_that_cannot_be_written_is_told_before_the_run(refusal, argume
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_told_before_the_run(refusal):
+def test_a_read_only_folder_is_refused_before_the_run(refusal):
     Path("locked").mkdir(mode=0o500)
     assert_sentence(refusal("--out", "locked/clip.mp4"), "is read-only; choose another name or folder")
 
@@ -199,12 +199,12 @@ def test_settings_come_only_from_a_clip_of_ours(refusal, content, complaint):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="cuda would be there")
-def test_a_device_that_is_not_there_is_told(refusal, golden):
+def test_a_device_that_is_not_there_is_refused(refusal, golden):
     messages = refusal("--device", "cuda", model=["--model", golden / "checkpoint"])
     assert_sentence(messages, "device 'cuda' cannot be used here", "leave --device out to choose")
 
 
-def test_a_broken_checkpoint_is_told_by_file(refusal, checkpoint_copy):
+def test_a_broken_checkpoint_is_refused_by_file(refusal, checkpoint_copy):
     folder = checkpoint_copy / "text_encoder"
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"shared.weight": "model-00001-of-00003.safetensors"}})
@@ -218,7 +218,7 @@ def test_a_broken_checkpoint_is_told_by_file(refusal, checkpoint_copy):
 
 
 @pytest.mark.parametrize("content", ["<html>", "", None])
-def test_a_broken_adapter_is_told_by_file(refusal, golden, content):
+def test_a_broken_adapter_is_refused_by_file(refusal, golden, content):
     if content is not None:
         Path("style.safetensors").write_text(content)
     messages = refusal("--lora", "style.safetensors:0.5", model=["--model", golden / "checkpoint"])
@@ -241,6 +241,6 @@ def test_a_full_disk_is_a_failure_that_leaves_nothing(refusal, golden):
         ([*ABSENT[1:], "--frames", "0"], "num_frames=0 must be from 1 to 961"),
     ],
 )
-def test_inspect_tells_mistakes_alike(capsys, arguments, complaint):
+def test_inspect_reports_mistakes_alike(capsys, arguments, complaint):
     assert main(["inspect", *arguments]) == 2
     assert_sentence(capsys.readouterr().err, complaint)

@@ -69,7 +69,7 @@ def test_a_download_that_broke_off_goes_on_and_says_so_offline(options, tmp_path
     patterns = ["model_index.json", "*/*.json"]
     checkpoint.resolve("org/tiny", patterns, **options)
     with pytest.raises(
-        UserError, match=r"org/tiny is not whole on this machine and the Hub cannot be reached"
+        UserError, match=r"org/tiny is not complete on this machine and the Hub cannot be reached"
     ):
         MOVAPipeline.from_pretrained("org/tiny", local_files_only=True, **options)
     MOVAPipeline.from_pretrained("org/tiny", **options)
@@ -150,5 +150,5 @@ def test_a_hub_that_is_down_costs_seconds_and_one_sentence(tmp_path):
     )
     assert (code, output) == (2, "")
     assert messages.count("\n") == 1
-    assert "error: org/tiny is not whole on this machine and the Hub cannot be reached" in messages
+    assert "error: org/tiny is not complete on this machine and the Hub cannot be reached" in messages
     assert time.monotonic() - began < 60

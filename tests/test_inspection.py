@@ -41,7 +41,7 @@ REQUEST = GenerationRequest("any")  # as the released scripts run
 
 @pytest.fixture(scope="module")
 def released_checkpoint():
-    """The releases as `look` would see them: counted on the meta device, bf16."""
+    """The releases as `inspect_checkpoint` would see them: counted on the meta device, bf16."""
     with torch.device("meta"):
         networks = {
             "video_dit": VideoDiT(**released_sizes.VIDEO_DIT),
@@ -69,7 +69,7 @@ def machine(vram, ram=256):
     return Machine("cuda", f"a card of {vram} GB", vram * GIB, ram * GIB, 16, has_bfloat16=True)
 
 
-def test_look_counts_what_is_loaded(golden):
+def test_inspecting_counts_what_is_loaded(golden):
     checkpoint = inspect_checkpoint(golden / "checkpoint")
     modules = load_components(golden / "checkpoint", MODULES, None)
     for name, module in modules.items():
@@ -79,13 +79,13 @@ def test_look_counts_what_is_loaded(golden):
         assert held.dtypes == ("F32",)
 
 
-def test_look_gives_the_shapes_that_the_pipeline_uses(golden, pipeline):
+def test_inspecting_gives_the_shapes_that_the_pipeline_uses(golden, pipeline):
     checkpoint = inspect_checkpoint(golden / "checkpoint")
     assert checkpoint.clip_shape(32, 64, 9, 24.0) == pipeline.clip_shape(32, 64, 9, 24.0)
 
 
 @pytest.mark.parametrize("damage", ["config", "option", "shard", "cut", "folder", "index"])
-def test_look_refuses_what_loading_would_refuse(checkpoint_copy, damage):
+def test_inspecting_refuses_what_loading_would_refuse(checkpoint_copy, damage):
     folder = checkpoint_copy / "audio_dit"
     weights = folder / "diffusion_pytorch_model.safetensors"
     if damage == "config":

@@ -167,7 +167,7 @@ def test_inert_options_and_null_for_false_are_accepted(checkpoint_copy):
 def test_a_config_value_that_builds_no_network_is_a_sentence(checkpoint_copy, name, change):
     path = config_path(checkpoint_copy, name)
     edit_json(path, lambda config: config.update(change))
-    assert refusal(checkpoint_copy, name).startswith(f"{path} describes nothing that can be built")
+    assert refusal(checkpoint_copy, name).startswith(f"{path} does not describe a network that can be built")
 
 
 @pytest.mark.parametrize("ratio", [None, "0.9", 1.5, -0.1, float("nan")])
@@ -209,7 +209,7 @@ def test_weights_must_be_one_file_or_have_one_index(checkpoint_copy):
 
 
 @pytest.mark.parametrize("kept", [0, 4, 8, 100, 0.3, 0.9, -1])
-def test_a_truncated_file_is_named_and_told_to_be_downloaded_again(checkpoint_copy, kept):
+def test_a_truncated_file_is_named_with_the_advice_to_download_it_again(checkpoint_copy, kept):
     path = weights(checkpoint_copy)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
@@ -218,7 +218,7 @@ def test_a_truncated_file_is_named_and_told_to_be_downloaded_again(checkpoint_co
     assert sentence.endswith("delete it and download it again")
 
 
-def test_a_page_or_a_pointer_in_place_of_weights_is_told_apart(checkpoint_copy):
+def test_a_page_or_a_pointer_in_place_of_weights_is_recognised(checkpoint_copy):
     path = weights(checkpoint_copy)
     path.write_text("<!DOCTYPE html><html><body>404 not found</body></html>" * 20)
     assert refusal(checkpoint_copy, "audio_dit").endswith("delete it and download it again")
@@ -250,7 +250,7 @@ def test_a_broken_tokenizer_is_a_sentence(checkpoint_copy, content):
     assert refusal(checkpoint_copy, "tokenizer").startswith(f"{path} is ")
     shutil.rmtree(path.parent)
     path.parent.mkdir()
-    assert refusal(checkpoint_copy, "tokenizer").startswith(f"{path.parent} holds no tokenizer")
+    assert refusal(checkpoint_copy, "tokenizer").startswith(f"{path.parent} holds no readable tokenizer")
 
 
 @pytest.mark.parametrize("embedding", ["shared.weight", "encoder.embed_tokens.weight"])

@@ -63,7 +63,7 @@ def test_the_image_may_go_while_the_clip_is_made(backend, golden, tmp_path, out)
     assert read_settings(out)["image"] == "first.png"  # it lay beside the clip
 
 
-def test_progress_is_told_from_loading_to_writing(backend, out):
+def test_progress_is_reported_from_loading_to_writing(backend, out):
     reports = []
     backend.generate(REQUEST, out, reports.append)
     assert [(report.stage, report.step) for report in reports] == [
@@ -220,12 +220,12 @@ def test_a_prompt_that_is_cut_warns_once_with_what_is_lost(backend, out, caplog)
         (lambda: torch.zeros(2) + torch.zeros(3), RuntimeError, "must match"),
     ],
 )
-def test_only_a_machine_out_of_memory_is_told_to_do_less(fail, error, sentence):
+def test_only_a_machine_out_of_memory_is_advised_to_do_less(fail, error, sentence):
     with pytest.raises(error, match=sentence), translated_memory_errors():
         fail()
 
 
-def test_a_gpu_out_of_memory_is_told_what_to_change():
+def test_a_gpu_out_of_memory_is_reported_with_what_to_change():
     sentence = r"^the GPU ran out of memory; .* --offload layers or --fp8.* \(CUDA out of memory\)$"
     with pytest.raises(BackendError, match=sentence), translated_memory_errors():
         raise torch.OutOfMemoryError("CUDA out of memory\nSee documentation")

@@ -86,7 +86,7 @@ def test_a_saved_checkpoint_loads_and_runs_as_the_original(saved, original):
 def test_saving_over_a_checkpoint_is_refused_as_the_weights_may_be_views_of_it(checkpoint_copy):
     pipeline = MOVAPipeline.from_pretrained(checkpoint_copy)
     before = {path: path.read_bytes() for path in checkpoint_copy.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match="holds a checkpoint already; choose another folder"):
+    with pytest.raises(UserError, match="already holds a checkpoint; choose another folder"):
         pipeline.save_pretrained(checkpoint_copy)
     assert before == {path: path.read_bytes() for path in checkpoint_copy.rglob("*") if path.is_file()}
 

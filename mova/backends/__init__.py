@@ -1,4 +1,4 @@
-"""Who makes the clip: this process, or a server. Callers know only the protocol."""
+"""The protocol of what makes clips: this process, or a server."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""Makes clips with the pipeline, in this process."""
+"""Make clips with the pipeline, in this process."""
 
 import itertools
 import logging
@@ -65,7 +65,7 @@ class LatentPreview:
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """How a request would run here: where the weights go, and about how many seconds denoising takes."""
+    """Prediction of a run on this machine: where the weights go, and about how long denoising takes."""
 
     placement: placement.Placement
     seconds: float
@@ -74,7 +74,7 @@ class RunEstimate:
 class LocalBackend:
     """A pipeline that is loaded for the first clip and stays.
 
-    `device` is the machine's best if None. `fixed` are fields of `mova.placement.Placement` decided by hand;
+    `device` is the machine's best if None. `fixed` are fields of `mova.placement.Placement` set by hand;
     the rest is chosen for the machine and for the size of the first clip. `want_preview` puts a small picture
     of the running clip into the progress reports.
     """
@@ -94,7 +94,7 @@ class LocalBackend:
         self._preview: LatentPreview | None = None
 
     def plan(self, request: GenerationRequest) -> RunEstimate:
-        """Where the weights would go for this request, and the time, from configs and file headers alone.
+        """Predict where the weights would go and the time, from configs and file headers alone.
 
         Raises:
             UserError: the checkpoint is broken, or does not fit this machine.
@@ -211,7 +211,7 @@ def warnings(pipeline: MOVAPipeline, request: GenerationRequest) -> tuple[str, .
 
 @contextmanager
 def with_adapters(pipeline: MOVAPipeline, adapters: list[tuple[Adapter, Strength]]) -> Iterator[None]:
-    """The adapters, each with its strength, are part of the pipeline inside the context and only there."""
+    """Attach the adapters, each with its strength, inside the context and only there."""
     try:
         names = [f"adapter_{index}" for index in range(len(adapters))]
         for name, (adapter, _) in zip(names, adapters, strict=True):

@@ -1,4 +1,4 @@
-"""Which backend makes the clips, from the environment or the command line. A key goes to its own server only.
+"""The backend chosen by the environment or the command line. A key goes to its own server only.
 
 Environment: MOVA_BACKEND is local (the default) or remote; MOVA_REMOTE_URL is the server's address, such as
 http://localhost:30002, and MOVA_REMOTE_API_KEY its key, if it wants one.
@@ -24,7 +24,7 @@ class RemoteServer:
 
     @classmethod
     def checked(cls, url: str, api_key: str = "") -> "RemoteServer":
-        """As people give them. Raises UserError if they can be no address, or no key."""
+        """The server of an address and key as people type them. Raises UserError if they cannot be one."""
         url, api_key = check_url(url), api_key.strip()
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query or parts.fragment:
@@ -33,7 +33,9 @@ class RemoteServer:
                 f"alone, such as {EXAMPLE}, and the key in an environment variable"
             )
         if not re.fullmatch(r"[!-~]*", api_key):
-            raise UserError(f"the key for {redacted_url(url)} holds signs that no key has; copy it again")
+            raise UserError(
+                f"the key for {redacted_url(url)} holds characters that no key has; copy it again"
+            )
         return cls(url.removesuffix("/v1").rstrip("/"), api_key)
 
     @property
@@ -59,10 +61,10 @@ def remote_from_environment(environ: Mapping[str, str]) -> RemoteServer | None:
 def remote_from_option(url: str, key_variable: str | None, environ: Mapping[str, str]) -> RemoteServer:
     """The server at `url`, with the key in the variable named, else with MOVA_REMOTE_API_KEY.
 
-    That one is left at home if MOVA_REMOTE_URL says that it belongs to another server.
+    The latter is not sent if MOVA_REMOTE_URL says that it belongs to another server.
 
     Raises:
-        UserError: the address is none, or the named variable is empty.
+        UserError: the address is malformed, or the named variable is empty.
     """
     if key_variable is not None:
         if not environ.get(key_variable):

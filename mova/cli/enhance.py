@@ -1,4 +1,4 @@
-"""`python -m mova enhance`: from an idea to a prompt on the command line.
+"""`python -m mova enhance`: turn an idea into a prompt.
 
 The prompt goes to stdout, everything else to stderr. Keys are read from the environment, never from
 arguments.
@@ -109,10 +109,10 @@ def makes_with_pocket(options: argparse.Namespace) -> bool:
 
 
 def find_writer(options: argparse.Namespace) -> Writer | None:
-    """Who writes: as the options say, else what the environment configures; None is no model.
+    """The writer of the options, else of the environment; None for no model.
 
     Raises:
-        UserError: what was asked for is not there.
+        UserError: the writer asked for is not available.
     """
     if options.template or options.pocket:
         return None
@@ -138,7 +138,7 @@ def read_key(name: str | None) -> str:
 
 
 def report(result: EnhanceResult) -> str:
-    """What happened, for the person at the terminal."""
+    """Describe a result for the person at the terminal."""
     lines = [f"failed: {result.failure}"] if result.failure else []
     lines += [f"note: {note}" for note in result.notes]
     lines += [f"repaired {repair.rule}: {repair.message}" for repair in result.repairs]

@@ -1,4 +1,4 @@
-"""`python -m mova evaluate`: the figures of clips, for people and for programs."""
+"""`python -m mova evaluate`: measure clips, for people and for programs."""
 
 import json
 import sys
@@ -77,7 +77,7 @@ def _own_first_frame(path: Path, height: int, width: int) -> np.ndarray | None:
             return None
         check_source_image(request.image, settings.get("image_sha256"))
         return load_first_frame(request.image, height, width, request.fit, request.crop_position)
-    except UserError:  # clips of others, moved pictures: there is just nothing to compare with
+    except UserError:  # a clip of another tool, a moved picture: there is nothing to compare with
         return None
 
 

@@ -1,4 +1,4 @@
-"""The `generate` command: its arguments, the request they make, and the run."""
+"""`python -m mova generate`: arguments, the request they make, and the run."""
 
 import argparse
 import itertools
@@ -167,8 +167,8 @@ def read_source(options: argparse.Namespace) -> dict:
 
     settings = read_settings(options.source)
     request = GenerationRequest.from_settings(settings)
-    # A file that lay beside the clip when it was made is written without its folder.
-    return settings | request.found_beside(options.source.parent).to_settings()
+    # A file in the clip's folder is written without the folder.
+    return settings | request.with_files_in(options.source.parent).to_settings()
 
 
 def build_request(options: argparse.Namespace, settings: dict, model: catalog.ModelSpec) -> GenerationRequest:
@@ -207,7 +207,7 @@ def build_request(options: argparse.Namespace, settings: dict, model: catalog.Mo
 
 
 def default_output(seed: int) -> Path:
-    """A name that is free: outputs/clip-SEED.mp4, or with -2, -3, ... behind the seed."""
+    """A free name: outputs/clip-SEED.mp4, or with -2, -3, ... after the seed."""
     names = (f"clip-{seed}{f'-{index}' if index > 1 else ''}.mp4" for index in itertools.count(1))
     return next(path for path in map(Path("outputs").joinpath, names) if not path.exists())
 
@@ -215,7 +215,7 @@ def default_output(seed: int) -> Path:
 def check_outputs(options: argparse.Namespace, out: Path) -> None:
     """Raise UserError unless everything that is asked for can be written."""
     if out.suffix.lower() != ".mp4":
-        raise UserError(f"--out {out} must end in .mp4; --wav and --png write sound and frames beside it")
+        raise UserError(f"--out {out} must end in .mp4; --wav and --png write sound and frames as well")
     if options.wav and options.wav.suffix.lower() != ".wav":
         raise UserError(f"--wav {options.wav} must end in .wav")
     if options.wav:
@@ -249,9 +249,9 @@ def chosen_server(options: argparse.Namespace) -> RemoteServer | None:
 
 
 def placement_options(options: argparse.Namespace, settings: dict) -> dict[str, object]:
-    """Fields of Placement that were given; None leaves a choice to the machine.
+    """Fields of Placement as given; None leaves a choice to the machine.
 
-    What changes the clip (dtype, fp8) comes from the settings of --from where the command line is silent.
+    Those that change the clip (dtype, fp8) default to the settings of --from.
     """
     dtype = options.dtype or settings.get("dtype")
     if dtype not in (None, *DTYPES):
@@ -282,7 +282,7 @@ def write_copies(options: argparse.Namespace, out: Path) -> None:
 class StepBar:
     """A progress bar of denoising steps with the time left; in a log file a line every half minute.
 
-    Where no steps are told (None) it shows the stage and the time since the start, and no guess.
+    Without a number of steps (None) it shows the stage and the time since the start.
     """
 
     def __init__(self, steps: int | None) -> None:

@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     texts = {
         "generate": "make a clip",
         "enhance": "turn an idea into a prompt that MOVA understands, keeping every quoted word",
-        "inspect": "what a checkpoint holds, and where it would go on this machine; loads no weights",
+        "inspect": "show what a checkpoint holds and where it would go on this machine; loads no weights",
         "evaluate": "measure clips: do sound and picture go together, and is each in order; needs no weights",
     }
     adders = {

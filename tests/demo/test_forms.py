@@ -63,7 +63,7 @@ def test_the_shape_of_the_picture_is_taken_within_reason(form, settings, tmp_pat
         ("prompt", None, "the prompt is empty"),
         ("prompt", 7, "must be text"),
         ("prompt", "a" * 1_000_000, "has 1000000 characters"),
-        ("prompt", "bad \ud800 bytes", "no text"),
+        ("prompt", "bad \ud800 bytes", "not text"),
         ("negative_prompt", "n" * 30_000, "the negative prompt has 30000 characters"),
         ("model", "../../etc/passwd", "there is no model"),
         ("model", "/etc", "is not one of this page"),

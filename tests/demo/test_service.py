@@ -282,5 +282,5 @@ def test_settings_name_files_beside_the_clip_by_name_and_find_them_again(tmp_pat
     settings = request.to_settings(tmp_path)
     assert settings["image"] == "first.png"
     assert settings["adapters"] == [["style.safetensors", 0.5], ["org/name", 1.0]]
-    assert GenerationRequest.from_settings(settings).found_beside(tmp_path) == request
+    assert GenerationRequest.from_settings(settings).with_files_in(tmp_path) == request
     assert request.to_settings()["image"] == str(tmp_path / "first.png")

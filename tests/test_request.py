@@ -1,9 +1,11 @@
 import dataclasses
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mova.errors import UserError, check_finite
 from mova.request import GenerationRequest
@@ -75,7 +77,7 @@ def test_malformed_settings_are_refused_by_name(change):
 
 
 @pytest.mark.parametrize("settings", [{}, {"model": "360p"}])
-def test_settings_of_something_else_are_told_apart(settings):
+def test_settings_of_another_tool_are_refused(settings):
     with pytest.raises(UserError, match="were not written by this toolkit"):
         GenerationRequest.from_settings(settings)
 
@@ -95,3 +97,58 @@ def test_what_is_no_number_is_refused(value):
 def test_numbers_out_of_range_are_refused_with_the_range(value):
     with pytest.raises(UserError, match=r"x=.* is out of range; give one from 0 to 1"):
         check_finite("x", value, 0, 1)
+
+
+RULES = [
+    ("prompt", " ", "the prompt is empty; say what is seen"),
+    ("prompt", None, "the prompt is empty"),
+    ("prompt", 7, "the prompt must be text, not 7"),
+    ("prompt", "a" * 20_001, "has 20001 characters"),
+    ("negative_prompt", "bad \ud800 bytes", "the negative prompt holds bytes that are not text"),
+    ("height", 360, "nearest: 640x352"),
+    ("width", 650, "nearest: 656x352"),
+    ("num_frames", 100, "nearest: 97, 101"),
+    ("frame_rate", 0, "from 1 to 120"),
+    ("frame_rate", None, "is not a number"),
+    ("num_inference_steps", 1001, "from 1 to 1000"),
+    ("num_inference_steps", 2.5, "must be a whole number; nearest: 2"),
+    ("guidance_scale", float("nan"), "is not a number"),
+    ("bridge_guidance_scale", 31, "from 0 to 30"),
+    ("video_shift", 0, "from 0.01 to 100"),
+    ("audio_shift", "5", "is not a number"),
+    ("seed", -1, "from 0 to"),
+    ("fit", "stretch", "choose one of crop, pad"),
+    ("crop_position", 1.5, "from 0 to 1"),
+    ("adapters", (("gone.safetensors", 1.0),), "there is no adapter gone.safetensors"),
+    ("adapters", (("org/name", 11.0),), "from -10 to 10"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "sentence"), RULES)
+def test_a_wrong_field_is_refused_by_its_name_also_across_processes(field, value, sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
+        GenerationRequest("rain").replace(**{field: value}).check()
+    assert caught.value.field == field
+    received = pickle.loads(pickle.dumps(caught.value))
+    assert (received.field, str(received)) == (field, str(caught.value))
+
+
+def test_a_request_in_order_gives_its_first_frame_where_the_clip_can_be_written(tmp_path):
+    Image.new("RGB", (100, 100), "red").save(tmp_path / "first.png")
+    request = GenerationRequest("rain", image=tmp_path / "first.png", height=32, width=64, seed=2**63 - 1)
+    assert request.check() is None
+    assert request.replace(image=None).check(tmp_path / "clip.mp4") is None
+    frame = request.check(tmp_path / "clip.mp4")
+    assert (frame.shape, frame.dtype) == ((32, 64, 3), np.uint8)
+
+
+def test_files_are_checked_with_the_place_of_the_clip(tmp_path):
+    taken = tmp_path / "clip.mp4"
+    taken.write_bytes(b"")
+    with pytest.raises(UserError, match=r"clip\.mp4 exists") as caught:
+        GenerationRequest("rain").check(taken)
+    assert caught.value.field == ""
+    assert GenerationRequest("rain").check(taken, overwrite=True) is None
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        GenerationRequest("rain", image=tmp_path / "gone.png").check(tmp_path / "new.mp4")
+    assert caught.value.field == "image"
