@@ -21,31 +21,32 @@ from mova.errors import UserError
 if TYPE_CHECKING:
     import gradio as gr
 
-SHUTDOWN_SECONDS = 1  # that open pages get before they are hung up on
-MAX_THREADS = 80  # each clip that is watched takes one now and then
+SHUTDOWN_SECONDS = 1  # for open pages before their connections are closed
+LOGGERS = ("mova", "demo", "lora_trainer")
+MAX_THREADS = 80  # each watched clip takes one now and then
 
 
-def open_studio(settings: Settings) -> DemoService:
-    """What is behind the page; nothing runs yet."""
-    studio = DemoService(settings)
+def open_service(settings: Settings) -> DemoService:
+    """The service behind the page; nothing runs yet."""
+    service = DemoService(settings)
     if settings.is_zero_gpu:
         from demo.zerogpu import on_zero_gpu
 
-        studio.run_on_gpu = on_zero_gpu(studio.costs)
-    return studio
+        service.zero_gpu = on_zero_gpu(service.costs)
+    return service
 
 
-def build(studio: DemoService) -> "gr.Blocks":
+def build(service: DemoService) -> "gr.Blocks":
     """The page."""
-    # gradio is imported here, not above: it takes seconds, and what is wrong with the settings comes first.
+    # gradio is imported here, not above: it takes seconds, and faults of the settings are reported first.
     from demo.page import build_page
-    from demo.train.tab import build_train
 
-    return build_page(studio, build_train if studio.settings.train_tab else None)
+    return build_page(service)
 
 
 def launch_options(settings: Settings) -> dict[str, object]:
-    """All that `launch` needs to know; a test that launches the page itself takes it from here."""
+    """The options of `launch`, for `main` and for tests that launch the page themselves."""
+    from demo.guard import middleware
     from demo.page import launch_look
     from demo.train.service import PREVIEWS, RUNS
 
@@ -57,7 +58,8 @@ def launch_options(settings: Settings) -> dict[str, object]:
         "max_threads": MAX_THREADS,
         "run_history": False,  # it would keep every field of every run in the browser's storage
         "mcp_server": True,
-        # A clip's path holds names that cannot be guessed: who can name it, may see it.
+        "app_kwargs": {"middleware": middleware(is_space=bool(space))},
+        # A clip's path holds names that cannot be guessed: whoever can name it may see it.
         "allowed_paths": [str(settings.outputs.absolute() / name) for name in (CLIPS, PREVIEWS, RUNS)],
         "blocked_paths": [".env", ".git", str(settings.outputs.absolute() / KEY_FILE)],
         "footer_links": ["api"],
@@ -67,30 +69,36 @@ def launch_options(settings: Settings) -> dict[str, object]:
 
 def main() -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("mova").setLevel(logging.INFO)
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
-        studio = open_studio(Settings.read(os.environ))
+        service = open_service(Settings.read(os.environ))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    sys.stderr.write(f"{studio.machine}\n")
+    sys.stderr.write(f"{service.machine}\n")
     try:
-        demo = build(studio)
-        demo.launch(prevent_thread_lock=True, **launch_options(studio.settings))
+        # uvicorn takes the caller's address from the X-Forwarded-For of these proxies, and of nobody else.
+        if service.settings.is_public:
+            os.environ["FORWARDED_ALLOW_IPS"] = service.settings.proxies
+        demo = build(service)
+        demo.launch(prevent_thread_lock=True, **launch_options(service.settings))
         demo.server.config.timeout_graceful_shutdown = SHUTDOWN_SECONDS
-        studio.start()  # after the page is up: looking at the machine takes a core for seconds
+        service.start()  # after the page is up: probing the machine takes a core for seconds
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
-            sys.stderr.write("stopped; clips that were not finished are not kept\n")
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # hanging up on open pages is no error
-        studio.close()  # first, as threads that follow a clip wait for its end
+            sys.stderr.write("stopped; unfinished clips are not kept\n")
+        logging.getLogger("uvicorn.error").setLevel(
+            logging.CRITICAL
+        )  # closing open pages' connections is not an error
+        service.close()  # first, as threads that follow a clip wait for its end
         demo.close(verbose=False)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     finally:
-        studio.close()
+        service.close()
     return 0
 
 

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from benchmarks.roundtrip_audio import RoundTripListener
-from demo.train.form import RATE_IF_SMALL, SMALL, STEPS_IF_SMALL, kept_back
+from demo.train.form import RATE_IF_SMALL, SMALL, STEPS_IF_SMALL, held_out_count
 from lora_trainer.__main__ import main as lora_trainer
 from lora_trainer.journal import ADAPTER as FILE
 from mova.catalog import POCKET
@@ -307,7 +307,7 @@ def learn(kind: str, arguments: argparse.Namespace, scale: Scale, watch: Stopwat
         return adapter
     changes = TRAINING | {"run.steps": scale.steps, "optimizer.learning_rate": arguments.learning_rate}
     # Regularization clips are encoded once for all kinds.
-    changes |= {"data.held_out": kept_back(scale.clips), "data.cache": str(arguments.out / "cache")}
+    changes |= {"data.held_out": held_out_count(scale.clips), "data.cache": str(arguments.out / "cache")}
     if scale.keep:
         changes["data.regularization"] = str(arguments.out / "keep")
     options = [f"--set={key}={json.dumps(value)}" for key, value in changes.items()]

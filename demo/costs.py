@@ -1,7 +1,7 @@
-"""What a clip will cost, said before the click: seconds, and on ZeroGPU quota. No torch.
+"""Cost of a clip before the click: seconds, and on ZeroGPU quota. No torch.
 
-The same number that is shown books the GPU. It starts from counted operations and the catalogue's rates, and
-from then on from what the last clip really took here.
+The number that is shown also books the GPU. It starts from counted operations and the catalogue's rates, and
+is corrected by the time that finished clips took here.
 """
 
 import json
@@ -30,19 +30,21 @@ class Costs:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.device_name = ZEROGPU_CARD if settings.is_zero_gpu else ""  # empty until the worker has told
+        self.device_name = (
+            ZEROGPU_CARD if settings.is_zero_gpu else ""
+        )  # empty until the worker has reported it
         self.cores = 1
         self._correction: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def seconds(self, request: GenerationRequest, source: str, learned: bool = True) -> float | None:
-        """Seconds from the click to the clip with the model loaded, or None where that cannot be told yet."""
+        """Seconds from the click to the clip with the model loaded, or None while that is unknown."""
         if not self.device_name:
             return None
         try:
             time = machine.estimate_time(request, read_configs(source), self.device_name, self.cores)
         except (UserError, OSError, KeyError, ValueError):
-            return None  # an estimate is a courtesy: what is wrong with the model is said when it runs
+            return None  # an estimate is a courtesy: a faulty model is reported when it runs
         seconds = time.total
         if self.settings.is_zero_gpu:
             seconds *= HALF_CARD if self.settings.zerogpu_size == "large" else 1
@@ -51,7 +53,7 @@ class Costs:
             return seconds * (self._correction.get(source, 1.0) if learned else 1.0)
 
     def learn(self, request: GenerationRequest, source: str, seconds: float) -> None:
-        """Correct later estimates by what this clip took."""
+        """Correct later estimates by the time this clip took."""
         expected = self.seconds(request, source, learned=False)
         if expected:
             with self._lock:
@@ -77,17 +79,16 @@ class Costs:
         """The estimate for people."""
         seconds = self.seconds(request, source)
         if seconds is None:
-            is_remote = self.settings.backend == "remote"
-            return "How long the engine takes is not known." if is_remote else "The time is not known yet."
+            return "The engine's time is not known." if self.settings.remote else "The time is not known yet."
         text = f"About {machine.human_seconds(seconds)}"
         quota = self.quota_seconds(request, source)
         if quota is None:
             return f"{text} on this machine."
         text += f", about {machine.human_seconds(quota)} of your daily GPU quota."
-        asked = self.booked_seconds(request, source) * QUOTA_FACTOR[self.settings.zerogpu_size]
-        if asked > FREE_QUOTA:
-            text += f" It must book {machine.human_seconds(asked)}; a free account has 5 min a day."
-        elif asked > ANONYMOUS_BOOKING:
+        booked = self.booked_seconds(request, source) * QUOTA_FACTOR[self.settings.zerogpu_size]
+        if booked > FREE_QUOTA:
+            text += f" It must book {machine.human_seconds(booked)}; a free account has 5 min a day."
+        elif booked > ANONYMOUS_BOOKING:
             text += " Sign in to Hugging Face: without an account at most 2 min can be booked."
         return text
 

@@ -1,8 +1,8 @@
 """Examples that play at once and fill the form: `examples.json` in the examples' folder.
 
 A list of objects with `id`, `family` (faces, things, music, ...), `title`, `prompt`, `model` (a name of the
-catalogue) and `seed`; optional `image` (the first frame) and `clip` (the finished mp4), file names beside the
-list, and any field of `GenerationRequest` as the clip was made.
+catalogue) and `seed`; optional are `image` (the first frame) and `clip` (the finished mp4), files of the same
+folder, and any field of `GenerationRequest` as the clip was made.
 """
 
 import json
@@ -20,7 +20,7 @@ REQUIRED = ("id", "family", "title", "prompt", "model", "seed")
 
 @dataclass(frozen=True)
 class Example:
-    """One example; `settings` are the fields of a request that it gives besides."""
+    """One example; `settings` are further fields of its request."""
 
     id: str
     family: str
@@ -34,7 +34,7 @@ class Example:
 
 
 def read_examples(folder: Path) -> list[Example]:
-    """The examples in `folder`, none if there is no list.
+    """The examples in `folder`, empty if there is no list.
 
     Raises:
         UserError: the list is malformed or names a file that is not there.
@@ -50,7 +50,7 @@ def read_examples(folder: Path) -> list[Example]:
 
 
 def thumbnail(example: Example) -> "str | np.ndarray":
-    """What stands for it: its first frame, or one of its clip [H, W, 3]."""
+    """A picture of the example: its first frame, or a frame of its clip, uint8 [H, W, 3]."""
     if example.image:
         return str(example.image)
     from mova.media.clips import read_clip

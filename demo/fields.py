@@ -1,13 +1,23 @@
-"""A picture field that leaves the opening of the file to us."""
+"""Shared by the tabs: options of private events, types of values, and a picture field that opens no file."""
+
+from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
+from gradio.components import Component
 from gradio.data_classes import ImageData
+
+# Events of the page alone: they are no endpoints.
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
+Values = dict[Component, Any]  # given to a handler whose inputs are a set
+Updates = dict[Block, Any]  # by component; a handler may leave out outputs that stay as they are
 
 
 class PictureField(gr.Image):
-    """gr.Image of type "filepath" that hands over any file as it came.
+    """gr.Image of type "filepath" that passes on any file unopened.
 
-    gradio's own opens it before a handler or validator is asked, and of what it cannot open says "Error".
+    gradio's own opens it before a handler or validator runs, and reports a file that cannot be opened as
+    "Error".
     """
 
     is_template = True  # drawn as gr.Image

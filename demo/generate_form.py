@@ -1,454 +1,448 @@
-"""The generate form: its fields, and what it says about itself while it is filled in."""
+"""The generate form: its fields, the button that submits it, and live remarks on what is filled in."""
 
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from demo import history, html
-from demo.fields import PictureField
+from demo.fields import PRIVATE, PictureField, Updates, Values
 from demo.form import (
     AS_IMAGE,
-    FIELDS,
     MAX_ADAPTERS,
-    OWN_FIELDS,
+    OWN,
     SQUARE,
     TALL,
     WIDE,
-    FieldError,
+    AdapterChoice,
     Form,
     adapter_field,
-    describe_model,
     preset_choices,
 )
-from demo.service import DemoService
-from demo.settings import model_note
+from demo.service import DemoService, client_address
+from demo.settings import describe_model, model_note, public_name, sample_prompts
+from demo.writers import WriterChoice, describe_result, offered_writers, open_enhancer
 from mova import catalog
-from mova.errors import UserError
+from mova.errors import BackendError, UserError
+from mova.prompting.enhancer import EnhanceRequest
+from mova.request import check_fields
 from mova.shapes import MAX_PROMPT_TOKENS
 
+READY_SECONDS = 60.0
+SHAPE_CHOICES = [("Wide", WIDE), ("Tall", TALL), ("Square", SQUARE), ("As the picture", AS_IMAGE)]
+TITLES = {"pocket": "Pocket: small, runs anywhere", "360p": "MOVA 360p", "720p": "MOVA 720p"}
+KEEP_WIDTH, KEEP_HEIGHT = "What is kept, from left to right", "What is kept, from top to bottom"
+NOTHING_BETTER = "There is nothing to add to this wording."
 
-def lay_out_advanced(studio: DemoService, by_name: dict) -> dict:
-    """Lay the fields out into `by_name`; the other parts that events need."""
-    model = studio.model
-    with gr.Accordion("More settings", open=False, elem_id="advanced"):
+
+class AdapterFields:
+    """Fields of one adapter, named like those of `AdapterChoice`."""
+
+    def __init__(self, slot: int) -> None:
+        def elem_id(part: str) -> str:
+            return f"adapter-{slot}-{part}"
+
+        number = f"Adapter {slot + 1}"
+        with gr.Group(visible=slot == 0) as self.box:
+            self.name = gr.Dropdown(
+                [],
+                value=None,
+                allow_custom_value=True,
+                label=number,
+                info="One trained here, owner/name on the Hugging Face Hub, or a file. "
+                "Strength 1 is as trained, 0 is off.",
+                elem_id=elem_id("name"),
+            )
+            self.file = gr.File(
+                label=f"{number}: file (.safetensors)",
+                file_types=[".safetensors"],
+                type="filepath",
+                height=130,
+                elem_id=elem_id("file"),
+            )
+            strength = {"minimum": -2, "maximum": 2, "value": 1, "step": 0.05, "min_width": 120}
+            with gr.Row(elem_classes="mova-phone-wrap"):
+                self.video = gr.Slider(label="Picture", elem_id=elem_id("video"), **strength)
+                self.audio = gr.Slider(label="Sound", elem_id=elem_id("audio"), **strength)
+                self.bridge = gr.Slider(label="Synchrony", elem_id=elem_id("bridge"), **strength)
+        self.parts: dict[str, Component] = {
+            part.name: getattr(self, part.name) for part in fields(AdapterChoice)
+        }
+
+    def read(self, values: Values) -> AdapterChoice:
+        return AdapterChoice(**{part: values[component] for part, component in self.parts.items()})
+
+    def fill(self, choice: AdapterChoice) -> Updates:
+        return {component: getattr(choice, part) for part, component in self.parts.items()}
+
+
+class GenerateForm:
+    """The form's components, named like the fields of `Form`, and its handlers."""
+
+    def __init__(self, service: DemoService) -> None:
+        self.service = service
+        self._lay_out_picture_and_prompt()
+        self._lay_out_shape()
         with gr.Row(elem_classes="mova-phone-wrap"):
-            by_name["seed"] = gr.Number(
+            # It can be pressed once the browser has a name (`GenerateTab.greet`).
+            self.make = gr.Button(
+                "Make the clip", variant="primary", elem_id="make", scale=3, interactive=False
+            )
+            self.stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=90)
+        with gr.Accordion("More settings", open=False, elem_id="advanced"):
+            self._lay_out_advanced()
+            with gr.Accordion("Adapters (LoRA)", open=False, elem_id="adapters"):
+                self.adapters = [AdapterFields(slot) for slot in range(MAX_ADAPTERS)]
+                self.more_adapters = gr.Button("Add another adapter", size="sm", elem_id="more-adapters")
+        self.adapters_shown = gr.State(1)
+        names = [field.name for field in fields(Form) if field.name != "adapters"]
+        self.own: dict[str, Component] = {name: getattr(self, name) for name in names}
+
+    def _lay_out_picture_and_prompt(self) -> None:
+        with gr.Group():
+            self.image = PictureField(
+                label="First frame (optional)",
+                type="filepath",
+                image_mode=None,
+                sources=["upload", "clipboard", "webcam"],
+                height=220,
+                elem_id="first-frame",
+                buttons=[],
+            )
+            with gr.Column(visible=False, elem_id="crop-box", elem_classes="mova-tight") as self.crop_box:
+                self.crop = gr.HTML(elem_id="crop", padding=True)
+                self.fit = gr.Radio(
+                    [("Cut to fit", "crop"), ("Black bars", "pad")],
+                    value="crop",
+                    label="Where the picture has another shape",
+                    elem_id="fit",
+                )
+                self.crop_position = gr.Slider(
+                    0, 1, value=0.5, step=0.01, label=KEEP_WIDTH, elem_id="crop-position", buttons=[]
+                )
+        with gr.Group():
+            self.prompt = gr.Textbox(
+                label="What is seen and heard",
+                info='Put spoken words in "quotes". End with the sound: "The audio shows ..."',
+                placeholder=sample_prompts(self.service.model_name)[0],
+                lines=5,
+                max_lines=12,
+                elem_id="prompt",
+            )
+            self.meters = gr.HTML(elem_id="meters", padding=True)
+        self.suggest = gr.Button("Improve the wording", size="sm", elem_id="suggest")
+        with gr.Column(visible=False, elem_classes="mova-tight") as self.suggestion_box:
+            self.suggestion_notes = gr.HTML(elem_id="suggestion-notes")
+            self.suggestion = gr.Textbox(
+                label="Suggested wording (edit as you like)", lines=6, elem_id="suggestion"
+            )
+            with gr.Row():
+                self.use_suggestion = gr.Button(
+                    "Use this wording", variant="primary", size="sm", elem_id="use-suggestion"
+                )
+                self.dismiss_suggestion = gr.Button("Keep mine", size="sm", elem_id="dismiss-suggestion")
+
+    def _lay_out_shape(self) -> None:
+        service = self.service
+        self.model = gr.Dropdown(
+            [(TITLES.get(name, public_name(name)), name) for name in service.model_names],
+            value=service.model_name,
+            label="Model",
+            visible=len(service.model_names) > 1,
+            elem_id="model",
+        )
+        self.preset = gr.Radio(
+            preset_choices(service.model),
+            value=catalog.DEFAULT_PRESET,
+            label="Quality",
+            info=html.sentence(service.model.preset().note) + ".",
+            elem_id="preset",
+            elem_classes="mova-wrap",
+        )
+        self.shape = gr.Radio(SHAPE_CHOICES, value=WIDE, label="Shape", elem_id="shape")
+        self.seconds = gr.Slider(
+            0.2,
+            service.max_seconds,
+            value=service.default_seconds,
+            step=0.01,
+            label="Seconds",
+            elem_id="seconds",
+        )
+        self.cost_note = gr.HTML(elem_id="cost-note")
+
+    def _lay_out_advanced(self) -> None:
+        model = self.service.model
+        with gr.Row(elem_classes="mova-phone-wrap"):
+            self.seed = gr.Number(
                 value=None,
                 precision=0,
                 label="Seed",
                 info="The same seed makes the same clip.",
                 elem_id="seed",
             )
-            by_name["random_seed"] = gr.Checkbox(True, label="A new seed each time", elem_id="random-seed")
-        by_name["steps"] = gr.Slider(
+            self.random_seed = gr.Checkbox(True, label="A new seed each time", elem_id="random-seed")
+        self.num_inference_steps = gr.Slider(
             1,
-            studio.settings.max_steps,
+            self.service.settings.max_steps,
             value=model.preset().num_inference_steps,
             step=1,
             label="Steps",
             info="More is finer, and slower in proportion.",
             elem_id="steps",
         )
-        by_name["guidance"] = gr.Slider(
+        self.guidance_scale = gr.Slider(
             0,
             15,
             value=model.guidance_scale,
             step=0.1,
-            label="Hold to the words",
-            info="1 is off; at first what the model is best used with.",
+            label="Prompt guidance",
+            info="1 is off; starts at the model's best value.",
             elem_id="guidance",
         )
-        by_name["sync_guidance"] = gr.Slider(
+        self.bridge_guidance_scale = gr.Slider(
             0,
             10,
             value=model.bridge_guidance_scale,
             step=0.1,
             label="Hold sound and picture together",
-            info="For lips and hits. 1 is off; slower by half unless equal to the value above.",
+            info="For lips and hits. 1 is off; 50% slower unless equal to the prompt guidance.",
             elem_id="sync-guidance",
         )
-        by_name["negative"] = gr.Textbox(
+        self.negative_prompt = gr.Textbox(
             value=model.negative_prompt,
-            label="Steer away from",
-            info="At first what the model is best used with.",
+            label="Negative prompt",
+            info="Starts with the model's own.",
             lines=2,
             max_lines=4,
             elem_id="negative",
         )
-        by_name["exact_size"] = gr.Textbox(
+        self.exact_size = gr.Textbox(
             label="Size in pixels",
-            placeholder=f"as the shape says; or {model.width}x{model.height}",
+            placeholder=f"by the shape; or {model.width}x{model.height}",
             elem_id="exact-size",
         )
+        shift = {"value": None, "info": "0: the model's own."}
         with gr.Row(elem_classes="mova-phone-wrap"):
-            for name, label in (("video_shift", "Picture"), ("audio_shift", "Sound")):
-                by_name[name] = gr.Number(
-                    value=None,
-                    label=f"{label}: shift of the noise schedule",
-                    info="0: the model's own.",
-                    elem_id=name.replace("_", "-"),
-                )
-        return _lay_out_adapters(by_name)
-
-
-def _lay_out_adapters(by_name: dict) -> dict:
-    """Places for several adapters; the first is shown, the next when there is need of it."""
-    boxes = []
-    with gr.Accordion("Adapters (LoRA)", open=False, elem_id="adapters"):
-        for slot in range(MAX_ADAPTERS):
-            with gr.Group(visible=slot == 0) as box:
-                _lay_out_adapter(slot, by_name)
-            boxes.append(box)
-        more = gr.Button("Add another adapter", size="sm", elem_id="more-adapters")
-    return {"adapter_boxes": boxes, "more_adapters": more, "adapters_shown": gr.State(1)}
-
-
-def _lay_out_adapter(slot: int, by_name: dict) -> None:
-    def put(part: str, component: gr.components.Component) -> None:
-        by_name[adapter_field(slot, part)] = component
-
-    number = f"Adapter {slot + 1}"
-    put(
-        "name",
-        gr.Dropdown(
-            [],
-            value=None,
-            allow_custom_value=True,
-            label=number,
-            info="One trained here, owner/name on the Hugging Face Hub, or a file. "
-            "Strength 1 is as trained, 0 is off.",
-            elem_id=f"adapter-{slot}-name",
-        ),
-    )
-    put(
-        "file",
-        gr.File(
-            label=f"{number}: file (.safetensors)",
-            file_types=[".safetensors"],
-            type="filepath",
-            height=130,
-            elem_id=f"adapter-{slot}-file",
-        ),
-    )
-    with gr.Row(elem_classes="mova-phone-wrap"):
-        for part, label in (("video", "Picture"), ("audio", "Sound"), ("bridge", "Synchrony")):
-            slider = gr.Slider(
-                -2,
-                2,
-                value=1,
-                step=0.05,
-                label=label,
-                elem_id=f"adapter-{slot}-{part}",
-                min_width=120,
+            self.video_shift = gr.Number(
+                label="Picture: shift of the noise schedule", elem_id="video-shift", **shift
             )
-            put(part, slider)
-
-
-SHAPE_CHOICES = [
-    ("Wide", WIDE),
-    ("Tall", TALL),
-    ("Square", SQUARE),
-    ("As the picture", AS_IMAGE),
-]
-KEEP_WIDTH, KEEP_HEIGHT = "What is kept, from left to right", "What is kept, from top to bottom"
-
-
-@dataclass
-class GenerateTab:
-    """The tab's components. `form` has one for each of `forms.FIELDS`, in their order."""
-
-    form: list[gr.components.Component]
-    about: gr.HTML
-    suggest: gr.Button
-    suggestion_box: gr.Column
-    suggestion: gr.Textbox
-    suggestion_notes: gr.HTML
-    use_suggestion: gr.Button
-    dismiss_suggestion: gr.Button
-    crop: gr.HTML
-    crop_box: gr.Column
-    meters: gr.HTML
-    cost_note: gr.HTML
-    make: gr.Button
-    stop: gr.Button
-    status: gr.HTML
-    result: gr.Column
-    player: gr.Video
-    strip: gr.Image
-    figures: gr.HTML
-    actions: gr.Column
-    downloads: list[gr.DownloadButton]
-    reuse: gr.Button
-    go_on: gr.Button
-    train: gr.Button
-    delete: gr.Button
-    restore: gr.UploadButton
-    examples: gr.Gallery | None
-    mine_box: gr.Column
-    mine: gr.Gallery
-    adapter_boxes: list[gr.Group]
-    more_adapters: gr.Button
-    adapters_shown: gr.State
-    shown_clip: gr.State
-    run_id: gr.State
-
-    def field(self, name: str) -> gr.components.Component:
-        """The form's component for a field of `Form`."""
-        return self.form[FIELDS.index(name)]
+            self.audio_shift = gr.Number(
+                label="Sound: shift of the noise schedule", elem_id="audio-shift", **shift
+            )
 
     @property
-    def shown(self) -> list[gr.components.Component]:
-        """What showing a finished clip sets, in the order of `generate_events.show`."""
-        return [
-            self.status,
-            self.result,
-            self.player,
-            self.strip,
-            self.figures,
-            self.actions,
-            *self.downloads,
-            self.shown_clip,
-        ]
+    def filled(self) -> list[Component]:
+        """The components that `fill` sets."""
+        parts = [component for adapter in self.adapters for component in adapter.parts.values()]
+        return [*self.own.values(), *parts, self.adapters_shown]
 
+    @property
+    def inputs(self) -> set[Component]:
+        """The components that `read` reads."""
+        return set(self.filled) - {self.adapters_shown}
 
-def _lay_out_picture_and_words(by_name: dict, sample: str) -> dict:
-    with gr.Group():
-        by_name["image"] = PictureField(
-            label="First frame (optional)",
-            type="filepath",
-            image_mode=None,
-            sources=["upload", "clipboard", "webcam"],
-            height=220,
-            elem_id="first-frame",
-            buttons=[],
-        )
-        with gr.Column(visible=False, elem_id="crop-box", elem_classes="mova-tight") as crop_box:
-            crop = gr.HTML(elem_id="crop", padding=True)
-            by_name["fit"] = gr.Radio(
-                [("Cut to fit", "crop"), ("Black bars", "pad")],
-                value="crop",
-                label="Where the picture has another shape",
-                elem_id="fit",
-            )
-            by_name["crop_position"] = gr.Slider(
-                0, 1, value=0.5, step=0.01, label=KEEP_WIDTH, elem_id="crop-position", buttons=[]
-            )
-    with gr.Group():
-        by_name["prompt"] = gr.Textbox(
-            label="What is seen and heard",
-            info='Put spoken words in "quotes". End with the sound: "The audio shows ..."',
-            placeholder=sample,
-            lines=5,
-            max_lines=12,
-            elem_id="prompt",
-        )
-        meters = gr.HTML(elem_id="meters", padding=True)
-    suggest = gr.Button("Improve the wording", size="sm", elem_id="suggest")
-    with gr.Column(visible=False, elem_classes="mova-tight") as box:
-        notes = gr.HTML(elem_id="suggestion-notes")
-        suggestion = gr.Textbox(label="Suggested wording (edit as you like)", lines=6, elem_id="suggestion")
-        with gr.Row():
-            use = gr.Button("Use this wording", variant="primary", size="sm", elem_id="use-suggestion")
-            dismiss = gr.Button("Keep mine", size="sm", elem_id="dismiss-suggestion")
-    return {
-        "crop": crop,
-        "crop_box": crop_box,
-        "meters": meters,
-        "suggest": suggest,
-        "suggestion_box": box,
-        "suggestion": suggestion,
-        "suggestion_notes": notes,
-        "use_suggestion": use,
-        "dismiss_suggestion": dismiss,
-    }
+    def read(self, values: Values) -> Form:
+        """The form of the components in `values`; other fields are as in an empty form."""
+        own = {name: values[component] for name, component in self.own.items() if component in values}
+        adapters = [adapter.read(values) for adapter in self.adapters if adapter.name in values]
+        return Form(**own, adapters=tuple(adapters))
 
+    def fill(self, form: Form) -> Updates:
+        """Updates that put `form` into the fields."""
+        updates: Updates = {component: getattr(form, name) for name, component in self.own.items()}
+        choices = [*form.adapters, *[AdapterChoice()] * MAX_ADAPTERS][:MAX_ADAPTERS]
+        for adapter, choice in zip(self.adapters, choices, strict=True):
+            updates |= adapter.fill(choice)
+        return updates | {self.adapters_shown: max(1, len(form.adapters))}
 
-def _lay_out_shape(studio: DemoService, by_name: dict) -> dict:
-    names = studio.model_names
-    by_name["model"] = gr.Dropdown(
-        [(_title(name), name) for name in names],
-        value=studio.model_name,
-        label="Model",
-        visible=len(names) > 1,
-        elem_id="model",
-    )
-    by_name["preset"] = gr.Radio(
-        preset_choices(studio.model),
-        value=catalog.DEFAULT_PRESET,
-        label="Quality",
-        info=html.sentence(studio.model.preset().note) + ".",
-        elem_id="preset",
-        elem_classes="mova-wrap",
-    )
-    by_name["shape"] = gr.Radio(SHAPE_CHOICES, value=WIDE, label="Shape", elem_id="shape")
-    by_name["seconds"] = gr.Slider(
-        0.2,
-        studio.max_seconds,
-        value=studio.default_seconds,
-        step=0.01,
-        label="Seconds",
-        elem_id="seconds",
-    )
-    return {"cost_note": gr.HTML(elem_id="cost-note")}
+    def component(self, field: str) -> Component | None:
+        """The component of a `UserError`'s field, or None."""
+        parts = {
+            adapter_field(slot, part): component
+            for slot, adapter in enumerate(self.adapters)
+            for part, component in adapter.parts.items()
+        }
+        return (self.own | parts).get(field)
 
-
-def _title(name: str) -> str:
-    titles = {"pocket": "Pocket: small, runs anywhere", "360p": "MOVA 360p", "720p": "MOVA 720p"}
-    return titles.get(name, name.rstrip("/").rpartition("/")[2])
-
-
-READY_SECONDS = 60.0
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
-
-
-class FormEvents:
-    """The form's handlers."""
-
-    def __init__(self, studio: DemoService) -> None:
-        self.studio = studio
-
-    def check(self, visitor: str, *values: object) -> list[dict]:
-        """The validator of the form: a sentence under the field that is wrong."""
-        names = ["", *FIELDS]
-        wrong, message = "", ""
+    def validate(self, values: Values, visitor: str) -> list[dict]:
+        """A validator's answer, in the order of `values`: a sentence under the field that is wrong."""
+        wrong, message = None, ""
         try:
-            self.studio.check(visitor, Form.read(values))
-        except FieldError as error:
-            wrong, message = error.field, html.sentence(str(error))
-        except UserError:
-            wrong = ""  # it lies in no field: the click itself says what is wrong
-        return [gr.validate(name != wrong or not wrong, message) for name in names]
+            self.service.check(visitor, self.read(values))
+        except UserError as error:
+            # Without a field of the form, the click itself reports the fault.
+            wrong, message = self.component(error.field), html.sentence(str(error))
+        return [gr.validate(component is not wrong, message) for component in values]
 
-    def describe(self, *values: object) -> str:
-        """What will be made and what it will cost."""
-        form = without_prompt(values)
-        size, cost, doubts = self.studio.describe(form)
+    def describe(self, values: Values) -> str:
+        """Size and cost of the clip."""
+        form = self.read(values)
+        size, cost, caution = self.service.describe(form)
         if not cost:
             return html.note(size, "error")
         is_random = form.random_seed or form.seed is None
         seed = "" if is_random else f"Seed {form.seed:.0f} is set: the same form makes the same clip."
-        return html.note(f"{cost} {size}.") + html.note(doubts, "warning") + html.note(seed)
-
-    def describe_when_ready(self, *values: object) -> tuple[str, str]:
-        """The same, once the machine has been looked at, and what the machine is."""
-        self.studio.ready.wait(READY_SECONDS)
-        return self.describe(*values), html.note(self.studio.machine)
+        return html.note(f"{cost} {size}.") + html.note(caution, "warning") + html.note(seed)
 
     def measure_prompt(self, prompt: str | None, model: str, seconds: float) -> str:
         """The meters under the prompt."""
         if not (prompt or "").strip():
             return ""
         parts = []
-        counted = self.studio.count_tokens(prompt, model)
-        if counted:
+        if counted := self.service.count_tokens(prompt, model):
             tokens, cut = counted
             parts.append(
                 html.meter("Tokens", tokens, MAX_PROMPT_TOKENS, f"{tokens} of {MAX_PROMPT_TOKENS} tokens")
             )
             parts.append(html.note(f"The end will not be read: {cut}" if cut else "", "warning"))
-        words, spoken = self.studio.speech(prompt)
+        words, spoken = self.service.speech(prompt)
         if words:
             spoken_words = "1 spoken word" if words == 1 else f"{words} spoken words"
             text = f"{spoken_words}, about {spoken:.1f} s of {seconds:.1f} s"
             parts.append(html.meter("Speech", spoken, seconds, text))
         return f'<div class="mova-meters">{"".join(parts)}</div>'
 
-    def preview_crop(self, *values: object) -> tuple[Any, str, Any, Any]:
-        """The box of the preview, the first frame with what falls outside dimmed, and its two fields."""
+    def preview_crop(self, values: Values) -> Updates:
+        """The first frame with what is cut off dimmed, and the fields that decide it."""
         shown, hidden = gr.update(visible=True), gr.update(visible=False)
-        form = without_prompt(values)
+        form = self.read(values)
         if not form.image:
-            return hidden, "", gr.update(), gr.update()
+            return {self.crop_box: hidden, self.crop: ""}
         try:
-            height, width = form.size(describe_model(form.model, self.studio.settings))
+            height, width = form.size(describe_model(form.model, self.service.settings))
             picture, cut = history.draw_crop(
                 Path(form.image), height, width, form.fit, float(form.crop_position)
             )
         except UserError as error:
-            return shown, html.note(str(error), "error"), hidden, hidden
-        if not cut and form.fit == "crop":  # the field itself shows it
-            return hidden, "", hidden, hidden
+            fault = html.note(str(error), "error")
+            return {self.crop_box: shown, self.crop: fault, self.fit: hidden, self.crop_position: hidden}
+        if not cut and form.fit == "crop":  # the picture field itself shows it
+            return {self.crop_box: hidden, self.crop: "", self.fit: hidden, self.crop_position: hidden}
         text = "Bright: what the clip starts from." if cut else "The clip starts from this."
-        keep = gr.update(visible=bool(cut), label=KEEP_HEIGHT if cut == "height" else KEEP_WIDTH)
-        preview = html.picture(picture, "The first frame as the clip starts") + html.note(text)
-        return shown, preview, shown, keep
+        return {
+            self.crop_box: shown,
+            self.crop: html.picture(picture, "The first frame as the clip starts") + html.note(text),
+            self.fit: shown,
+            self.crop_position: gr.update(
+                visible=bool(cut), label=KEEP_HEIGHT if cut == "height" else KEEP_WIDTH
+            ),
+        }
 
-    def show_adapters(self, count: int) -> list:
-        """As many places for adapters as are asked for, and whether there can be more."""
-        shown = [gr.update(visible=slot < count) for slot in range(MAX_ADAPTERS)]
-        return [*shown, gr.update(visible=count < MAX_ADAPTERS)]
+    def show_adapters(self, count: int) -> Updates:
+        """As many adapter fields as are asked for, and the button while there can be more."""
+        updates: Updates = {
+            adapter.box: gr.update(visible=slot < count) for slot, adapter in enumerate(self.adapters)
+        }
+        return updates | {self.more_adapters: gr.update(visible=count < MAX_ADAPTERS)}
 
-    def choose_preset(self, name: str, model: str) -> tuple[float, int, Any]:
-        """Length and steps of a preset, and what it is good for."""
-        described = describe_model(model, self.studio.settings)
+    def list_own_adapters(self, visitor: str) -> Updates:
+        """Offer the adapters that were trained from this browser."""
+        choices = self.own_adapters(visitor)
+        return {adapter.name: gr.update(choices=choices) for adapter in self.adapters}
+
+    def own_adapters(self, visitor: str) -> list[tuple[str, str]]:
+        """(label, name in the form) of the visitor's own adapters."""
+        return [(f"{name} (trained here)", f"{OWN}{name}") for name in self.service.trained_adapters(visitor)]
+
+    def choose_preset(self, name: str, model: str) -> Updates:
+        """Length, steps and note of a preset."""
+        described = describe_model(model, self.service.settings)
         preset = described.preset(name)
         seconds = described.clip_length(preset) / described.frame_rate
-        note = gr.update(info=html.sentence(preset.note) + ".")
-        return round(min(seconds, self.studio.settings.max_seconds), 2), preset.num_inference_steps, note
+        return {
+            self.seconds: round(min(seconds, self.service.settings.max_seconds), 2),
+            self.num_inference_steps: preset.num_inference_steps,
+            self.preset: gr.update(info=html.sentence(preset.note) + "."),
+        }
 
-    def choose_model(self, model: str) -> tuple:
-        """The presets of a model, and the settings it is best used with."""
-        described = describe_model(model, self.studio.settings)
-        seconds, steps, note = self.choose_preset(catalog.DEFAULT_PRESET, model)
+    def choose_model(self, model: str) -> Updates:
+        """The presets and best settings of a model."""
+        described = describe_model(model, self.service.settings)
+        updates = self.choose_preset(catalog.DEFAULT_PRESET, model)
         presets = {"choices": preset_choices(described), "value": catalog.DEFAULT_PRESET}
-        return (
-            html.note(model_note(model)),
-            note | presets,
-            seconds,
-            steps,
-            described.guidance_scale,
-            described.bridge_guidance_scale,
-            described.negative_prompt,
+        return updates | {
+            self.preset: updates[self.preset] | presets,
+            self.guidance_scale: described.guidance_scale,
+            self.bridge_guidance_scale: described.bridge_guidance_scale,
+            self.negative_prompt: described.negative_prompt,
+        }
+
+    def propose(self, request: gr.Request, prompt: str, image: str | None, seconds: float) -> Updates:
+        """Another wording of the prompt, to edit, use or dismiss."""
+        shown, hidden = gr.update(visible=True), gr.update(visible=False)
+        try:
+            self.service.limiter.check(client_address(request))
+            check_fields(prompt=prompt)
+            enhancer = open_enhancer(self.service, WriterChoice(offered_writers(self.service)[0][1]))
+            image_path = Path(image) if image else None
+            result = enhancer.enhance(EnhanceRequest(prompt, image_path, seconds=float(seconds)))
+        except (UserError, BackendError) as error:
+            notes = html.note(str(error), "error")
+            return {self.suggestion_box: shown, self.suggestion: hidden, self.suggestion_notes: notes}
+        if result.text == prompt:
+            notes = html.note(result.failure, "warning") + html.note(NOTHING_BETTER)
+            return {self.suggestion_box: shown, self.suggestion: hidden, self.suggestion_notes: notes}
+        return {
+            self.suggestion_box: shown,
+            self.suggestion: gr.update(value=result.text, visible=True),
+            self.suggestion_notes: describe_result(result) + html.highlighted(result.text, result.added),
+        }
+
+    def connect(self, demo: gr.Blocks, about: gr.HTML, machine: gr.HTML) -> None:
+        """Connect the fields with the remarks on them, and with notes on the model and the machine."""
+        latest = {"trigger_mode": "always_last", **PRIVATE}
+        # gradio removes a validator's message as soon as any event that reads the field is done. So these
+        # events do not read the prompt and the adapters, which they do not need.
+        read = {component for name, component in self.own.items() if name != "prompt"}
+
+        def describe_when_ready(values: Values) -> Updates:
+            self.service.ready.wait(READY_SECONDS)
+            return {self.cost_note: self.describe(values), machine: html.note(self.service.machine)}
+
+        def choose_model(model: str) -> Updates:
+            return self.choose_model(model) | {about: html.note(model_note(model))}
+
+        chosen = [self.seconds, self.num_inference_steps, self.preset]
+        best = [self.guidance_scale, self.bridge_guidance_scale, self.negative_prompt]
+        self.model.input(choose_model, [self.model], [about, *chosen, *best], **latest)
+        self.preset.input(self.choose_preset, [self.preset, self.model], chosen, **latest)
+        demo.load(describe_when_ready, read, [self.cost_note, machine], concurrency_limit=None, **PRIVATE)
+        cost = (self.describe, read, [self.cost_note])
+        meters = (self.measure_prompt, [self.prompt, self.model, self.seconds], [self.meters])
+        crop = (self.preview_crop, read, [self.crop_box, self.crop, self.fit, self.crop_position])
+        seed = (self.seed, self.random_seed)
+        shifts = (self.video_shift, self.audio_shift)
+        # An event that came while its "always_last" listener ran is sent to all its listeners again: two of
+        # them would keep each other going without end. So every event has one, and the others follow it.
+        for changed, answers in (
+            ((self.prompt,), [meters]),
+            ((self.seconds,), [meters, cost]),
+            ((self.model,), [meters, crop, cost]),
+            ((self.image, self.shape, self.exact_size), [crop, cost]),
+            ((self.fit, self.crop_position), [crop]),
+            ((self.num_inference_steps, *best[:2], *shifts, *seed), [cost]),
+        ):
+            answered = gr.on([component.change for component in changed], *answers[0], **latest)
+            for answer in answers[1:]:
+                answered = answered.then(*answer, **latest)
+        self._connect_adapters()
+        self._connect_suggestion()
+
+    def _connect_adapters(self) -> None:
+        shown = self.adapters_shown
+        self.more_adapters.click(lambda count: count + 1, [shown], [shown], **PRIVATE)
+        boxes = [adapter.box for adapter in self.adapters]
+        shown.change(self.show_adapters, [shown], [*boxes, self.more_adapters], **PRIVATE)
+
+    def _connect_suggestion(self) -> None:
+        asked = [self.prompt, self.image, self.seconds]
+        outputs = [self.suggestion_box, self.suggestion, self.suggestion_notes]
+        self.suggest.click(self.propose, asked, outputs, concurrency_limit=4, **PRIVATE)
+        self.use_suggestion.click(
+            lambda text: (text, gr.update(visible=False)),
+            [self.suggestion],
+            [self.prompt, self.suggestion_box],
+            **PRIVATE,
         )
-
-
-def without_prompt(values: tuple) -> Form:
-    """The form of all its own fields but the prompt, and without adapters.
-
-    gradio takes away what a validator said of a field as soon as any event that reads the field is done, so
-    events that do not need the prompt and the adapters do not read them.
-    """
-    image, *rest = values
-    return Form.read([image, "-", *rest])
-
-
-def wire_form(studio: DemoService, tab: GenerateTab, machine: gr.HTML, demo: gr.Blocks) -> None:
-    """What the form says about itself while it is filled in."""
-    events = FormEvents(studio)
-    live = {"trigger_mode": "always_last", **PRIVATE}
-    field = tab.field
-    unspoken = [field(name) for name in OWN_FIELDS if name != "prompt"]
-    chosen = ("preset", "seconds", "steps", "guidance", "sync_guidance", "negative")
-    field("model").input(
-        events.choose_model, [field("model")], [tab.about, *(field(name) for name in chosen)], **live
-    )
-    field("preset").input(
-        events.choose_preset,
-        [field("preset"), field("model")],
-        [field("seconds"), field("steps"), field("preset")],
-        **live,
-    )
-    demo.load(
-        events.describe_when_ready, unspoken, [tab.cost_note, machine], concurrency_limit=None, **PRIVATE
-    )
-    cost = (events.describe, unspoken, [tab.cost_note])
-    meters = (events.measure_prompt, [field("prompt"), field("model"), field("seconds")], [tab.meters])
-    crop = (events.preview_crop, unspoken, [tab.crop_box, tab.crop, field("fit"), field("crop_position")])
-    # An event that came while its "always_last" listener ran is sent to all its listeners again: two of them
-    # would keep each other going without end. So every event has one, and the others follow it.
-    for names, answers in (
-        (("prompt",), [meters]),
-        (("seconds",), [meters, cost]),
-        (("model",), [meters, crop, cost]),
-        (("image", "shape", "exact_size"), [crop, cost]),
-        (("fit", "crop_position"), [crop]),
-        (("steps", "guidance", "sync_guidance", "video_shift", "audio_shift", "seed", "random_seed"), [cost]),
-    ):
-        answered = gr.on([field(name).change for name in names], *answers[0], **live)
-        for answer in answers[1:]:
-            answered = answered.then(*answer, **live)
-    tab.more_adapters.click(lambda count: count + 1, [tab.adapters_shown], [tab.adapters_shown], **PRIVATE)
-    places = [*tab.adapter_boxes, tab.more_adapters]
-    tab.adapters_shown.change(events.show_adapters, [tab.adapters_shown], places, **PRIVATE)
+        self.dismiss_suggestion.click(lambda: gr.update(visible=False), None, self.suggestion_box, **PRIVATE)

@@ -1,7 +1,7 @@
-"""The clips of each browser on the disk: kept for a while, found again after a reload, shown to nobody else.
+"""Clips of each browser on the disk: kept for a while, found again after a reload, shown to nobody else.
 
-A clip is a folder. It counts from the moment its `entry.json` is there, which is written last; a folder
-without one belongs to a run in progress, or to one that broke off and is swept away.
+A clip is a folder. Its `entry.json` is written last: a folder without one belongs to a run in progress, or to
+an interrupted one, and is deleted by `History.sweep`.
 """
 
 import json
@@ -35,11 +35,13 @@ ENTRY, CLIP, SOUND, SETTINGS, POSTER, STRIP = (
 FIRST_FRAME = "first.png"
 CLIP_ID = re.compile(r"[0-9a-f]{24}")
 CLIPS, TRAINING = "clips", "training"
+STRIP_WIDTH, STRIP_FRAMES = 960, 8
+POSTER_SIDE, CROP_SIDE = 320, 480
 
 
 @dataclass(frozen=True)
 class ClipRecord:
-    """A finished clip: when it was made (seconds since 1970), its settings, what was measured on it."""
+    """A finished clip: its time (seconds since 1970), settings and measurements."""
 
     clip_id: str
     created: float
@@ -60,7 +62,7 @@ class ClipRecord:
 
 
 class History:
-    """The clips under `root`, a folder for each visitor's folder name."""
+    """Clips under `root`, in a folder for each visitor."""
 
     def __init__(self, root: Path, keep_hours: float, keep_clips: int) -> None:
         self.root = root / CLIPS
@@ -73,9 +75,9 @@ class History:
         folder.mkdir(parents=True)
         return folder
 
-    def finish(self, folder: Path, entry: ClipRecord) -> None:
-        """Make the clip in `folder` count. Raises BackendError if the disk is full."""
-        values = asdict(entry)
+    def finish(self, folder: Path, record: ClipRecord) -> None:
+        """Add the clip in `folder`. Raises BackendError if the disk is full."""
+        values = asdict(record)
         del values["folder"]
         with new_output(folder / ENTRY) as temporary:
             temporary.write_text(json.dumps(values), encoding="utf-8")
@@ -83,50 +85,50 @@ class History:
     def discard(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
-    def entries(self, owner: str) -> list[ClipRecord]:
-        """The clips of `owner` that have not expired, the newest first."""
+    def records(self, owner: str) -> list[ClipRecord]:
+        """The owner's clips that have not expired, newest first."""
         folders = (self.root / owner).iterdir() if (self.root / owner).is_dir() else ()
-        found = [entry for entry in map(read_record, folders) if entry and not self._is_over(entry)]
-        return sorted(found, key=lambda entry: entry.created, reverse=True)[: self.keep_clips]
+        found = [record for record in map(read_record, folders) if record and not self._is_expired(record)]
+        return sorted(found, key=lambda record: record.created, reverse=True)[: self.keep_clips]
 
-    def entry(self, owner: str, clip_id: object) -> ClipRecord:
-        """One clip of `owner`. Raises UserError if it is none of theirs, or has expired."""
+    def record(self, owner: str, clip_id: object) -> ClipRecord:
+        """One of the owner's clips. Raises UserError if it is not theirs, or has expired."""
         folder = self.root / owner / str(clip_id)
         found = read_record(folder) if CLIP_ID.fullmatch(str(clip_id)) else None
-        if found is None or self._is_over(found):
+        if found is None or self._is_expired(found):
             raise UserError("this clip is no longer here; clips are kept for a limited time")
         return found
 
     def delete(self, owner: str, clip_id: object) -> None:
-        shutil.rmtree(self.entry(owner, clip_id).folder)
+        shutil.rmtree(self.record(owner, clip_id).folder)
 
     def add_training_clip(self, owner: str, clip_id: object) -> int:
-        """Copy a clip and its prompt to the owner's training clips; how many there are then."""
-        entry, folder = self.entry(owner, clip_id), self.training_folder(owner)
+        """Copy a clip and its prompt to the owner's training clips; their number then."""
+        record, folder = self.record(owner, clip_id), self.training_folder(owner)
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(entry.clip, folder / f"{entry.clip_id}.mp4")
-        (folder / f"{entry.clip_id}.txt").write_text(str(entry.settings["prompt"]), encoding="utf-8")
+        shutil.copyfile(record.clip, folder / f"{record.clip_id}.mp4")
+        (folder / f"{record.clip_id}.txt").write_text(str(record.settings["prompt"]), encoding="utf-8")
         return len(list(folder.glob("*.mp4")))
 
     def training_folder(self, owner: str) -> Path:
-        """Where clips to train on wait for the train tab, each with a .txt of what is seen and heard."""
+        """Folder of the owner's training clips, each with its caption as .txt."""
         return self.root.parent / TRAINING / owner
 
     def sweep(self, running: frozenset[Path] = frozenset()) -> int:
-        """Delete what has expired, what is over the number kept, and broken-off runs; how many went."""
-        gone = 0
+        """Delete expired clips, those over `keep_clips`, and interrupted runs; the number deleted."""
+        deleted = 0
         for owner in self.root.iterdir() if self.root.is_dir() else ():
-            kept = {entry.folder for entry in self.entries(owner.name)}
+            kept = {record.folder for record in self.records(owner.name)}
             for folder in owner.iterdir():
                 if folder not in kept and folder not in running:
                     shutil.rmtree(folder, ignore_errors=True)
-                    gone += 1
+                    deleted += 1
             if not any(owner.iterdir()):
                 owner.rmdir()
-        return gone
+        return deleted
 
-    def _is_over(self, entry: ClipRecord) -> bool:
-        return time.time() - entry.created > self.keep_seconds
+    def _is_expired(self, record: ClipRecord) -> bool:
+        return time.time() - record.created > self.keep_seconds
 
 
 def read_record(folder: Path) -> ClipRecord | None:
@@ -139,12 +141,8 @@ def read_record(folder: Path) -> ClipRecord | None:
     return ClipRecord(**values, folder=folder)
 
 
-STRIP_WIDTH, STRIP_FRAMES = 960, 8
-POSTER_SIDE, CROP_SIDE = 320, 480
-
-
 def describe_clip(folder: Path) -> tuple[str, ...]:
-    """Write sound, poster and strip beside the clip; what was measured, in sentences."""
+    """Write sound, poster and strip next to the clip; the measurements, in sentences."""
     clip = read_clip(folder / CLIP)
     write_wav(folder / SOUND, clip.waveform, clip.sample_rate)
     poster = Image.fromarray(clip.frames[len(clip.frames) // 3])
@@ -191,12 +189,12 @@ def draw_crop(path: Path, height: int, width: int, fit: str, position: float = 0
 
 
 def save_last_frame(clip: Path) -> Path:
-    """The clip's last frame as a PNG beside it."""
+    """The clip's last frame as a PNG next to it."""
     return save_frame(clip, -1)
 
 
 def save_frame(clip: Path, index: int) -> Path:
-    """A frame of the clip as a PNG beside it. Raises UserError as `read_clip`."""
+    """A frame of the clip as a PNG next to it. Raises UserError as `read_clip`."""
     path = clip.with_name(f"{clip.stem}-{'last' if index < 0 else 'first'}.png")
     _save(Image.fromarray(read_clip(clip).frames[index]), path, "PNG")
     return path

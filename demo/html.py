@@ -1,4 +1,4 @@
-"""The page's own pieces of HTML. Everything that a person or a model wrote is escaped here."""
+"""Pieces of HTML for the page. Text that a person or a model wrote is escaped here."""
 
 import base64
 import itertools
@@ -12,10 +12,10 @@ STAGES = {
     "load": "Loading the model",
     "encode": "Reading the prompt and the first frame",
     "denoise": "Making picture and sound",
-    "decode": "Developing frames and sound",
+    "decode": "Decoding frames and sound",
     "write": "Writing the clip",
-    "measure": "Looking and listening",
-    "submit": "Sending the order",
+    "measure": "Checking picture and sound",
+    "submit": "Sending the request",
     "download": "Fetching the clip",
 }
 
@@ -28,7 +28,7 @@ def note(text: str, kind: str = "quiet") -> str:
 
 
 def sentence(text: str) -> str:
-    """`text` as a sentence stands on a page: errors of the toolkit begin small, as a terminal has them."""
+    """`text` with a capital: errors of the toolkit begin small, as terminals have them."""
     is_word = not set(text.partition(" ")[0][:-1]) & set(".=_/")  # no file, field or address
     return text[:1].upper() + text[1:] if text[:2].islower() and is_word else text
 
@@ -78,7 +78,7 @@ def picture(webp: bytes, description: str) -> str:
 
 
 def waiting(ahead: int) -> str:
-    """The run's place in the line."""
+    """The run's place in the queue."""
     clips = "one clip is" if ahead == 1 else f"{ahead} clips are"
     return (
         f'<div class="mova-run"><p role="status" aria-live="polite"><b>Waiting</b> '
@@ -87,7 +87,7 @@ def waiting(ahead: int) -> str:
 
 
 def empty(title: str, text: str) -> str:
-    """What is shown where nothing is yet."""
+    """A placeholder with a title and a hint."""
     return (
         '<div class="mova-empty"><svg viewBox="0 0 96 48" aria-hidden="true">'
         + "".join(
@@ -99,7 +99,7 @@ def empty(title: str, text: str) -> str:
 
 
 def highlighted(text: str, added: Sequence[tuple[int, int]], violations: Sequence[Violation] = ()) -> str:
-    """`text` with what was added and what breaks a rule marked."""
+    """`text` with added words and broken rules marked."""
     marks = [(start, end, "mova-added") for start, end in added]
     faulty = [violation.span for violation in violations if violation.span]
     edges = sorted({0, len(text), *(p for s, e, _ in marks for p in (s, e)), *(p for s in faulty for p in s)})

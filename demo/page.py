@@ -1,30 +1,26 @@
-"""The page as a whole: its head, its tabs, and what they share."""
+"""The page as a whole: head, tabs and theme."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
 from gradio.themes.utils.colors import Color
 
 from demo import html
-from demo.api import add_endpoints
-from demo.enhance_tab import build_enhance, wire_enhance
+from demo.api import PublicApi
+from demo.enhance_tab import EnhanceTab
 from demo.examples import read_examples
-from demo.generate_form import GenerateTab
-from demo.generate_tab import build_generate, wire_generate
+from demo.fields import PRIVATE
+from demo.generate_tab import GenerateTab
 from demo.service import DemoService
+from demo.train.tab import build_train
 
 TITLE = "MOVA: video with sound"
-MAX_QUEUE = 64  # requests of all kinds that may wait; clips have their own line
-
-# Given what the tabs share, the generate tab, all tabs, and its own.
-BuildTrainTab = Callable[[DemoService, gr.BrowserState, GenerateTab, gr.Tabs, gr.Tab], None]
+MAX_QUEUE = 64  # requests of all kinds that may wait; clips have a queue of their own
 
 
-def build_page(studio: DemoService, build_train: BuildTrainTab | None = None) -> gr.Blocks:
-    """The page. `build_train` fills the Train tab, which there is only with it."""
-    examples = read_examples(studio.settings.examples)
-    hours = min(studio.settings.keep_hours, 24)
+def build_page(service: DemoService) -> gr.Blocks:
+    """Lay out the page and connect its tabs."""
+    hours = min(service.settings.keep_hours, 24)
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, int(hours * 3600))
     ) as demo:
@@ -35,20 +31,27 @@ def build_page(studio: DemoService, build_train: BuildTrainTab | None = None) ->
                     "<h1>Video with sound</h1>"
                     "<p>From a picture and a sentence, in one go: what you see and what you hear.</p>"
                 )
-            if studio.settings.space_id:
+            if service.settings.space_id:
                 gr.DuplicateButton("Duplicate this Space", size="sm", scale=1, min_width=160)
         with gr.Tabs(selected="generate") as tabs:
             with gr.Tab("Generate", id="generate"):
-                generate_tab = build_generate(studio, examples)
+                generate = GenerateTab(service, visitor, read_examples(service.settings.examples))
             with gr.Tab("Write a prompt", id="enhance"):
-                enhance_tab = build_enhance(studio)
-            if build_train is not None:
+                enhance = EnhanceTab(service, visitor)
+            if service.settings.train_tab:
                 with gr.Tab("Train", id="train", elem_id="train-tab") as train_tab:
-                    build_train(studio, visitor, generate_tab, tabs, train_tab)
-        machine = gr.HTML(html.note(studio.machine), elem_id="machine")
-        wire_generate(studio, generate_tab, visitor, machine, examples, demo)
-        wire_enhance(studio, enhance_tab, visitor, generate_tab, tabs)
-        add_endpoints(studio)
+                    build_train(service, visitor, generate, tabs, train_tab)
+        machine = gr.HTML(html.note(service.machine), elem_id="machine")
+        generate.connect(demo, machine)
+        enhance.connect()
+        for card in enhance.cards:
+            card.use.click(
+                lambda text, image: (text, image or gr.skip(), gr.Tabs(selected="generate")),
+                [card.text, enhance.image],
+                [generate.form.prompt, generate.form.image, tabs],
+                **PRIVATE,
+            )
+        PublicApi(service).publish()
     demo.queue(max_size=MAX_QUEUE, default_concurrency_limit=16)
     return demo
 
@@ -87,7 +90,7 @@ SEA = Color(
 
 
 def make_theme() -> gr.themes.Base:
-    """The theme; its fonts are those of the visitor's system."""
+    """The theme, with the fonts of the visitor's system."""
     theme = gr.themes.Base(
         primary_hue=SEA,
         secondary_hue=SEA,
@@ -134,7 +137,7 @@ def make_theme() -> gr.themes.Base:
 
 
 def launch_look(card_url: str = "") -> dict[str, object]:
-    """What `launch` must be given for the page to look like this; whoever launches takes it from here."""
+    """The options of `launch` that make the page look as it does."""
     head = f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>"
     head += f'<meta name="description" content="{DESCRIPTION}">'
     if card_url:

@@ -1,4 +1,4 @@
-"""The line in front of the model: who is next, who must come back later, and what each run is doing.
+"""The queue in front of the model: clips that wait or are being made, and their owners.
 
 A run belongs to the page, not to a browser's connection: after a reload it is found and watched again. A run
 that nobody has watched for a while is stopped.
@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from demo.worker import PREVIEW, STATE, STOP, Job, RunOutcome
+from demo.worker import PREVIEW, STATE, STOP, RunOutcome
 from mova.errors import BackendError
+from mova.request import GenerationRequest
 
 logger = logging.getLogger(__name__)
 
@@ -26,78 +27,86 @@ FORGET_SECONDS = 300.0  # after a run's end
 
 @dataclass
 class ClipRun:
-    """A job in the line: its owner, whether it has begun or ended, and when somebody last asked for it."""
+    """One clip to be made into `folder` by the model of that name; times are of `time.monotonic`.
+
+    `address` is the caller's, or empty where it does not matter.
+    """
 
     run_id: str
     owner: str
-    job: Job
+    request: GenerationRequest
+    model: str
+    folder: Path
+    address: str = ""
     created: float = field(default_factory=time.monotonic)
     watched: float = field(default_factory=time.monotonic)
     began: float | None = None
     ended: float | None = None
     outcome: RunOutcome | None = None
-    over: threading.Event = field(default_factory=threading.Event)
+    finished: threading.Event = field(default_factory=threading.Event)
 
     def watch(self, seconds: float) -> bool:
-        """Wait up to `seconds` for the end; whether it has come."""
+        """Wait up to `seconds` for the end; True once it has come."""
         self.watched = time.monotonic()
-        return self.over.wait(seconds)
+        return self.finished.wait(seconds)
 
     def state(self) -> dict[str, Any]:
-        """What the running process last wrote, or nothing."""
+        """The progress that the model's process last wrote, or nothing."""
         try:
-            return json.loads((self.job.folder / STATE).read_text(encoding="utf-8"))
+            return json.loads((self.folder / STATE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
 
     def preview(self) -> bytes:
         try:
-            return (self.job.folder / PREVIEW).read_bytes()
+            return (self.folder / PREVIEW).read_bytes()
         except OSError:
             return b""
 
     def stop(self) -> None:
-        """Leave word in the folder that it shall stop."""
+        """Ask the model's process to stop, by a file in the folder."""
         try:
-            (self.job.folder / STOP).touch()
+            (self.folder / STOP).touch()
         except FileNotFoundError:
-            logger.info("run %s was already cleared away", self.run_id)
+            logger.info("run %s was already removed", self.run_id)
 
     def is_stopped(self) -> bool:
-        return (self.job.folder / STOP).exists()
+        return (self.folder / STOP).exists()
 
 
 class JobQueue:
-    """Runs jobs in the order they came, `parallel` at a time; at most `capacity` wait.
+    """Makes clips in the order they came, `parallel` at a time; at most `capacity` wait.
 
-    `finish(run)` is called in the run's thread with its outcome, before its watchers learn of it.
+    `make(run)` makes a clip; `finish(run)` follows in the same thread, before watchers see the outcome.
     """
 
     def __init__(
         self,
-        run: Callable[[Job], RunOutcome],
+        make: Callable[[ClipRun], RunOutcome],
         finish: Callable[[ClipRun], None],
         capacity: int,
         parallel: int = 1,
         abandon_seconds: float = 120.0,
     ) -> None:
-        self._run, self._finish = run, finish
+        self._make, self._finish = make, finish
         self.capacity, self.parallel, self.abandon_seconds = capacity, parallel, abandon_seconds
         self._runs: dict[str, ClipRun] = {}
         self._changed = threading.Condition()
-        threading.Thread(target=self._look_after, daemon=True, name="janitor").start()
+        threading.Thread(target=self._stop_abandoned, daemon=True, name="janitor").start()
 
-    def submit(self, owner: str, job: Job) -> ClipRun:
-        """Put a job in the line. Raises BackendError if it is full."""
+    def submit(
+        self, owner: str, request: GenerationRequest, model: str, folder: Path, address: str = ""
+    ) -> ClipRun:
+        """Queue a clip. Raises BackendError if no more can wait."""
         with self._changed:
             active = [run for run in self._runs.values() if run.ended is None]
             waiting = len(active) + 1 - self.parallel
             if waiting > self.capacity:
                 raise BackendError(
-                    f"the machine is busy: {len(active)} clips are being made or wait their turn, and "
-                    "no more can wait; try again in a few minutes"
+                    f"the machine is busy: {len(active)} clips are being made or wait, and no more can; "
+                    "try again in a few minutes"
                 )
-            run = ClipRun(secrets.token_hex(12), owner, job)
+            run = ClipRun(secrets.token_hex(12), owner, request, model, folder, address)
             self._runs[run.run_id] = run
         # The visitor's request travels in the context: ZeroGPU reads from it whose quota is spent.
         context = contextvars.copy_context()
@@ -114,7 +123,7 @@ class JobQueue:
         return run if run and run.owner == owner else None
 
     def ahead(self, run: ClipRun) -> int:
-        """How many runs come before this one; 0 when it is its turn."""
+        """Number of runs before this one; 0 when it is its turn."""
         with self._changed:
             before = [
                 each for each in self._runs.values() if each.ended is None and each.created < run.created
@@ -129,7 +138,7 @@ class JobQueue:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Stop every run; one that a process has begun ends with that process."""
+        """Stop every run; one that the model's process is working on ends with that process."""
         for run in self.active():
             self.stop(run)
 
@@ -140,18 +149,18 @@ class JobQueue:
 
     def folders(self) -> frozenset[Path]:
         """Folders of runs that have not ended."""
-        return frozenset(run.job.folder for run in self.active())
+        return frozenset(run.folder for run in self.active())
 
     def _work(self, run: ClipRun) -> None:
         try:
             with self._changed:
                 self._changed.wait_for(lambda: run.is_stopped() or self._may_begin(run))
                 run.began = time.monotonic()
-            run.outcome = RunOutcome("stopped") if run.is_stopped() else self._run(run.job)
+            run.outcome = RunOutcome("stopped") if run.is_stopped() else self._make(run)
             self._finish(run)
         except BackendError as error:
             run.outcome = RunOutcome("machine", str(error))
-        except Exception as error:  # a watcher must learn that it ended, whatever happened
+        except Exception as error:  # watchers must see an end, whatever happened
             logger.exception("a run failed")
             run.outcome = RunOutcome(
                 "machine", f"the page failed ({type(error).__name__}); its log says more"
@@ -160,13 +169,13 @@ class JobQueue:
             with self._changed:
                 run.ended = time.monotonic()
                 self._changed.notify_all()
-            run.over.set()
+            run.finished.set()
 
     def _may_begin(self, run: ClipRun) -> bool:
         active = [each for each in self._runs.values() if each.ended is None]
         return run in active[: self.parallel]
 
-    def _look_after(self) -> None:
+    def _stop_abandoned(self) -> None:
         while True:
             time.sleep(JANITOR_SECONDS)
             now = time.monotonic()

@@ -1,4 +1,4 @@
-"""From a clip's settings back to the form that asks for them."""
+"""Settings of a clip, turned back into the form that makes it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,33 +15,31 @@ from mova.request import GenerationRequest
 PARTS = ("video", "audio", "bridge")
 
 
-def restore_clip(studio: DemoService, visitor: str, clip: Path) -> tuple[Form, str]:
+def restore_clip(service: DemoService, visitor: str, clip: Path) -> tuple[Form, str]:
     """The form of a clip that was dropped on the page, and a remark.
 
     Raises:
-        UserError: it is no clip, or carries no settings of ours.
+        UserError: it is not a clip, or has no settings of this toolkit.
     """
     settings = read_settings(clip)
     GenerationRequest.from_settings(settings)
-    image, remark = _first_frame_of(studio, visitor, clip, settings)
-    form = form_of(studio, settings, image, str(settings.get("model", "")))
+    image, remark = _first_frame_of(service, visitor, clip, settings)
+    form = form_of(service, settings, image, str(settings.get("model", "")))
     if missing := len(settings.get("adapters", ())) - len(form.adapters):
-        what = (
-            "An adapter of it is a file that is" if missing == 1 else f"{missing} of its adapters are files"
-        )
-        remark = f"{remark} {what} not here: choose it again.".strip()
+        which = "One of its adapters is a file" if missing == 1 else f"{missing} of its adapters are files"
+        remark = f"{remark} {which} not on this page: choose it again.".strip()
     return form, remark
 
 
 def form_of(
-    studio: DemoService, settings: dict[str, Any], image: Path | None, model: str, folder: Path | None = None
+    service: DemoService, settings: dict[str, Any], image: Path | None, model: str, folder: Path | None = None
 ) -> Form:
-    """The form that asks for what `settings` say; what they are silent about is as in a fresh form.
+    """The form for `settings`; fields that they leave out are as in a fresh form.
 
     Adapter files are looked for in `folder`, the clip's own.
     """
-    name = model if model in studio.model_names else studio.model_name
-    described = describe_model(name, studio.settings)
+    name = model if model in service.model_names else service.model_name
+    described = describe_model(name, service.settings)
     fresh = GenerationRequest("-", **described.defaults(described.preset()))
     request = GenerationRequest.from_settings(fresh.to_settings() | settings)
     size = (request.height, request.width)
@@ -56,12 +54,12 @@ def form_of(
         seconds=round(request.num_frames / request.frame_rate, 2),
         seed=request.seed,
         random_seed=request.seed is None,
-        steps=request.num_inference_steps,
-        guidance=request.guidance_scale,
-        sync_guidance=request.bridge_guidance_scale,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        bridge_guidance_scale=request.bridge_guidance_scale,
         video_shift=request.video_shift,
         audio_shift=request.audio_shift,
-        negative=request.negative_prompt,
+        negative_prompt=request.negative_prompt,
         fit=request.fit,
         crop_position=request.crop_position,
         adapters=tuple(_adapter_choices(request, folder)),
@@ -70,7 +68,7 @@ def form_of(
 
 
 def _adapter_choices(request: GenerationRequest, folder: Path | None) -> Iterator[AdapterChoice]:
-    """The form's choices for the request's adapters, as far as they are here or on the Hub."""
+    """The form's choices for those of the request's adapters that are here or on the Hub."""
     for source, strength in request.adapters[:MAX_ADAPTERS]:
         given = strength if isinstance(strength, dict) else dict.fromkeys(PARTS, strength)
         strengths = {part: value for part, value in given.items() if part in PARTS}
@@ -81,13 +79,13 @@ def _adapter_choices(request: GenerationRequest, folder: Path | None) -> Iterato
 
 
 def _first_frame_of(
-    studio: DemoService, visitor: str, clip: Path, settings: dict[str, Any]
+    service: DemoService, visitor: str, clip: Path, settings: dict[str, Any]
 ) -> tuple[Path | None, str]:
-    """The picture a clip began with: the very one if it is still here, else from the clip."""
+    """The clip's first frame, the original picture if it is still here, and a remark."""
     if not settings.get("image"):
         return None, ""
-    for entry in studio.history.entries(studio.visitors.folder_name(visitor)):
-        if entry.first_frame and sha256_of(entry.first_frame) == settings.get("image_sha256"):
-            return entry.first_frame, ""
+    for record in service.history.records(service.visitors.folder_name(visitor)):
+        if record.first_frame and sha256_of(record.first_frame) == settings.get("image_sha256"):
+            return record.first_frame, ""
     remark = "Its first frame was taken from the clip, so the new clip will differ a little."
     return history.save_frame(clip, 0), remark

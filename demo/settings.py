@@ -1,33 +1,36 @@
-"""What the page is told by its environment, in one table. No torch, no gradio."""
+"""The page's settings, read from the environment in one place. No torch, no gradio."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mova import catalog
-from mova.backends.settings import EXAMPLE, RemoteServer
+from mova.backends.settings import RemoteServer, remote_from_environment
 from mova.errors import UserError
 from mova.machine import GIB, NEEDS, Machine, lacks_for_released
+from mova.openai_client import Endpoint, endpoint_from_environment
 from mova.shapes import check_size, parse_size
 
 TRUE, FALSE = ("1", "t", "true", "yes", "on"), ("", "0", "f", "false", "no", "off")
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
 LOCAL_HOURS, PUBLIC_HOURS = 24 * 30, 24
+# Visitors reach a Space through the platform's own proxies, which lie in these networks.
+SPACE_PROXIES = "127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The page's settings; `VARIABLES` says what each is called outside and what it means.
+    """The page's settings; `VARIABLES` has the environment's name and the meaning of each.
 
     An empty `model` is chosen for the machine. `size` and `seconds` describe a checkpoint given by path.
+    `remote` makes the clips elsewhere if set; `llm` writes prompts and captions if set.
     """
 
     model: str = ""
     size: tuple[int, int] | None = None
     seconds: float = 0.0
-    backend: str = "local"
-    remote_url: str = ""
-    remote_api_key: str = field(default="", repr=False)
+    remote: RemoteServer | None = None
+    llm: Endpoint | None = None
     device: str = ""
     dtype: str = ""
     offload: str = ""
@@ -50,27 +53,35 @@ class Settings:
     jobs_model: str = ""
     is_zero_gpu: bool = False
     space_id: str = ""
+    space_owner: str = ""
+    oauth_client_id: str = ""
     oauth_scopes: str = ""
+    proxies: str = ""
+    hub_token: str = field(default="", repr=False)
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> "Settings":
-        """The settings of `environment`. Raises UserError for a value that cannot be meant."""
-        given: dict[str, object] = {}
+        """The settings of `environment`. Raises UserError for a value that makes no sense."""
+        given: dict[str, object] = {
+            "remote": remote_from_environment(environment),
+            "llm": endpoint_from_environment(environment),
+        }
         for variable in VARIABLES:
             text = environment.get(variable.name, "").strip()
             if text:
                 given[variable.field] = variable.parse(variable.name, text)
-        settings = cls(**given)
-        if settings.space_id or settings.is_zero_gpu:
+        if given.get("space_id"):
+            given["proxies"] = SPACE_PROXIES
+            given.setdefault("space_owner", str(given["space_id"]).partition("/")[0])
+        if given.get("space_id") or given.get("is_zero_gpu"):
             given["is_public"] = True
-        if not settings.keep_hours:
-            given["keep_hours"] = PUBLIC_HOURS if given.get("is_public") else LOCAL_HOURS
-        settings = cls(**given)
-        if settings.backend == "remote" and not settings.remote_url:
-            raise UserError(f"MOVA_BACKEND=remote needs MOVA_REMOTE_URL, such as {EXAMPLE}")
-        if settings.remote_url:
-            RemoteServer.checked(settings.remote_url, settings.remote_api_key)
-        return settings
+        given.setdefault("keep_hours", PUBLIC_HOURS if given.get("is_public") else LOCAL_HOURS)
+        return cls(**given)
+
+    @property
+    def can_sign_in(self) -> bool:
+        """Sign-in with Hugging Face is configured for this Space."""
+        return bool(self.space_id and self.oauth_client_id)
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ def _text(name: str, text: str) -> str:
 
 def _flag(name: str, text: str) -> bool:
     if text.lower() not in TRUE + FALSE:
-        raise UserError(f"{name}={text!r} is neither on nor off; give 1 or 0")
+        raise UserError(f"{name}={text!r} is neither on nor off; set 1 or 0")
     return text.lower() in TRUE
 
 
@@ -122,19 +133,17 @@ def _number(low: float, high: float, whole: bool = False) -> Callable[[str, str]
 def _one_of(*choices: str) -> Callable[[str, str], str]:
     def parse(name: str, text: str) -> str:
         if text.lower() not in choices:
-            raise UserError(f"{name}={text!r} is not known; give one of {', '.join(choices)}")
+            raise UserError(f"{name}={text!r} is not known; set one of {', '.join(choices)}")
         return text.lower()
 
     return parse
 
 
+# MOVA_BACKEND and MOVA_REMOTE_* are read by mova.backends.settings, MOVA_LLM_* by mova.openai_client.
 VARIABLES = (
     Variable("MOVA_MODEL", "model", _text, "360p, 720p, a folder or a repo id; else by the machine"),
     Variable("MOVA_SIZE", "size", _size, "WIDTHxHEIGHT that a checkpoint given by path was trained for"),
     Variable("MOVA_SECONDS", "seconds", _number(0.1, 40), "length that such a checkpoint was trained for"),
-    Variable("MOVA_BACKEND", "backend", _one_of("local", "remote"), "where clips are made; default local"),
-    Variable("MOVA_REMOTE_URL", "remote_url", _text, "address of the engine for MOVA_BACKEND=remote"),
-    Variable("MOVA_REMOTE_API_KEY", "remote_api_key", _text, "its key, if it wants one"),
     Variable("MOVA_DEVICE", "device", _text, "cuda, cuda:1, mps, cpu; default the best there is"),
     Variable("MOVA_DTYPE", "dtype", _one_of("bfloat16", "float32"), "default bfloat16 where it is fast"),
     Variable("MOVA_OFFLOAD", "offload", _one_of("none", "component", "layers"), "default what fits"),
@@ -147,26 +156,28 @@ VARIABLES = (
     Variable("MOVA_MAX_SECONDS", "max_seconds", _number(0.1, 40), "longest clip that may be asked for; 20"),
     Variable("MOVA_MAX_STEPS", "max_steps", _number(1, 1000, whole=True), "most denoising steps; 100"),
     Variable("MOVA_MAX_UPLOAD_MB", "max_upload_mb", _number(1, 4096, whole=True), "largest upload; 200"),
-    Variable(
-        "MOVA_ABANDON_SECONDS", "abandon_seconds", _number(5, 1e6), "a run nobody watches stops then; 120"
-    ),
+    Variable("MOVA_ABANDON_SECONDS", "abandon_seconds", _number(5, 1e6), "stops a run nobody watches; 120"),
     Variable("MOVA_PUBLIC", "is_public", _flag, "1: strangers visit this page; always so on a Space"),
     Variable("MOVA_TRAIN_TAB", "train_tab", _flag, "0: hide the Train tab"),
     Variable("MOVA_ZEROGPU_SIZE", "zerogpu_size", _one_of("large", "xlarge"), "large needs MOVA_FP8=1"),
     Variable(
-        "MOVA_ZEROGPU_SPEED", "zerogpu_speed", _number(0.05, 20), "how fast the card is against the estimate"
+        "MOVA_ZEROGPU_SPEED", "zerogpu_speed", _number(0.05, 20), "speed of the card relative to the estimate"
     ),
     Variable("MOVA_JOBS_CODE", "jobs_code", _text, "Space or git address that jobs train with; this Space"),
     Variable("MOVA_JOBS_IMAGE", "jobs_image", _text, "image with uv and Python that jobs start in"),
     Variable("MOVA_JOBS_MODEL", "jobs_model", _text, "model of jobs, where MOVA_MODEL is a folder"),
     Variable("SPACES_ZERO_GPU", "is_zero_gpu", _flag, "set by the platform"),
     Variable("SPACE_ID", "space_id", _text, "set by the platform"),
+    Variable("SPACE_AUTHOR_NAME", "space_owner", _text, "set by the platform"),
+    Variable("OAUTH_CLIENT_ID", "oauth_client_id", _text, "set by the platform"),
     Variable("OAUTH_SCOPES", "oauth_scopes", _text, "set by the platform"),
+    Variable("FORWARDED_ALLOW_IPS", "proxies", _text, "addresses of your reverse proxies; default none"),
+    Variable("HF_TOKEN", "hub_token", _text, "token that downloads the model"),
 )
 
 
 def describe_model(name: str, settings: Settings) -> catalog.ModelSpec:
-    """The catalogue's model of that name; one given by path or repo id with the size in the settings."""
+    """The catalogue's model of that name, or one given by path or repo id with the size in the settings."""
     model = catalog.find_model(name)
     if name in catalog.MODELS:
         return model
@@ -177,7 +188,7 @@ def describe_model(name: str, settings: Settings) -> catalog.ModelSpec:
     return catalog.ModelSpec(name, model.source, height, width, frames, model.frame_rate)
 
 
-POCKET_KNOWS = (
+POCKET_NOTE = (
     "Clips are made by pocket, a small model that runs on any computer. It knows three things: cartoon faces "
     "that say a few words, bouncing balls, and toy pianos; two seconds of them, at 224×128 pixels. Some "
     "words are wrong (one in fifteen), balls smear as they fall, anything else becomes a blur."
@@ -194,9 +205,9 @@ OTHER_PROMPTS = (
 
 
 def choose_model(settings: Settings) -> tuple[str, str]:
-    """The name of the model to start with, and why in a sentence for the page."""
-    if settings.backend == "remote":
-        return settings.model or "360p", f"Clips are made by the engine at {settings.remote_url}."
+    """The name of the model to start with, and the reason in a sentence for the page."""
+    if settings.remote:
+        return settings.model or "360p", f"Clips are made by the engine at {settings.remote.shown}."
     if settings.is_zero_gpu:
         return settings.model or "360p", "Runs on ZeroGPU: a shared GPU, for which you spend daily quota."
     machine = Machine.installed()
@@ -217,18 +228,24 @@ def choose_model(settings: Settings) -> tuple[str, str]:
 
 
 def model_note(model: str) -> str:
-    """What the visitor must know of a model before asking it for something; empty for a large one."""
-    return POCKET_KNOWS if model == catalog.SMALL_MODEL else ""
+    """Limits that a visitor should know before the first prompt; empty for a large model."""
+    return POCKET_NOTE if model == catalog.SMALL_MODEL else ""
 
 
 def sample_prompts(model: str) -> tuple[str, str]:
-    """A prompt and an idea that the model can do something with, for the empty fields."""
+    """A prompt and an idea that suit the model, shown in the empty fields."""
     return POCKET_PROMPTS if model == catalog.SMALL_MODEL else OTHER_PROMPTS
 
 
 def offered_models(chosen: str, settings: Settings) -> list[str]:
-    """Names that can be picked on the page: what was chosen, and what runs where that runs."""
-    if settings.backend == "remote" or settings.is_public or chosen not in catalog.MODELS:
+    """Names of the models offered on the page: the chosen one, and those that run where it runs."""
+    if settings.remote or settings.is_public or chosen not in catalog.MODELS:
         return [chosen]
     released = ["360p", "720p"] if chosen in ("360p", "720p") else []
     return list(dict.fromkeys([chosen, *released, catalog.SMALL_MODEL]))
+
+
+def public_name(model: str) -> str:
+    """The model's name as visitors may see it: of a checkpoint given by path, only its folder's name."""
+    is_path = model not in catalog.MODELS and Path(model).expanduser().exists()
+    return Path(model).name if is_path else model

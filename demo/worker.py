@@ -1,8 +1,8 @@
-"""A process of its own for the model.
+"""The model's process: how the page calls it, and the functions that run in it.
 
-The page stays light and answers while a clip is made; what the model's process takes with it when it is
-killed, for memory or by hand, is one clip. Functions and arguments go over as pickles, in both directions
-between our own two processes; progress goes by files (see `demo.worker`).
+The page stays light and answers while a clip is made; a process that is killed, for memory or by hand, takes
+one clip with it. Functions and arguments cross as pickles, between our own two processes only; progress goes
+through files in the clip's folder.
 """
 
 import json
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from demo.history import CLIP
-from demo.settings import Settings
+from demo.settings import Settings, public_name
 from mova.errors import BackendError, Cancelled, UserError
 from mova.machine import GIB
 from mova.request import GenerationRequest, Progress
@@ -35,9 +35,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
-# Threads that wait for one another sleep instead of spinning. On two cores that others used too, a clip took
-# 41 s instead of 62: a laptop whose browser plays a film is such a place.
-PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+STATE, PREVIEW, STOP = "state.json", "preview.webp", "stop"
+PREVIEW_SIDE = 320
+PREVIEW_MILLISECONDS = 160  # a latent frame stands for four of 24 a second
+# Threads that wait for one another sleep instead of spinning. On two cores shared with other programs, as on
+# a laptop whose browser plays a film, a clip took 41 s instead of 62.
+PASSIVE_WAIT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class WorkerProcess:
@@ -67,7 +70,7 @@ class WorkerProcess:
             except (EOFError, OSError, pickle.UnpicklingError) as error:
                 self._process = None
                 process.kill()
-                raise BackendError(_epitaph(process.wait())) from error
+                raise BackendError(_describe_exit(process.wait())) from error
         if succeeded:
             return value
         raise value
@@ -81,29 +84,29 @@ class WorkerProcess:
 
     def _running(self) -> subprocess.Popen:
         if self._process is None or self._process.poll() is not None:
-            # stdout is the channel; what libraries print goes to stderr (see `serve`).
+            # stdout is the channel; the child sends what libraries print to stderr.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "demo.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**PATIENT, **os.environ}
+                env={**PASSIVE_WAIT, **os.environ}
                 | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
             )
             logger.info("worker started, pid %d", self._process.pid)
         return self._process
 
 
-def _epitaph(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code == -signal.SIGKILL:
         return (
             "the process that runs the model was killed, most likely because the machine ran out of memory; "
-            "choose a shorter or smaller clip and try again, a new one is started"
+            "choose a shorter or smaller clip and try again: a new process is started"
         )
-    return f"the process that runs the model ended (code {code}); try again, a new one is started"
+    return f"the process that runs the model ended (code {code}); try again: a new process is started"
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answer requests until the page goes away."""
+    """Answer requests until the page exits."""
     waiting: queue.SimpleQueue = queue.SimpleQueue()
 
     def read() -> None:
@@ -111,7 +114,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
             try:
                 waiting.put(pickle.load(requests))
             except EOFError:
-                os._exit(0)  # the page is gone: nobody waits for the clip in the making
+                os._exit(0)  # the page has exited: nobody waits for this clip
 
     threading.Thread(target=read, daemon=True).start()
     while True:
@@ -120,7 +123,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
             answer = (True, function(*arguments))
         except (UserError, BackendError, Cancelled) as error:
             answer = (False, error)
-        except Exception as error:  # the child must live on: the page gets a sentence, the log the rest
+        except Exception as error:  # the child must survive: the page gets a sentence, the log the rest
             logger.exception("%s failed", function.__name__)
             answer = (
                 False,
@@ -130,33 +133,9 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         answers.flush()
 
 
-if __name__ == "__main__":
-    logging.basicConfig(format="%(levelname)s: worker: %(message)s", level=logging.WARNING)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the page, which then takes us with it
-    channel = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    serve(sys.stdin.buffer, channel)
-
-
-STATE, PREVIEW, STOP = "state.json", "preview.webp", "stop"
-PREVIEW_SIDE = 320
-PREVIEW_MILLISECONDS = 160  # a latent frame stands for four of 24 a second
-
-
-@dataclass(frozen=True)
-class Job:
-    """One clip to be made into `folder`, by pickle. `model` names it, `needed_vram` is in bytes or 0."""
-
-    request: GenerationRequest
-    model: str
-    folder: Path
-    settings: Settings
-    needed_vram: int = 0
-
-
 @dataclass(frozen=True)
 class RunOutcome:
-    """How it ended: `kind` is "done", "stopped", "user" (their input) or "machine" (the backend).
+    """The end of a run: `kind` is "done", "stopped", "user" (their input) or "machine" (the backend).
 
     A failure is a value: an exception that leaves ZeroGPU's function costs the warm worker.
     """
@@ -169,17 +148,19 @@ class RunOutcome:
     health: tuple[str, ...] = ()
 
 
-def run_job(job: Job) -> RunOutcome:
-    """Make the clip, its pictures and its figures."""
+def make_clip(
+    request: GenerationRequest, model: str, folder: Path, settings: Settings, needed_vram: int = 0
+) -> RunOutcome:
+    """Make a clip into `folder` with its sound, pictures and measurements. `needed_vram` is in bytes or 0."""
     from demo.history import describe_clip
 
-    reporter = ProgressWriter(job.folder)
+    progress = ProgressWriter(folder)
     try:
-        check_gpu_memory(job.needed_vram)
-        backend = open_backend(job.model, job.settings)
-        result = backend.generate(job.request, job.folder / CLIP, reporter, reporter.should_stop)
-        reporter(Progress("measure", job.request.num_inference_steps, job.request.num_inference_steps))
-        health = describe_clip(job.folder)
+        check_gpu_memory(needed_vram)
+        backend = open_backend(model, settings)
+        result = backend.generate(request, folder / CLIP, progress, progress.should_stop)
+        progress(Progress("measure", request.num_inference_steps, request.num_inference_steps))
+        health = describe_clip(folder)
     except UserError as error:
         return RunOutcome("user", str(error))
     except BackendError as error:
@@ -189,14 +170,13 @@ def run_job(job: Job) -> RunOutcome:
     return RunOutcome("done", "", result.request, result.seconds, result.warnings, health)
 
 
-@lru_cache(maxsize=1)  # another model takes the place of the one before
+@lru_cache(maxsize=1)  # another model replaces the one before
 def open_backend(model: str, settings: Settings) -> "Backend":
     """The backend of `model`, kept in this process with the weights it has loaded."""
-    if settings.backend == "remote":
+    if settings.remote:
         from mova.backends.remote import RemoteBackend
-        from mova.backends.settings import RemoteServer
 
-        return RemoteBackend(model, RemoteServer.checked(settings.remote_url, settings.remote_api_key))
+        return RemoteBackend(model, settings.remote)
     from mova.backends.local import LocalBackend
 
     fixed = {
@@ -204,11 +184,13 @@ def open_backend(model: str, settings: Settings) -> "Backend":
         "offload": settings.offload or None,
         "fp8": settings.fp8 or None,
     }
-    return LocalBackend(model, settings.device or None, want_preview=True, **fixed)
+    backend = LocalBackend(model, settings.device or None, want_preview=True, **fixed)
+    backend.model = public_name(model)  # as written into clips, which leave this machine
+    return backend
 
 
 def check_gpu_memory(needed_vram: int) -> None:
-    """ZeroGPU sometimes gives half a card where a whole one was booked; that would be killed half way."""
+    """Raise BackendError where ZeroGPU gave half a card for a whole one: a run on it would be killed."""
     if not needed_vram:
         return
     import torch
@@ -216,13 +198,13 @@ def check_gpu_memory(needed_vram: int) -> None:
     found = torch.cuda.get_device_properties(0).total_memory
     if found < needed_vram:
         raise BackendError(
-            f"the platform gave a GPU with {found / GIB:.0f} GiB where {needed_vram / GIB:.0f} GiB were "
-            "booked; try again"
+            f"the platform gave a GPU with {found / GIB:.0f} GiB; {needed_vram / GIB:.0f} GiB were booked; "
+            "try again"
         )
 
 
 def probe_machine(device: str) -> dict[str, object]:
-    """Name and cores of the device that clips will be made on, for the estimate."""
+    """Name and cores of the device that makes the clips, for the estimate."""
     from mova.machine import Machine
 
     machine = Machine.probe(device or None)
@@ -230,21 +212,21 @@ def probe_machine(device: str) -> dict[str, object]:
 
 
 def fetch_adapter(source: str) -> None:
-    """Download an adapter and look it through. Raises UserError if it is none."""
+    """Download an adapter and check it. Raises UserError if it cannot be used."""
     from mova.adapters.sources import read_adapter
 
     read_adapter(source)
 
 
-def preload(job: Job) -> str:
-    """Load the model before the first click; where it went, in a sentence."""
-    backend = open_backend(job.model, job.settings)
-    backend.load(job.request)
+def preload(request: GenerationRequest, model: str, settings: Settings) -> str:
+    """Load the model before the first click; its placement, in a sentence."""
+    backend = open_backend(model, settings)
+    backend.load(request)
     return backend.placement.why
 
 
 class ProgressWriter:
-    """Writes progress into the clip's folder, and asks there whether to stop."""
+    """Writes progress into the clip's folder, and reads there if a stop was asked for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -266,7 +248,7 @@ class ProgressWriter:
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
-    """Whole or not at all, for a reader that looks at any moment."""
+    """Write a file whole or not at all, as it may be read at any moment. Raises BackendError: disk full."""
     temporary = path.with_suffix(".part")
     try:
         temporary.write_bytes(data)
@@ -299,3 +281,11 @@ def animate(frames: np.ndarray) -> bytes:
         method=0,
     )
     return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(levelname)s: worker: %(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the page, which then takes us with it
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(sys.stdin.buffer, channel)

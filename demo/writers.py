@@ -1,24 +1,30 @@
-"""Who writes prompts for the page: a server, a model here, or word lists alone."""
+"""Prompt writers offered by the page: a server, a model here, pocket's word lists, or the template."""
 
-import os
 from dataclasses import dataclass, fields
-from functools import lru_cache
 
+from demo import html
 from demo.service import DemoService
 from mova.catalog import SMALL_MODEL
 from mova.errors import UserError
-from mova.openai_client import Endpoint, IsCancelled, OnText, endpoint_from_environment, visitor_endpoint
+from mova.openai_client import Endpoint, IsCancelled, OnText, visitor_endpoint
 from mova.prompting.endpoint import EndpointWriter
-from mova.prompting.enhancer import Enhancer
+from mova.prompting.enhancer import Enhancer, EnhanceResult
 from mova.prompting.local import LOCAL_MODELS, LocalWriter, answer_locally
 from mova.prompting.writers import AnswerCache, Writer, WriterAnswer, WriterRequest
 
 BUILT_IN, POCKET, SERVER, HERE = "template", "pocket", "server", "local"
+ROUTES = {
+    "answer": "Written by {model}.",
+    "repaired": "Written by {model}, and fixed where it broke a rule.",
+    "asked again": "Written by {model}, which was asked a second time.",
+    "template": "Written from a template, without a language model.",
+    "own text": "Your own text.",
+}
 
 
 @dataclass(frozen=True)
 class WriterChoice:
-    """What a person chose on the page. The key is theirs, and goes to `base_url` only."""
+    """A visitor's choice of writer. The key is the visitor's, and goes to `base_url` only."""
 
     kind: str
     base_url: str = ""
@@ -31,60 +37,70 @@ class WriterChoice:
             object.__setattr__(self, field.name, getattr(self, field.name) or "")
 
 
-def offered_writers(studio: DemoService) -> list[tuple[str, str]]:
-    """(label, kind) of the writers that can be chosen here, the one to start with first."""
-    choices = []
-    if configured_endpoint() is not None:
+def offered_writers(service: DemoService) -> list[tuple[str, str]]:
+    """(label, kind) of the writers on offer here, the default first."""
+    choices, is_configured = [], service.settings.llm is not None
+    if is_configured:
         choices.append(("The configured server", SERVER))
-    if studio.model_name == SMALL_MODEL:  # its word lists are those of the pocket model's world
+    if service.model_name == SMALL_MODEL:  # its word lists are those of the pocket model's world
         choices.append(("Built-in writer, for pocket", POCKET))
     choices.append(("Built-in, without a model", BUILT_IN))
-    if configured_endpoint() is None:
+    if not is_configured:
         choices.append(("A server of yours", SERVER))
-    if not studio.settings.is_public:
+    if not service.settings.is_public:
         choices.append(("A language model, here", HERE))
     return choices
 
 
 def local_models() -> list[tuple[str, str]]:
-    """(label, repo id) of models that are known to do."""
+    """(label, repo id) of models known to work."""
     return [(f"{m.repo_id} ({m.gigabytes:g} GB; {m.remark})", m.repo_id) for m in LOCAL_MODELS]
 
 
-@lru_cache(maxsize=1)
-def configured_endpoint() -> Endpoint | None:
-    return endpoint_from_environment(os.environ)
-
-
-def endpoint_of(studio: DemoService, choice: WriterChoice) -> Endpoint:
+def endpoint_of(service: DemoService, choice: WriterChoice) -> Endpoint:
     """The server to ask. Raises UserError if it may not be called."""
+    settings = service.settings
     return visitor_endpoint(
-        choice.base_url, choice.model, choice.api_key, configured_endpoint(), studio.settings.is_public
+        choice.base_url, choice.model, choice.api_key, settings.llm, is_public_page=settings.is_public
     )
 
 
-def open_enhancer(studio: DemoService, choice: WriterChoice) -> Enhancer:
-    """An enhancer that writes as chosen. Raises UserError if that cannot be."""
-    return Enhancer(open_writer(studio, choice), cache=AnswerCache(), reads_pocket=choice.kind == POCKET)
+def open_enhancer(service: DemoService, choice: WriterChoice) -> Enhancer:
+    """The enhancer with the chosen writer. Raises UserError if that writer is not on offer."""
+    return Enhancer(open_writer(service, choice), cache=AnswerCache(), reads_pocket=choice.kind == POCKET)
 
 
-def open_writer(studio: DemoService, choice: WriterChoice) -> Writer | None:
+def open_writer(service: DemoService, choice: WriterChoice) -> Writer | None:
     if choice.kind in (BUILT_IN, POCKET):
         return None
     if choice.kind == SERVER:
-        return EndpointWriter(endpoint_of(studio, choice))
-    if choice.kind == HERE and not studio.settings.is_public:
+        return EndpointWriter(endpoint_of(service, choice))
+    if choice.kind == HERE and not service.settings.is_public:
         if not choice.local_model.strip():
             raise UserError("choose a model, or give the repo id of one")
-        return LocalWriter(choice.local_model.strip(), answer=answer_in(studio))
-    raise UserError(f"{choice.kind!r} cannot write here; choose another")
+        return LocalWriter(choice.local_model.strip(), answer=answer_in(service))
+    raise UserError(f"{choice.kind!r} is not a writer of this page; choose another")
 
 
-def answer_in(studio: DemoService) -> object:
-    """Answers in a process of its own, so that the page stays light."""
+def answer_in(service: DemoService) -> object:
+    """Answer in the text process, so that the page stays light."""
 
     def answer(source: str, ask: WriterRequest, on_text: OnText, cancelled: IsCancelled) -> WriterAnswer:
         del on_text, cancelled  # these stay on this side: an answer of a small model takes seconds
-        return studio.text_worker.call(answer_locally, source, ask)
+        return service.text_worker.call(answer_locally, source, ask)
 
     return answer
+
+
+def writer_name(model: str) -> str:
+    """The writer as visitors may see it: a folder of this machine only by its name."""
+    return model.rstrip("/").rpartition("/")[2]
+
+
+def describe_result(result: EnhanceResult) -> str:
+    """Notes on how a prompt was written, as HTML."""
+    text = ROUTES[result.route].format(model=writer_name(result.model) or "the model")
+    notes = html.note(result.failure, "warning") + html.note(text)
+    if result.repairs:
+        notes += html.note("Fixed: " + "; ".join(repair.message for repair in result.repairs))
+    return notes + html.notes(result.notes)

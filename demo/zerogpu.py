@@ -1,17 +1,23 @@
-"""ZeroGPU: one decorated function for all GPU work, and its refusals in words that help.
+"""ZeroGPU: one decorated function for all GPU work, and the platform's refusals in plain words.
 
-The function runs in a forked worker that keeps its pipeline between calls. What goes wrong inside comes back
-as a value (`Outcome`); what the platform refuses is raised out here, in the page.
+The function runs in a forked worker that keeps its pipeline between calls. A failure inside comes back as a
+value (`RunOutcome`); a refusal of the platform is raised out here, in the page.
 """
+
+from pathlib import Path
 
 import gradio as gr
 import spaces
 
 from demo.costs import Costs
-from demo.service import RunOnGpu
-from demo.settings import describe_model
-from demo.worker import Job, RunOutcome, run_job
+from demo.queue import ClipRun
+from demo.service import MakeClip
+from demo.settings import Settings, describe_model
+from demo.worker import RunOutcome, make_clip
+from mova.machine import GIB
+from mova.request import GenerationRequest
 
+NEEDED_VRAM = {"xlarge": 90 * GIB, "large": 0}  # half a card is refused where a whole one was booked
 QUOTA = "ZeroGPU quota exceeded"
 SENTENCES = {
     "ZeroGPU illegal duration": "This clip needs more GPU time at once than your account may book "
@@ -28,30 +34,32 @@ EXPIRED = "The page's permission for the GPU has expired. Reload the page; your 
 NO_GPU = "No GPU was free. Try again in a minute."
 
 
-def on_zero_gpu(costs: Costs) -> RunOnGpu:
+def on_zero_gpu(costs: Costs) -> MakeClip:
     """The GPU function; call it once, before the page is launched."""
+    settings = costs.settings
 
-    def book(job: Job, *_: object, **__: object) -> int:
-        return costs.booked_seconds(job.request, describe_model(job.model, job.settings).source)
+    def book(request: GenerationRequest, model: str, folder: Path, settings: Settings, vram: int) -> int:
+        del folder, vram
+        return costs.booked_seconds(request, describe_model(model, settings).source)
 
-    on_gpu = spaces.GPU(run_job, duration=book, size=costs.settings.zerogpu_size)
+    on_gpu = spaces.GPU(make_clip, duration=book, size=settings.zerogpu_size)
 
-    def run(job: Job) -> RunOutcome:
+    def make(run: ClipRun) -> RunOutcome:
         try:
-            return on_gpu(job)
+            return on_gpu(run.request, run.model, run.folder, settings, NEEDED_VRAM[settings.zerogpu_size])
         except gr.Error as error:
             return RunOutcome("machine", explain(error.title, str(error.message)))
 
-    return run
+    return make
 
 
 def explain(title: str, message: str) -> str:
-    """What a refusal of the platform means and what to do about it."""
+    """A refusal of the platform in plain words, with the next step."""
     if title == QUOTA:
         if "reached its GPU limit" in message or "No GPU was available" in message:
             return NO_TOKEN
-        said = message.split(". <")[0].strip()
-        return f"{said} Take the Quick preset, which costs least, or wait for tomorrow's quota."
+        reason = message.split(". <")[0].strip()
+        return f"{reason} Take the Quick preset, which costs least, or wait for tomorrow's quota."
     if title in SENTENCES:
         return SENTENCES[title].format(detail=message.rstrip("."))
     if "token" in message.lower():

@@ -101,8 +101,8 @@ def test_the_page_is_built_without_what_the_model_needs(golden, tmp_path):
     """It must be up in seconds, and stay light: the model has a process of its own."""
     code = (
         "import os, sys, app; from demo.settings import Settings; "
-        "studio = app.open_studio(Settings.read(os.environ)); assert 'gradio' not in sys.modules; "
-        "app.build(studio); "
+        "service = app.open_service(Settings.read(os.environ)); assert 'gradio' not in sys.modules; "
+        "app.build(service); "
         "print(*{m.partition('.')[0] for m in sys.modules})"
     )
     environment = os.environ | {"MOVA_MODEL": str(golden / "checkpoint"), "MOVA_OUTPUTS": str(tmp_path)}

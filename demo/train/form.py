@@ -1,7 +1,6 @@
-"""The few settings that the page asks for, and the whole config that follows from them. No torch."""
+"""The few settings that the page asks for, and the config that follows from them. No torch."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from mova.catalog import MODELS, ModelSpec
 from mova.errors import UserError
 from mova.shapes import frames_for_seconds
 
-SMALL_BYTES = 2**30  # of weights: such a model learns on a processor, in many quick steps
-KEPT_BACK = ((12, 2), (4, 1))  # from so many clips on, so many measure what was learnt
+SMALL_BYTES = 2**30  # of weights: such a model is trained on a processor, in many quick steps
+HELD_OUT = ((12, 2), (4, 1))  # (clips, of which so many validate), the most first
 MAX_STEPS = 20_000
 LEAST_KEPT, MOST_KEPT = 6, 24  # clips to keep; between, twice as many as there are to learn
-# Times at which the losses are measured; with a small model that takes as long as ten steps.
-LOOKS, LOOKS_IF_SMALL = 12, 3
-SAMPLES, SAMPLES_IF_SMALL = 4, 2  # times at which a clip is made
+# Validations in a run; with a small model one takes as long as ten steps.
+VALIDATIONS, VALIDATIONS_IF_SMALL = 12, 3
+SAMPLES, SAMPLES_IF_SMALL = 4, 2  # validations that make a clip
 STEPS, STEPS_IF_SMALL = 1000, 720
 RATE, RATE_IF_SMALL = 1e-4, 3e-3  # the latter, with all layers, as measured (benchmarks/README.md)
 # Its layers are few and narrow: all of them learn, at a rank that draws crisply, sound at half the rate so
@@ -40,28 +39,27 @@ LABELS = {
 
 @dataclass(frozen=True)
 class TrainForm:
-    """What a person fills in; empty numbers are left to the preset and to the model."""
+    """The values of the form; empty numbers are left to the preset and to the model."""
 
     name: str = ""
     preset: str = "look_and_voice"
-    prompt: str = ""  # the clip that shows what was learnt
+    prompt: str = ""  # of the clip that shows the progress
     steps: float | None = None
     trigger: str = ""
     rank: float | None = None
     learning_rate: float | None = None
     accumulation: float | None = None
     recipe: str = "balanced"
-    seconds: float | None = None  # longest part that is learnt at once
+    seconds: float | None = None  # longest training clip
     price: float | None = None  # of an hour
-    keep: bool = False  # let the model make clips of what it can, and mix them in
+    keep: bool = False  # mix in clips that the model makes of what it can already
     keep_prompts: str = ""  # of these clips, one a line; empty: the model's own examples
 
-    @classmethod
-    def read(cls, values: Iterable[object]) -> "TrainForm":
-        """The wishes of a form, in which an empty field may be None."""
-        wishes = cls(*values)
-        empty = {f.name: "" for f in fields(cls) if f.type is str and getattr(wishes, f.name) is None}
-        return replace(wishes, **empty)
+    def __post_init__(self) -> None:
+        # An untouched text field of the page is sent as null.
+        for field in fields(self):
+            if field.type is str and getattr(self, field.name) is None:
+                object.__setattr__(self, field.name, "")
 
 
 def is_small(model: ModelSpec) -> bool:
@@ -71,7 +69,7 @@ def is_small(model: ModelSpec) -> bool:
 
 
 def has_examples(model: ModelSpec) -> bool:
-    """Whether the model comes with examples, which it can make again to keep what it can."""
+    """True if the model comes with examples, which it can make again to preserve its skills."""
     try:
         return bool(example_prompts(model))
     except UserError:
@@ -82,71 +80,71 @@ def default_steps(model: ModelSpec) -> int:
     return STEPS_IF_SMALL if is_small(model) else STEPS
 
 
-def settings_of(simple: TrainForm, model: ModelSpec, clips: int, device: str) -> dict[str, Any]:
+def settings_of(form: TrainForm, model: ModelSpec, clips: int, device: str) -> dict[str, Any]:
     """The settings of a config file, without output and data.path.
 
     Raises:
-        UserError: a number cannot be meant.
+        UserError: a number is out of range.
     """
     small = is_small(model)
-    steps = whole("steps", simple.steps, default_steps(model), MAX_STEPS)
-    rank = whole("rank", simple.rank, 0, 256)
-    rate = simple.learning_rate or (RATE_IF_SMALL if small else RATE)
+    steps = whole("steps", form.steps, default_steps(model), MAX_STEPS)
+    rank = whole("rank", form.rank, 0, 256)
+    rate = form.learning_rate or (RATE_IF_SMALL if small else RATE)
     if not 0 < rate <= 1:
         raise UserError(f"learning rate={rate:g} must be over 0 and at most 1; 0.0001 is usual")
     folder = Path(model.source).expanduser()
     settings: dict[str, Any] = {
-        # A run may be gone on with from elsewhere.
+        # A run may be resumed from another folder.
         "model": str(folder.absolute()) if model.name not in MODELS and folder.is_dir() else model.name,
-        "preset": simple.preset,
-        "recipe": simple.recipe,
+        "preset": form.preset,
+        "recipe": form.recipe,
         "data": {
             "size": f"{model.width}x{model.height}",
-            "num_frames": lengths_of(simple, model),
-            "held_out": kept_back(clips),
-            "without_sound": "mute" if simple.preset in ("look", "motion") else "refuse",
-            "caption_prefix": f"{simple.trigger.strip()} " if simple.trigger.strip() else "",
+            "num_frames": lengths_of(form, model),
+            "held_out": held_out_count(clips),
+            "without_sound": "mute" if form.preset in ("look", "motion") else "refuse",
+            "caption_prefix": f"{form.trigger.strip()} " if form.trigger.strip() else "",
         },
         "optimizer": {"learning_rate": rate, "warmup_steps": min(20, max(1, steps // 10))},
         "run": {
             "steps": steps,
-            "accumulation": whole("clips for a step", simple.accumulation, 1 if small else 4, 64),
+            "accumulation": whole("clips for a step", form.accumulation, 1 if small else 4, 64),
             "checkpoint_every": min(100, max(5, steps // 20)),
-            "validate_every": max(1, steps // (LOOKS_IF_SMALL if small else LOOKS)),
+            "validate_every": max(1, steps // (VALIDATIONS_IF_SMALL if small else VALIDATIONS)),
         },
         "samples": {
             "every": max(1, steps // (SAMPLES_IF_SMALL if small else SAMPLES)),
             "num_inference_steps": model.preset().num_inference_steps,
             "guidance_scale": model.guidance_scale,
-            "clips": [{"prompt": simple.prompt.strip(), "seed": 42}] if simple.prompt.strip() else [],
+            "clips": [{"prompt": form.prompt.strip(), "seed": 42}] if form.prompt.strip() else [],
         },
     }
     if device:
         settings["run"]["device"] = device
     if rank:
         settings["towers"] = {name: {"rank": rank} for name in TOWERS}
-    if simple.keep:
-        settings["data"] |= keeping(simple, clips)
+    if form.keep:
+        settings["data"] |= keeping(form, clips)
     return merge(SMALL, settings) if small else settings
 
 
-def keeping(simple: TrainForm, clips: int) -> dict[str, Any]:
-    """The settings by which a run makes clips to keep, every prompt at least once."""
-    prompts = [line.strip() for line in simple.keep_prompts.splitlines() if line.strip()]
+def keeping(form: TrainForm, clips: int) -> dict[str, Any]:
+    """The settings with which a run makes clips of its present skills, every prompt at least once."""
+    prompts = [line.strip() for line in form.keep_prompts.splitlines() if line.strip()]
     count = max(len(prompts), min(max(2 * clips, LEAST_KEPT), MOST_KEPT))
     return {"keep_count": count, "keep_prompts": prompts}
 
 
-def kept_back(clips: int) -> int:
-    """How many of so many clips are never trained on."""
-    return next((count for least, count in KEPT_BACK if clips >= least), 0)
+def held_out_count(clips: int) -> int:
+    """Number of clips, out of `clips`, that are never trained on."""
+    return next((count for least, count in HELD_OUT if clips >= least), 0)
 
 
-def lengths_of(simple: TrainForm, model: ModelSpec) -> list[int] | None:
+def lengths_of(form: TrainForm, model: ModelSpec) -> list[int] | None:
     """Lengths in frames; None leaves them to a model that the catalogue knows."""
-    if not simple.seconds and model.name in MODELS:
+    if not form.seconds and model.name in MODELS:
         return None
-    whole_seconds = simple.seconds or model.num_frames / model.frame_rate
+    whole_seconds = form.seconds or model.num_frames / model.frame_rate
     if not 0.1 <= whole_seconds <= 20:
         raise UserError(f"longest part={whole_seconds:g} s must be from 0.1 to 20")
     counts = {frames_for_seconds(whole_seconds * share, model.frame_rate) for share in LENGTHS}

@@ -1,4 +1,4 @@
-"""The tab's own pieces of HTML. What a person, a file's name or a model wrote is escaped here."""
+"""Pieces of HTML for the train tab. Text of people, file names and models is escaped here."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from demo import html
-from demo.train.worker import ClipReview, Cost, Looks
+from demo.train.worker import ClipReview, Cost, Review
 from lora_trainer.config import EXPERTS
 from lora_trainer.doctor import Finding
 from lora_trainer.jobs.hub import Offer
@@ -16,23 +16,23 @@ from lora_trainer.manifest import DatasetItem
 from mova.machine import GIB, human_seconds
 
 LEAST_SECONDS = 600
-LOAD_SECONDS = 10  # until the trainer's process has loaded its libraries, on two cores
+LOAD_SECONDS = 10  # that the trainer's process takes to load its libraries, on two cores
 PHASES = {
     "start": "Starting",
     "keep": "Making clips to keep",
     "captions": "Reading the captions",
-    "clips": "Looking at the clips",
+    "clips": "Reading the clips",
     "model": "Loading the model",
-    "train": "Learning",
+    "train": "Training",
 }
 KINDS = {
     "waiting": "waiting",
-    "running": "learning",
+    "running": "training",
     "stopping": "stopping",
     "done": "ready",
     "stopped": "stopped",
     "failed": "failed",
-    "broken": "broken off",
+    "broken": "interrupted",
 }
 CHART = (320, 150)  # width and height in its own units
 MARGIN = (38, 8, 8, 20)  # left, right, top, bottom
@@ -54,29 +54,29 @@ def file_url(path: Path) -> str:
     return f"gradio_api/file={quote(str(path.absolute()))}"
 
 
-def cards(items: Sequence[DatasetItem], looks: Looks | None) -> str:
-    """Every clip with its player and what the doctor found; None: still being looked at."""
+def cards(items: Sequence[DatasetItem], review: Review | None) -> str:
+    """Every clip with its player and findings; None while the review runs."""
     if not items:
         return html.empty(
             "Clips of one thing",
             "Ten to fifty clips of a few seconds, with sound: a face, a voice, a place, a style. "
             "Add them here, or keep clips that you made in Generate for training.",
         )
-    seen = {look.name: look for look in looks.clips} if looks else {}
-    return f'<div class="train-cards">{"".join(card(item, seen.get(item.name)) for item in items)}</div>'
+    reviews = {clip.name: clip for clip in review.clips} if review else {}
+    return f'<div class="train-cards">{"".join(card(item, reviews.get(item.name)) for item in items)}</div>'
 
 
-def card(item: DatasetItem, look: ClipReview | None) -> str:
+def card(item: DatasetItem, review: ClipReview | None) -> str:
     player, facts = '<div class="train-empty">…</div>', ""
-    if look and look.preview:
-        player = f'<video controls preload="metadata" src="{safe(file_url(look.preview))}"></video>'
-        used = used_part(item, look.seconds)
-        facts = f"{look.seconds:.1f} s, {look.width}×{look.height}{used}"
-    elif look:
+    if review and review.preview:
+        player = f'<video controls preload="metadata" src="{safe(file_url(review.preview))}"></video>'
+        used = used_part(item, review.seconds)
+        facts = f"{review.seconds:.1f} s, {review.width}×{review.height}{used}"
+    elif review:
         player = '<div class="train-empty">cannot be shown</div>'
-    found = "".join(map(finding, look.findings)) if look else html.note("Looking at it …")
-    if look and not look.findings:
-        found = html.note("Nothing to complain about.", "good")
+    found = "".join(map(finding, review.findings)) if review else html.note("Checking it …")
+    if review and not review.findings:
+        found = html.note("No problems found.", "good")
     name = safe(item.name)
     return (
         f'<article class="train-card">{player}<header><b title="{name}">{name}</b> <span>{facts}</span>'
@@ -110,27 +110,27 @@ def notes(texts: Iterable[str], kind: str = "quiet") -> str:
     return "".join(note(text, kind) for text in texts)
 
 
-def summary(looks: Looks) -> str:
-    """What the clips amount to."""
-    errors = len({found.clip for found in looks.errors})
-    text = f"{len(looks.clips)} clips, {human_seconds(looks.seconds)} to learn from"
+def summary(review: Review) -> str:
+    """Number and length of the clips, and what is missing."""
+    errors = len({found.clip for found in review.errors})
+    text = f"{len(review.clips)} clips, {human_seconds(review.seconds)} to learn from"
     if errors:
-        return note(f"{text}; {errors} must be put right or taken out first.", "warning")
-    if looks.uncaptioned:
-        return note(f"{text}; {looks.uncaptioned} captions are missing.")
+        return note(f"{text}; {errors} must be fixed or taken out first.", "warning")
+    if review.uncaptioned:
+        return note(f"{text}; {review.uncaptioned} captions are missing.")
     return note(f"{text}.", "good")
 
 
 def cost(cost: Cost, steps: int, price: float | None, pace: float | None, most_seconds: int = 0) -> str:
-    """Seconds, memory and money before the click; `pace` is what a step of the last run took in all.
+    """Seconds, memory and money before the click; `pace` is seconds per step of the last run, all included.
 
     A rented machine is given back after `most_seconds`, and its price is in US dollars.
     """
     setup, keeping = (cost.seconds.get(what, 0.0) for what in ("setup", "keeping"))
     seconds = LOAD_SECONDS + (setup + keeping + pace * steps if pace else sum(cost.seconds.values()))
-    # Where steps take milliseconds, what surrounds the arithmetic counts, and the plan counts arithmetic.
+    # Where steps take milliseconds, overhead dominates, and the plan counts only arithmetic.
     about = "At least" if not pace and seconds < LEAST_SECONDS else "About"
-    measured = "as fast as your last run" if pace else "counted, not measured"
+    measured = "as fast as your last run" if pace else "an estimate"
     lines = [f"{about} {human_seconds(seconds)} on {cost.card}, {steps} steps ({measured})."]
     if keeping:
         lines.append(f"The clips to keep take at least {human_seconds(keeping)} of that.")
@@ -149,10 +149,10 @@ def cost(cost: Cost, steps: int, price: float | None, pace: float | None, most_s
     lines.append(f"Needs {where}, and {sum(cost.disk.values()) / GIB:.2g} GiB of disk.")
     if cost.changes:
         lines.append("Frozen weights are streamed to the card, so that it fits; that is a little slower.")
-    told = notes(lines)
+    text = notes(lines)
     if not cost.fits:
-        told += note("It does not fit the machine.", "error") + notes(cost.advice, "warning")
-    return told
+        text += note("It does not fit the machine.", "error") + notes(cost.advice, "warning")
+    return text
 
 
 def offer(hardware: Offer) -> str:
@@ -160,7 +160,7 @@ def offer(hardware: Offer) -> str:
 
 
 def status(run: TrainingRun, state: Status) -> str:
-    """How a run is doing."""
+    """Phase, progress and time left of a run."""
     if not state.is_live:
         kind = {"done": "good", "stopped": "quiet"}.get(state.kind, "error")
         return note(state.message, kind)
@@ -168,7 +168,7 @@ def status(run: TrainingRun, state: Status) -> str:
     details = []
     if state.phase == "train":
         learning = f"step {state.done} of {state.count}"
-        details = [learning if state.done else "first, what the model knows already"]
+        details = [learning if state.done else "first, measuring what the model knows already"]
     if state.phase in ("keep", "clips") and state.count:
         details.append(f"{state.done} of {state.count}")
     if state.seconds_left:
@@ -189,7 +189,7 @@ def alarms(events: Sequence[Mapping[str, Any]]) -> str:
 
 
 def samples(run: TrainingRun, events: Sequence[Mapping[str, Any]]) -> str:
-    """The clip from before training beside the newest; those between below."""
+    """The clips from before training and the newest side by side; those between below."""
     made = [(event["step"], run.folder / event["path"]) for event in events if event["event"] == "sample"]
     made = [(step, path) for step, path in made if path.is_file()]
     if not made:
@@ -216,18 +216,18 @@ def charts(run: TrainingRun, events: Sequence[Mapping[str, Any]]) -> str:
     if base is None:
         return ""
     part = "held_out" if base["held_out"] else "training"
-    looked = [base, *(event for event in events if event["event"] == "validation")]
-    whose = "clips kept back" if part == "held_out" else "clips it learns from"
+    validations = [base, *(event for event in events if event["event"] == "validation")]
+    whose = "held-out clips" if part == "held_out" else "training clips"
     drawn = ""
     for title, towers, key in (("Picture", EXPERTS, "video_loss"), ("Sound", ("audio_dit",), "audio_loss")):
-        points = [(event.get("step", 0), mean(event[part], towers)) for event in looked]
+        points = [(event.get("step", 0), mean(event[part], towers)) for event in validations]
         points = [(step, value) for step, value in points if value is not None]
         steps = [(e["step"], e[key]) for e in events if e["event"] == "step"]
         if points:
             drawn += chart(title, run.about.steps, points, smoothed(steps))
     text = (
-        f"Loss on {whose}, always with the same noise: under the dashed line it knows more than before. "
-        "The faint line is the mean loss of the steps."
+        f"Loss on {whose}, always with the same noise; lower is better, and the dashed line is from before "
+        "training. The faint line is the mean loss of the steps."
     )
     return f'<div class="train-charts">{drawn}</div>{note(text)}' if drawn else ""
 

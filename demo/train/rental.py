@@ -1,4 +1,4 @@
-"""The train tab's runs on Hugging Face Jobs: where they can be had, at which price, for how long."""
+"""The train tab's runs on Hugging Face Jobs: machines, prices, time limits and progress."""
 
 import re
 import shutil
@@ -26,44 +26,44 @@ from mova.files import write_json
 from mova.machine import human_seconds
 
 SCOPE = "jobs"
-PRICES_SECONDS, LOOK_SECONDS = 300, 10  # for which an answer of the Hub stands
-# A job is ended after so many times what was counted, and what it takes at least; saving takes some of it.
+PRICES_SECONDS, REFRESH_SECONDS = 300, 10  # for which an answer of the Hub is reused
+# A job is ended after PATIENCE times the estimate plus LEAST_SECONDS; saving takes SAVE_SECONDS of that.
 PATIENCE, LEAST_SECONDS, MOST_SECONDS, SAVE_SECONDS = 2, 1800, 48 * 3600, 600
 LEAST_GIB, LEAST_CORES = 79, 8  # of the machine that is proposed
 SIGN_IN = (
     "Sign in, and train on a machine that you rent from Hugging Face by the minute (Jobs). Your account "
-    "pays; the price is told before you start. Clips and results go to private repos of yours."
+    "pays; you see the price before you start. Clips and results go to private repos of yours."
 )
 NO_SCOPE = "this sign-in may not start jobs; sign out, sign in again and allow it"
 
 
 class JobRental:
-    """Jobs for who is signed in. `is_open`: this is a Space that may ask for them."""
+    """Jobs for visitors who are signed in. `is_open`: this is a Space that may start them."""
 
-    def __init__(self, studio: DemoService) -> None:
-        settings = studio.settings
-        self.model, self.is_small = job_model(studio), is_small(studio.model)
+    def __init__(self, demo: DemoService) -> None:
+        settings = demo.settings
+        self.model, self.is_small = job_model(demo), is_small(demo.model)
         scopes = re.split(r"[\s,]+", settings.oauth_scopes)
-        is_ours = settings.space_id and settings.backend == "local"
-        self.is_open = bool(is_ours and SCOPE in scopes and self.model)
+        is_own_space = settings.space_id and settings.remote is None
+        self.is_open = bool(is_own_space and SCOPE in scopes and self.model)
         self.hub = HubJobs(settings.jobs_code or settings.space_id, settings.jobs_image or IMAGE)
         self._offers: tuple[float, list[Offer]] = (0.0, [])
-        self._sending: dict[str, bool] = {}  # by run: whether it is still wanted
-        self._looks: dict[str, tuple[float, str]] = {}  # by run: when, and what went wrong
+        self._uploading: dict[str, bool] = {}  # by run: False once it was stopped
+        self._refreshed: dict[str, tuple[float, str]] = {}  # by run: the time, and what went wrong
 
     def offers(self) -> list[Offer]:
-        """Machines for this model with their prices of now, the cheapest first.
+        """Machines for this model with their present prices, the cheapest first.
 
         Raises UserError, BackendError.
         """
-        asked, offers = self._offers
-        if not offers or time.monotonic() - asked > PRICES_SECONDS:
+        when, offers = self._offers
+        if not offers or time.monotonic() - when > PRICES_SECONDS:
             offers = [offer for offer in self.hub.offers() if offer.gpu or self.is_small]
             self._offers = (time.monotonic(), offers)
         return offers
 
     def proposed(self) -> Offer:
-        """The cheapest that should do. Raises UserError, BackendError."""
+        """The cheapest machine that should be enough. Raises UserError, BackendError."""
         offers = self.offers()
         enough = [
             offer
@@ -75,17 +75,14 @@ class JobRental:
         return (enough or offers)[0]
 
     def offer(self, flavor: str) -> Offer:
-        """Raises UserError: it is not to be had. BackendError."""
+        """The machine of that name. Raises UserError: it is no longer offered. BackendError."""
         found = next((offer for offer in self.offers() if offer.flavor == flavor), None)
         if found is None:
             raise UserError("the Hub no longer has this machine; open the tab again and choose another")
         return found
 
     def limit(self, cost: Cost, login: HubLogin | None = None) -> int:
-        """Seconds after which the Hub ends a job, whatever happens.
-
-        Raises UserError: the sign-in ends before the run would.
-        """
+        """Seconds after which the Hub ends a job. Raises UserError: the sign-in would expire before."""
         planned = sum(cost.seconds.values())
         seconds = min(MOST_SECONDS, PATIENCE * planned + LEAST_SECONDS)
         if login is not None:
@@ -98,92 +95,89 @@ class JobRental:
             seconds = min(seconds, left)
         return int(seconds)
 
-    def go(self, run: TrainingRun, login: HubLogin, hardware: Offer, seconds: int) -> None:
-        """Send what is not there yet and start a job, beside the page: it takes its time.
-
-        What the Hub refuses is the run's status.
-        """
+    def start(self, run: TrainingRun, login: HubLogin, hardware: Offer, seconds: int) -> None:
+        """Upload the data and start a job, in a thread; a refusal of the Hub becomes the run's status."""
         (run.folder / OUTCOME).unlink(missing_ok=True)
-        self._sending[run.run_id] = True
+        self._uploading[run.run_id] = True
         self.hub.record(run, login, hardware, seconds)
-        asked = (run, login, hardware, seconds)
-        threading.Thread(target=self._send, args=asked, daemon=True, name="send").start()
+        job = (run, login, hardware, seconds)
+        threading.Thread(target=self._upload, args=job, daemon=True, name="upload").start()
 
-    def _send(self, run: TrainingRun, login: HubLogin, hardware: Offer, seconds: int) -> None:
+    def _upload(self, run: TrainingRun, login: HubLogin, hardware: Offer, seconds: int) -> None:
         try:
             if (run.folder / DATA).exists():
                 self.hub.upload(run, login)
                 shutil.rmtree(run.folder / DATA)
-            if self._sending[run.run_id]:
+            if self._uploading[run.run_id]:
                 self.hub.submit(run, login, hardware, seconds)
             else:
-                self.hub.record(run, login, hardware, seconds, "it was stopped before its job began")
+                self.hub.record(run, login, hardware, seconds, "it was stopped before its job started")
         except (UserError, BackendError) as error:
-            self.hub.record(run, login, hardware, seconds, f"{error}, then go on")
+            self.hub.record(run, login, hardware, seconds, f"{error}, then resume")
         finally:
-            del self._sending[run.run_id]
+            del self._uploading[run.run_id]
 
     def stop(self, run: TrainingRun, login: HubLogin | None) -> None:
-        """Raises UserError, BackendError."""
-        if run.run_id in self._sending:
-            self._sending[run.run_id] = False
-        elif run.job["stage"] != SENDING:  # else the next look tells that it broke off
-            self.hub.stop(run, checked(login))
+        """Stop an upload or a job. Raises UserError, BackendError."""
+        if run.run_id in self._uploading:
+            self._uploading[run.run_id] = False
+        elif run.job["stage"] != SENDING:  # else the next refresh reports that it was interrupted
+            self.hub.stop(run, require_login(login))
 
-    def again(self, run: TrainingRun, login: HubLogin | None) -> None:
-        """Go on with a run in another job. Raises UserError, BackendError."""
-        login, job = checked(login), run.job
-        if run.run_id in self._sending:
-            raise UserError("it is being sent already")
-        if job["id"] and job["stage"] in LIVE_STAGES:  # it was silent, but may run
+    def resume(self, run: TrainingRun, login: HubLogin | None) -> None:
+        """Resume a run in another job. Raises UserError, BackendError."""
+        login, job = require_login(login), run.job
+        if run.run_id in self._uploading:
+            raise UserError("it is being uploaded already")
+        if job["id"] and job["stage"] in LIVE_STAGES:  # silent so far, but it may be running
             self.hub.refresh(run, login)
             if run.status().is_live:
-                raise UserError("its job is under way")
+                raise UserError("its job is still running; wait, or stop it first")
         left = login.ends - time.time() - SAVE_SECONDS
         if left < LEAST_SECONDS:
-            raise UserError("this sign-in ends soon; sign out and in again, then go on")
-        self.go(run, login, self.offer(job["flavor"]), int(min(job["seconds"], left)))
+            raise UserError("this sign-in ends soon; sign out and in again, then resume")
+        self.start(run, login, self.offer(job["flavor"]), int(min(job["seconds"], left)))
 
-    def catch_up(self, jobs: RunRegistry, owner: str, login: HubLogin) -> str:
-        """Bring what happened while nobody looked, also to runs that only the Hub knows; what went wrong.
+    def refresh_all(self, registry: RunRegistry, owner: str, login: HubLogin) -> str:
+        """Refresh all of the owner's jobs, also those that only the Hub knows; the first problem, or empty.
 
         Raises UserError, BackendError.
         """
-        self.hub.find(login, jobs.root / owner)
-        live = [run for run in jobs.runs(owner) if run.job.get("stage") in LIVE_STAGES]
-        return next(filter(None, [self.look(run, login) for run in live]), "")
+        self.hub.find(login, registry.root / owner)
+        live = [run for run in registry.runs(owner) if run.job.get("stage") in LIVE_STAGES]
+        return next(filter(None, [self.refresh(run, login) for run in live]), "")
 
-    def look(self, run: TrainingRun, login: HubLogin | None) -> str:
-        """Bring what a job has sent, now and then; what went wrong with that."""
-        if run.run_id in self._sending:
+    def refresh(self, run: TrainingRun, login: HubLogin | None) -> str:
+        """Fetch the results of a job, at most every REFRESH_SECONDS; the problem with that, or empty."""
+        if run.run_id in self._uploading:
             return ""
         if (job := run.job)["stage"] == SENDING:
-            message = "sending broke off with the page; nothing is lost, go on"
+            message = "the upload was interrupted with the page; nothing is lost, resume"
             write_json(run.folder / JOB, job | {"stage": REFUSED, "message": message})
             return ""
-        when, told = self._looks.get(run.run_id, (-LOOK_SECONDS, ""))
-        if time.monotonic() - when < LOOK_SECONDS:
-            return told
+        when, problem = self._refreshed.get(run.run_id, (-REFRESH_SECONDS, ""))
+        if time.monotonic() - when < REFRESH_SECONDS:
+            return problem
         try:
-            self.hub.refresh(run, checked(login))
-            told = ""
+            self.hub.refresh(run, require_login(login))
+            problem = ""
         except (UserError, BackendError) as error:
-            told = str(error)
-        self._looks[run.run_id] = (time.monotonic(), told)
-        return told
+            problem = str(error)
+        self._refreshed[run.run_id] = (time.monotonic(), problem)
+        return problem
 
 
-def checked(login: HubLogin | None) -> HubLogin:
-    """Raises UserError: nobody is signed in, or not for jobs."""
+def require_login(login: HubLogin | None) -> HubLogin:
+    """The login, if it may start jobs. Raises UserError: nobody is signed in, or not for jobs."""
     if login is None:
-        raise UserError("nobody is signed in; sign in above. A job that runs goes on without it")
+        raise UserError("nobody is signed in; sign in above. A running job continues without it")
     if SCOPE not in login.scopes:
         raise UserError(NO_SCOPE)
     return login
 
 
-def job_model(studio: DemoService) -> str:
-    """What the model is called on another machine; empty where it is a folder of this one."""
-    name = studio.settings.jobs_model or studio.model_name
+def job_model(demo: DemoService) -> str:
+    """The model's name on another machine; empty where it is a folder of this one."""
+    name = demo.settings.jobs_model or demo.model_name
     is_repo = REPO_ID.fullmatch(name) and not Path(name).expanduser().is_dir()
     return name if name in MODELS or is_repo else ""

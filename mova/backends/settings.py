@@ -45,7 +45,7 @@ class RemoteServer:
 
 def remote_from_environment(environ: Mapping[str, str]) -> RemoteServer | None:
     """The server that the environment chooses, or None for this machine. Raises UserError."""
-    backend = environ.get("MOVA_BACKEND", "").strip() or "local"
+    backend = environ.get("MOVA_BACKEND", "").strip().lower() or "local"
     if backend not in ("local", "remote"):
         raise UserError(f"MOVA_BACKEND={backend!r} is not known; give local or remote")
     if backend == "local":

@@ -117,7 +117,7 @@ def test_two_adapters_act_together_each_as_strongly_as_was_said(demo, tmp_path):
     page.keyboard.press("Enter")
     page.locator("#prompt textarea").fill("A bell. The audio shows a bell.")
     page.locator("#make").click()
-    page.locator("#adapter-1-name").get_by_text("is no repo of the Hub").wait_for(timeout=10_000)
+    page.locator("#adapter-1-name").get_by_text("is not a repo of the Hub").wait_for(timeout=10_000)
     page.locator("#adapter-1-name input").fill("")
     page.keyboard.press("Tab")
     page.locator("#adapter-1-file input[type=file]").set_input_files(tmp_path / "voice.safetensors")

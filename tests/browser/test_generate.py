@@ -120,7 +120,7 @@ def test_each_wrong_field_has_its_sentence_beside_it(demo):
         ("#exact-size :is(input, textarea)", "100x100", "nearest: 96x96"),
         ("#exact-size :is(input, textarea)", "big", "is not WIDTHxHEIGHT"),
         ("#exact-size :is(input, textarea)", "2048x2048", "over four times the size"),
-        ("#video-shift input", "1000", "video shift=1000"),
+        ("#video-shift input", "1000", "video_shift=1000"),
         ("#seed input", "-5", "seed=-5"),
     ):
         page.locator(field).fill(value)

@@ -123,7 +123,7 @@ def test_the_train_tab_explains_itself_and_shows_a_clip_that_was_kept_for_it(dem
     page.get_by_role("tab", name="Generate").click()
     demo.make("A drum. The audio shows a drum.")
     page.locator("#train-on").click()
-    page.get_by_text("Kept; 1 clips wait").wait_for(timeout=10_000)
+    page.get_by_text("Kept; 1 clip waits").wait_for(timeout=10_000)
     captions = [path.read_text() for path in server.outputs.glob("training/*/*.txt")]
     assert "A drum. The audio shows a drum." in captions
     page.get_by_role("tab", name="Train").click()

@@ -71,7 +71,7 @@ def test_from_clips_to_an_adapter_in_generate(chromium, server, demo, uploads, t
     page.locator("#train-upload input[type=file]").set_input_files(uploads)
     broken = page.locator(".train-card", has_text="broken.mp4")
     broken.locator(".mova-error").wait_for(timeout=60_000)
-    page.get_by_text("1 must be put right or taken out first").wait_for()
+    page.get_by_text("1 must be fixed or taken out first").wait_for()
     broken.get_by_role("button", name="Take").click()
     page.wait_for_function("() => document.querySelectorAll('.train-card video').length === 3")
     page.locator("#train-mend").click()

@@ -71,17 +71,17 @@ def main(out: Path) -> None:
     assert sys.modules["torch"] is None
     from gradio_client import Client
 
-    from demo.service import ZEROGPU_VRAM
     from demo.settings import Settings
+    from demo.zerogpu import NEEDED_VRAM
 
-    ZEROGPU_VRAM["xlarge"] = 0  # there is no card to look at
-    studio = app.open_studio(Settings.read(os.environ))
-    demo = app.build(studio)
-    options = app.launch_options(studio.settings) | {"quiet": True, "mcp_server": False}
+    NEEDED_VRAM["xlarge"] = 0  # there is no card here
+    service = app.open_service(Settings.read(os.environ))
+    demo = app.build(service)
+    options = app.launch_options(service.settings) | {"quiet": True, "mcp_server": False}
     demo.launch(prevent_thread_lock=True, ssr_mode=False, **options)
     client = Client(demo.local_url, verbose=False)
     report = {"first": ask(client, 3), "again": ask(client, 3), "broken": ask(client, 3, prompt="")}
-    report |= adapter_leak(studio, root)
+    report |= adapter_leak(service, root)
     report["after"] = ask(client, 3)
     for mode in ("quota", "illegal"):
         DeviceApi.mode = mode
@@ -111,18 +111,17 @@ def ask(client, seed, **given):
     return {"sha256": sha256_of(Path(clip)), "seed": settings["seed"]}
 
 
-def adapter_leak(studio, root):
+def adapter_leak(service, root):
     """A clip with an adapter, straight through the line; the next clip of somebody else must not have it."""
-    from demo.worker import Job
     from mova.request import GenerationRequest
 
-    folder = studio.history.new_folder("somebody")
+    folder = service.history.new_folder("somebody")
     adapter = str(root / "tests/golden/lora_upstream_accelerate")
     request = GenerationRequest(
         "a bell", height=32, width=64, num_frames=9, num_inference_steps=3, seed=3, adapters=((adapter, 1.0),)
     )
-    run = studio.line.submit("somebody", Job(request, studio.model_name, folder, studio.settings))
-    run.over.wait(120)
+    run = service.queue.submit("somebody", request, service.model_name, folder)
+    run.finished.wait(120)
     state = {key: run.state()[key] for key in ("stage", "step", "steps")}
     return {"with_adapter": run.outcome.kind, "state": state, "has_preview": bool(run.preview())}
 

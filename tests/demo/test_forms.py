@@ -5,13 +5,18 @@ import math
 import struct
 import zipfile
 import zlib
+from dataclasses import replace
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
 
-from demo.form import FIELDS, AdapterChoice, FieldError, Form, describe_size, prepare_image
+from demo.form import AdapterChoice, Form, describe_size, prepare_image
+from demo.generate_form import GenerateForm
+from demo.service import DemoService
 from demo.settings import Settings
+from mova.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,7 @@ def test_the_shape_of_the_picture_is_taken_within_reason(form, settings, tmp_pat
         ("prompt", 7, "must be text"),
         ("prompt", "a" * 1_000_000, "has 1000000 characters"),
         ("prompt", "bad \ud800 bytes", "not text"),
-        ("negative", "n" * 30_000, "the negative prompt has 30000 characters"),
+        ("negative_prompt", "n" * 30_000, "the negative prompt has 30000 characters"),
         ("model", "../../etc/passwd", "there is no model"),
         ("model", "/etc", "is not one of this page"),
         ("shape", "../x", "is not known"),
@@ -72,11 +77,11 @@ def test_the_shape_of_the_picture_is_taken_within_reason(form, settings, tmp_pat
         ("seed", math.nan, "is not a number"),
         ("seed", 1.5, "whole number"),
         ("seed", 2.0**60, "out of range"),
-        ("steps", 0, "from 1 to 100"),
-        ("steps", 1e6, "from 1 to 100"),
-        ("steps", math.inf, "from 1 to 100"),
-        ("guidance", math.nan, "is not a number"),
-        ("sync_guidance", 1e9, "from 0 to 30"),
+        ("num_inference_steps", 0, "from 1 to 100"),
+        ("num_inference_steps", 1e6, "from 1 to 100"),
+        ("num_inference_steps", math.inf, "from 1 to 100"),
+        ("guidance_scale", math.nan, "is not a number"),
+        ("bridge_guidance_scale", 1e9, "from 0 to 30"),
         ("video_shift", -3, "from 0.01 to 100"),
         ("exact_size", "100x100", "nearest: 96x96"),
         ("exact_size", "2048x2048", "over four times"),
@@ -85,7 +90,7 @@ def test_the_shape_of_the_picture_is_taken_within_reason(form, settings, tmp_pat
     ],
 )
 def test_what_cannot_be_is_laid_on_its_field(form, settings, field, value, sentence):
-    with pytest.raises(FieldError, match=sentence) as caught:
+    with pytest.raises(UserError, match=sentence) as caught:
         with_values(form, **{field: value, "random_seed": field != "seed"}).request(settings)
     assert caught.value.field == field
 
@@ -93,33 +98,38 @@ def test_what_cannot_be_is_laid_on_its_field(form, settings, field, value, sente
 @pytest.mark.parametrize(
     ("part", "choice", "sentence"),
     [
-        ("name", {"name": "/etc/passwd"}, "no repo of the Hub"),
-        ("name", {"name": "mova/ui"}, "no repo of the Hub"),
-        ("name", {"name": "../.."}, "no repo of the Hub"),
-        ("name", {"name": "trained:../mine"}, "no repo of the Hub"),
+        ("name", {"name": "/etc/passwd"}, "not a repo of the Hub"),
+        ("name", {"name": "mova/media"}, "not a repo of the Hub"),
+        ("name", {"name": "../.."}, "not a repo of the Hub"),
+        ("name", {"name": "trained:../mine"}, "not a repo of the Hub"),
         ("audio", {"name": "org/name", "audio": 50}, "from -2 to 2"),
         ("bridge", {"name": "org/name", "bridge": math.nan}, "is not a number"),
     ],
 )
 def test_what_is_wrong_with_an_adapter_is_laid_on_its_own_place(form, settings, part, choice, sentence):
     adapters = (AdapterChoice(), AdapterChoice(**choice))
-    with pytest.raises(FieldError, match=sentence) as caught:
+    with pytest.raises(UserError, match=sentence) as caught:
         with_values(form, adapters=adapters).request(settings)
     assert caught.value.field == f"adapter_1_{part}"
 
 
-def test_a_form_is_read_from_what_it_fills_the_page_with(form, settings):
+def test_the_form_that_fills_the_page_is_read_back_from_it(form, settings, tmp_path):
+    """What the browser sends is the value that each component was given."""
     adapters = (AdapterChoice(name="org/a", audio=0.0), AdapterChoice(file="/tmp/b.safetensors"))
     filled = with_values(form, random_seed=False, seed=1, crop_position=0.25, adapters=adapters)
-    values = filled.values()
-    assert len(values) == len(FIELDS)
-    request = Form.read(values).request(settings)
-    assert request == filled.request(settings)
-    assert request.crop_position == 0.25
-    assert request.adapters == (
+    with gr.Blocks():
+        page = GenerateForm(DemoService(replace(settings, outputs=tmp_path)))
+    updates = page.fill(filled)
+    assert set(updates) == set(page.filled)
+    read = page.read(updates)
+    assert read.request(settings) == filled.request(settings)
+    assert read.crop_position == 0.25
+    assert read.request(settings).adapters == (
         ("org/a", {"video": 1.0, "audio": 0.0, "bridge": 1.0}),
         ("/tmp/b.safetensors", 1.0),
     )
+    assert page.component("adapter_1_audio") is page.adapters[1].audio
+    assert {page.component(name) for name in vars(filled) if name != "adapters"} == set(page.own.values())
 
 
 def bomb() -> bytes:

@@ -16,11 +16,11 @@ POCKET = catalog.MODELS["pocket"]
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory):
-    studio = DemoService(Settings(model="pocket", device="cpu", outputs=tmp_path_factory.mktemp("studio")))
-    studio.costs.device_name, studio.costs.cores = "CPU", 2
-    yield studio
-    studio.close()
+def service(tmp_path_factory):
+    service = DemoService(Settings(model="pocket", device="cpu", outputs=tmp_path_factory.mktemp("service")))
+    service.costs.device_name, service.costs.cores = "CPU", 2
+    yield service
+    service.close()
 
 
 @pytest.mark.parametrize(("preset", "seconds"), [("quick", 6), ("standard", 11.5), ("full", 17)])
@@ -32,20 +32,27 @@ def test_the_estimate_holds_the_seconds_of_a_clip_on_two_idle_cores(preset, seco
     assert costs.seconds(request, POCKET.source) == pytest.approx(seconds, rel=0.1)
 
 
-def test_what_pocket_never_saw_is_doubted_and_what_it_saw_is_not(studio):
-    fresh = Form(prompt="-", model="pocket", seconds=2.04, steps=12, guidance=3, sync_guidance=3)
-    assert studio.describe(fresh)[2] == ""
+def test_what_pocket_never_saw_is_doubted_and_what_it_saw_is_not(service):
+    fresh = Form(
+        prompt="-",
+        model="pocket",
+        seconds=2.04,
+        num_inference_steps=12,
+        guidance_scale=3,
+        bridge_guidance_scale=3,
+    )
+    assert service.describe(fresh)[2] == ""
     for wish in ({"shape": "tall"}, {"seconds": 4.0}, {"exact_size": "256x144"}):
-        doubts = studio.describe(Form(**vars(fresh) | wish))[2]
-        assert "saw only 224×128 and 2.0 s" in doubts
-    assert studio.describe(Form(**vars(fresh) | {"model": "360p", "shape": "tall", "seconds": 8}))[2] == ""
+        caution = service.describe(Form(**vars(fresh) | wish))[2]
+        assert "was trained only on 224×128 and 2.0 s" in caution
+    assert service.describe(Form(**vars(fresh) | {"model": "360p", "shape": "tall", "seconds": 8}))[2] == ""
 
 
-def test_a_clip_brings_back_its_preset_where_it_has_one(studio):
+def test_a_clip_brings_back_its_preset_where_it_has_one(service):
     made = POCKET.defaults(POCKET.preset("quick")) | {"prompt": "a ball"}
-    assert form_of(studio, made, None, "pocket").preset == "quick"
-    assert form_of(studio, made | {"num_inference_steps": 5}, None, "pocket").preset is None
-    assert form_of(studio, made | {"num_frames": 25}, None, "pocket").preset is None
+    assert form_of(service, made, None, "pocket").preset == "quick"
+    assert form_of(service, made | {"num_inference_steps": 5}, None, "pocket").preset is None
+    assert form_of(service, made | {"num_frames": 25}, None, "pocket").preset is None
 
 
 def test_only_the_small_model_is_excused():

@@ -30,8 +30,8 @@ def test_an_empty_environment_gives_the_defaults_and_a_space_is_public():
         ("MOVA_QUEUE", "many", "MOVA_QUEUE='many' is not a whole number"),
         ("MOVA_QUEUE", "-1", "must be from 0 to 1000"),
         ("MOVA_KEEP_HOURS", "nan", "must be from"),
-        ("MOVA_BACKEND", "cloud", "give one of local, remote"),
-        ("MOVA_BACKEND", "remote", "needs MOVA_REMOTE_URL"),
+        ("MOVA_BACKEND", "cloud", "give local or remote"),
+        ("MOVA_BACKEND", "remote", "needs the server's address in MOVA_REMOTE_URL"),
         ("MOVA_FP8", "maybe", "neither on nor off"),
     ],
 )
@@ -56,7 +56,13 @@ def test_the_space_is_described_as_the_platform_takes_it():
 
 
 def test_a_key_is_not_shown():
-    assert "secret" not in repr(Settings(remote_api_key="secret"))
+    environment = {"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": "http://gpu:3000", "HF_TOKEN": "secret"}
+    keys = {
+        "MOVA_REMOTE_API_KEY": "secret",
+        "MOVA_LLM_BASE_URL": "http://llm/v1",
+        "MOVA_LLM_API_KEY": "secret",
+    }
+    assert "secret" not in repr(Settings.read(environment | keys))
 
 
 def test_a_checkpoint_by_path_has_the_size_it_is_said_to_have(golden):

@@ -2,10 +2,6 @@
 
 import pytest
 
-from demo.service import DemoService
-from demo.settings import Settings
-from demo.train.service import TrainService
-from demo.worker import WorkerProcess
 from mova.adapters.strengths import TOWERS
 from tests.lora_trainer.clips import make_clip
 
@@ -83,31 +79,6 @@ def engine(parts):
     from lora_trainer.engine import Engine
 
     return lambda **changes: Engine(*parts(**changes))
-
-
-@pytest.fixture(scope="session")
-def helper():
-    """The process beside the page, for all workshops: it takes longer to start than to answer."""
-    helper = WorkerProcess()
-    yield helper
-    helper.close()
-
-
-@pytest.fixture
-def open_shop(tmp_path, golden, helper):
-    def open_shop(**environment):
-        tiny = {"MOVA_MODEL": str(golden / "checkpoint"), "MOVA_SIZE": "64x32", "MOVA_SECONDS": "0.71"}
-        settings = Settings.read(tiny | {"MOVA_OUTPUTS": str(tmp_path / "outputs")} | environment)
-        shop = TrainService(DemoService(settings))
-        shop.helper = helper
-        return shop
-
-    return open_shop
-
-
-@pytest.fixture
-def shop(open_shop):
-    return open_shop()
 
 
 def run_steps(engine, count):

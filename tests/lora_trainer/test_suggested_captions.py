@@ -55,7 +55,7 @@ def test_words_that_the_model_kept_are_not_said_twice(server, clip):
 
 def test_a_model_that_sees_nothing_makes_nothing_up(server, clip):
     server.steps.extend([error(400, "image input is not supported"), None])
-    with pytest.raises(BackendError, match="takes no pictures; choose one that sees"):
+    with pytest.raises(BackendError, match="takes no pictures; choose a model that does"):
         suggest_caption(server.writer(), clip)
 
 

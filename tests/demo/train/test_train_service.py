@@ -18,12 +18,12 @@ RUN = {"output": "run", "data": {"path": "clips"}}
 
 
 @pytest.fixture
-def finished(shop, clips):
+def finished(service, clips):
     """A finished run of `owner`, named `name`, whose adapter has `content`."""
 
     def finished(owner, name="lamp", content=b"weights"):
         about = RunInfo(name, "tiny", "A lamp.", 3, 4, "", False, 0.0)
-        run = RunRegistry(shop.jobs.root).create(owner, about, {}, read_items(str(clips)))
+        run = RunRegistry(service.registry.root).create(owner, about, {}, read_items(str(clips)))
         (run.folder / ADAPTER).write_bytes(content)
         return run
 
@@ -39,55 +39,55 @@ def finished(shop, clips):
     ],
     ids=["zerogpu", "public", "remote"],
 )
-def test_where_nothing_is_trained_it_says_where_instead(open_shop, environment, sentence):
-    why = open_shop(**environment).why_not("anna")
+def test_where_nothing_is_trained_it_says_where_instead(open_train_service, environment, sentence):
+    why = open_train_service(**environment).why_not("anna")
     assert sentence in why
     assert "python -m lora_trainer train" in why
 
 
-def test_a_spaces_own_gpu_trains_for_its_owner_alone(open_shop):
-    shop = open_shop(SPACE_ID="Anna/mova")
-    owner, stranger = (shop.studio.visitors.issue() for _ in range(2))
-    assert shop.admit(owner, "anna") == ""
-    assert shop.owner(owner)
-    assert "sign in as such" in shop.admit(stranger, "bert")
-    for call in (lambda: shop.owner(stranger), lambda: shop.owner("made up")):
+def test_a_spaces_own_gpu_trains_for_its_owner_alone(open_train_service):
+    service = open_train_service(SPACE_ID="Anna/mova")
+    owner, stranger = (service.demo.visitors.issue() for _ in range(2))
+    assert service.admit(owner, "anna") == ""
+    assert service.owner(owner)
+    assert "sign in as such" in service.admit(stranger, "bert")
+    for call in (lambda: service.owner(stranger), lambda: service.owner("made up")):
         with pytest.raises(UserError):
             call()
-    assert shop.admit(owner, "")  # signed out
+    assert service.admit(owner, "")  # signed out
     with pytest.raises(UserError, match="trains for Anna alone"):
-        shop.owner(owner)
+        service.owner(owner)
 
 
-def test_visitors_have_clips_runs_and_adapters_of_their_own(shop, finished, clips):
-    one, two = (shop.owner(shop.studio.visitors.issue()) for _ in range(2))
-    shop.clips(one).add(sorted(clips.iterdir()))
-    assert len(shop.clips(one).items()) == 3
-    assert shop.clips(two).items() == []
-    shop.use(one, finished(one))
-    assert [path.name for path in shop.studio.adapters_folder(one).iterdir()] == ["lamp.safetensors"]
-    assert not shop.studio.adapters_folder(two).exists()
+def test_visitors_have_clips_runs_and_adapters_of_their_own(service, finished, clips):
+    one, two = (service.owner(service.demo.visitors.issue()) for _ in range(2))
+    service.clips(one).add(sorted(clips.iterdir()))
+    assert len(service.clips(one).items()) == 3
+    assert service.clips(two).items() == []
+    service.use(one, finished(one))
+    assert [path.name for path in service.demo.adapters_folder(one).iterdir()] == ["lamp.safetensors"]
+    assert not service.demo.adapters_folder(two).exists()
 
 
-def test_an_adapter_is_offered_once_and_never_replaces_another(shop, finished):
-    visitor = shop.studio.visitors.issue()
-    owner = shop.owner(visitor)
+def test_an_adapter_is_offered_once_and_never_replaces_another(service, finished):
+    visitor = service.demo.visitors.issue()
+    owner = service.owner(visitor)
     first, other = finished(owner), finished(owner, content=b"others")
-    assert [shop.use(owner, run) for run in (first, other, first, other)] == ["lamp", "lamp-2"] * 2
-    assert sorted(shop.studio.trained_adapters(visitor)) == ["lamp", "lamp-2"]
-    assert shop.download(other).name == "lamp.safetensors"
-    assert shop.download(other).read_bytes() == b"others"
+    assert [service.use(owner, run) for run in (first, other, first, other)] == ["lamp", "lamp-2"] * 2
+    assert sorted(service.demo.trained_adapters(visitor)) == ["lamp", "lamp-2"]
+    assert service.download(other).name == "lamp.safetensors"
+    assert service.download(other).read_bytes() == b"others"
 
 
-def test_clips_that_cannot_be_learnt_from_do_not_start(shop, clips):
-    owner = shop.owner(shop.studio.visitors.issue())
+def test_clips_that_cannot_be_learnt_from_do_not_start(service, clips):
+    owner = service.owner(service.demo.visitors.issue())
     with pytest.raises(UserError, match="there are no clips yet"):
-        shop.start(owner, TrainForm())
-    shop.clips(owner).add([clips / "a.mp4"])
+        service.start(owner, TrainForm())
+    service.clips(owner).add([clips / "a.mp4"])
     with pytest.raises(UserError, match=r"a\.mp4 lack a caption"):
-        shop.start(owner, TrainForm())
-    assert shop.cost(owner, TrainForm()) is None
-    assert shop.jobs.runs(owner) == []
+        service.start(owner, TrainForm())
+    assert service.cost(owner, TrainForm()) is None
+    assert service.registry.runs(owner) == []
 
 
 @pytest.mark.parametrize("preset", ["look_and_voice", "look", "voice", "motion", "sound_only"])
@@ -131,13 +131,13 @@ def test_a_small_model_learns_at_the_rank_that_was_measured_unless_another_is_as
     assert set(ranks(rank=8).values()) == {8}
 
 
-def test_clips_to_keep_count_in_the_cost_and_need_prompts_where_there_are_no_examples(shop, clips):
-    owner = shop.owner(shop.studio.visitors.issue())
-    shop.clips(owner).add(sorted(clips.iterdir()))
+def test_clips_to_keep_count_in_the_cost_and_need_prompts_where_there_are_no_examples(service, clips):
+    owner = service.owner(service.demo.visitors.issue())
+    service.clips(owner).add(sorted(clips.iterdir()))
     with pytest.raises(UserError, match="comes with no examples; give prompts"):
-        shop.start(owner, TrainForm(keep=True))
+        service.start(owner, TrainForm(keep=True))
     wishes = TrainForm(steps=20, keep=True, keep_prompts="A drum.")
-    cost, without = shop.cost(owner, wishes), shop.cost(owner, TrainForm(steps=20))
+    cost, without = service.cost(owner, wishes), service.cost(owner, TrainForm(steps=20))
     assert cost.seconds["keeping"] > 0 and "keeping" not in without.seconds
     assert "The clips to keep take at least" in html.cost(cost, 20, None, None)
     as_measured = html.cost(replace(cost, seconds=cost.seconds | {"keeping": 1000.0}), 20, None, 1.0)
@@ -158,13 +158,13 @@ def test_numbers_that_cannot_be_meant_are_named(golden):
             settings_of(TrainForm(**wrong), model, 3, "")
 
 
-def test_what_was_left_behind_is_swept_in_time(open_shop, clips, tmp_path):
-    shop = open_shop(MOVA_KEEP_HOURS="0.01")
-    owner = shop.owner(shop.studio.visitors.issue())
-    shop.clips(owner).add([clips / "a.mp4"])
-    (shop.previews / owner).mkdir(parents=True)
-    os.utime(shop.clips(owner).folder, (1, 1))
-    other = open_shop(MOVA_KEEP_HOURS="0.01")  # the same outputs
-    other.owner(other.studio.visitors.issue())
-    assert not shop.clips(owner).folder.exists()
-    assert not (shop.previews / owner).exists()
+def test_what_was_left_behind_is_swept_in_time(open_train_service, clips, tmp_path):
+    service = open_train_service(MOVA_KEEP_HOURS="0.01")
+    owner = service.owner(service.demo.visitors.issue())
+    service.clips(owner).add([clips / "a.mp4"])
+    (service.previews / owner).mkdir(parents=True)
+    os.utime(service.clips(owner).folder, (1, 1))
+    other = open_train_service(MOVA_KEEP_HOURS="0.01")  # the same outputs
+    other.owner(other.demo.visitors.issue())
+    assert not service.clips(owner).folder.exists()
+    assert not (service.previews / owner).exists()

@@ -1,4 +1,4 @@
-"""The line, the worker and the clips on the disk, without a browser."""
+"""The queue, the worker and the clips on the disk, without a browser."""
 
 import os
 import signal
@@ -10,8 +10,7 @@ import pytest
 from demo.history import ClipRecord, History
 from demo.queue import JobQueue
 from demo.service import Limiter, Visitors
-from demo.settings import Settings
-from demo.worker import STOP, Job, ProgressWriter, RunOutcome, WorkerProcess
+from demo.worker import STOP, ProgressWriter, RunOutcome, WorkerProcess
 from mova.errors import BackendError, UserError
 from mova.request import GenerationRequest
 
@@ -19,19 +18,19 @@ REQUEST = GenerationRequest("a bell", height=32, width=64, num_frames=9, num_inf
 
 
 class Machine:
-    """Runs jobs that end when they are told to, or stopped."""
+    """Makes clips that end when `go` is set or they are stopped."""
 
     def __init__(self):
         self.go, self.order, self.running, self.most = threading.Event(), [], 0, 0
 
-    def run(self, job):
+    def make(self, run):
         self.running += 1
         self.most = max(self.most, self.running)
-        while not self.go.is_set() and not (job.folder / STOP).exists():
+        while not self.go.is_set() and not (run.folder / STOP).exists():
             time.sleep(0.01)
         self.running -= 1
-        self.order.append(job.folder.name)
-        return RunOutcome("stopped" if (job.folder / STOP).exists() else "done")
+        self.order.append(run.folder.name)
+        return RunOutcome("stopped" if (run.folder / STOP).exists() else "done")
 
 
 @pytest.fixture
@@ -40,40 +39,40 @@ def machine():
 
 
 @pytest.fixture
-def line(machine):
-    return JobQueue(machine.run, lambda run: None, capacity=2, abandon_seconds=60)
+def queue(machine):
+    return JobQueue(machine.make, lambda run: None, capacity=2, abandon_seconds=60)
 
 
-def submit(line, tmp_path, name, owner="me"):
+def submit(queue, tmp_path, name, owner="me"):
     (tmp_path / name).mkdir()
-    return line.submit(owner, Job(REQUEST, "tiny", tmp_path / name, Settings()))
+    return queue.submit(owner, REQUEST, "tiny", tmp_path / name)
 
 
-def test_clips_are_made_one_by_one_in_their_order(line, machine, tmp_path):
-    runs = [submit(line, tmp_path, name) for name in "abc"]
-    assert [line.ahead(run) for run in runs] == [0, 1, 2]
+def test_clips_are_made_one_by_one_in_their_order(queue, machine, tmp_path):
+    runs = [submit(queue, tmp_path, name) for name in "abc"]
+    assert [queue.ahead(run) for run in runs] == [0, 1, 2]
     machine.go.set()
     assert all(run.watch(5) for run in runs)
     assert machine.order == ["a", "b", "c"]
     assert machine.most == 1
 
 
-def test_a_full_line_says_so_and_takes_more_later(line, machine, tmp_path):
-    runs = [submit(line, tmp_path, name) for name in "abc"]
+def test_a_full_line_says_so_and_takes_more_later(queue, machine, tmp_path):
+    runs = [submit(queue, tmp_path, name) for name in "abc"]
     with pytest.raises(BackendError, match="the machine is busy: 3 clips"):
-        submit(line, tmp_path, "d")
+        submit(queue, tmp_path, "d")
     machine.go.set()
     assert all(run.watch(5) for run in runs)
-    assert submit(line, tmp_path, "e").watch(5)
+    assert submit(queue, tmp_path, "e").watch(5)
 
 
-def test_a_stop_in_the_line_takes_its_place_away_at_once(line, machine, tmp_path):
-    first, second, third = (submit(line, tmp_path, name) for name in "abc")
-    line.stop(second)
+def test_a_stop_in_the_line_takes_its_place_away_at_once(queue, machine, tmp_path):
+    first, second, third = (submit(queue, tmp_path, name) for name in "abc")
+    queue.stop(second)
     assert second.watch(0.5)
     assert second.outcome.kind == "stopped"
-    assert line.ahead(third) == 1
-    line.stop(first)
+    assert queue.ahead(third) == 1
+    queue.stop(first)
     assert first.watch(5)
     machine.go.set()
     assert third.watch(5)
@@ -81,19 +80,19 @@ def test_a_stop_in_the_line_takes_its_place_away_at_once(line, machine, tmp_path
 
 
 def test_a_run_that_nobody_watches_is_stopped(machine, tmp_path):
-    line = JobQueue(machine.run, lambda run: None, capacity=2, abandon_seconds=0.5)
-    run = submit(line, tmp_path, "a")
-    assert run.over.wait(8)
+    queue = JobQueue(machine.make, lambda run: None, capacity=2, abandon_seconds=0.5)
+    run = submit(queue, tmp_path, "a")
+    assert run.finished.wait(8)
     assert run.outcome.kind == "stopped"
 
 
-def test_a_run_is_found_by_its_owner_alone(line, machine, tmp_path):
-    run = submit(line, tmp_path, "a", owner="me")
-    assert line.current("me") is line.get("me", run.run_id) is run
-    assert line.current("you") is line.get("you", run.run_id) is None
+def test_a_run_is_found_by_its_owner_alone(queue, machine, tmp_path):
+    run = submit(queue, tmp_path, "a", owner="me")
+    assert queue.current("me") is queue.get("me", run.run_id) is run
+    assert queue.current("you") is queue.get("you", run.run_id) is None
     machine.go.set()
     assert run.watch(5)
-    assert line.current("me") is None
+    assert queue.current("me") is None
 
 
 def test_a_fault_of_the_page_ends_the_run_with_a_sentence(machine, tmp_path):
@@ -102,7 +101,7 @@ def test_a_fault_of_the_page_ends_the_run_with_a_sentence(machine, tmp_path):
     def fail(run):
         raise OSError("the disk is gone")
 
-    run = submit(JobQueue(machine.run, fail, capacity=0), tmp_path, "a")
+    run = submit(JobQueue(machine.make, fail, capacity=0), tmp_path, "a")
     assert run.watch(5)
     assert run.outcome == RunOutcome("machine", "the page failed (OSError); its log says more")
 
@@ -158,7 +157,7 @@ def test_clips_are_listed_newest_first_until_they_expire(tmp_path):
     oldest, old, new, gone = (finish(history, "me", age) for age in (300, 200, 100, 4000))
     unfinished = history.new_folder("me")
     other = finish(history, "you")
-    assert [entry.folder for entry in history.entries("me")] == [new, old]
+    assert [entry.folder for entry in history.records("me")] == [new, old]
     assert history.sweep(running=frozenset([unfinished])) == 2
     assert [folder.exists() for folder in (oldest, old, new, gone, unfinished, other)] == [
         False, True, True, False, True, True,
@@ -170,7 +169,7 @@ def test_clips_are_listed_newest_first_until_they_expire(tmp_path):
 def test_a_clip_is_found_by_its_owner_alone_and_names_stay_in_their_folder(tmp_path):
     history = History(tmp_path, 1, 5)
     mine = finish(history, "me")
-    assert history.entry("me", mine.name).clip.read_bytes() == b"clip"
+    assert history.record("me", mine.name).clip.read_bytes() == b"clip"
     for owner, clip_id in (
         ("you", mine.name),
         ("me", f"../me/{mine.name}"),
@@ -178,7 +177,7 @@ def test_a_clip_is_found_by_its_owner_alone_and_names_stay_in_their_folder(tmp_p
         ("me", None),
     ):
         with pytest.raises(UserError, match="no longer here"):
-            history.entry(owner, clip_id)
+            history.record(owner, clip_id)
 
 
 def test_a_clip_is_kept_for_training_with_its_words(tmp_path):
@@ -201,6 +200,6 @@ def test_a_caller_is_held_to_so_many_a_minute_and_others_are_not():
     limiter = Limiter(2)
     limiter.check("a")
     limiter.check("a")
-    with pytest.raises(UserError, match="2 times in a minute; try again in 60 s"):
+    with pytest.raises(UserError, match="2 times a minute is the limit; try again in 60 s"):
         limiter.check("a")
     limiter.check("b")
