@@ -30,15 +30,23 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("content-length", 0))
         self.body = json.loads(self.rfile.read(length) or b"{}")
         self.server.requests.append((self.path, self.sent_headers(), self.body))
+        if not self.path.startswith("/v1/"):
+            return self.server.elsewhere(self)
         step = self.server.steps.popleft() if self.server.steps else self.server.always
         if step:
             step(self)
         else:
             self.answer(self.server.text)
+        return None
 
     def do_GET(self) -> None:
         self.server.requests.append((self.path, self.sent_headers(), {}))
-        self.json(200, {"object": "list", "data": [{"id": name} for name in self.server.models]})
+        if not self.path.startswith("/v1/"):
+            self.server.elsewhere(self)
+        elif callable(self.server.listing):
+            self.server.listing(self)
+        else:
+            self.json(200, self.server.listing)
 
     def sent_headers(self) -> dict[str, str]:
         return {name.lower(): value for name, value in self.headers.items()}
@@ -91,7 +99,8 @@ class ScriptedServer(ThreadingHTTPServer):
         self.steps: deque[Step] = deque()
         self.always: Step | None = None
         self.text = GOOD_ANSWER
-        self.models = ["scripted"]
+        self.listing: object = {"object": "list", "data": [{"id": "scripted"}]}
+        self.elsewhere: Step = error(404, "no such path")  # outside /v1
 
     def handle_error(self, *_: object) -> None:
         pass  # clients that hang up are part of the tests
