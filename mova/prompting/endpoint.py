@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 60_000  # of an answer; reasoning included
-MAX_ATTEMPTS = 7
+MAX_ATTEMPTS = 8
 # Field of the request, and what a server that objects to it writes.
 OPTIONAL = {
     "max_completion_tokens": ("max_completion_tokens",),
@@ -44,6 +44,7 @@ OPTIONAL = {
         "extra fields",
         "unrecognized",
     ),
+    "response_format": ("response_format", "json_schema", "json schema", "structured output", "grammar"),
     "seed": ("seed",),
     "temperature": ("temperature",),
     "stream": ("stream",),
@@ -62,6 +63,11 @@ NO_CHAT = re.compile(
 
 class Delta(BaseModel):
     content: str | None = None
+    refusal: str | None = None
+
+    @property
+    def text(self) -> str:
+        return self.content or self.refusal or ""
 
 
 class Choice(BaseModel):
@@ -153,7 +159,7 @@ class EndpointWriter:
             if reply.choices is None:
                 raise ReplyError(body)
             choice = first_choice(reply)
-            text = (choice.message or Delta()).content or ""
+            text = (choice.message or Delta()).text
             is_complete = choice.finish_reason != "length"
             return WriterAnswer(text[:MAX_CHARACTERS], reply.model or model, is_complete, notes)
         text, reason, name = "", None, model
@@ -163,7 +169,7 @@ class EndpointWriter:
                 reply = Reply.model_validate(body)
                 name = reply.model or name
                 choice = first_choice(reply)
-                text += (choice.delta or Delta()).content or ""
+                text += (choice.delta or Delta()).text
                 reason = choice.finish_reason or reason
                 on_text(text)
                 if len(text) > MAX_CHARACTERS:
@@ -190,6 +196,9 @@ def request_fields(model: str, ask: WriterRequest, left_out: frozenset[str]) -> 
         fields["seed"] = ask.seed
     if "chat_template_kwargs" not in left_out:
         fields["extra_body"] = {"chat_template_kwargs": {"enable_thinking": False}}
+    if ask.schema and "response_format" not in left_out:
+        named = {"name": "prompt", "strict": True, "schema": ask.schema}
+        fields["response_format"] = {"type": "json_schema", "json_schema": named}
     fields["stream"] = "stream" not in left_out
     return fields
 
@@ -200,13 +209,14 @@ def objected(error: Exception, left_out: frozenset[str], ask: WriterRequest) -> 
     candidates = {name: signs for name, signs in OPTIONAL.items() if name not in left_out}
     if not ask.image:
         candidates.pop("image", None)
-    if error.status_code < 500:
-        for name, signs in candidates.items():
-            if any(sign in said for sign in signs):
-                return frozenset([name])
-        unknown = frozenset(candidates) & {"chat_template_kwargs", "seed"}
-        if unknown:
-            return unknown
+    if not ask.schema:
+        candidates.pop("response_format", None)
+    for name, signs in candidates.items():
+        if any(sign in said for sign in signs) and (error.status_code < 500 or name == "response_format"):
+            return frozenset([name])
+    unknown = frozenset(candidates) & {"chat_template_kwargs", "response_format", "seed"}
+    if unknown and error.status_code < 500:
+        return unknown
     return frozenset(["image"]) if "image" in candidates else None
 
 

@@ -1,8 +1,7 @@
-"""From an idea to a prompt: ask, check, mend, ask again, and never come back with empty hands.
+"""From an idea to a prompt: ask, check, repair, ask again, and fall back, so that there always is one.
 
-The ladder: the model's answer; the answer mended by code; one more question that names what is wrong, or,
-for a model that follows no instructions, that names colours as it knows them; the template, which needs no
-model; the person's own text.
+The ladder: the fields that the model answers with; the same repaired by code; one more question that names
+the problems; the template, which needs no model; the person's own text.
 """
 
 import secrets
@@ -16,7 +15,7 @@ from typing import Any, Literal
 
 from mova.errors import BackendError, UserError
 from mova.openai_client import IsCancelled, OnText, ignore_text, never_cancelled
-from mova.prompting.plan import PromptPlan
+from mova.prompting.plan import SCHEMA, PromptPlan, read_draft, read_fields
 from mova.prompting.prompt_files import load_template
 from mova.prompting.quotes import restore_quotes
 from mova.prompting.rules import (
@@ -97,6 +96,17 @@ class EnhanceResult:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """What came of asking the writer: a prompt by some route, or why there is none."""
+
+    checked: CheckedPrompt | None = None
+    route: ROUTE = "template"
+    failure: str = ""
+    notes: tuple[str, ...] = ()
+    model: str = ""
+
+
 @dataclass
 class Enhancer:
     """Turns ideas into prompts with `writer`, or by the template alone if there is none.
@@ -128,26 +138,26 @@ class Enhancer:
         brief = self.brief(request)
         seed = secrets.randbelow(2**31) if request.seed is None else request.seed
         request = replace(request, seed=seed)
-        failure, notes, model = "", (), ""
+        attempt = Attempt()
         if self.writer is not None:
             try:
-                result, failure, notes, model = self._written(request, brief, on_text, cancelled)
+                attempt = self._ask_writer(request, brief, on_text, cancelled)
             except BackendError as error:
-                result, failure = None, str(error)
-        else:
-            result = None
-        route, text, repaired = result or fall_back(brief)
+                attempt = Attempt(failure=str(error))
+        route, checked = attempt.route, attempt.checked
+        if checked is None:
+            route, checked = fall_back(brief)
         return EnhanceResult(
-            text=text,
-            plan=PromptPlan.parse(text),
+            text=checked.text,
+            plan=PromptPlan.parse(checked.text),
             route=route,
-            added=added_spans(brief.idea, text),
-            violations=repaired.violations,
-            repairs=repaired.repairs,
-            failure=failure,
-            notes=notes,
+            added=added_spans(brief.idea, checked.text),
+            violations=checked.violations,
+            repairs=checked.repairs,
+            failure=attempt.failure,
+            notes=attempt.notes,
             seconds=round(time.monotonic() - started, 3),
-            model=model,
+            model=attempt.model,
             seed=seed,
         )
 
@@ -184,40 +194,56 @@ class Enhancer:
             meter=self.meter,
         )
 
-    def _written(
+    def _ask_writer(
         self, request: EnhanceRequest, brief: PromptRequirements, on_text: OnText, cancelled: IsCancelled
-    ) -> tuple[tuple[ROUTE, str, CheckedPrompt] | None, str, tuple[str, ...], str]:
-        """A usable prompt or None, why there is none, notes, and the model, after one or two questions."""
+    ) -> Attempt:
+        """A usable prompt, or why there is none, after one or two questions."""
+        if not self.writer.follows_instructions:
+            return self._ask_small_model(request, brief, on_text, cancelled)
+
+        def draft(text: str) -> None:
+            on_text(read_draft(text).text(brief.taken, no_subtitles=False))
+
+        ask = self.ask(request, brief, cancelled)
+        routes: tuple[ROUTE, ...] = ("answer", "asked again")
+        for route in routes:
+            answer = self.cache.write(self.writer, ask, draft, cancelled)
+            checked = check_answer(answer, brief)
+            if checked.is_good and answer.is_complete:
+                was_repaired = route == "answer" and checked.repairs
+                return Attempt(checked, "repaired" if was_repaired else route, "", answer.notes, answer.model)
+            problems = problems_in(checked, answer)
+            ask = ask_again(ask, answer, problems)
+        reason = "; ".join(problems[:3]) if answer.is_complete else TRUNCATED.format(limit=ask.max_tokens)
+        failure = f"the model's answer could not be used: {reason}"
+        return Attempt(failure=failure, notes=answer.notes, model=answer.model)
+
+    def _ask_small_model(
+        self, request: EnhanceRequest, brief: PromptRequirements, on_text: OnText, cancelled: IsCancelled
+    ) -> Attempt:
+        """As `_ask_writer`, of a model that answers ideas with whole prompts and understands nothing else."""
+        if brief.has_image:
+            return Attempt(notes=(TEMPLATE_WROTE.format(why=UNSEEN),))
+        ask = self.ask(request, brief, cancelled)
 
         def draft(text: str) -> None:
             on_text(restore_quotes(text, brief.taken))
 
-        if brief.has_image and not self.writer.follows_instructions:
-            return None, "", (TEMPLATE_WROTE.format(why=UNSEEN),), ""
-        ask = self.ask(request, brief, cancelled)
+        def checked(answer: WriterAnswer) -> CheckedPrompt:
+            return repair(restore_quotes(plain_text(answer.text), brief.taken).strip(), brief)
+
         answer = self.cache.write(self.writer, ask, draft, cancelled)
-        first = check_answer(answer, brief)
-        if first.is_good and answer.is_complete:
-            route = "repaired" if first.repairs else "answer"
-            return (route, first.text, first), "", answer.notes, answer.model
-        faults = problems_in(first, answer)
-        stand_ins = None
-        if not self.writer.follows_instructions:
-            stand_ins = StandIns.of(ask.idea, answer.text, lost_names(first.text, brief))
-        if stand_ins:
-            answer = self._in_common_words(ask, stand_ins, draft, cancelled)
-        elif self.writer.follows_instructions:
-            answer = self.cache.write(self.writer, ask_again(ask, answer, faults), draft, cancelled)
-        if stand_ins or self.writer.follows_instructions:
-            second = check_answer(answer, brief)
-            if second.is_good and answer.is_complete:
-                return ("asked again", second.text, second), "", answer.notes, answer.model
-            faults = problems_in(second, answer)
-        if not self.writer.follows_instructions:
-            why = NOT_KEPT.format(reason=faults[0]) if answer.text.strip() else HANDED_BACK
-            return None, "", (*answer.notes, TEMPLATE_WROTE.format(why=why)), answer.model
-        reason = "; ".join(faults[:3]) if answer.is_complete else TRUNCATED.format(limit=ask.max_tokens)
-        return None, f"the model's answer could not be used: {reason}", answer.notes, answer.model
+        result, route = checked(answer), "answer"
+        if not (result.is_good and answer.is_complete):
+            stand_ins = StandIns.of(ask.idea, answer.text, lost_names(result.text, brief))
+            if stand_ins:
+                answer, route = self._in_common_words(ask, stand_ins, draft, cancelled), "asked again"
+                result = checked(answer)
+        if result.is_good and answer.is_complete:
+            return Attempt(result, route, "", answer.notes, answer.model)
+        problem = problems_in(result, answer)[0]
+        why = NOT_KEPT.format(reason=problem) if answer.text.strip() else HANDED_BACK
+        return Attempt(notes=(*answer.notes, TEMPLATE_WROTE.format(why=why)), model=answer.model)
 
     def _in_common_words(
         self, ask: WriterRequest, stand_ins: StandIns, on_text: OnText, cancelled: IsCancelled
@@ -256,37 +282,40 @@ class Enhancer:
             request.max_tokens,
             request.temperature,
             request.seed or 0,
+            SCHEMA,
         )
 
 
 def check_answer(answer: WriterAnswer, brief: PromptRequirements) -> CheckedPrompt:
-    """The answer with the quotes put back, mended and checked."""
-    reasoning, end, prompt = answer.text.rpartition("</think>")
-    text = restore_quotes(plain_text(reasoning[-MAX_ANSWER:] + end + prompt[:MAX_ANSWER]), brief.taken)
-    return repair(text.strip(), brief)
+    """The prompt in an answer with the quotes put back, repaired and checked."""
+    try:
+        text = read_fields(plain_text(answer.text)).text(brief.taken, brief.no_subtitles)
+    except ValueError as error:
+        return CheckedPrompt("", (), (Violation("fields", "error", str(error)),))
+    return repair(text[:MAX_ANSWER].strip(), brief)
 
 
-def problems_in(judged: CheckedPrompt, answer: WriterAnswer) -> list[str]:
-    """What keeps the answer from being used, as its writer is told."""
-    faults = [violation.message for violation in judged.violations if violation.severity == "error"]
-    return faults if answer.is_complete else [*faults, "it was cut off before its end; be shorter"]
+def problems_in(checked: CheckedPrompt, answer: WriterAnswer) -> list[str]:
+    """What keeps the answer from being used, in words for its writer."""
+    problems = [violation.message for violation in checked.violations if violation.severity == "error"]
+    return problems if answer.is_complete else [*problems, "it was cut off before its end; be shorter"]
 
 
-def ask_again(ask: WriterRequest, answer: WriterAnswer, faults: list[str]) -> WriterRequest:
-    listed = "\n".join(f"- {fault}" for fault in faults)
-    _, user = load_template("ask_again").fill(faults=listed)
+def ask_again(ask: WriterRequest, answer: WriterAnswer, problems: list[str]) -> WriterRequest:
+    listed = "\n".join(f"- {problem}" for problem in problems)
+    _, user = load_template("ask_again").fill(problems=listed)
     return replace(ask, messages=(*ask.messages, ("assistant", answer.text[:MAX_ANSWER]), ("user", user)))
 
 
-def fall_back(brief: PromptRequirements) -> tuple[ROUTE, str, CheckedPrompt]:
+def fall_back(brief: PromptRequirements) -> tuple[ROUTE, CheckedPrompt]:
     """The template's prompt, or the own text where the template breaks rules that the text keeps."""
     own = brief.as_own_words()
     made = repair(write_template(own), own)
-    faults = {violation.rule for violation in made.violations if violation.severity == "error"}
+    problems = {violation.rule for violation in made.violations if violation.severity == "error"}
     plain = check(brief.idea, own)
-    if not brief.idea or faults <= {violation.rule for violation in plain if violation.severity == "error"}:
-        return "template", made.text, made
-    return "own text", brief.idea, CheckedPrompt(brief.idea, (), tuple(plain))
+    if not brief.idea or problems <= {violation.rule for violation in plain if violation.severity == "error"}:
+        return "template", made
+    return "own text", CheckedPrompt(brief.idea, (), tuple(plain))
 
 
 def added_spans(idea: str, text: str) -> tuple[tuple[int, int], ...]:

@@ -79,6 +79,11 @@ class MaskedText:
         """The placeholder of the quote at `index`, counted from 0."""
         return f"<{self.tag}{index + 1}>"
 
+    def indices(self, text: str) -> list[int]:
+        """The quotes whose placeholders are in `text`, counted from 0, in the order of the text."""
+        found = (int(next(filter(None, match.groups()))) - 1 for match in self.pattern.finditer(text))
+        return [index for index in found if 0 <= index < len(self.quotes)]
+
 
 @lru_cache(maxsize=128)  # a check looks at the same text some forty times
 def find_quotes(text: str) -> tuple[Quote, ...]:

@@ -649,7 +649,7 @@ RULES: dict[str, Rule] = {
     "unrelated": unrelated,
     "named": named,
     "notes": notes,
-    "bare_words": unquoted_speech,
+    "unquoted_speech": unquoted_speech,
     "camera": camera,
     "stillness": stillness,
     "audio_last": audio_last,

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import Any, Protocol
 
 from mova.files import new_output
 from mova.openai_client import IsCancelled, OnText
@@ -18,7 +18,7 @@ class WriterRequest:
     instructions.
 
     `image` is the first frame as JPEG, shown with the first user message; `template` is the digest of the
-    prompt file that the messages were made from.
+    prompt file that the messages were made from; `schema` is that of the JSON to answer with, None for prose.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -28,6 +28,7 @@ class WriterRequest:
     max_tokens: int = 1024
     temperature: float = 0.6
     seed: int = 0
+    schema: dict[str, Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,14 @@ class Writer(Protocol):
         ...
 
 
-VERSION = 1
+VERSION = 2
 MAX_ENTRIES = 256
 
 
 def cache_key(identity: str, ask: WriterRequest) -> str:
     """A fingerprint of the writer and of all that it is asked."""
     image = hashlib.sha256(ask.image).hexdigest() if ask.image else None
-    what = (ask.template, ask.messages, ask.idea, image)
+    what = (ask.template, ask.messages, ask.idea, image, ask.schema)
     parts = [VERSION, identity, *what, ask.max_tokens, ask.temperature, ask.seed]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

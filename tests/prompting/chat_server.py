@@ -9,12 +9,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from mova.openai_client import Endpoint
 from mova.prompting.endpoint import EndpointWriter
 
-GOOD_ANSWER = (
-    "A fisherman in a yellow coat leans on the rail of a small boat in grey morning light.\n\n"
-    "Drops dot his sleeves. He lifts his face to the sky and turns to the wheelhouse.\n\n"
-    "The fisherman says, <Q1>\n\n"
-    "The audio shows small waves slapping the hull and the first taps of rain; his voice is low and close."
-    " This video has no subtitles."
+GOOD_FIELDS = {
+    "first_frame": "A fisherman in a yellow coat leans on the rail of a small boat in grey morning light.",
+    "progression": "Drops dot his sleeves. He lifts his face to the sky and turns to the wheelhouse.",
+    "dialogue": [{"speaker": "The fisherman", "verb": "says", "words": "<Q1>"}],
+    "audio": "The audio shows small waves slapping the hull and the first taps of rain; his voice is low.",
+}
+GOOD_ANSWER = json.dumps(GOOD_FIELDS)
+GOOD_PROMPT = (
+    f"{GOOD_FIELDS['first_frame']}\n\n{GOOD_FIELDS['progression']}\n\n"
+    f'The fisherman says, "Here it comes."\n\n{GOOD_FIELDS["audio"]} This video has no subtitles.'
 )
 IDEA = 'a fisherman on a boat says "Here it comes." as rain starts'
 KEY = "sk-secret-0123456789abcdef"

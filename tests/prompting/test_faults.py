@@ -12,8 +12,10 @@ from mova.errors import BackendError, Cancelled
 from mova.openai_client import Endpoint, endpoint_from_environment, visitor_endpoint
 from mova.prompting.endpoint import WITHOUT_IMAGE, EndpointWriter
 from mova.prompting.enhancer import Enhancer, EnhanceRequest
+from mova.prompting.plan import SCHEMA
 from mova.prompting.writers import AnswerCache, WriterRequest
-from tests.prompting.chat_server import GOOD_ANSWER, IDEA, KEY, Handler, chunk, error
+from tests.prompting.chat_models import APOLOGY, HABITS, answer_of, refusing
+from tests.prompting.chat_server import GOOD_ANSWER, GOOD_PROMPT, IDEA, KEY, Handler, chunk, error
 
 ASK = WriterRequest((("system", "Write."), ("user", "a boat")), idea="a boat", max_tokens=64)
 REQUEST = EnhanceRequest(IDEA, seed=1)
@@ -149,6 +151,61 @@ def test_optional_fields_are_left_out_once_refused(scripted, message, gone):
     assert gone in first
     assert not any(body.get(gone) is not None and body[gone] is not False for body in later)
     assert len(later) == 2
+
+
+REFUSED_SCHEMAS = [
+    error(400, "Unknown parameter: 'response_format'."),
+    error(422, "extra fields not permitted"),
+    error(400, "'response_format.type' must be 'text'"),
+    error(400, "Invalid JSON schema: additionalProperties is not supported"),
+    error(500, "failed to parse grammar"),
+    lambda h: h.json(501, {"detail": "structured outputs are not available"}),
+]
+
+
+@pytest.mark.parametrize("refuse", REFUSED_SCHEMAS)
+def test_a_schema_is_asked_for_until_it_is_refused_once(scripted, refuse):
+    def answer(handler: Handler) -> None:
+        if handler.body.get("response_format"):
+            refuse(handler)
+        else:
+            handler.answer(f"Here it is: {GOOD_ANSWER}")
+
+    scripted.always = answer
+    writer = scripted.writer()
+    results = [Enhancer(writer).enhance(EnhanceRequest(IDEA, seed=seed)) for seed in (1, 2)]
+    assert [(result.route, result.text) for result in results] == [("answer", GOOD_PROMPT)] * 2
+    asked = [body for _, _, body in scripted.requests if "response_format" in body]
+    assert len({body["seed"] for body in asked}) == 1  # the client itself tries a 5xx again
+    assert asked[0]["response_format"]["json_schema"]["schema"] == SCHEMA
+    assert "response_format" not in scripted.requests[-2][2]
+
+
+def test_a_schema_is_for_prompts_alone(scripted):
+    scripted.writer().write(ASK)
+    assert "response_format" not in scripted.requests[0][2]
+    Enhancer(scripted.writer()).enhance(REQUEST)
+    assert scripted.requests[1][2]["response_format"]["type"] == "json_schema"
+
+
+@pytest.mark.parametrize("habit", HABITS)
+def test_a_model_is_understood_with_its_habits(scripted, habit):
+    scripted.always = lambda h: h.answer(answer_of(habit, h.body["messages"]))
+    result = Enhancer(scripted.writer()).enhance(REQUEST)
+    assert '"Here it comes."' in result.text
+    assert len(scripted.requests) == (2 if "at_first" in habit.__name__ or habit is refusing else 1)
+    if habit is refusing:
+        assert result.route == "template"
+        assert "not one JSON object" in result.failure
+        assert APOLOGY[:20] in result.failure
+    else:
+        assert not result.failure
+
+
+def test_a_refusal_in_its_own_field_is_a_refusal(scripted):
+    body = {"choices": [{"message": {"content": None, "refusal": APOLOGY}, "finish_reason": "stop"}]}
+    scripted.always = lambda h: h.json(200, body)
+    assert APOLOGY[:20] in Enhancer(scripted.writer()).enhance(REQUEST).failure
 
 
 def test_the_limit_is_called_as_the_server_wants_it(scripted):

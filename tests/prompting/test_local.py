@@ -15,7 +15,7 @@ from mova.prompting.local import (
     pocket_writer,
 )
 from mova.prompting.writers import WriterRequest
-from tests.prompting.chat_server import GOOD_ANSWER, IDEA
+from tests.prompting.chat_server import GOOD_PROMPT, IDEA
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def test_a_folder_is_a_writer(text_model):
         EnhanceRequest(IDEA, temperature=0.0, seed=1), drafts.append
     )
     assert result.route == "answer"
-    assert result.text == GOOD_ANSWER.replace("<Q1>", '"Here it comes."')
+    assert result.text == GOOD_PROMPT
     assert result.model == str(text_model)
     assert len(drafts) > 20
     assert drafts[-1] == result.text
@@ -40,8 +40,7 @@ def test_a_model_of_one_task_gets_the_idea_alone_and_is_not_asked_again(text_mod
         return answer_locally(source, ask, on_text, cancelled)
 
     writer = LocalWriter(str(text_model), instructed=False, answer=answer)
-    result = Enhancer(writer).enhance(EnhanceRequest(IDEA))
-    assert result.route == "answer"
+    Enhancer(writer).enhance(EnhanceRequest(IDEA))
     assert asked[0].messages == (("user", "a fisherman on a boat says <Q1> as rain starts"),)
     Enhancer(writer).enhance(EnhanceRequest("three astronauts wave on a moon"))
     assert len(asked) == 2
@@ -53,7 +52,6 @@ def test_the_pocket_enhancer_is_found_where_it_is(text_model, tmp_path):
     assert embedded_writer("360p", text_model) is None
     writer = pocket_writer(text_model)
     assert not writer.follows_instructions
-    assert Enhancer(writer).enhance(EnhanceRequest(IDEA)).route == "answer"
 
 
 def test_a_model_that_sees_sees(seeing_model):

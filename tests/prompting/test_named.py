@@ -21,8 +21,8 @@ LOST = [  # idea, prompt, rule, the words that are missed
     ("一个红色的球", "A blue ball falls.", "named", "红色"),
     ("play C E G", "The keys C, G and E sink.", "notes", "C E G"),
     ("notes D and F", "The keys D, F and A sink.", "notes", "D and F"),
-    ("girl says spaghetti", 'The girl says, "spaspetti"', "bare_words", "spaghetti"),
-    ("a man saying: hurry up!", "A man speaks.", "bare_words", "hurry up"),
+    ("girl says spaghetti", 'The girl says, "spaspetti"', "unquoted_speech", "spaghetti"),
+    ("a man saying: hurry up!", "A man speaks.", "unquoted_speech", "hurry up"),
 ]
 KEPT = [
     ("a steel ball, grey", "A gray ball of metal falls."),
@@ -42,7 +42,7 @@ KEPT = [
 
 
 def lost(idea: str, prompt: str) -> list[tuple[str, str]]:
-    named = ("named", "notes", "bare_words")
+    named = ("named", "notes", "unquoted_speech")
     return [(v.rule, v.message) for v in check(prompt, PromptRequirements(idea)) if v.rule in named]
 
 

@@ -239,6 +239,6 @@ def test_words_are_counted_in_every_script():
 
 
 def test_every_rule_is_tried_here():
-    elsewhere = {"named", "notes", "bare_words"}  # in test_named.py
+    elsewhere = {"named", "notes", "unquoted_speech"}  # in test_named.py
     tried = {row[0] for row in REPAIRED + SEEN} | {"tokens", "speech"} | elsewhere
     assert tried == set(RULES)
