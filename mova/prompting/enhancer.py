@@ -30,12 +30,13 @@ from mova.prompting.rules import (
 )
 from mova.prompting.stand_ins import StandIns
 from mova.prompting.template import write_template
-from mova.prompting.writers import AnswerCache, Writer, WriterAnswer, WriterRequest
+from mova.prompting.writers import AnswerCache, Writer, WriterAnswer, WriterRequest, prose_in
 from mova.text import WORD, TokenMeter, plain_text
 
 ROUTE = Literal["answer", "repaired", "asked again", "template", "own text"]
 MAX_IDEA = 60_000
 MAX_ANSWER = 8_000
+MAX_DESCRIPTION = 4_000
 MAX_COMPARISONS = 2_000_000
 IMAGE_SIDE = 1024
 ATTACHED = "You see it attached."
@@ -351,7 +352,7 @@ def read_image(path: Path) -> bytes:
 def describe_first_frame(
     describer: Writer, image: bytes, cache: AnswerCache, cancelled: IsCancelled = never_cancelled
 ) -> str:
-    """What `image` (JPEG) shows, in the words of a model that sees. Raises BackendError, Cancelled."""
+    """The content of `image` (JPEG) in the words of a model that sees. Raises BackendError, Cancelled."""
     system, user = load_template("describe_first_frame").fill()
     ask = WriterRequest((("system", system), ("user", user)), image=image, max_tokens=400, temperature=0.2)
-    return plain_text(cache.write(describer, ask, ignore_text, cancelled).text[:4000]).strip()
+    return prose_in(cache.write(describer, ask, ignore_text, cancelled))[:MAX_DESCRIPTION]

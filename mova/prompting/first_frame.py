@@ -16,8 +16,8 @@ from mova.openai_client import Endpoint, IsCancelled, OnText, body_of, call, ign
 from mova.prompting.plan import tidy
 from mova.prompting.prompt_files import load_template
 from mova.prompting.quotes import restore_quotes
-from mova.prompting.rules import MARKS, REASONING, PromptRequirements
-from mova.prompting.writers import AnswerCache, Writer, WriterRequest
+from mova.prompting.rules import PromptRequirements
+from mova.prompting.writers import AnswerCache, Writer, WriterRequest, prose_in
 from mova.text import plain_text
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def write_first_frame_prompt(
     seed: int = 0,
     cancelled: IsCancelled = never_cancelled,
 ) -> str:
-    """What the first frame of `idea` shows, as a prompt for an image model of at most MAX_CHARACTERS.
+    """A prompt of at most MAX_CHARACTERS for an image model: the first frame of `idea`.
 
     Raises:
         BackendError: the writer failed or wrote nothing.
@@ -55,8 +55,7 @@ def write_first_frame_prompt(
     system, user = load_template("first_frame").fill(idea=brief.taken.text, max_words=MAX_WORDS)
     ask = WriterRequest((("system", system), ("user", user)), brief.taken.text, max_tokens=400, seed=seed)
     answer = (cache or AnswerCache()).write(writer, ask, ignore_text, cancelled)
-    text = MARKS.sub("", REASONING.sub("", plain_text(answer.text)))
-    text = tidy(restore_quotes(" ".join(text.split()), brief.taken))
+    text = tidy(restore_quotes(prose_in(answer), brief.taken))
     if not text:
         raise BackendError(f"{answer.model} wrote no picture; try again or describe the first frame yourself")
     return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS].rsplit(" ", 1)[0]

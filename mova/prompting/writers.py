@@ -1,7 +1,8 @@
-"""The seam between the enhancer and whatever writes: what is asked, what is answered, who can be asked."""
+"""The protocol of writers, their questions and answers, and the cache of answers."""
 
 import hashlib
 import json
+import re
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, Protocol
 
 from mova.files import new_output
 from mova.openai_client import IsCancelled, OnText
+from mova.prompting.rules import MARKS
+from mova.text import plain_text
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,20 @@ class WriterRequest:
 
 @dataclass(frozen=True)
 class WriterAnswer:
-    """What came back. `is_complete` is False where the limit of tokens cut it off."""
+    """The text that came back. `is_complete` is False where the limit of tokens cut it off."""
 
     text: str
     model: str
     is_complete: bool = True
     notes: tuple[str, ...] = ()
+
+
+REASONING = re.compile(r".*</(?:think|thinking|reasoning)>|<\|[^|<>\n]{1,40}\|>", re.DOTALL | re.IGNORECASE)
+
+
+def prose_in(answer: WriterAnswer) -> str:
+    """The prose of an answer on one line, without reasoning and markup."""
+    return " ".join(MARKS.sub("", REASONING.sub("", plain_text(answer.text))).split())
 
 
 class Writer(Protocol):
@@ -69,7 +80,7 @@ class Writer(Protocol):
         ...
 
 
-VERSION = 2
+VERSION = 2  # of the cache's files
 MAX_ENTRIES = 256
 
 
