@@ -1,9 +1,9 @@
-"""Is it the encoder or the decoder of pocket's video VAE that loses detail?
+"""Limit of the decoder of pocket's video VAE: the detail that no encoder could give it.
 
     python -m benchmarks.decoder_limit [--steps 100] [--window 64]
 
-Latents of the liveliest window of a held-out clip of each family are encoded, then moved by gradient descent
-to where the decoder makes the clip best. What is still missing no encoder could give this decoder.
+Latents of the liveliest window of a held-out clip of each family are encoded, then optimised by gradient
+descent for the best decoded clip. The detail that is still missing is the decoder's loss.
 """
 
 import argparse

@@ -83,7 +83,7 @@ def watch_memory(server: Server, clips: int) -> None:
 
 
 def memory_of(server: Server) -> str:
-    """What the page and its processes hold."""
+    """Memory of the page and of its processes, as text."""
     page = psutil.Process(server.process.pid)
     worker = sum(child.memory_info().rss for child in page.children(recursive=True))
     return f"page {page.memory_info().rss / MIB:.0f} MiB, model {worker / MIB:.0f} MiB"

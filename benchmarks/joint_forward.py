@@ -22,12 +22,11 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from benchmarks import reference_forward, released_sizes
+from mova.machine import GIB
 from mova.models.dual_tower import ATTENTION_ORDER, DualTower
 from mova.offload import LayerStreamer, WeightSwap
 from mova.placement import compile_blocks
 from mova.shapes import ClipShape
-
-GIB = 2**30
 
 
 def inputs(shape: ClipShape) -> dict[str, Tensor | float]:

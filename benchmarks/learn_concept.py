@@ -1,16 +1,17 @@
-"""Can an adapter teach pocket what it does not know? From a folder of clips to figures.
+"""Learning of a new concept by an adapter, measured from a folder of clips to figures.
 
     python -m recipes.pocket speech                     (once: the word banks)
     python -m benchmarks.learn_concept --json results.json
 
 For each new concept of `recipes.pocket.new_concepts.clips` (a puppet in a striped shirt that says a new
-word in a new voice; a cube that honks) this writes a folder of clips, lets the base model make clips of
-what it can (`data.keep`), trains an adapter on both with the trainer's own commands, and makes clips of
-fresh prompts with and without it. Newcomers are not in the first frame, so what is seen of them comes from
-the adapter. The base model's old skills are measured with and without it as well, and at strength 0 every
-bit of the latents has to be the base model's. Exit code 1: a claim is missed.
+word in a new voice; a cube that honks) this writes a folder of clips, lets the base model make clips of its
+own families for regularization (`data.keep`), trains an adapter on both with the trainer's own commands,
+and makes clips of fresh prompts with and without it. New concepts are not in the first frame, so what is
+seen of them comes from the adapter. Retained skills, those of the base model, are measured with and without
+it as well, and at strength 0 every bit of the latents has to be the base model's. Exit code 1: a claim is
+missed.
 
-`--quick` shows within minutes that everything runs; `--detectors-only` judges true clips and no model.
+`--quick` shows within minutes that everything runs; `--detectors-only` measures true clips and no model.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.roundtrip_audio import CodedEars
+from benchmarks.roundtrip_audio import RoundTripListener
 from demo.train.form import RATE_IF_SMALL, SMALL, STEPS_IF_SMALL, kept_back
 from lora_trainer.__main__ import main as lora_trainer
 from lora_trainer.journal import ADAPTER as FILE
@@ -33,19 +34,19 @@ from mova.errors import UserError
 from mova.media.clips import write_mp4
 from mova.pipeline import MOVAPipeline
 from recipes.pocket.evaluation.aggregate import BARS, score
-from recipes.pocket.evaluation.degrade import DEGRADATION, degrade_frames, degrade_sound
+from recipes.pocket.evaluation.degrade import DEGRADATIONS, degrade_frames, degrade_sound
 from recipes.pocket.evaluation.evaluate import CAPTIONS, FIRST_SEED, NOISE_SEED
 from recipes.pocket.evaluation.generate import Request, Settings, Stopwatch, denoised, generate, load_pipeline
 from recipes.pocket.evaluation.measure import Expectation, Figures, measure
 from recipes.pocket.evaluation.report import aligned, number
-from recipes.pocket.evaluation.roundtrip import code_frames, code_sound
+from recipes.pocket.evaluation.roundtrip import round_trip_frames, round_trip_sound
 from recipes.pocket.evaluation.sheet import captioned_sheet
-from recipes.pocket.new_concepts.clips import render_newcomer, write_folder
+from recipes.pocket.new_concepts.clips import render_new_concept, write_folder
 from recipes.pocket.world.clip import (
     FAMILIES,
     FRAME_RATE,
     HEIGHT,
-    NEWCOMERS,
+    NEW_CONCEPTS,
     NUM_FRAMES,
     SAMPLE_RATE,
     WIDTH,
@@ -55,13 +56,27 @@ from recipes.pocket.world.clip import (
 from recipes.pocket.world.render import render
 from recipes.pocket.world.speech import DEFAULT_FOLDER
 
-KEPT = 0.9  # of a figure without the adapter
+RETAINED = 0.9  # of a figure without the adapter
 MOST, FEWEST = 0.75, 0.10  # of fresh prompts that show it with the adapter, and at most without
 CLAIMS = {
     "character": {"striped": "striped shirt seen", "word": "new word heard", "voice": "in the new voice"},
     "cube": {"cube": "cube seen", "honks": "honks heard", "synced": "hits with a honk within 2 frames"},
 }
-OLD_SKILLS = tuple(bar for bar in BARS if bar.reached is not None and bar.unit != "frames")
+RETAINED_SKILLS = tuple(bar for bar in BARS if bar.reached is not None and bar.unit != "frames")
+
+SEED = FIRST_SEED + 500_000  # evaluation starts at FIRST_SEED, training uses far lower seeds
+REGULARIZATION_NOISE_SEED = 1000  # evaluation's are in the millions
+
+TRAINING = {
+    "data.size": f"{WIDTH}x{HEIGHT}",
+    "data.buckets": False,
+    "data.num_frames": [NUM_FRAMES],
+    "run.accumulation": 1,
+    "run.validate_every": 0,
+    "run.checkpoint_every": 60,
+} | {f"{section}.{key}": value for section, values in SMALL.items() for key, value in values.items()}
+ADAPTER = "new_concept"
+ZERO_STEPS = 2  # the first runs one expert, the second the other
 
 
 def save(report: dict[str, object], path: Path | None) -> None:
@@ -72,9 +87,9 @@ def save(report: dict[str, object], path: Path | None) -> None:
 def report_text(report: dict[str, object]) -> tuple[str, bool]:
     """The tables, and whether every claim holds."""
     claims, reached = claims_table(report)
-    if "old" not in report:
+    if "retained" not in report:
         return claims, reached
-    old, old_kept = old_table(report["old"])
+    retained, all_retained = retained_table(report["retained"])
     rows = [["seconds", *report["kinds"]]]
     for stage in next(iter(report["kinds"].values()))["seconds"]:
         rows.append([stage, *(f"{each['seconds'][stage]:.0f}" for each in report["kinds"].values())])
@@ -84,21 +99,21 @@ def report_text(report: dict[str, object]) -> tuple[str, bool]:
     ]
     same = all(each["strength_0_is_base"] for each in report["kinds"].values())
     zero = f"Strength 0 is the base model bit for bit: {'yes' if same else 'NO'}."
-    return "\n\n".join((claims, old, zero, aligned(rows))), reached and old_kept and same
+    return "\n\n".join((claims, retained, zero, aligned(rows))), reached and all_retained and same
 
 
 def claims_table(report: dict[str, object]) -> tuple[str, bool]:
     columns = ["true", "other clips"]
     if "kinds" in report:
-        columns += ["true, coded", "other, coded", "without", "with"]
-    rows, reached = [["newcomer", *columns, ""]], True
+        columns += ["true, round trip", "other, round trip", "without", "with"]
+    rows, reached = [["new concept", *columns, ""]], True
     for kind, scores in report["detectors"].items():
         made = report.get("kinds", {}).get(kind)
         for key, claim in CLAIMS[kind].items():
             values = [scores["true"][key], scores["others"][key]]
             good = values[0] > 0.99 and values[1] < 0.01
             if made:
-                best, mistaken = scores["coded"][key], scores["others, coded"][key]
+                best, mistaken = scores["round trip"][key], scores["others, round trip"][key]
                 without, shown = made["without"][key], made["with"][key]
                 values += [best, mistaken, without, shown]
                 good = good and min(best, shown) >= MOST and max(mistaken, without) <= FEWEST
@@ -106,30 +121,26 @@ def claims_table(report: dict[str, object]) -> tuple[str, bool]:
             rows.append([f"{kind}: {claim}", *cells, "" if good else "missed"])
             reached = reached and good
     bar = (
-        f"(with, as coded true clips, >= {MOST:.0%}, without, as other coded clips, <= {FEWEST:.0%}; true "
-        "clips show how good the detectors are, coded ones what an adapter could reach)"
+        f"(bars: with, and true clips after a round trip, >= {MOST:.0%}; without, and other clips after one, "
+        f"<= {FEWEST:.0%}; true clips test the detectors, round trips show what an adapter could reach)"
     )
     return f"{aligned(rows)}\n{bar}", reached
 
 
-def old_table(scores: dict[str, dict[str, dict[str, float]]]) -> tuple[str, bool]:
-    rows, reached = [["old skill", *scores]], True
-    for bar in OLD_SKILLS:
+def retained_table(scores: dict[str, dict[str, dict[str, float]]]) -> tuple[str, bool]:
+    rows, reached = [["retained skill", *scores]], True
+    for bar in RETAINED_SKILLS:
         if bar.family not in scores["without"]:
             continue
         base = scores["without"][bar.family][bar.key]
         row = [bar.claim]
         for families in scores.values():
             value = families[bar.family][bar.key]
-            good = value >= base - (1 - KEPT) * abs(base)
+            good = value >= base - (1 - RETAINED) * abs(base)
             row.append(number(value, bar.unit) + ("" if good else "  missed"))
             reached = reached and good
         rows.append(row)
-    return f"{aligned(rows)}\n(with an adapter at least {KEPT:.0%} of the figure without)", reached
-
-
-SEED = FIRST_SEED + 500_000  # on; evaluation takes seeds from FIRST_SEED, training far lower ones
-KEPT_NOISE_SEED = 1000  # of the clips; evaluation's are in the millions
+    return f"{aligned(rows)}\n(with an adapter at least {RETAINED:.0%} of the figure without)", reached
 
 
 def write_prompts(folder: Path, count: int, speech: Path) -> Path:
@@ -147,39 +158,27 @@ def write_prompts(folder: Path, count: int, speech: Path) -> Path:
     return path
 
 
-TRAINING = {
-    "data.size": f"{WIDTH}x{HEIGHT}",
-    "data.buckets": False,
-    "data.num_frames": [NUM_FRAMES],
-    "run.accumulation": 1,
-    "run.validate_every": 0,
-    "run.checkpoint_every": 60,
-} | {f"{section}.{key}": value for section, values in SMALL.items() for key, value in values.items()}
-ADAPTER = "newcomer"
-ZERO_STEPS = 2  # of which the first runs one expert and the second the other
-
-
 @dataclass(frozen=True)
 class Scale:
-    """Training clips, clips to keep, steps; fresh prompts, and old ones of each family; denoising steps."""
+    """Training clips, regularization clips, steps; fresh prompts, retained ones a family; denoising steps."""
 
     clips: int = 12
-    keep: int = 24  # 0: the newcomer's clips alone
+    keep: int = 24  # 0: the new concept's clips alone
     steps: int = STEPS_IF_SMALL
     fresh: int = 12
-    old: int = 12
+    retained: int = 12
     sampling_steps: int = Settings().steps
 
 
-QUICK = Scale(clips=4, keep=3, steps=10, fresh=1, old=1, sampling_steps=4)
+QUICK = Scale(clips=4, keep=3, steps=10, fresh=1, retained=1, sampling_steps=4)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A true clip, and what a model is asked for to make one like it."""
+    """A true clip, and what is asked of a model to make one like it."""
 
     clip: Clip
-    asked: Expectation
+    expected: Expectation
     seed: int
 
     @property
@@ -195,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.detectors_only:
             report = {"detectors": detectors(arguments.kind, scale.fresh, arguments.speech)}
         else:
-            report = prove(arguments, scale)
+            report = run(arguments, scale)
     except (UserError, FileNotFoundError) as error:
         sys.exit(str(error))
     save(report, arguments.json)
@@ -209,11 +208,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default=str(POCKET), help="a pocket checkpoint's folder")
-    parser.add_argument("--kind", nargs="+", choices=NEWCOMERS, default=list(NEWCOMERS))
+    parser.add_argument("--kind", nargs="+", choices=NEW_CONCEPTS, default=list(NEW_CONCEPTS))
     parser.add_argument(
-        "--family", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="old skills that are measured"
+        "--family", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="retained skills to measure"
     )
-    parser.add_argument("--out", type=Path, default=Path("outputs/newcomers"), help="a new folder")
+    parser.add_argument("--out", type=Path, default=Path("outputs/new_concepts"), help="a new folder")
     parser.add_argument("--speech", type=Path, default=DEFAULT_FOLDER, help="folder of the word banks")
     parser.add_argument("--preset", default="look_and_voice")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the trainer")
@@ -228,38 +227,38 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def prove(arguments: argparse.Namespace, scale: Scale) -> dict[str, object]:
+def run(arguments: argparse.Namespace, scale: Scale) -> dict[str, object]:
     """Everything, as JSON-ready figures."""
     report: dict[str, object] = {"model": str(arguments.model), "scale": asdict(scale), "kinds": {}}
     settings = Settings(steps=scale.sampling_steps, guidance_scale=arguments.guidance_scale)
     speech, out = arguments.speech, arguments.out
-    fresh = {kind: newcomer_cases(kind, scale.fresh, speech) for kind in arguments.kind}
-    old = {family: old_cases(family, scale.old, speech) for family in arguments.family}
+    fresh = {kind: concept_cases(kind, scale.fresh, speech) for kind in arguments.kind}
+    retained = {family: retained_cases(family, scale.retained, speech) for family in arguments.family}
     pipeline = load_pipeline(arguments.model, arguments.device)
     watch = Stopwatch()
     with watch.stage("detectors"):
-        ears = CodedEars(pipeline, speech)
+        listener = RoundTripListener(pipeline, speech)
         report["detectors"] = detectors(arguments.kind, scale.fresh, speech)
         for kind, cases in fresh.items():
-            others = [case for each in old.values() for case in each]
-            for name, asked, is_own in (("coded", cases, True), ("others, coded", others, False)):
-                clips = coded_clips(pipeline, asked, with_picture=is_own)
-                report["detectors"][kind][name] = score(kind, judge_clips(clips, asked, kind, ears))
+            others = [case for each in retained.values() for case in each]
+            for name, chosen, is_own in (("round trip", cases, True), ("others, round trip", others, False)):
+                clips = round_trip_clips(pipeline, chosen, with_picture=is_own)
+                report["detectors"][kind][name] = score(kind, measure_clips(clips, chosen, kind, listener))
 
     def scores_of(cases: dict[str, list[Case]], name: str) -> dict[str, dict[str, float]]:
-        """By family. Each clip goes into a file too, for people to look at."""
+        """Scores by family. Each clip is also written to a file, for review."""
         found = {}
-        for family, asked in cases.items():
-            made = generate(pipeline, [case.request for case in asked], settings)
-            judged = judge_clips(kept(made, asked, out / "clips", name), asked, family, ears)
-            found[family] = score(family, judged)
+        for family, chosen in cases.items():
+            made = generate(pipeline, [case.request for case in chosen], settings)
+            figures = measure_clips(saved(made, chosen, out / "clips", name), chosen, family, listener)
+            found[family] = score(family, figures)
         return found
 
     with watch.stage("clips without an adapter"):
         without = scores_of(fresh, "without")
-        report["old"] = {"without": scores_of(old, "without")}
-    with watch.stage("clips to keep"):
-        make_kept(arguments, scale)
+        report["retained"] = {"without": scores_of(retained, "without")}
+    with watch.stage("regularization clips"):
+        make_regularization(arguments, scale)
     for kind in arguments.kind:
         times = Stopwatch()
         adapter = learn(kind, arguments, scale, times)
@@ -268,7 +267,7 @@ def prove(arguments: argparse.Namespace, scale: Scale) -> dict[str, object]:
         pipeline.load_lora_weights(adapter, ADAPTER)
         with times.stage("clips with it"):
             shown = scores_of({kind: fresh[kind]}, f"with_{kind}")[kind]
-            report["old"][kind] = scores_of(old, f"with_{kind}")
+            report["retained"][kind] = scores_of(retained, f"with_{kind}")
         pipeline.set_adapters(ADAPTER, 0.0)
         same = all(map(torch.equal, base, latents_of(pipeline, zero, settings)))
         pipeline.unload_lora_weights()
@@ -285,13 +284,13 @@ def prove(arguments: argparse.Namespace, scale: Scale) -> dict[str, object]:
     return report
 
 
-def make_kept(arguments: argparse.Namespace, scale: Scale) -> None:
-    """Clips of old families, made by the base model from prompts and first frames that are not evaluated."""
+def make_regularization(arguments: argparse.Namespace, scale: Scale) -> None:
+    """Regularization clips, made by the base model from prompts and first frames that are not evaluated."""
     if not scale.keep:
         return
-    prompts = write_prompts(arguments.out / "old", scale.keep, arguments.speech)
+    prompts = write_prompts(arguments.out / "prompts", scale.keep, arguments.speech)
     command = ["keep", "--model", str(arguments.model), "--prompts", str(prompts)]
-    command += ["--count", str(scale.keep), "--seed", str(KEPT_NOISE_SEED)]
+    command += ["--count", str(scale.keep), "--seed", str(REGULARIZATION_NOISE_SEED)]
     command += ["--out", str(arguments.out / "keep")]
     command += ["--device", arguments.device] if arguments.device else []
     if lora_trainer(command):
@@ -299,7 +298,7 @@ def make_kept(arguments: argparse.Namespace, scale: Scale) -> None:
 
 
 def learn(kind: str, arguments: argparse.Namespace, scale: Scale, watch: Stopwatch) -> Path:
-    """From nothing to an adapter, by the commands that a person would give; one that is there is taken."""
+    """Train an adapter with the commands a person would use, unless it exists; returns its path."""
     out = arguments.out / kind
     with watch.stage("write clips"):
         write_folder(out / "clips", kind, scale.clips, speech=arguments.speech)
@@ -307,7 +306,7 @@ def learn(kind: str, arguments: argparse.Namespace, scale: Scale, watch: Stopwat
     if adapter.exists():
         return adapter
     changes = TRAINING | {"run.steps": scale.steps, "optimizer.learning_rate": arguments.learning_rate}
-    # Clips to keep are encoded once for all kinds.
+    # Regularization clips are encoded once for all kinds.
     changes |= {"data.held_out": kept_back(scale.clips), "data.cache": str(arguments.out / "cache")}
     if scale.keep:
         changes["data.keep"] = str(arguments.out / "keep")
@@ -331,47 +330,47 @@ def latents_of(
         return denoised(pipeline, [request], replace(settings, steps=ZERO_STEPS), Stopwatch())
 
 
-def newcomer_cases(kind: str, count: int, speech: Path) -> list[Case]:
-    clips = [render_newcomer(FIRST_SEED + index, kind, speech) for index in range(count)]
+def concept_cases(kind: str, count: int, speech: Path) -> list[Case]:
+    clips = [render_new_concept(FIRST_SEED + index, kind, speech) for index in range(count)]
     return [Case(clip, Expectation.of(clip, speech), FIRST_SEED + index) for index, clip in enumerate(clips)]
 
 
-def old_cases(family: str, count: int, speech: Path) -> list[Case]:
-    """Prompts of the world that pocket was trained on."""
+def retained_cases(family: str, count: int, speech: Path) -> list[Case]:
+    """Cases of the families that pocket was trained on."""
     seeds = range(FIRST_SEED, FIRST_SEED + count)
     clips = [render(seed, family, "train", speech, CAPTIONS["full"]) for seed in seeds]
     return [Case(clip, Expectation.of(clip, speech), seed) for clip, seed in zip(clips, seeds, strict=True)]
 
 
-def judge_clips(
+def measure_clips(
     made: Iterator[tuple[np.ndarray, np.ndarray]],
     cases: Sequence[Case],
     family: str,
-    ears: CodedEars | None = None,
+    listener: RoundTripListener | None = None,
 ) -> list[Figures]:
-    """What is seen and heard of `family` in each clip, whatever was asked for."""
-    look = ears.judge if ears and family in NEWCOMERS else measure
+    """Figures of each clip by the detectors of `family`, whatever the clip was asked to show."""
+    detect = listener.measure if listener and family in NEW_CONCEPTS else measure
     return [
-        look(frames, waveform, replace(case.asked, family=family))
+        detect(frames, waveform, replace(case.expected, family=family))
         for (frames, waveform), case in zip(made, cases, strict=True)
     ]
 
 
-def coded_clips(
+def round_trip_clips(
     pipeline: MOVAPipeline, cases: Sequence[Case], with_picture: bool = True
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """True clips through the model's autoencoders and back: the best that it can show at all."""
+    """True clips after a round trip through the autoencoders: the best that the model can show."""
     for case in cases:
         frames = case.clip.frames
         if with_picture:
-            frames = code_frames(pipeline, frames[None])[0]
-        yield frames, code_sound(pipeline, case.clip.waveform[None])[0]
+            frames = round_trip_frames(pipeline, frames[None])[0]
+        yield frames, round_trip_sound(pipeline, case.clip.waveform[None])[0]
 
 
-def kept(
+def saved(
     made: Iterator[tuple[np.ndarray, np.ndarray]], cases: Sequence[Case], folder: Path, name: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The clips as they come, each written as mp4 and as a contact sheet."""
+    """The same clips, each written as mp4 and as a contact sheet."""
     for (frames, waveform), case in zip(made, cases, strict=True):
         path = folder / f"{case.clip.family}_{case.seed}_{name}.mp4"
         settings = {"prompt": case.clip.caption, "seed": case.request.seed}
@@ -382,19 +381,22 @@ def kept(
 
 
 def detectors(kinds: Sequence[str], count: int, speech: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """Scores of true clips by kind: the newcomer's own, as they are and worn, and of the world without it."""
+    """Scores of true clips by kind: of the new concept and of the world, as they are and degraded."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for kind in kinds:
-        own = newcomer_cases(kind, count, speech)
-        others = [case for family in FAMILIES for case in old_cases(family, count, speech)]
+        own = concept_cases(kind, count, speech)
+        others = [case for family in FAMILIES for case in retained_cases(family, count, speech)]
         found[kind] = {}
         for name, cases in (("true", own), ("others", others)):
             clips = [(case.clip.frames, case.clip.waveform) for case in cases]
-            found[kind][name] = score(kind, judge_clips(iter(clips), cases, kind))
-            for wear in DEGRADATION:
+            found[kind][name] = score(kind, measure_clips(iter(clips), cases, kind))
+            for degradation in DEGRADATIONS:
                 rng = np.random.default_rng(FIRST_SEED)
-                worn = ((degrade_frames(f, wear, rng), degrade_sound(w, wear, rng)) for f, w in clips)
-                found[kind][f"{name}, {wear.name}"] = score(kind, judge_clips(worn, cases, kind))
+                softened = (
+                    (degrade_frames(f, degradation, rng), degrade_sound(w, degradation, rng))
+                    for f, w in clips
+                )
+                found[kind][f"{name}, {degradation.name}"] = score(kind, measure_clips(softened, cases, kind))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Loads a checkpoint of the released shapes from disk: seconds, and host memory that is not just page cache.
+"""Load a checkpoint of the released shapes from disk: seconds, and host memory beyond the page cache.
 
     python -m benchmarks.load_checkpoint --folder /tmp/released --write --device cuda
 
@@ -38,7 +38,7 @@ SHARD = 9 * GB
 
 
 class HostMemory(threading.Thread):
-    """Samples this process's private memory until stopped; `peak` is in bytes."""
+    """Sampler of this process's private memory until stopped; `peak` is in bytes."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -123,7 +123,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     for name in options.components:
         if options.write and not write(options.folder, name):
-            sys.stdout.write(f"{name}: the disk is too full, left out\n")
+            sys.stdout.write(f"{name}: skipped, not enough free disk space\n")
             continue
         sys.stdout.write(json.dumps(load(options.folder, name, options.device)) + "\n")
         sys.stdout.flush()

@@ -2,7 +2,7 @@
 
     python -m benchmarks.prompt_rules [--base-url URL [--model NAME] [--api-key-env NAME]] [--local MODEL]
 
-Always measured: the idea as typed, the template, and the pocket enhancer where it is installed. A cell is the
+Always measured: the idea as typed, the template, and pocket's word lists. A cell is the
 share of prompts that keep the rule; the last rows: words kept, prompts without an error, seconds.
 """
 
@@ -16,9 +16,8 @@ from mova.errors import UserError
 from mova.openai_client import visitor_endpoint
 from mova.prompting.endpoint import EndpointWriter
 from mova.prompting.enhancer import Enhancer, EnhanceRequest, EnhanceResult
-from mova.prompting.local import LocalWriter, pocket_writer
+from mova.prompting.local import LocalWriter
 from mova.prompting.rules import RULES, check
-from mova.prompting.writers import Writer
 from mova.text import clean_prompt
 
 CASES = Path(__file__).parents[1] / "tests" / "prompting" / "cases.json"
@@ -33,19 +32,17 @@ def main() -> int:
     parser.add_argument("--api-key-env", metavar="NAME", default="MOVA_LLM_API_KEY")
     parser.add_argument("--local", metavar="MODEL")
     options = parser.parse_args()
-    writers: dict[str, Writer | None] = {"template": None}
-    if pocket := pocket_writer():
-        writers["pocket"] = pocket
+    enhancers = {"template": Enhancer(), "pocket": Enhancer(reads_pocket=True)}
     if options.base_url:
         key = os.environ.get(options.api_key_env, "")
         endpoint = visitor_endpoint(options.base_url, options.model, key, None, is_public_page=False)
-        writers["endpoint"] = EndpointWriter(endpoint)
+        enhancers["endpoint"] = Enhancer(EndpointWriter(endpoint))
     if options.local:
-        writers["local"] = LocalWriter(options.local)
+        enhancers["local"] = Enhancer(LocalWriter(options.local))
     cases = load_cases()
     columns = {"as typed": as_typed(cases)}
-    for name, writer in writers.items():
-        columns[name] = measure(cases, writer)
+    for name, enhancer in enhancers.items():
+        columns[name] = measure(cases, enhancer)
     sys.stdout.write(table(columns, len(cases)))
     return 0
 
@@ -64,12 +61,11 @@ def as_typed(cases: list[dict]) -> dict[str, float]:
     return shares(marks)
 
 
-def measure(cases: list[dict], writer: Writer | None) -> dict[str, float]:
-    """The shares for one writer, with how often its own answer was used."""
-    enhancer = Enhancer(writer)
+def measure(cases: list[dict], enhancer: Enhancer) -> dict[str, float]:
+    """The shares for one enhancer, with how often it had another answer than the template's."""
     results = [enhancer.enhance(EnhanceRequest(case["idea"], seed=0)) for case in cases]
     column = shares([mark(r.text, case, r.violations) for r, case in zip(results, cases, strict=True)])
-    column["own answer used"] = sum(used(result) for result in results) / len(results) if writer else 0.0
+    column["own answer used"] = sum(used(result) for result in results) / len(results)
     column["seconds each"] = sum(result.seconds for result in results) / len(results)
     return column
 

@@ -1,9 +1,9 @@
-"""Twenty clients ask the page for a clip at the same moment; its line takes eight besides the one being made.
+"""Load on the page's queue: twenty clients request a clip at once, eight of them can wait.
 
     python -m benchmarks.queue_load [--clients 20] [--queue 8]
 
-Uses the model that the page chooses for the machine, or MOVA_MODEL. Ends with 1 if a client got neither a
-whole clip nor to hear that the machine is busy.
+Uses the model that the page chooses for the machine, or MOVA_MODEL. Exit code 1: a client got neither
+a whole clip nor the message that the machine is busy.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from tests.browser.page import Server
 
 PROMPT = "A purple rubber ball bounces twice."
 LONGEST_SECONDS = 1800
-PATIENT = {"timeout": 60}  # the five seconds that a client waits otherwise are short on a busy machine
+PATIENT = {"timeout": 60}  # a client's default of five seconds is short on a busy machine
 
 
 def main() -> int:
@@ -52,7 +52,8 @@ def main() -> int:
     busy = [seconds for seconds, error in answers if "the machine is busy" in error]
     lost = [error for _, error in answers if error and "the machine is busy" not in error]
     say(
-        f"{len(made)} clips; {len(busy)} heard that it is busy, the last after {max(busy, default=0):.1f} s; "
+        f"{len(made)} clips; {len(busy)} answers that the machine is busy, the last after "
+        f"{max(busy, default=0):.1f} s; "
         f"{len(lost)} got neither {lost}"
     )
     return 1 if lost else 0
@@ -68,7 +69,7 @@ def ask(client: Client, seed: int) -> tuple[float, str]:
     except AppError as error:
         return time.monotonic() - began, str(error)
     is_whole = len(read_clip(Path(clip)).frames) == settings["num_frames"] and settings["seed"] == seed
-    return time.monotonic() - began, "" if is_whole else f"another clip than was asked for: {settings}"
+    return time.monotonic() - began, "" if is_whole else f"the clip does not match the request: {settings}"
 
 
 def say(what: str) -> None:

@@ -79,7 +79,7 @@ def forward(
     frame_rate: float,
     use_bridge: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """What `DualTower.forward` computes, from the same arguments."""
+    """Compute the same as `DualTower.forward`, from the same arguments."""
     video_dit, audio_dit, bridge = tower.video_dit, tower.audio_dit, tower.dual_tower_bridge
     dtype, device = video_dit.head.modulation.dtype, video_latents.device
     video = video_dit.patch_embedding(video_latents.to(dtype))

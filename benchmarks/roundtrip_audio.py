@@ -1,9 +1,9 @@
-"""Whose sound it is that begins in a clip, as the model's own audio autoencoder leaves it.
+"""Recognition of sounds by their kind after the model's own audio autoencoder.
 
-What a small autoencoder has not been trained on comes out of it changed: a honk loses the partials by which
-`new_concepts.detect` knows a horn. An adapter cannot teach more than the decoder can say. So here the
-sounds to compare with have gone through the autoencoder too: an onset is of the kind of which the nearest
-one is, among newcomers and the world's own families.
+A small autoencoder changes sounds that it was not trained on: a honk loses the partials by which
+`new_concepts.detect` recognises a horn, and an adapter cannot teach more than the decoder can render. So the
+references here have gone through the autoencoder too: an onset has the kind of the nearest reference, among
+new concepts and the world's own families.
 """
 
 from collections.abc import Iterator
@@ -15,52 +15,52 @@ from mova.encoders import EncoderMixin
 from recipes.pocket.evaluation.evaluate import CAPTIONS
 from recipes.pocket.evaluation.measure import Expectation, Figures, measure
 from recipes.pocket.evaluation.recognise import HOP, SILENCE, band_levels, onsets, recogniser
-from recipes.pocket.evaluation.roundtrip import code_sound
-from recipes.pocket.new_concepts.clips import render_newcomer
+from recipes.pocket.evaluation.roundtrip import round_trip_sound
+from recipes.pocket.new_concepts.clips import render_new_concept
 from recipes.pocket.new_concepts.detect import HIGH_VOICE, detect_pitch
-from recipes.pocket.new_concepts.puppet import NEWCOMER, WORD
-from recipes.pocket.world.clip import FAMILIES, NEWCOMERS, SAMPLE_RATE, Clip
+from recipes.pocket.new_concepts.puppet import PUPPET_CAST, WORD
+from recipes.pocket.world.clip import FAMILIES, NEW_CONCEPTS, SAMPLE_RATE, Clip
 from recipes.pocket.world.render import render
 from recipes.pocket.world.speech import WORLD
 
-REFERENCES = 12  # clips of each kind; with 4 an onset of the world is taken for a newcomer's now and then
+REFERENCES = 12  # clips of each kind; with 4 an onset of the world is sometimes taken for a new concept's
 FIRST_SEED = 7_000_000
 SECONDS, SLICES = 0.16, 4  # after an onset
 DEPTH_DB = 40.0  # below the loudest band
-QUIET = 0.25  # a late onset's rise beside the strongest one's
+QUIET = 0.25  # a late onset's rise, relative to the strongest one's
 
 
-FARTHEST = 3.8  # a word's distance: coded true ones reach 3.4, what else is taken for Pip's begins at 4.0
+FARTHEST = 3.8  # a word's distance: true ones reach 3.4 after the round trip, other words begin at 4.0
 
 
-class CodedEars:
-    """Sounds of newcomers and of the world through the autoencoder of `codec`, ready to compare.
+class RoundTripListener:
+    """Reference sounds of new concepts and of the world, after a round trip through `codec`.
 
     The references are of seeds that nothing else uses.
     """
 
     def __init__(self, codec: EncoderMixin, speech: Path) -> None:
         rows, self._kinds = [], []
-        for kind in (*NEWCOMERS, *FAMILIES):
+        for kind in (*NEW_CONCEPTS, *FAMILIES):
             for seed in range(FIRST_SEED, FIRST_SEED + REFERENCES):
                 waveform = clip_of(kind, seed, speech).waveform
-                found = [row for _, row in _sounds(code_sound(codec, waveform[None])[0])]
+                found = [row for _, row in _sounds(round_trip_sound(codec, waveform[None])[0])]
                 rows += found
                 self._kinds += [kind] * len(found)
         self._rows = np.stack(rows)  # [N, D]
-        self._recogniser = recogniser(speech, (WORLD, NEWCOMER))
+        self._recogniser = recogniser(speech, (WORLD, PUPPET_CAST))
 
-    def hear(self, waveform: np.ndarray) -> list[tuple[float, str]]:
-        """Seconds at which something begins to sound, and whose sound it is."""
+    def detect(self, waveform: np.ndarray) -> list[tuple[float, str]]:
+        """Onsets in seconds, each with the kind of its sound."""
         return [
             (at, self._kinds[int(np.square(self._rows - row).sum(1).argmin())])
             for at, row in _sounds(waveform)
         ]
 
-    def judge(self, frames: np.ndarray, waveform: np.ndarray, asked: Expectation) -> Figures:
-        """As `recipes.pocket.evaluation.measure.measure` of a newcomer, but for what is heard."""
-        figures, heard = measure(frames, waveform, asked), self.hear(waveform)
-        if asked.family == "cube":
+    def measure(self, frames: np.ndarray, waveform: np.ndarray, expected: Expectation) -> Figures:
+        """Like `evaluation.measure.measure` of a new concept, with this listener for the sound."""
+        figures, heard = measure(frames, waveform, expected), self.detect(waveform)
+        if expected.family == "cube":
             return figures | {"heard_seconds": [at for at, kind in heard if kind == "cube"]}
         words = [word for word in self._recogniser.recognise(waveform) if word.text == WORD]
         words = [word for word in words if word.distance < FARTHEST]
@@ -71,9 +71,9 @@ class CodedEars:
 
 
 def clip_of(kind: str, seed: int, speech: Path) -> Clip:
-    """A newcomer's clip, or one of the world's families."""
-    if kind in NEWCOMERS:
-        return render_newcomer(seed, kind, speech)
+    """A clip of a new concept or of one of the world's families."""
+    if kind in NEW_CONCEPTS:
+        return render_new_concept(seed, kind, speech)
     return render(seed, kind, "train", speech, CAPTIONS["full"])
 
 

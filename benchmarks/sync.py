@@ -1,4 +1,4 @@
-"""How well `mova.metrics` finds offsets and onsets whose truth is known.
+"""Accuracy of `mova.metrics` on offsets and onsets whose truth is known.
 
     python -m benchmarks.sync [--count 28] [--speech outputs/pocket]
 
@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--speech", type=Path, default=DEFAULT_FOLDER, help="folder of the word bank")
     options = parser.parse_args()
     began = time.monotonic()
-    lines = ["| clips | sound | within a frame | median error | told as clear | of these wrong |"]
+    lines = ["| clips | sound | within a frame | median error | reported as clear | of these wrong |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for family in FAMILIES:
         seeds = range(FIRST_SEED, FIRST_SEED + options.count)

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of a real-size training step beside the plan's prediction and the FLOP floor.
+"""Seconds and peak memory of a real-size training step, with the plan's prediction and the FLOP floor.
 
     python -m benchmarks.train_step --settings experts layers --frames 97 193 --json results.json
     python -m benchmarks.train_step --settings experts --frames 97 --ranks 1 2
@@ -9,7 +9,7 @@ Random weights of the released configs, the trainer's own engine, rank 16 in the
 checkpoint's weights is said in `training_setup`. Every row is printed when it is measured, and every setting
 runs in processes of its own, so one that fails costs no other. A row is the median of `--repeats` steps of
 one expert after one to warm up; "switch" is what the other expert's first step took longer. "reserved" is
-what torch held of the card, beside which the CUDA context takes about half a GiB. The floor is the step's
+what torch reserved of the card; the CUDA context takes about half a GiB more. The floor is the step's
 operations at the rate of the card's largest matrix products, measured first. `--ranks` repeats each setting
 in so many processes, one GPU each, which average their gradients: clips/s are those of all. `--limit` is the
 GiB that torch may hold of each card. `--tiny` runs small towers on the CPU, to try the script itself.
@@ -37,8 +37,7 @@ from lora_trainer.engine import Engine
 from lora_trainer.plan import flops, memory
 from lora_trainer.plan.estimate import step_seconds
 from lora_trainer.plan.inputs import Card, Outline
-from mova.machine import GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS
-from mova.placement import GIB
+from mova.machine import GIB, GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS
 from mova.shapes import ClipShape
 
 RESIDENT_GIB = 100  # a card with less is not asked to hold both experts
@@ -204,7 +203,7 @@ def predicted(
     card: Card,
     floor: float,
 ) -> dict[str, float | dict]:
-    """What `plan` says of this row, and of what its constants can be fitted to.
+    """Predictions of `plan` for this row, and the figures to which its constants can be fitted.
 
     Seconds are (forward + recomputed + backward / BACKWARD_RATE) / rate: the rates are in `mova.catalog.GPUS`
     and `lora_trainer.plan.flops`, the memory that is not counted in `lora_trainer.plan.memory`.

@@ -47,7 +47,7 @@ def meta_towers(sizes: dict[str, dict]) -> dict[str, nn.Module]:
 
 
 def settings(setting: str, on_gpu: bool, folder: Path) -> Config:
-    """What a person would write for this row."""
+    """The settings that a person would write for this row."""
     changes = {
         "model": "360p",
         "output": str(folder),
@@ -59,7 +59,7 @@ def settings(setting: str, on_gpu: bool, folder: Path) -> Config:
         "run.dtype": "bfloat16" if on_gpu else "float32",
         "run.offload": SETTINGS[setting],
         "objective.high_share": 0.5,
-        "objective.hold_steps": 1000,  # the switch is asked for by the measurement
+        "objective.hold_steps": 1000,  # the measurement switches experts itself
         "towers.audio_dit.targets": "attention",
     }
     return read_config(None, changes | {f"towers.{name}.rank": 16 for name in TOWERS})

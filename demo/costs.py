@@ -13,14 +13,8 @@ from pathlib import Path
 from demo.settings import Settings
 from mova import hub, machine
 from mova.errors import UserError
-from mova.guidance import branches
 from mova.request import GenerationRequest
-from mova.shapes import ClipShape
 
-# Of one slow core, for a pixel of a frame: encoding and decoding with pocket's video VAE, base_dim 32 on
-# patches of 2x2. An earlier one took 13e-6 there, and 2.8 times as long as this one where both were measured.
-# Operations grow with the square of base_dim, and patches are fewer places.
-CODING_SECONDS = 4.7e-6 / 16**2
 ZEROGPU_CARD = "RTX PRO 6000"
 BOOKING_MARGIN = 1.4  # over the estimate; a task that overruns what it booked is killed
 PLACEMENT_SECONDS = 30.0  # of a cold worker: 78 GB over PCIe; whether it is cold is not known beforehand
@@ -46,14 +40,10 @@ class Costs:
         if not self.device_name:
             return None
         try:
-            flops = clip_flops(request, source)
-            coding = coding_seconds(request, source, self.cores) if self.device_name == "CPU" else 0.0
+            time = machine.estimate_time(request, read_configs(source), self.device_name, self.cores)
         except (UserError, OSError, KeyError, ValueError):
             return None  # an estimate is a courtesy: what is wrong with the model is said when it runs
-        seconds = machine.estimate_seconds(
-            flops, request.num_inference_steps, forwards(request), self.device_name, self.cores
-        )
-        seconds += coding
+        seconds = time.total
         if self.settings.is_zero_gpu:
             seconds *= HALF_CARD if self.settings.zerogpu_size == "large" else 1
             seconds /= self.settings.zerogpu_speed
@@ -100,29 +90,6 @@ class Costs:
         elif asked > ANONYMOUS_BOOKING:
             text += " Sign in to Hugging Face: without an account at most 2 min can be booked."
         return text
-
-
-def forwards(request: GenerationRequest) -> int:
-    return len(branches(request.guidance_scale, request.bridge_guidance_scale))
-
-
-def clip_flops(request: GenerationRequest, source: str) -> float:
-    """Operations of one joint forward of the checkpoint at `source`. Raises UserError, OSError, KeyError."""
-    configs = read_configs(source)
-    vae = configs["audio_vae"]
-    hop_length = math.prod(vae["encoder_rates"])
-    shape = ClipShape(
-        request.height, request.width, request.num_frames, request.frame_rate, vae["sample_rate"], hop_length
-    )
-    towers = (configs[name] for name in ("video_dit", "audio_dit", "dual_tower_bridge"))
-    return machine.forward_flops(*towers, shape)
-
-
-def coding_seconds(request: GenerationRequest, source: str, cores: int) -> float:
-    """Seconds of encoding and decoding on a CPU. Raises as `clip_flops`."""
-    vae = read_configs(source)["video_vae"]
-    pixels = request.height * request.width * request.num_frames
-    return CODING_SECONDS * (vae["base_dim"] / (vae.get("patch_size") or 1)) ** 2 * pixels / cores
 
 
 @lru_cache(maxsize=8)

@@ -28,7 +28,6 @@ from demo.writers import (
 from mova.errors import BackendError, Cancelled, UserError
 from mova.prompting.endpoint import EndpointWriter
 from mova.prompting.enhancer import EnhanceRequest, EnhanceResult, added_spans
-from mova.prompting.local import POCKET_ENHANCER
 from mova.prompting.rules import PromptRequirements, Violation, check
 
 CARDS, REPAIRS = 3, 4
@@ -274,8 +273,7 @@ class EnhanceEvents:
 
 def say(result: EnhanceResult) -> str:
     """How the prompt came about."""
-    is_pocket = result.model == str(POCKET_ENHANCER)
-    name = "the small model here" if is_pocket else result.model.rpartition("/")[2] or "the model"
+    name = result.model.rpartition("/")[2] or "the model"
     text = ROUTES[result.route].format(model=name)
     parts = html.note(result.failure, "warning") + html.note(text)
     if result.repairs:

@@ -12,7 +12,7 @@ from mova.adapters.strengths import Strength, is_repo
 from mova.errors import UserError, check_finite
 from mova.guidance import branches
 from mova.media.images import open_image
-from mova.request import SHIFTS, GenerationRequest, check_text
+from mova.request import LIMITS, GenerationRequest, check_text
 from mova.shapes import frames_for_seconds, parse_size, size_for_aspect
 from mova.text import clean_prompt
 
@@ -188,7 +188,7 @@ class Form:
             branches(self.guidance, self.sync_guidance)
         for name in ("video_shift", "audio_shift"):
             if getattr(self, name):
-                self._check_number(name, getattr(self, name), *SHIFTS)
+                self._check_number(name, getattr(self, name), *LIMITS[name])
         self._check_number("crop_position", self.crop_position, 0, 1)
         for slot, choice in enumerate(self.adapters):
             for part in ("video", "audio", "bridge"):

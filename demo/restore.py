@@ -8,7 +8,7 @@ from demo import history
 from demo.form import MAX_ADAPTERS, TALL, WIDE, AdapterChoice, Form, describe_model, preset_of
 from demo.service import DemoService
 from mova.adapters.strengths import is_repo
-from mova.files import digest
+from mova.files import sha256_of
 from mova.media.clips import read_settings
 from mova.request import GenerationRequest
 
@@ -87,7 +87,7 @@ def _first_frame_of(
     if not settings.get("image"):
         return None, ""
     for entry in studio.history.entries(studio.visitors.folder_name(visitor)):
-        if entry.first_frame and digest(entry.first_frame) == settings.get("image_sha256"):
+        if entry.first_frame and sha256_of(entry.first_frame) == settings.get("image_sha256"):
             return entry.first_frame, ""
     remark = "Its first frame was taken from the clip, so the new clip will differ a little."
     return history.save_frame(clip, 0), remark

@@ -36,7 +36,7 @@ from mova.files import new_output
 from mova.machine import human_seconds
 from mova.prompting.quotes import find_quotes
 from mova.prompting.rules import PromptRequirements
-from mova.request import GenerationRequest, check_request
+from mova.request import GenerationRequest
 from mova.text import TokenMeter, speech_seconds
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ class DemoService:
                 source = str(target)
             adapters.append((source, strength))
         request = request.replace(adapters=tuple(adapters))
-        check_request(request, folder / CLIP)
+        request.check(folder / CLIP)
         return request
 
     def _prepare(self) -> None:

@@ -1,15 +1,13 @@
 """What the page is told by its environment, in one table. No torch, no gradio."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import psutil
 
 from mova import catalog
 from mova.backends.settings import EXAMPLE, RemoteServer
 from mova.errors import UserError
-from mova.machine import GIB, NEEDS, installed_gpu, lacks_for_released
+from mova.machine import GIB, NEEDS, Machine, lacks_for_released
 from mova.shapes import check_size, parse_size
 
 TRUE, FALSE = ("1", "t", "true", "yes", "on"), ("", "0", "f", "false", "no", "off")
@@ -201,15 +199,18 @@ def choose_model(settings: Settings) -> tuple[str, str]:
         return settings.model or "360p", f"Clips are made by the engine at {settings.remote_url}."
     if settings.is_zero_gpu:
         return settings.model or "360p", "Runs on ZeroGPU: a shared GPU, for which you spend daily quota."
-    gpu = installed_gpu() if settings.device in ("", "cuda") else None
-    if gpu is None:
-        cores = psutil.cpu_count(logical=False) or 1
-        where = f"this computer's processor ({cores} cores)" if not settings.space_id else "the Space's CPU"
+    machine = Machine.installed()
+    if settings.device not in ("", "cuda"):
+        machine = replace(machine, device="cpu")
+    if machine.is_gpu:
+        where = f"{machine.name} ({machine.vram / GIB:.0f} GiB)"
+    elif settings.space_id:
+        where = "the Space's CPU"
     else:
-        where = f"{gpu.name} ({gpu.memory / GIB:.0f} GiB)"
+        where = f"this computer's processor ({machine.cores} cores)"
     if settings.model:
         return settings.model, f"Runs on {where}."
-    lacks = lacks_for_released(gpu)
+    lacks = lacks_for_released(machine)
     if not lacks:
         return catalog.DEFAULT_MODEL, f"MOVA-360p on {where}."
     return catalog.SMALL_MODEL, f"Pocket runs on {where}. {NEEDS}; here {lacks}."

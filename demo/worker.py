@@ -26,6 +26,7 @@ import numpy as np
 from demo.history import CLIP
 from demo.settings import Settings
 from mova.errors import BackendError, Cancelled, UserError
+from mova.machine import GIB
 from mova.request import GenerationRequest, Progress
 
 if TYPE_CHECKING:
@@ -140,7 +141,6 @@ if __name__ == "__main__":
 STATE, PREVIEW, STOP = "state.json", "preview.webp", "stop"
 PREVIEW_SIDE = 320
 PREVIEW_MILLISECONDS = 160  # a latent frame stands for four of 24 a second
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def check_gpu_memory(needed_vram: int) -> None:
 
 def probe_machine(device: str) -> dict[str, object]:
     """Name and cores of the device that clips will be made on, for the estimate."""
-    from mova.placement import Machine
+    from mova.machine import Machine
 
     machine = Machine.probe(device or None)
     return {"name": machine.name, "cores": machine.cores}

@@ -1,15 +1,16 @@
-"""Who writes prompts for the page: a server, a model here, the small one that comes along, or nobody."""
+"""Who writes prompts for the page: a server, a model here, or word lists alone."""
 
 import os
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
 from demo.service import DemoService
+from mova.catalog import SMALL_MODEL
 from mova.errors import UserError
 from mova.openai_client import Endpoint, IsCancelled, OnText, endpoint_from_environment, visitor_endpoint
 from mova.prompting.endpoint import EndpointWriter
 from mova.prompting.enhancer import Enhancer
-from mova.prompting.local import LOCAL_MODELS, LocalWriter, answer_locally, embedded_writer, pocket_writer
+from mova.prompting.local import LOCAL_MODELS, LocalWriter, answer_locally
 from mova.prompting.writers import AnswerCache, Writer, WriterAnswer, WriterRequest
 
 BUILT_IN, POCKET, SERVER, HERE = "template", "pocket", "server", "local"
@@ -35,8 +36,8 @@ def offered_writers(studio: DemoService) -> list[tuple[str, str]]:
     choices = []
     if configured_endpoint() is not None:
         choices.append(("The configured server", SERVER))
-    if embedded_writer(studio.model_name) is not None:  # it knows the world of the pocket model alone
-        choices.append(("Small model, here", POCKET))
+    if studio.model_name == SMALL_MODEL:  # its word lists are those of the pocket model's world
+        choices.append(("Built-in writer", POCKET))
     choices.append(("Built-in, without a model", BUILT_IN))
     if configured_endpoint() is None:
         choices.append(("A server of yours", SERVER))
@@ -64,16 +65,14 @@ def endpoint_of(studio: DemoService, choice: WriterChoice) -> Endpoint:
 
 def open_enhancer(studio: DemoService, choice: WriterChoice) -> Enhancer:
     """An enhancer that writes as chosen. Raises UserError if that cannot be."""
-    return Enhancer(open_writer(studio, choice), cache=AnswerCache())
+    return Enhancer(open_writer(studio, choice), cache=AnswerCache(), reads_pocket=choice.kind == POCKET)
 
 
 def open_writer(studio: DemoService, choice: WriterChoice) -> Writer | None:
-    if choice.kind == BUILT_IN:
+    if choice.kind in (BUILT_IN, POCKET):
         return None
     if choice.kind == SERVER:
         return EndpointWriter(endpoint_of(studio, choice))
-    if choice.kind == POCKET and (pocket := pocket_writer()) is not None:
-        return LocalWriter(pocket.source, instructed=False, answer=answer_in(studio))
     if choice.kind == HERE and not studio.settings.is_public:
         if not choice.local_model.strip():
             raise UserError("choose a model, or give the repo id of one")

@@ -9,12 +9,10 @@ import torch
 from lora_trainer.config import EXPERTS, Config
 from lora_trainer.distributed import LayerShards
 from mova.adapters.strengths import TOWERS
+from mova.machine import Machine
 from mova.models.video_vae import to_channels_last
 from mova.offload import LayerStreamer, Offloader, WeightSwap
 from mova.pipeline import MOVAPipeline
-from mova.placement import Machine, preferred_dtype
-
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 class TrainingOffloader(Offloader):
@@ -25,7 +23,7 @@ class TrainingOffloader(Offloader):
     """
 
     def __init__(self, pipeline: MOVAPipeline, device: torch.device, offload: str) -> None:
-        super().__init__(pipeline)
+        super().__init__(pipeline.components, pipeline.dual_tower)
         self._device, self.offload = device, offload
         self.swaps: dict[str, WeightSwap] = {}
         self.streamer: LayerStreamer | None = None
@@ -38,18 +36,18 @@ class TrainingOffloader(Offloader):
 
     def settle(self) -> None:
         """Bring to the device what stays there. Called once, when the LoRA layers are in place."""
-        towers = {name: getattr(self.pipeline, name) for name in TOWERS}
+        towers = {name: self.modules[name] for name in TOWERS}
         learnt = [p for tower in towers.values() for p in tower.parameters() if p.requires_grad]
         for parameter in learnt:
             parameter.data = parameter.data.to(self._device)
         skip = {id(parameter) for parameter in learnt}
         experts = {name: towers[name] for name in EXPERTS}
         if self.offload == "shards":
-            self.shards = LayerShards(self.pipeline.dual_tower, experts, self._device)
+            self.shards = LayerShards(self.dual_tower, experts, self._device)
             WeightSwap(list(towers.values())).load(self._device)  # what is no layer
             return
         if self.offload == "layers":
-            self.streamer = LayerStreamer(self.pipeline.dual_tower, experts, self._device, hold_both=True)
+            self.streamer = LayerStreamer(self.dual_tower, experts, self._device, hold_both=True)
             WeightSwap(list(towers.values()), skip | self.streamer.streamed).load(self._device)
             return
         for name, tower in towers.items():
@@ -63,7 +61,7 @@ class TrainingOffloader(Offloader):
 
     @contextmanager
     def use(self, name: str) -> Iterator[None]:
-        swap = WeightSwap([getattr(self.pipeline, name)])
+        swap = WeightSwap([self.modules[name]])
         try:
             swap.load(self._device)
             yield
@@ -92,8 +90,8 @@ class TrainingOffloader(Offloader):
 def choose_device(config: Config) -> tuple[torch.device, torch.dtype]:
     """Where to train, and in which dtype the frozen model is. Raises UserError: there is no such device."""
     machine = Machine.probe(config.run.device)
-    name = config.run.dtype if config.run.dtype != "auto" else preferred_dtype(machine)
-    return torch.device(machine.device), DTYPES[name]
+    name = config.run.dtype if config.run.dtype != "auto" else machine.dtype
+    return torch.device(machine.device), getattr(torch, name)
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype, offload: str) -> MOVAPipeline:

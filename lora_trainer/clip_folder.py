@@ -4,8 +4,6 @@ What the doctor mends is noted in `mended.json` and leaves the clips alone. Name
 comes in; a clip is never replaced by another.
 """
 
-import hashlib
-import json
 import re
 import shutil
 import time
@@ -23,7 +21,7 @@ from lora_trainer.manifest import (
     sound_beside,
 )
 from mova.errors import UserError
-from mova.files import new_output
+from mova.files import new_output, read_json, sha256_of, write_json
 
 MENDED = "mended.json"
 MAX_CLIPS = 200
@@ -122,9 +120,9 @@ class ClipSet:
             raise UserError(
                 f"{file.name} was not taken: all clips together may have {limit}; cut or shrink them"
             )
-        digest = file_digest(file)
+        digest = sha256_of(file)
         for video in videos:
-            if video.stat().st_size == file.stat().st_size and file_digest(video) == digest:
+            if video.stat().st_size == file.stat().st_size and sha256_of(video) == digest:
                 raise UserError(f"{file.name} was not taken: it is the same file as {video.name}")
         taken, stem = {video.stem for video in videos}, safe_stem(file.stem)
         name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, 1000))) if n not in taken)
@@ -141,21 +139,12 @@ class ClipSet:
             shutil.copyfile(file, temporary)
 
     def _mended(self) -> dict[str, dict[str, Any]]:
-        try:
-            return json.loads((self.folder / MENDED).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        return read_json(self.folder / MENDED)
 
     def _write_mended(self, mended: Mapping[str, Any]) -> None:
-        with new_output(self.folder / MENDED, overwrite=True) as temporary:
-            temporary.write_text(json.dumps(mended), encoding="utf-8")
+        write_json(self.folder / MENDED, mended)
 
 
 def safe_stem(stem: str) -> str:
     """A file's name without what shells, browsers and other systems stumble over."""
     return UNSAFE.sub("_", stem).strip(" ._-")[:80] or "clip"
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

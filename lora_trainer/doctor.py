@@ -1,6 +1,5 @@
 """What the doctor says of a clip. No torch: the page shows it."""
 
-import hashlib
 import json
 import os
 import re
@@ -15,13 +14,13 @@ from lora_trainer import measurements as heard
 from lora_trainer import measurements as seen
 from lora_trainer.config import Config
 from lora_trainer.decode import Probe, probe, read_channels
-from lora_trainer.latent_cache import Report
+from lora_trainer.journal import Report
 from lora_trainer.manifest import DatasetItem
 from lora_trainer.measurements import Picture
 from lora_trainer.windows import Window, caption_of, clips_of, windows_of
 from mova.catalog import find_model
 from mova.errors import UserError
-from mova.files import new_output
+from mova.files import new_output, sha256_of
 from mova.media.clips import write_wav
 from mova.metrics.health import audio_health
 from mova.metrics.report import NOTICED_MS
@@ -124,8 +123,7 @@ def examine(
 def read_clip(clip: ExaminedClip) -> None:
     """Measure what can be; raises UserError at the first part that cannot."""
     item = clip.item
-    with item.video.open("rb") as file:
-        clip.digest = hashlib.file_digest(file, "sha256").hexdigest()
+    clip.digest = sha256_of(item.video)
     clip.probe = probe(item)
     clip.picture = seen.read_picture(item)
     if clip.probe.has_sound:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ JOURNAL = "journal.jsonl"
 ADAPTER = "adapter.safetensors"
 CHECKPOINTS = "checkpoints"
 KEPT = "kept"  # clips that the base model made for the run
+
+Report = Callable[[str, int, int], None]  # progress: what is done, how much of how many
 
 
 class Journal:

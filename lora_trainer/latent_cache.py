@@ -21,15 +21,16 @@ from torch import Tensor
 
 from lora_trainer.config import Config, Data
 from lora_trainer.decode import read_frames, read_sound
+from lora_trainer.journal import Report
 from lora_trainer.manifest import DatasetItem
 from lora_trainer.measurements import to_loudness
-from lora_trainer.regularization import Report, make_kept
+from lora_trainer.regularization import make_kept
 from lora_trainer.windows import Window, bullet_list, caption_of, plan_windows
 from mova.catalog import find_model
 from mova.checkpoint import COMPONENTS, load_components, resolve
 from mova.encoders import EncoderMixin
 from mova.errors import UserError
-from mova.files import new_output
+from mova.files import new_output, sha256_of
 from mova.models.video_vae import to_channels_last
 from mova.offload import Offloader
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
@@ -312,7 +313,7 @@ def window_identity(
 ) -> dict[str, Any]:
     for path in (window.item.video, window.item.audio):
         if path is not None and path not in digests:
-            digests[path] = file_digest(path)
+            digests[path] = sha256_of(path)
     return {
         "format": FORMAT,
         "clip": digests[window.item.video],
@@ -323,14 +324,6 @@ def window_identity(
         "dtype": str(dtype),
         **prints,
     }
-
-
-def file_digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); was it moved or deleted?") from error
 
 
 def encoder_print(folder: Path) -> str:

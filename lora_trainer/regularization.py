@@ -5,10 +5,9 @@ rest back to what it was; made by the base model they teach it nothing but itsel
 """
 
 import argparse
-import gc
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,16 @@ from typing import Any
 from tqdm import tqdm
 
 from lora_trainer.config import MAX_KEPT, Config
+from lora_trainer.journal import Report
 from lora_trainer.manifest import read_caption
 from mova.catalog import POCKET, ModelSpec, find_model
 from mova.errors import UserError
 from mova.files import new_output
-from mova.request import GenerationRequest, check_request
+from mova.request import GenerationRequest
 from mova.shapes import parse_size
 
 EXAMPLES = POCKET.parent / "examples" / "examples.json"
 MAX_BYTES = 10_000_000
-Report = Callable[[str, int, int], None]  # what is done, of how many
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ def generate_missing(
     """
     missing = {path: request for path, request in requests.items() if not is_present(path, request)}
     for path, request in missing.items():
-        check_request(request, path)
+        request.check(path)
     for path, request in requests.items():  # before the clips: one without a caption cannot be read
         write_caption(path, request.prompt)
     if not missing:
@@ -194,8 +193,6 @@ def generate_missing(
         report("keep", done, count)
         backend.generate(request, path)
     report("keep", count, count)
-    del backend
-    gc.collect()  # pipeline and residency hold each other; a run needs their memory now
     return len(missing)
 
 

@@ -19,8 +19,8 @@ from lora_trainer.checkpoint import checkpoints, flat, load_state, save_state
 from lora_trainer.config import EXPERTS, Config
 from lora_trainer.distributed import Workers
 from lora_trainer.engine import Engine
-from lora_trainer.journal import ADAPTER, CHECKPOINTS, JOURNAL, Journal
-from lora_trainer.latent_cache import INDEX, Cache, Report, build_cache, checkpoint_folder, read_index
+from lora_trainer.journal import ADAPTER, CHECKPOINTS, JOURNAL, Journal, Report
+from lora_trainer.latent_cache import INDEX, Cache, build_cache, checkpoint_folder, read_index
 from lora_trainer.lora import save_adapter
 from lora_trainer.optimizers import library
 from lora_trainer.validation import Figures, make_samples, swapped_experts

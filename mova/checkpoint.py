@@ -1,6 +1,7 @@
 """The released checkpoint's layout: folders, configs and weight files, each checked when it is read."""
 
 import inspect
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5EncoderMode
 
 from mova import hub
 from mova.errors import UserError
-from mova.files import read_json, write_json
+from mova.files import write_json
 from mova.models.audio_vae import AudioVAE
 from mova.models.bridge import Bridge
 from mova.models.dit import AudioDiT, VideoDiT
@@ -112,6 +113,19 @@ COMPONENTS = {
 MODULES = tuple(name for name in COMPONENTS if name not in ("scheduler", "tokenizer"))
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a checkpoint. Raises UserError if there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); the checkpoint is incomplete") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}); delete it and download it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object; delete it and download it again")
+    return content
+
+
 def check_folder(folder: Path, name: str) -> None:
     if not (folder / name).is_dir():
         raise UserError(f"{folder} has no folder {name}/; it is no MOVA checkpoint, or not all of one")
@@ -120,7 +134,7 @@ def check_folder(folder: Path, name: str) -> None:
 def read_boundary_ratio(folder: Path) -> float:
     """The sigma below which `video_dit_2` takes over from `video_dit`."""
     path = folder / "model_index.json"
-    ratio = read_json(path).get("boundary_ratio")
+    ratio = read_object(path).get("boundary_ratio")
     if not isinstance(ratio, float | int) or not 0 <= ratio <= 1:
         raise UserError(
             f"{path}: boundary_ratio={ratio!r}, expected a number from 0 to 1 (0.9 in the releases)"
@@ -135,7 +149,7 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
     """
     component = COMPONENTS[name]
     path = folder / component.config_name
-    config = {key: value for key, value in read_json(path).items() if not key.startswith("_")}
+    config = {key: value for key, value in read_object(path).items() if not key.startswith("_")}
     parameters = inspect.signature(component.cls).parameters
     required = parameters if component.released[0].startswith("mova.") else ()
     for key in required:
@@ -170,7 +184,7 @@ def weight_names(folder: Path, held: list[str]) -> list[str]:
     if len(indexes) > 1:
         raise UserError(f"{folder} has {len(indexes)} indexes of weights; keep the one that belongs to it")
     for index in indexes:
-        shards = read_json(index).get("weight_map")
+        shards = read_object(index).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
             raise UserError(f"{index} has no weight_map of file names; delete it and download it again")
         return sorted(set(shards.values()))
@@ -258,7 +272,7 @@ def load_components(folder: Path, names: Iterable[str], dtype: torch.dtype | Non
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     path = folder / "tokenizer.json"
-    if path.is_file() and "model" not in read_json(path):
+    if path.is_file() and "model" not in read_object(path):
         raise UserError(f"{path} is no tokenizer; delete it and download it again")
     # A T5 class of transformers 5 would rebuild the pipeline of tokenizer.json by its own rules.
     loader = PreTrainedTokenizerFast if path.is_file() else AutoTokenizer
@@ -351,7 +365,7 @@ def save_components(
         part.save_pretrained(folder / name, **(options if name in MODULES else {}))
         if name != "text_encoder":
             config = folder / name / COMPONENTS[name].config_name
-            write_json(config, read_json(config) | {"_class_name": released[1]})
+            write_json(config, read_object(config) | {"_class_name": released[1]})
     write_json(folder / "model_index.json", index)
 
 
@@ -361,5 +375,5 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, class_name:
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
-    config = {key: value for key, value in read_json(path).items() if key not in LOCAL_KEYS}
+    config = {key: value for key, value in read_object(path).items() if key not in LOCAL_KEYS}
     write_json(path, config | {"tokenizer_class": class_name})

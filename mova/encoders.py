@@ -10,16 +10,21 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
-from mova.errors import UserError
+from mova.errors import UserError, check_finite
 from mova.media.images import fit_image, white_frame
+from mova.media.sound import resample
 from mova.models import video_vae
 from mova.models.audio_vae import AudioVAE
 from mova.offload import Offloader
 from mova.shapes import MAX_PROMPT_TOKENS, TEMPORAL_STRIDE, ClipShape, check_num_frames
 from mova.text import clean_prompt
+from mova.tracks import Span
 
 logger = logging.getLogger(__name__)
 
+SAMPLE_RATES = (1000, 384_000)  # Hz
+SLACK_SECONDS = 0.001  # of difference in length that is not worth a note
+MIRRORED_SECONDS = 0.25  # over twice as far as the audio encoder looks ahead
 ENCODED_FRAMES = (
     121  # past these the causal encoder has forgotten the first frame; its latents repeat exactly
 )
@@ -127,6 +132,8 @@ class EncoderMixin:
 
 
 FirstFrame = Image.Image | np.ndarray | Tensor
+Video = np.ndarray | Tensor | list[Image.Image]
+Sound = np.ndarray | Tensor
 Generators = torch.Generator | list[torch.Generator] | None
 
 
@@ -142,6 +149,99 @@ def to_pixels(image: FirstFrame | None, height: int, width: int) -> Tensor:
         image = Image.fromarray(image)
     pixels = np.asarray(fit_image(image.convert("RGB"), height, width), dtype=np.float32)
     return torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
+
+
+def to_clips(video: Video, height: int, width: int) -> Tensor:
+    """`video` as float32 [N, 3, F, H, W] in [-1, 1]; images and uint8 frames are cropped to fit.
+
+    One clip or N: uint8 [F, h, w, 3] or [N, F, h, w, 3], a list of images (one clip), or [3, F, H, W] or
+    [N, 3, F, H, W] in [-1, 1].
+    """
+    if not len(video):
+        raise UserError("the video has no frames; give at least one")
+    if isinstance(video, Tensor):
+        if video.ndim not in (4, 5) or video.shape[-4] != 3 or tuple(video.shape[-2:]) != (height, width):
+            raise UserError(
+                f"a video tensor must be [3, F, {height}, {width}] in [-1, 1], not {list(video.shape)}"
+            )
+        clips = video.float().view(-1, *video.shape[-4:])
+    elif isinstance(video, list):
+        clips = torch.stack([to_pixels(frame, height, width) for frame in video], dim=1)[None]
+    else:
+        if video.ndim not in (4, 5) or video.shape[-1] != 3 or video.dtype != np.uint8:
+            raise UserError(
+                f"a video array must be uint8 [F, H, W, 3], not {video.dtype} {list(video.shape)}"
+            )
+        clips = torch.stack(
+            [to_clips(list(frames), height, width)[0] for frames in video.reshape(-1, *video.shape[-4:])]
+        )
+    if not clips.shape[2]:
+        raise UserError("the video has no frames; give at least one")
+    if not clips.isfinite().all():
+        raise UserError("the video has values that are not finite; give frames in [-1, 1]")
+    return clips
+
+
+def to_waveforms(audio: Sound, sample_rate: int, new_rate: int) -> Tensor:
+    """`audio` [S], [C, S] or [N, C, S] in [-1, 1] as float32 [N, 1, S] at `new_rate`, channels averaged."""
+    audio = torch.as_tensor(audio)
+    if audio.ndim not in (1, 2, 3) or not audio.is_floating_point():
+        raise UserError(
+            f"audio must be float samples [S], [C, S] or [N, C, S] in [-1, 1], "
+            f"not {audio.dtype} {list(audio.shape)}"
+        )
+    if not audio.numel():
+        raise UserError("the audio has no samples; give at least one")
+    if not audio.isfinite().all():
+        raise UserError("the audio has samples that are not finite; give numbers in [-1, 1]")
+    check_finite("audio_sample_rate", sample_rate, *SAMPLE_RATES)
+    audio = (
+        audio.float().cpu().view(-1, *audio.shape[-2:]) if audio.ndim > 1 else audio.float().cpu()[None, None]
+    )
+    mono = audio.mean(dim=1) if audio.shape[1] > 1 else audio[:, 0]  # [N, S]
+    if sample_rate != new_rate:
+        mono = torch.stack([torch.from_numpy(resample(each.numpy(), sample_rate, new_rate)) for each in mono])
+    return mono[:, None]
+
+
+def fit_clips(clips: Tensor, num_frames: int, frame_rate: float) -> tuple[Tensor, str]:
+    """`clips` [N, 3, F, H, W] with `num_frames` frames, and a note of what was changed.
+
+    Cut at the end, or with the last frame repeated: what follows on it is to be made.
+    """
+    missing = num_frames - clips.shape[2]
+    if missing > 0:
+        kept = (clips.shape[2] - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
+        note = f"the video is kept for {kept / frame_rate:.2f} s; the picture after it is made"
+        return torch.cat((clips, clips[:, :, -1:].expand(-1, -1, missing, -1, -1)), dim=2), note
+    note = f"the last {-missing} frames of the video were cut; the clip has {num_frames}" if missing else ""
+    return clips[:, :, :num_frames], note
+
+
+def fit_waveforms(
+    waveforms: Tensor, num_samples: int, sample_rate: int, spans: Sequence[Span]
+) -> tuple[Tensor, str]:
+    """`waveforms` [N, 1, S] with `num_samples` samples, and a note of what was changed.
+
+    Cut at the end, or padded with silence. Where a span that is made covers the end, the sound is first
+    mirrored there: the encoder looks ahead, and would hear it stop.
+    """
+    given = waveforms.shape[-1]
+    missing = num_samples - given
+    seconds, clip_seconds = given / sample_rate, num_samples / sample_rate
+    changed = abs(missing) > SLACK_SECONDS * sample_rate
+    if missing <= 0:
+        note = (
+            f"the audio lasts {seconds:.2f} s; its end after {clip_seconds:.2f} s was cut" if changed else ""
+        )
+        return waveforms[..., :num_samples], note
+    padded = torch.cat((waveforms, waveforms.new_zeros(*waveforms.shape[:2], missing)), dim=-1)
+    if any(start <= seconds + SLACK_SECONDS and end > seconds for start, end in spans):
+        mirrored = min(missing, given - 1, round(MIRRORED_SECONDS * sample_rate))
+        padded[..., given : given + mirrored] = waveforms[..., given - 1 - mirrored : given - 1].flip(-1)
+        return padded, ""
+    note = f"the audio lasts {seconds:.2f} s; the clip's end after it is silent" if changed else ""
+    return padded, note
 
 
 def spread(parts: Tensor, batch: int, what: str) -> Tensor:

@@ -1,10 +1,19 @@
 """How a run fails: the person's mistake, the machine's or a server's fault, or a stop on request."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Real
 
 
 class UserError(ValueError):
-    """Something the person asked for cannot be done as asked. The message says what to change."""
+    """Something the person asked for cannot be done as asked. The message says what to change.
+
+    `field` is the field of the GenerationRequest that is wrong, or "" where it is none of them.
+    """
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class BackendError(RuntimeError):
@@ -15,9 +24,21 @@ class Cancelled(Exception):  # noqa: N818 - a request that was honoured, not a f
     """The run was stopped on request; nothing was written."""
 
 
-def check_finite(name: str, value: float, low: float, high: float) -> None:
-    """Raise UserError unless `low <= value <= high` and value is a number."""
+@contextmanager
+def field_errors(field: str) -> Iterator[None]:
+    """Give any UserError of the block the name of the field it is about, unless it has one."""
+    try:
+        yield
+    except UserError as error:
+        error.field = error.field or field
+        raise
+
+
+def check_finite(name: str, value: float, low: float, high: float, whole: bool = False) -> None:
+    """Raise UserError unless `low <= value <= high`, and value is a number, a whole one if asked."""
     if not isinstance(value, Real) or isinstance(value, bool) or value != value:
         raise UserError(f"{name}={value!r} is not a number; give one from {low:g} to {high:g}")
     if not low <= value <= high:
         raise UserError(f"{name}={value} is out of range; give one from {low:g} to {high:g}")
+    if whole and value != int(value):
+        raise UserError(f"{name}={value} must be a whole number; nearest: {round(value)}")

@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,9 @@ def check_frames_folder(folder: Path, overwrite: bool = False) -> None:
 
 @contextmanager
 def new_output(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path` for the block to write; it becomes `path` if the block ends well.
+    """Yield a temporary path in the folder of `path`; it becomes `path` if the block succeeds.
 
-    It is removed if not. Missing folders are made. Without `overwrite` nothing is replaced, not even a file
+    It is removed if not; missing folders are made. Without `overwrite` nothing is replaced, not even a file
     that another process put there meanwhile.
 
     Raises:
@@ -113,23 +113,24 @@ def name_taken(path: Path) -> UserError:
     return UserError(f"{path} exists; choose another name, or replace it with --overwrite")
 
 
-def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises UserError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); was it moved or deleted?") from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace the file at `path`. Raises UserError or BackendError as `new_output`."""
+    with new_output(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The object that `write_json` wrote; empty if there is no such file, or none that is JSON."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); the checkpoint is incomplete") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); delete it and download it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object; delete it and download it again")
-    return content
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

@@ -1,6 +1,5 @@
 """What a checkpoint holds and where it would go on a machine, from configs and file headers alone."""
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from huggingface_hub.utils import SafetensorsFileMetadata
 
 from mova import hub
-from mova.adapters.strengths import TOWERS
+from mova.adapters.strengths import EXPERTS
 from mova.checkpoint import (
     COMPONENTS,
     MODULES,
@@ -22,8 +21,9 @@ from mova.checkpoint import (
     weight_names,
 )
 from mova.errors import UserError
-from mova.machine import estimate_seconds, forward_flops, human_seconds
-from mova.placement import DTYPES, Machine, Placement, choose, human_bytes, preferred_dtype, workspace_bytes
+from mova.machine import DTYPES, Machine, estimate_time, forward_flops, human_bytes, human_seconds
+from mova.placement import Placement, choose, homes, workspace_bytes
+from mova.request import GenerationRequest
 from mova.shapes import ClipShape
 
 CONFIGS = ["*.json", "*/*.json"]
@@ -51,14 +51,12 @@ class Checkpoint:
 
     def clip_shape(self, height: int, width: int, num_frames: int, frame_rate: float) -> ClipShape:
         """The sizes of a clip in this checkpoint's latents and samples."""
-        audio = self.configs["audio_vae"]
-        hop_length = math.prod(audio["encoder_rates"])
-        return ClipShape(height, width, num_frames, frame_rate, audio["sample_rate"], hop_length)
+        return ClipShape.from_config(self.configs["audio_vae"], height, width, num_frames, frame_rate)
 
-    def workspace(self, shape: ClipShape, machine: Machine, dtype: str | None) -> int:
-        """Bytes that a run of this shape takes beside the weights."""
-        itemsize = DTYPES[dtype or preferred_dtype(machine)].itemsize
-        return workspace_bytes(shape, self.configs["video_dit"]["dim"], itemsize)
+    def workspace(self, request: GenerationRequest, machine: Machine, dtype: str | None) -> int:
+        """Bytes that a run takes besides the weights. A `dtype` of None is the machine's."""
+        shape = self.clip_shape(request.height, request.width, request.num_frames, request.frame_rate)
+        return workspace_bytes(shape, self.configs["video_dit"]["dim"], DTYPES[dtype or machine.dtype])
 
     def forward_flops(self, shape: ClipShape) -> float:
         return forward_flops(
@@ -109,21 +107,20 @@ def summarise(parts: Iterable[SafetensorsFileMetadata]) -> ComponentSummary:
     )
 
 
-def report(
-    checkpoint: Checkpoint, machine: Machine, shape: ClipShape, steps: int, forwards: int, **fixed: object
-) -> str:
-    """A table of the components, where each would go, and what a clip of `shape` would take.
+def report(checkpoint: Checkpoint, machine: Machine, request: GenerationRequest, **fixed: object) -> str:
+    """A table of the components, where each would go, and what the clip of `request` would take.
 
-    `forwards` is the number that a step needs.
+    `fixed` are fields of Placement that were decided by hand, as for `choose`.
     """
-    workspace = checkpoint.workspace(shape, machine, fixed.get("dtype"))
+    workspace = checkpoint.workspace(request, machine, fixed.get("dtype"))
     try:
         placement = choose(machine, checkpoint.parameters, workspace, **fixed)
         verdict = placement.why
     except UserError as error:
         placement, verdict = None, str(error)
-    flops = checkpoint.forward_flops(shape)
-    seconds = estimate_seconds(flops, steps, forwards, machine.name, machine.cores)
+    shape = checkpoint.clip_shape(request.height, request.width, request.num_frames, request.frame_rate)
+    flops, steps = checkpoint.forward_flops(shape), request.num_inference_steps
+    seconds = estimate_time(request, checkpoint.configs, machine.name, machine.cores).denoising
     return "\n".join(
         [
             *component_table(checkpoint, placement),
@@ -133,7 +130,7 @@ def report(
             f"clip: {shape.width}x{shape.height}, {shape.num_frames} frames, {shape.seconds:.1f} s; "
             f"{human_bytes(workspace)} of working memory",
             f"time: {flops / 1e12:,.{0 if flops > 1e13 else 2}f} TFLOP a forward, "
-            f"{forwards} forwards a step; {steps} steps take about {human_seconds(seconds)}",
+            f"{request.forwards} forwards a step; {steps} steps take about {human_seconds(seconds)}",
         ]
     )
 
@@ -156,22 +153,15 @@ def component_table(checkpoint: Checkpoint, placement: Placement | None) -> list
 
 
 def free_memory(machine: Machine) -> str:
-    if machine.device.startswith("cuda"):
+    if machine.is_gpu:
         return f"{human_bytes(machine.vram)} device memory and {human_bytes(machine.ram)} host memory"
     return f"{human_bytes(machine.ram)} memory"
 
 
 def location(name: str, placement: Placement) -> str:
     """Where the weights of a component are while clips are made."""
-    device = placement.device
-    if name == "text_encoder" and placement.text_on_host:
-        return "cpu"
-    if placement.offload == "none":
-        if name == "text_encoder" and not placement.keep_text_encoder:
-            return f"{device} while it encodes"
-        if name.startswith("video_dit") and not placement.hold_both:
-            return f"{device} while it denoises"
-        return device
-    if placement.offload == "layers" and name in TOWERS:
-        return f"{device}, layer by layer"
-    return f"{device} while it runs"
+    device, home = placement.device, homes(placement)[name]
+    if home == "stage":
+        stage = "encodes" if name == "text_encoder" else "denoises" if name in EXPERTS else "runs"
+        return f"{device} while it {stage if placement.offload == 'none' else 'runs'}"
+    return {"device": device, "layers": f"{device}, layer by layer", "host": "cpu"}[home]

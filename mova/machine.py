@@ -1,23 +1,25 @@
-"""What this machine has and which model suits it, told without loading anything. No torch."""
+"""Machines: what one has, which model suits it, and how long a clip takes there. No torch at import."""
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
-from mova.catalog import (
-    DEFAULT_MODEL,
-    SMALL_MODEL,
-)
+from mova.catalog import DEFAULT_MODEL, SMALL_MODEL
 from mova.errors import UserError
+from mova.request import GenerationRequest
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
+
+GIB = 2**30
+DTYPES = {"bfloat16": 2, "float32": 4}  # of weights, with the bytes of a number
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card by the part of its name that tells it: what programs get of its memory, and how fast it is.
+    """A card by the part of its name that identifies it: what programs get of its memory, and its speed.
 
     `tflops` are sustained by a whole bf16 forward, `link` is GB/s from pinned host memory.
     """
@@ -44,23 +46,131 @@ GPUS = (
     Gpu("A10G", 22.1, 35, 12),
     Gpu("L4", 22.0, 60, 12),
 )
-SUSTAINED_TFLOPS = {gpu.name: gpu.tflops for gpu in GPUS}
 UNKNOWN_GPU_TFLOPS = 100
 UNKNOWN_GPU_LINK = 12
 CPU_TFLOPS_PER_CORE = 0.05
+# Of one slow core, for a pixel of a frame: encoding and decoding with pocket's video VAE, base_dim 32 on
+# patches of 2x2. An earlier one took 13e-6 there, and 2.8 times as long as this one where both were measured.
+# Operations grow with the square of base_dim, and patches are fewer places.
+CODING_SECONDS = 4.7e-6 / 16**2
+# MOVA-360p streamed layer by layer, as measured (README): 7.9 GiB and room for the desktop's own use.
+RELEASED_VRAM, RELEASED_RAM = 11 * GIB, 72 * GIB
+NEEDS = "MOVA-360p needs an NVIDIA GPU with 12 GB and 80 GB of memory"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device with the computer around it. Memory in bytes: what is free to `probe`, all to `installed`."""
+
+    device: str
+    name: str
+    vram: int
+    ram: int
+    cores: int
+    has_bfloat16: bool
+
+    @classmethod
+    def probe(cls, device: str | None = None) -> "Machine":
+        """This machine, seen from `device` ("cuda", "cuda:1", "mps", "cpu"), by default its best.
+
+        Raises:
+            UserError: there is no such device, or it cannot be used.
+        """
+        import torch
+
+        if device is None:
+            on_mac = torch.backends.mps.is_available()
+            device = "cuda" if torch.cuda.is_available() else "mps" if on_mac else "cpu"
+        memory, cores = psutil.virtual_memory().available, physical_cores()
+        try:
+            kind = torch.device(device).type
+            torch.empty(0, device=device)
+            if kind == "cuda":
+                vram, _ = torch.cuda.mem_get_info(device)
+                bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+                return cls(device, torch.cuda.get_device_name(device), vram, memory, cores, bfloat16)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"device {device!r} cannot be used here ({reason}); leave --device out to choose"
+            ) from error
+        if kind == "mps":  # shares the machine's memory
+            return cls(device, "Apple GPU", memory, memory, cores, has_bfloat16=True)
+        if kind == "cpu":
+            return cls(device, "CPU", memory, memory, cores, torch.cpu._is_avx512_bf16_supported())
+        raise UserError(f"device {device!r} is not supported; choose cuda, mps or cpu")
+
+    @classmethod
+    def installed(cls) -> "Machine":
+        """This machine with its first NVIDIA card, by the driver's tool, else its CPU; loads nothing."""
+        ram, cores = psutil.virtual_memory().total, physical_cores()
+        cpu = cls("cpu", "CPU", ram, ram, cores, has_bfloat16=False)
+        tool = shutil.which("nvidia-smi")
+        if tool is None:
+            return cpu
+        query = [tool, "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
+        try:
+            answer = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
+            name, mebibytes, capability = answer.splitlines()[0].rsplit(",", 2)
+            return cls(
+                "cuda", name.strip(), int(mebibytes) * 2**20, ram, cores, has_bfloat16=float(capability) >= 8
+            )
+        except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+            return cpu
+
+    @property
+    def is_gpu(self) -> bool:
+        """Has an NVIDIA card, with memory of its own."""
+        return self.device.startswith("cuda")
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that weights run fastest in."""
+        return "bfloat16" if self.has_bfloat16 else "float32"
+
+
+def physical_cores() -> int:
+    return psutil.cpu_count(logical=False) or 1
+
+
+def known_gpu(name: str) -> Gpu | None:
+    """The card of the table that `name` ("4090", "NVIDIA H200") means."""
+    return next((gpu for gpu in GPUS if gpu.name.lower() in name.lower()), None)
 
 
 def find_gpu(name: str) -> Gpu:
-    """The card that `name` ("4090", "NVIDIA H200") means. Raises UserError: it is not in the table."""
-    found = next((gpu for gpu in GPUS if gpu.name.lower() in name.lower()), None)
+    """As `known_gpu`. Raises UserError: it is not in the table."""
+    found = known_gpu(name)
     if found is None:
         names = ", ".join(gpu.name for gpu in GPUS)
         raise UserError(f"there is no GPU {name!r} in the table; choose one of {names}")
     return found
 
 
+def sustained_tflops(device_name: str, cores: int) -> float:
+    """TFLOP/s of a forward on a device, by its name; on a CPU ("CPU") of all its cores."""
+    if device_name == "CPU":
+        return CPU_TFLOPS_PER_CORE * cores
+    gpu = known_gpu(device_name)
+    return gpu.tflops if gpu else UNKNOWN_GPU_TFLOPS
+
+
+def lacks_for_released(machine: Machine) -> str:
+    """What a machine (all of its memory) lacks for MOVA-360p, as the end of a sentence; empty if nothing."""
+    if not machine.is_gpu:
+        return "there is no NVIDIA GPU"
+    if machine.vram < RELEASED_VRAM:
+        return f"the GPU has {machine.vram / GIB:.0f} GiB"
+    return f"there are {machine.ram / GIB:.0f} GiB of memory" if machine.ram < RELEASED_RAM else ""
+
+
+def suitable_model() -> str:
+    """The catalogue's name of the model to use where none is named."""
+    return SMALL_MODEL if lacks_for_released(Machine.installed()) else DEFAULT_MODEL
+
+
 def forward_flops(
-    video: dict[str, Any], audio: dict[str, Any], bridge: dict[str, Any], shape: ClipShape
+    video: Mapping[str, Any], audio: Mapping[str, Any], bridge: Mapping[str, Any], shape: ClipShape
 ) -> float:
     """Floating-point operations of one joint forward, from the configs of towers and bridge.
 
@@ -79,16 +189,39 @@ def forward_flops(
     return total + min(bridge["visual_layers"], bridge["audio_layers"]) * (to_video + to_audio)
 
 
-def estimate_seconds(flops: float, steps: int, forwards: int, device_name: str, cores: int) -> float:
-    """Seconds of denoising: `steps` steps of `forwards` forwards of `flops` operations each.
+@dataclass(frozen=True)
+class ClipTime:
+    """Seconds of a clip on a loaded model. `coding`, pixels to latents and back, counts on a CPU only."""
 
-    Encoding, decoding and loading come on top. A guess within a factor of two off the devices above.
+    denoising: float
+    coding: float
+
+    @property
+    def total(self) -> float:
+        return self.denoising + self.coding
+
+
+def estimate_time(
+    request: GenerationRequest, configs: Mapping[str, Mapping[str, Any]], device_name: str, cores: int
+) -> ClipTime:
+    """Predict the time of a clip from the configs of a checkpoint's towers, bridge and VAEs, by component.
+
+    A guess within a factor of two off the measured devices; loading comes on top.
+
+    Raises:
+        KeyError: a config lacks a value that the count needs.
     """
-    rate = CPU_TFLOPS_PER_CORE * cores
+    shape = ClipShape.from_config(
+        configs["audio_vae"], request.height, request.width, request.num_frames, request.frame_rate
+    )
+    towers = (configs[name] for name in ("video_dit", "audio_dit", "dual_tower_bridge"))
+    flops = forward_flops(*towers, shape) * request.num_inference_steps * request.forwards
+    denoising = flops / (sustained_tflops(device_name, cores) * 1e12)
     if device_name != "CPU":
-        rates = [tflops for part, tflops in SUSTAINED_TFLOPS.items() if part in device_name]
-        rate = rates[0] if rates else UNKNOWN_GPU_TFLOPS
-    return flops * steps * forwards / (rate * 1e12)
+        return ClipTime(denoising, 0.0)
+    vae, pixels = configs["video_vae"], request.height * request.width * request.num_frames
+    width = vae["base_dim"] / (vae.get("patch_size") or 1)
+    return ClipTime(denoising, CODING_SECONDS * width**2 * pixels / cores)
 
 
 def human_seconds(seconds: float) -> str:
@@ -98,44 +231,6 @@ def human_seconds(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
-GIB = 2**30
-# MOVA-360p streamed layer by layer, as measured (README): 7.9 GiB and room for the desktop's own use.
-RELEASED_VRAM, RELEASED_RAM = 11 * GIB, 72 * GIB
-NEEDS = "MOVA-360p needs an NVIDIA GPU with 12 GB and 80 GB of memory"
-
-
-@dataclass(frozen=True)
-class InstalledGpu:
-    """The first NVIDIA card: `memory` in bytes."""
-
-    name: str
-    memory: int
-
-
-def installed_gpu() -> InstalledGpu | None:
-    """The machine's first NVIDIA card by its driver's own tool, or None."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
-        name, _, mebibytes = answer.splitlines()[0].rpartition(",")
-        return InstalledGpu(name.strip(), int(mebibytes) * 2**20)
-    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
-        return None
-
-
-def lacks_for_released(gpu: InstalledGpu | None) -> str:
-    """What a machine with this card lacks for MOVA-360p, as the end of a sentence; empty if it has all."""
-    ram = psutil.virtual_memory().total
-    if gpu is None:
-        return "there is no NVIDIA GPU"
-    if gpu.memory < RELEASED_VRAM:
-        return f"the GPU has {gpu.memory / GIB:.0f} GiB"
-    return f"there are {ram / GIB:.0f} GiB of memory" if ram < RELEASED_RAM else ""
-
-
-def suitable_model() -> str:
-    """The catalogue's name of the model to use where none is named."""
-    return SMALL_MODEL if lacks_for_released(installed_gpu()) else DEFAULT_MODEL
+def human_bytes(size: int) -> str:
+    """A size for people: "12.3 GiB", or MiB where it is small."""
+    return f"{size / GIB:.1f} GiB" if size > GIB / 10 else f"{size / 2**20:.1f} MiB"

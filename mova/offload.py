@@ -10,16 +10,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mova.adapters.strengths import EXPERTS, TOWERS
 from mova.models.dit import VideoDiT
 from mova.models.dual_tower import DualTower
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -197,20 +195,21 @@ def parameters_at(index: int, *lists: nn.ModuleList) -> list[nn.Parameter]:
     return [p for module in modules for p in module.parameters() if not p.requires_grad]
 
 
-EXPERTS = ("video_dit", "video_dit_2")
-
-
 class Offloader:
-    """Leaves every component where its owner put it (`pipe.to("cuda")`)."""
+    """Leaves every component where its owner put it (`pipe.to("cuda")`).
+
+    `components` are a pipeline's, by name; `dual_tower` is what runs the towers among them.
+    """
 
     weights_may_change = True  # between runs, by replacing a parameter's data
 
-    def __init__(self, pipeline: "DiffusionPipeline") -> None:
-        self.pipeline = pipeline
+    def __init__(self, components: Mapping[str, Any], dual_tower: DualTower) -> None:
+        self.modules = {name: part for name, part in components.items() if isinstance(part, nn.Module)}
+        self.dual_tower = dual_tower
 
     @property
     def device(self) -> torch.device:
-        return next(self.pipeline.audio_dit.parameters()).device
+        return next(self.modules["audio_dit"].parameters()).device
 
     @contextmanager
     def use(self, name: str) -> Iterator[None]:  # noqa: ARG002 - it is there already
@@ -224,7 +223,7 @@ class Offloader:
 
     def activate(self, expert: str) -> None:
         """Make `expert` ("video_dit" or "video_dit_2") the one that runs."""
-        self.pipeline.dual_tower.video_dit = getattr(self.pipeline, expert)
+        self.dual_tower.video_dit = self.modules[expert]
 
 
 class ComponentOffloader(Offloader):
@@ -235,18 +234,18 @@ class ComponentOffloader(Offloader):
 
     def __init__(
         self,
-        pipeline: "DiffusionPipeline",
+        components: Mapping[str, Any],
+        dual_tower: DualTower,
         device: torch.device,
         resident: Iterable[str],
         on_host: Iterable[str] = (),
     ) -> None:
-        super().__init__(pipeline)
+        super().__init__(components, dual_tower)
         self._device = device
         self.resident = frozenset(resident)
         self.on_host = frozenset(on_host)
-        modules = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
-        self.swaps = {name: WeightSwap([module]) for name, module in modules.items()}
-        for name in self.resident & modules.keys():
+        self.swaps = {name: WeightSwap([module]) for name, module in self.modules.items()}
+        for name in self.resident & self.swaps.keys():
             self.swaps[name].load(device)
 
     @property
@@ -292,16 +291,20 @@ class LayerOffloader(ComponentOffloader):
     weights_may_change = False
 
     def __init__(
-        self, pipeline: "DiffusionPipeline", device: torch.device, on_host: Iterable[str], hold_both: bool
+        self,
+        components: Mapping[str, Any],
+        dual_tower: DualTower,
+        device: torch.device,
+        hold_both: bool,
+        on_host: Iterable[str] = (),
     ) -> None:
-        super().__init__(pipeline, device, resident=(), on_host=on_host)
-        experts = {name: getattr(pipeline, name) for name in EXPERTS}
-        self.streamer = LayerStreamer(pipeline.dual_tower, experts, device, hold_both)
+        super().__init__(components, dual_tower, device, resident=(), on_host=on_host)
+        experts = {name: self.modules[name] for name in EXPERTS}
+        self.streamer = LayerStreamer(dual_tower, experts, device, hold_both)
 
     @contextmanager
     def use_towers(self) -> Iterator[None]:
-        towers = [getattr(self.pipeline, name) for name in ("audio_dit", "dual_tower_bridge", *EXPERTS)]
-        rest = WeightSwap(towers, skip=self.streamer.streamed)
+        rest = WeightSwap([self.modules[name] for name in TOWERS], skip=self.streamer.streamed)
         try:
             rest.load(self._device)
             yield

@@ -1,4 +1,4 @@
-"""MOVAPipeline: a first frame and a text in, a video and its sound out."""
+"""MOVAPipeline: a text and what one has, a first frame, a picture, a sound, in; a video and its sound out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,18 +16,49 @@ from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
 from mova import checkpoint
 from mova.adapters.mixin import AdapterMixin
-from mova.encoders import EncoderMixin, FirstFrame, Generators, draw_noise, spread, to_pixels
-from mova.errors import Cancelled, UserError, check_finite
+from mova.encoders import (
+    EncoderMixin,
+    FirstFrame,
+    Generators,
+    Sound,
+    Video,
+    draw_noise,
+    fit_clips,
+    fit_waveforms,
+    spread,
+    to_clips,
+    to_pixels,
+    to_waveforms,
+)
+from mova.errors import Cancelled, UserError
 from mova.guidance import Branch, branches
 from mova.models.audio_vae import AudioVAE
 from mova.models.bridge import Bridge
 from mova.models.dit import AudioDiT, VideoDiT
 from mova.models.dual_tower import DualTower
 from mova.offload import Offloader
+from mova.request import check_fields
 from mova.scheduler import PairScheduler
-from mova.shapes import SPATIAL_STRIDE, ClipShape, check_num_frames, check_size
-from mova.text import clean_prompt
+from mova.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE, ClipShape
+from mova.tracks import (
+    AUDIO_RAMP,
+    VIDEO_RAMP,
+    Regenerate,
+    Span,
+    Track,
+    audio_keep,
+    check_given,
+    check_strength,
+    frames_for_sound,
+    made_frames,
+    put_back_frames,
+    put_back_sound,
+    ramped,
+    spans_to_make,
+    video_keep,
+)
 
+DEFAULT_FRAMES = 193  # the trained length
 StepCallback = Callable[["MOVAPipeline", int, Tensor, dict[str, Any]], dict[str, Any]]
 
 
@@ -35,11 +66,27 @@ StepCallback = Callable[["MOVAPipeline", int, Tensor, dict[str, Any]], dict[str,
 class MOVAPipelineOutput(BaseOutput):
     """`frames` as `output_type` asks, one clip for each prompt; `audio` [B, 1, S] float32 in [-1, 1].
 
-    With `output_type="latent"` both are the final latents, [B, 16, T, H, W] and [B, C, L].
+    With `output_type="latent"` both are the final latents, [B, 16, T, H, W] and [B, C, L]. `notes` say
+    what was changed of what was given, a sentence each.
     """
 
     frames: Tensor | np.ndarray | list[list[Image.Image]]
     audio: Tensor
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What the user brought for one track, fitted: pixels [N, 3, F, H, W] or samples [N, 1, S]."""
+
+    media: Tensor
+    made: tuple[Span, ...]  # seconds of it that are made again
+    keep: np.ndarray  # along the latents: 1 comes out as it went in, 0 is made
+    drawn: np.ndarray  # as `keep`, with ramps at the seams
+
+    @property
+    def is_held(self) -> bool:
+        return bool((self.keep == 1).all())
 
 
 class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
@@ -78,7 +125,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         )
         self.register_to_config(boundary_ratio=boundary_ratio)
         self.dual_tower = DualTower(video_dit, audio_dit, dual_tower_bridge)
-        self.residency = Offloader(self)
+        self.residency = Offloader(self.components, self.dual_tower)
         self.video_processor = VideoProcessor(vae_scale_factor=SPATIAL_STRIDE)
         self._interrupt = False
 
@@ -135,7 +182,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         negative_prompt: str | list[str] = "",
         height: int = 352,
         width: int = 640,
-        num_frames: int = 193,
+        num_frames: int | None = None,
         frame_rate: float = 24.0,
         num_inference_steps: int = 50,
         guidance_scale: float = 5.0,
@@ -153,15 +200,31 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents", "audio_latents"),
         should_stop: Callable[[], bool] | None = None,
+        *,
+        video: Video | None = None,
+        audio: Sound | None = None,
+        regenerate_video: Regenerate = False,
+        regenerate_audio: Regenerate = False,
+        strength: float = 1.0,
+        audio_sample_rate: int | None = None,
     ) -> MOVAPipelineOutput | tuple:
         """Make a clip, or several, each as if it were made alone.
 
         Args:
-            prompt: one text, or a list of B texts.
+            prompt: one text, or a list of B texts. May be empty beside a video or an audio.
             image: first frames, one for all or one for each prompt: PIL, uint8 [H, W, 3] or float [3, H, W]
-                in [-1, 1]. Cropped to the clip's aspect. None starts from a white frame: text to video and
-                audio, which the released models do with weaker lip-sync.
-            height, width: pixels, multiples of 16. num_frames: 4k+1.
+                in [-1, 1]. Cropped to the clip's aspect. None is the video's first frame; without a video, a
+                white frame: text to video and audio, which the released models do with weaker lip-sync.
+            video: a picture to keep, at the clip's frame rate: uint8 [F, H, W, 3], a list of images, or float
+                [3, F, H, W] in [-1, 1]; with one more axis in front, one for each prompt.
+            audio: a sound to keep, float [S], [C, S] or [N, C, S] in [-1, 1]; channels are averaged.
+                `audio_sample_rate` is the checkpoint's if None.
+            regenerate_video, regenerate_audio: what of the given track is made again: all of it (True), or
+                spans (start, end) in seconds. The rest comes out as it went in.
+            strength: below 1, what is made again starts from what was given, noised to this sigma.
+            height, width: pixels, multiples of 16.
+            num_frames: 4k+1. None follows the video, else the audio, else is 193. A clip longer than the
+                video continues it; a sound is cut or padded with silence.
             guidance_scale: text guidance; 1 is off and needs half the time.
             bridge_guidance_scale: steers towards synchrony (paper equation 6; it evaluates 2 to 4); 1 is off.
             video_shift, audio_shift: of the schedules; None is the checkpoint's.
@@ -178,21 +241,42 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
             UserError: an argument is out of range; the message names a value that works.
             Cancelled: the run was ended on request.
         """
-        shape = self._check(
-            height, width, num_frames, frame_rate, output_type, callback_on_step_end_tensor_inputs
-        )
+        self._check(height, width, frame_rate, output_type, callback_on_step_end_tensor_inputs)
+        clips = None if video is None else to_clips(video, height, width)
+        waveforms = self._waveforms(audio, audio_sample_rate)
+        if num_frames is None:
+            num_frames = self._num_frames(clips, waveforms, frame_rate)
+        check_fields(num_frames=num_frames)
+        shape = self.clip_shape(height, width, num_frames, frame_rate)
+        picture, picture_note = self._bring_picture(clips, regenerate_video, shape)
+        sound, sound_note = self._bring_sound(waveforms, regenerate_audio, shape)
+        if picture and sound and picture.is_held and sound.is_held:
+            raise UserError(
+                "video and audio are both kept: nothing is left to make; regenerate a part of one"
+            )
+        check_strength(strength, any(each and each.made for each in (picture, sound)))
         forwards = branches(guidance_scale, bridge_guidance_scale)
         sigmas = self.scheduler.sigmas(num_inference_steps, video_shift, audio_shift)
         self._interrupt = False
 
-        text = self._text("prompt", prompt, prompt_embeds)
+        text = self._text("prompt", prompt, prompt_embeds, may_be_empty=bool(picture or sound))
         batch = len(text) * num_videos_per_prompt
         text = negative = spread(text, batch, "prompts")
         if not all(branch.use_prompt for branch in forwards):
-            negative = self._text("negative_prompt", negative_prompt, negative_prompt_embeds)
+            negative = self._text(
+                "negative_prompt", negative_prompt, negative_prompt_embeds, may_be_empty=True
+            )
             negative = spread(negative, batch, "negative prompts")
-        images = [to_pixels(each, height, width) for each in (image if isinstance(image, list) else [image])]
-        condition = spread(self.encode_first_frame(torch.stack(images), num_frames), batch, "images")
+        if image is None and picture:
+            images = picture.media[:, :, 0]
+        else:
+            given = image if isinstance(image, list) else [image]
+            images = torch.stack([to_pixels(each, height, width) for each in given])
+        condition = spread(self.encode_first_frame(images, num_frames), batch, "images")
+        tracks = (
+            self._track(picture, self.encode_video, strength, batch, "videos"),
+            self._track(sound, self.encode_audio, strength, batch, "sounds"),
+        )
         latents, audio_latents = draw_noise(
             batch, self._latent_sizes(shape), generator, (latents, audio_latents)
         )
@@ -216,13 +300,15 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
             frame_rate,
             on_step,
             stopped,
+            tracks,
         )
         if output_type == "latent":
             frames, audio = latents, audio_latents
         else:
-            frames = self.video_processor.postprocess_video(self.decode_video(latents), output_type)
-            audio = self.decode_audio(audio_latents)[..., : shape.num_samples]
-        return MOVAPipelineOutput(frames, audio) if return_dict else (frames, audio)
+            frames = self.video_processor.postprocess_video(self._frames(latents, picture), output_type)
+            audio = self._sound(audio_latents, sound, shape)
+        notes = tuple(note for note in (picture_note, sound_note) if note)
+        return MOVAPipelineOutput(frames, audio, notes) if return_dict else (frames, audio)
 
     @torch.no_grad()
     def denoise(
@@ -236,14 +322,29 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         frame_rate: float,
         on_step: Callable[[int, Tensor, dict[str, Tensor]], dict[str, Tensor]],
         stopped: Callable[[], bool],
+        tracks: tuple[Track, Track] = (Track(), Track()),
     ) -> tuple[Tensor, Tensor]:
         """Clean latents from noise, float32: for each step its forwards, their weighted sum, the Euler step.
 
-        `texts` are the embeddings of the prompts and of the negative prompts.
+        `texts` are the embeddings of the prompts and of the negative prompts. What a track keeps follows its
+        straight line from the noise to what was given.
         """
-        scheduler, steps = self.scheduler, len(sigmas) - 1
-        device = self._execution_device
+        scheduler, device = self.scheduler, self._execution_device
+        sigmas = scheduler.starting_at(sigmas, (tracks[0].start, tracks[1].start))
+        steps = len(sigmas) - 1
         latents, audio_latents, condition = (each.to(device) for each in (latents, audio_latents, condition))
+        video, audio = (each.to(device) for each in tracks)
+        noise, audio_noise = latents, audio_latents
+
+        def given_at(pair: Tensor) -> list[Tensor]:
+            """What was given, noised to a pair of sigmas; the noise itself where nothing was."""
+            parts = zip((video, audio), (noise, audio_noise), pair, strict=True)
+            return [
+                drawn if track.given is None else scheduler.add_noise(track.given, drawn, sigma)
+                for track, drawn, sigma in parts
+            ]
+
+        latents, audio_latents = given_at(sigmas[0])
         timesteps = scheduler.timesteps(sigmas)
         boundary = self.config.boundary_ratio * scheduler.config.num_train_timesteps
         with self.residency.use_towers(), self.progress_bar(total=steps) as progress:
@@ -264,28 +365,107 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
                     velocity += branch.weight * video_part
                     audio_velocity += branch.weight * audio_part
                 (sigma, audio_sigma), (next_sigma, next_audio_sigma) = sigmas[step], sigmas[step + 1]
+                moved = scheduler.step(latents, velocity, sigma, next_sigma)
+                audio_moved = scheduler.step(audio_latents, audio_velocity, audio_sigma, next_audio_sigma)
+                clean = scheduler.denoised(latents, velocity, sigma)
+                audio_clean = scheduler.denoised(audio_latents, audio_velocity, audio_sigma)
+                given, audio_given = given_at(sigmas[step + 1])
                 tensors = {
-                    "latents": scheduler.step(latents, velocity, sigma, next_sigma),
-                    "audio_latents": scheduler.step(
-                        audio_latents, audio_velocity, audio_sigma, next_audio_sigma
-                    ),
-                    "denoised_latents": scheduler.denoised(latents, velocity, sigma),
-                    "denoised_audio_latents": scheduler.denoised(audio_latents, audio_velocity, audio_sigma),
+                    "latents": video.put_back(moved, given),
+                    "audio_latents": audio.put_back(audio_moved, audio_given),
+                    "denoised_latents": video.put_back(clean, video.given),
+                    "denoised_audio_latents": audio.put_back(audio_clean, audio.given),
                 }
                 tensors = on_step(step, timesteps[step], tensors)
                 latents, audio_latents = tensors["latents"], tensors["audio_latents"]
                 progress.update()
         return latents, audio_latents
 
-    def _text(self, name: str, texts: str | list[str] | None, embeds: Tensor | None) -> Tensor:
+    def _text(
+        self, name: str, texts: str | list[str] | None, embeds: Tensor | None, *, may_be_empty: bool
+    ) -> Tensor:
         if embeds is not None:
             return embeds.to(self._execution_device)
-        texts = [texts] if isinstance(texts, str) or texts is None else texts
-        if name == "prompt" and not all(isinstance(text, str) and clean_prompt(text) for text in texts):
-            raise UserError("the prompt is empty; say what is seen and what is heard")
+        texts = texts if isinstance(texts, list) else [texts or ""]
+        for text in texts:
+            if text or not may_be_empty:
+                check_fields(**{name: text})
         if self.text_encoder is None:
             raise UserError(f"this pipeline has no text encoder; give {name}_embeds")
         return self.encode_prompt(texts)
+
+    def _num_frames(self, clips: Tensor | None, waveforms: Tensor | None, frame_rate: float) -> int:
+        """The length of a clip that follows what is given."""
+        if clips is not None:
+            return (clips.shape[2] - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
+        if waveforms is not None:
+            return frames_for_sound(waveforms.shape[-1] / self.audio_vae.config.sample_rate, frame_rate)
+        return DEFAULT_FRAMES
+
+    def _waveforms(self, audio: Sound | None, sample_rate: int | None) -> Tensor | None:
+        own = self.audio_vae.config.sample_rate
+        return (
+            None if audio is None else to_waveforms(audio, own if sample_rate is None else sample_rate, own)
+        )
+
+    def _bring_picture(
+        self, clips: Tensor | None, regenerate: Regenerate, shape: ClipShape
+    ) -> tuple[Brought | None, str]:
+        if clips is None:
+            check_given("video", regenerate)
+            return None, ""
+        spans = spans_to_make("regenerate_video", regenerate, shape.seconds)
+        keep = video_keep(spans, shape)
+        keep[(clips.shape[2] - 1) // TEMPORAL_STRIDE + 1 :] = 0
+        drawn = ramped(keep, VIDEO_RAMP, (clips.shape[2] - 1) // TEMPORAL_STRIDE + 1)
+        clips, note = fit_clips(clips, shape.num_frames, shape.frame_rate)
+        return Brought(clips, spans, keep, drawn), note
+
+    def _bring_sound(
+        self, waveforms: Tensor | None, regenerate: Regenerate, shape: ClipShape
+    ) -> tuple[Brought | None, str]:
+        if waveforms is None:
+            check_given("audio", regenerate)
+            return None, ""
+        spans = spans_to_make("regenerate_audio", regenerate, shape.seconds)
+        keep = audio_keep(spans, shape)
+        drawn = ramped(keep, AUDIO_RAMP, waveforms.shape[-1] // shape.hop_length)
+        waveforms, note = fit_waveforms(waveforms, shape.num_samples, shape.sample_rate, spans)
+        return Brought(waveforms, spans, keep, drawn), note
+
+    def _track(
+        self,
+        brought: Brought | None,
+        encode: Callable[[Tensor], Tensor],
+        strength: float,
+        batch: int,
+        what: str,
+    ) -> Track:
+        if brought is None or (strength == 1 and not brought.keep.any()):
+            return Track()
+        given = spread(encode(brought.media), batch, what)
+        keep = torch.from_numpy(brought.drawn) if brought.keep.any() else None
+        return Track(given, keep, strength)
+
+    def _frames(self, latents: Tensor, picture: Brought | None) -> Tensor:
+        """Pixels [B, 3, F, H, W] in [-1, 1]: what was given where it is kept, decoded where it is made."""
+        if picture is None or not picture.keep.any():
+            return self.decode_video(latents)
+        given = spread(picture.media, len(latents), "videos")
+        if picture.is_held:
+            return given
+        return put_back_frames(given, self.decode_video(latents).float().cpu(), made_frames(picture.keep))
+
+    def _sound(self, latents: Tensor, sound: Brought | None, shape: ClipShape) -> Tensor:
+        """Samples [B, 1, S], float32, likewise."""
+        if sound is not None and sound.is_held:
+            return spread(sound.media, len(latents), "sounds")
+        decoded = self.decode_audio(latents)[..., : shape.num_samples]
+        if sound is None or not sound.keep.any():
+            return decoded
+        return put_back_sound(
+            spread(sound.media, len(latents), "sounds"), decoded, sound.made, shape.sample_rate
+        )
 
     def _latent_sizes(self, shape: ClipShape) -> tuple[tuple[int, ...], tuple[int, ...]]:
         grid = (shape.latent_frames, shape.latent_height, shape.latent_width)
@@ -295,16 +475,12 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         self,
         height: int,
         width: int,
-        num_frames: int,
         frame_rate: float,
         output_type: str,
         asked: tuple[str, ...],
-    ) -> ClipShape:
-        check_size(height, width)
-        check_num_frames(num_frames)
-        check_finite("frame_rate", frame_rate, 1, 120)
+    ) -> None:
+        check_fields(height=height, width=width, frame_rate=frame_rate)
         if output_type not in ("pil", "np", "pt", "latent"):
             raise UserError(f"output_type={output_type!r} must be pil, np, pt or latent")
         if unknown := set(asked) - set(self._callback_tensor_inputs):
             raise UserError(f"callbacks can ask for {self._callback_tensor_inputs}, not {sorted(unknown)}")
-        return self.clip_shape(height, width, num_frames, frame_rate)

@@ -3,16 +3,18 @@
 import dataclasses
 import logging
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
 from diffusers.hooks import apply_layerwise_casting
 
+from mova.adapters.strengths import EXPERTS, TOWERS
 from mova.errors import UserError
+from mova.machine import DTYPES, GIB, Machine, human_bytes
 from mova.models.dual_tower import DualTower
 from mova.models.video_vae import to_channels_last
-from mova.offload import EXPERTS, SLOTS, ComponentOffloader, LayerOffloader
+from mova.offload import SLOTS, ComponentOffloader, LayerOffloader
 from mova.shapes import ClipShape
 
 if TYPE_CHECKING:
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OFFLOADS = ("none", "component", "layers")
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-GIB = 2**30
+# Components that are in use together, in the order of a run: text, denoising, pixels and sound.
+STAGES = (("text_encoder",), TOWERS, ("video_vae", "audio_vae"))
 VRAM_SHARE = 0.94  # of the free device memory; the rest is lost to fragmentation and the driver
 RAM_SHARE = 0.85
 # Of a tower: what must not be rounded to 8 bits.
@@ -35,41 +37,6 @@ FP8_SKIP = (
     "norm",
     "modulation",
 )
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What decides a placement. Bytes are those free now."""
-
-    device: str
-    name: str
-    vram: int
-    ram: int
-    cores: int
-    has_bfloat16: bool
-
-    @classmethod
-    def probe(cls, device: str | None = None) -> "Machine":
-        """This machine, seen from `device` ("cuda", "cuda:1", "mps", "cpu"), by default its best."""
-        device = device or default_device()
-        memory, cores = psutil.virtual_memory().available, psutil.cpu_count(logical=False) or 1
-        try:
-            kind = torch.device(device).type
-            torch.empty(0, device=device)
-            if kind == "cuda":
-                vram, _ = torch.cuda.mem_get_info(device)
-                bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
-                return cls(device, torch.cuda.get_device_name(device), vram, memory, cores, bfloat16)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"device {device!r} cannot be used here ({reason}); leave --device out to choose"
-            ) from error
-        if kind == "mps":  # shares the machine's memory
-            return cls(device, "Apple GPU", memory, memory, cores, has_bfloat16=True)
-        if kind == "cpu":
-            return cls(device, "CPU", memory, memory, cores, torch.cpu._is_avx512_bf16_supported())
-        raise UserError(f"device {device!r} is not supported; choose cuda, mps or cpu")
 
 
 @dataclass(frozen=True)
@@ -94,7 +61,7 @@ class Placement:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        return DTYPES[self.dtype]
+        return getattr(torch, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -103,12 +70,6 @@ class MemoryNeed:
 
     device: int
     host: int
-
-
-def default_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def choose(machine: Machine, parameters: dict[str, int], workspace: int, **fixed: object) -> Placement:
@@ -121,7 +82,7 @@ def choose(machine: Machine, parameters: dict[str, int], workspace: int, **fixed
         UserError: nothing fits; the message says what is short and what to change.
     """
     given = {key: value for key, value in fixed.items() if value is not None}
-    base = Placement(machine.device, **{"dtype": preferred_dtype(machine)} | given)
+    base = Placement(machine.device, **{"dtype": machine.dtype} | given)
     needs = {each: need(each, parameters, workspace) for each in candidates(base, given)}
     on_device = {each: size for each, size in needs.items() if size.device <= machine.vram * VRAM_SHARE}
     for each, size in on_device.items():
@@ -139,10 +100,6 @@ def choose(machine: Machine, parameters: dict[str, int], workspace: int, **fixed
         f"the model does not fit {machine.name}: {human_bytes(least)} of its memory are needed and "
         f"{human_bytes(machine.vram)} are free; {advice}"
     )
-
-
-def preferred_dtype(machine: Machine) -> str:
-    return "bfloat16" if machine.has_bfloat16 else "float32"
 
 
 def candidates(base: Placement, given: dict[str, object]) -> list[Placement]:
@@ -163,29 +120,55 @@ def candidates(base: Placement, given: dict[str, object]) -> list[Placement]:
     return [dataclasses.replace(base, **each) for each in agreeing or [{}]]
 
 
+def homes(placement: Placement) -> dict[str, str]:
+    """Where the weights of each component are while clips are made.
+
+    "device" throughout, "stage": there while its stage runs, "layers": a few layers at a time, or "host": it
+    runs on the CPU.
+    """
+    stays = "device" if placement.offload == "none" else "stage"
+    home = dict.fromkeys(chain.from_iterable(STAGES), stays)
+    if placement.offload == "layers":
+        home |= dict.fromkeys(TOWERS, "layers")
+    elif not placement.hold_both:
+        home |= dict.fromkeys(EXPERTS, "stage")
+    if not placement.keep_text_encoder:
+        home["text_encoder"] = "stage"
+    if placement.text_on_host:
+        home["text_encoder"] = "host"
+    return home
+
+
 def need(placement: Placement, parameters: dict[str, int], workspace: int) -> MemoryNeed:
-    """Peak bytes of a placement, from parameter counts."""
-    width = placement.torch_dtype.itemsize
-    size = {name: count * width for name, count in parameters.items()}
-    towers = ("audio_dit", "dual_tower_bridge", *EXPERTS)
+    """Peak bytes of a placement, from the parameters of each component and a run's `workspace` in bytes."""
+    width = DTYPES[placement.dtype]
+    size = {name: parameters.get(name, 0) * width for name in chain.from_iterable(STAGES)}
+    size["audio_vae"] = parameters["audio_vae"] * DTYPES["float32"]  # always
     if placement.fp8:
-        size |= {name: size[name] // width for name in towers}
-    size["audio_vae"] = parameters["audio_vae"] * 4  # always float32
-    text = 0 if placement.text_on_host else size.get("text_encoder", 0)
-    shared, expert = size["audio_dit"] + size["dual_tower_bridge"], max(size[name] for name in EXPERTS)
-    vae = size["video_vae"] + size["audio_vae"]
-    experts = sum(size[name] for name in EXPERTS)
+        size |= {name: parameters[name] for name in TOWERS}
+    home = homes(placement)
+    both, one = sum(size[name] for name in EXPERTS), max(size[name] for name in EXPERTS)
+    shared = sum(size[name] for name in TOWERS if name not in EXPERTS)
+    streamed = host = 0
+    if placement.offload == "layers":
+        # Of 40 layers a few are there at once, and of each tower its embeddings and head, about 2 %.
+        streamed = (shared + one) * SLOTS // 36 + (shared + both) // 50
+        host = shared + (both if placement.hold_both else one)
+    elif placement.offload == "component" and placement.hold_both:
+        host = both
+    if home[EXPERTS[0]] != "device":  # one takes the other's place
+        size |= zip(EXPERTS, (one, 0), strict=True)
+    staying = {name for name, where in home.items() if where == "device"}
     if placement.offload == "none":
-        resident = vae + shared + (experts if placement.hold_both else expert)
-        device = resident + (text + workspace if placement.keep_text_encoder else max(text, workspace))
-        return MemoryNeed(device, 0)
-    if placement.offload == "component":
-        device = max(text, shared + expert + workspace, vae + workspace)
-        return MemoryNeed(device, experts if placement.hold_both else 0)
-    # Of 40 layers a few are there at once, and of each tower its embeddings and head, about 2 %.
-    streamed = (shared + expert) * SLOTS // 36 + (shared + experts) // 50
-    device = max(text, streamed + workspace, vae + workspace)
-    return MemoryNeed(device, shared + (experts if placement.hold_both else expert))
+        # The place of an expert counts even while text is encoded: where the two only fit in turn, components
+        # that come from pinned memory are faster than an expert that comes from its file.
+        staying |= set(EXPERTS)
+    stages = [
+        sum(size[name] for name in stage if home[name] == "stage" and name not in staying) for stage in STAGES
+    ]
+    encoding, denoising, coding = stages
+    peak = max(encoding, denoising + streamed + workspace, coding + workspace)
+    return MemoryNeed(sum(size[name] for name in staying) + peak, host)
 
 
 def workspace_bytes(shape: ClipShape, dim: int, dtype_bytes: int = 2) -> int:
@@ -221,40 +204,31 @@ def explain(machine: Machine, placement: Placement, needed: MemoryNeed) -> str:
     return f"{where}, {how}: {sizes}{host}"
 
 
-def human_bytes(size: int) -> str:
-    return f"{size / GIB:.1f} GiB" if size > GIB / 10 else f"{size / 2**20:.1f} MiB"
-
-
 def place(pipeline: "MOVAPipeline", placement: Placement) -> None:
     """Carry a placement out on a freshly loaded pipeline (weights on the CPU, best still memory-mapped)."""
-    device = torch.device(placement.device)
-    modules = {"audio_dit", "dual_tower_bridge", "video_vae", "audio_vae", *EXPERTS}
-    if pipeline.text_encoder is not None:
-        modules.add("text_encoder")
+    device, home = torch.device(placement.device), homes(placement)
+    components, tower = pipeline.components, pipeline.dual_tower
     if placement.fp8:
-        for name in ("audio_dit", "dual_tower_bridge", *EXPERTS):
+        for name in TOWERS:
             apply_layerwise_casting(
-                getattr(pipeline, name),
+                components[name],
                 torch.float8_e4m3fn,
                 placement.torch_dtype,
                 FP8_SKIP,
                 non_blocking=True,
             )
     to_channels_last(pipeline.video_vae)
-    resident = modules if placement.offload == "none" else set()
-    resident = resident - (set() if placement.keep_text_encoder else {"text_encoder"})
-    resident = resident - (set() if placement.hold_both else set(EXPERTS))
-    on_host = {"text_encoder"} if placement.text_on_host else set()
+    resident, on_host = ({name for name, each in home.items() if each == at} for at in ("device", "host"))
     if placement.offload == "layers":
-        pipeline.residency = LayerOffloader(pipeline, device, on_host, placement.hold_both)
+        pipeline.residency = LayerOffloader(components, tower, device, placement.hold_both, on_host)
     else:
-        pipeline.residency = ComponentOffloader(pipeline, device, resident, on_host)
+        pipeline.residency = ComponentOffloader(components, tower, device, resident, on_host)
         if placement.offload == "component" and placement.hold_both and device.type == "cuda":
             for name in EXPERTS:
-                for parameter in getattr(pipeline, name).parameters():
+                for parameter in components[name].parameters():
                     parameter.data = parameter.data.pin_memory()
     if placement.compile:
-        compile_blocks(pipeline.dual_tower)
+        compile_blocks(tower)
         compile_blocks(DualTower(pipeline.video_dit_2, pipeline.audio_dit, pipeline.dual_tower_bridge))
     logger.info("placement: %s", placement.why)
 

@@ -1,26 +1,41 @@
-"""What a run is asked for, what it gives back, and how it fails. No torch: the page and the CLI import it."""
+"""Requests: the fields that decide a clip, their rules, their form inside a clip; and results. No torch."""
 
 import dataclasses
+import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
-from mova.adapters.strengths import Strength, by_tower, is_repo, read_strength
-from mova.errors import UserError, check_finite
-from mova.files import check_output, digest
-from mova.guidance import branches
+from mova.adapters.strengths import Strength, by_tower, is_repo
+from mova.errors import UserError, check_finite, field_errors
+from mova.files import check_output, sha256_of
+from mova.guidance import MAX_SCALE, branches
 from mova.media.images import load_first_frame
 from mova.shapes import FRAME_RATES, MAX_PROMPT_TOKENS, check_num_frames, check_size
 from mova.text import clean_prompt
 
-MAX_SEED = 2**63 - 1
-MAX_STEPS = 1000
-SHIFTS = (0.01, 100)  # of a noise schedule
+# The least and the most that a run can do something with, by field.
+LIMITS = {
+    "frame_rate": FRAME_RATES,
+    "num_inference_steps": (1, 1000),
+    "guidance_scale": (0, MAX_SCALE),
+    "bridge_guidance_scale": (0, MAX_SCALE),
+    "video_shift": (0.01, 100),
+    "audio_shift": (0.01, 100),
+    "seed": (0, 2**63 - 1),
+    "crop_position": (0, 1),
+}
+WHOLE = ("num_inference_steps", "seed")
+OPTIONAL = ("video_shift", "audio_shift", "seed")
+FITS = ("crop", "pad")
+BYTES_PER_PIXEL = 0.15  # of an mp4, generously: moving noise at this quality takes 0.1
+MAX_PROMPT_CHARACTERS = 20_000  # many times what the model reads, and the settings still fit into a clip
 
 
 @dataclass(frozen=True)
@@ -69,6 +84,31 @@ class GenerationRequest:
     crop_position: float = 0.5
     adapters: tuple[tuple[str, Strength], ...] = ()
 
+    @property
+    def forwards(self) -> int:
+        """Forwards that a denoising step needs: one to three."""
+        return len(branches(self.guidance_scale, self.bridge_guidance_scale))
+
+    def check(self, out: Path | None = None, overwrite: bool = False) -> np.ndarray | None:
+        """Check every field; every surface asks this before a run.
+
+        With `out`, where the clip is to go, check also that it can be written there and read the first frame.
+        Return the first frame, fitted (uint8 [H, W, 3]), or None without `out` or `image`.
+
+        Raises:
+            UserError: something cannot be done as asked; its `field` names the field of the request, as in
+                "num_frames", or is "" for `out`. BackendError: the disk has no room for the clip.
+        """
+        check_fields(**vars(self))
+        if out is None:
+            return None
+        pixels = self.height * self.width * self.num_frames
+        check_output(out, overwrite, needed_bytes=int(pixels * BYTES_PER_PIXEL))
+        if self.image is None:
+            return None
+        with field_errors("image"):
+            return load_first_frame(self.image, self.height, self.width, self.fit, self.crop_position)
+
     def to_settings(self, beside: Path | None = None) -> dict[str, Any]:
         """The request as JSON-ready values, the form that is written into a clip.
 
@@ -81,32 +121,20 @@ class GenerationRequest:
         return settings
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> "GenerationRequest":
-        """The request that `to_settings` wrote.
+    def from_settings(cls, settings: Mapping[str, Any]) -> "GenerationRequest":
+        """The request that `to_settings` wrote, possibly long ago: fields it does not name have defaults.
 
         Keys that are no field of a request (those of the run, such as the model) are left out.
 
         Raises:
             UserError: the prompt is missing, or a value has the wrong type.
         """
-        known = {f.name: f.type for f in dataclasses.fields(cls)}
-        values = {key: value for key, value in settings.items() if key in known}
-        if not isinstance(values.get("prompt"), str):
-            raise UserError("the settings hold no prompt; they were not written by this toolkit")
+        names = [each.name for each in dataclasses.fields(cls)]
+        values = {name: settings[name] for name in names if name in settings}
         try:
-            values["adapters"] = tuple(
-                (str(source), read_strength(strength)) for source, strength in values.get("adapters", ())
-            )
-        except (TypeError, ValueError) as error:
-            raise UserError(f"the settings hold malformed adapters: {values['adapters']!r}") from error
-        if isinstance(values.get("image"), str):
-            values["image"] = Path(values["image"])
-        for key, value in values.items():
-            kind = known[key] if isinstance(known[key], UnionType | type) else tuple
-            kind = kind | int if kind in (float, float | None) else kind
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise UserError(f"the settings hold {key}={value!r}, which has the wrong type")
-        return cls(**values)
+            return _settings_reader().validate_json(json.dumps(values), strict=True)
+        except ValidationError as error:
+            raise _settings_error(error, values) from error
 
     def found_beside(self, folder: Path) -> "GenerationRequest":
         """The request with files that `to_settings` wrote without their folder looked for in `folder`."""
@@ -148,41 +176,51 @@ def _name_of(source: str | Path, beside: Path | None) -> str:
     return path.name if beside is not None and path.parent == beside and path.exists() else str(source)
 
 
-BYTES_PER_PIXEL = 0.15  # of an mp4, generously: moving noise at this quality takes 0.1
-MAX_PROMPT_CHARACTERS = 20_000  # many times what the model reads, and the settings still fit into a clip
+@lru_cache(maxsize=1)
+def _settings_reader() -> TypeAdapter[GenerationRequest]:
+    return TypeAdapter(GenerationRequest)
 
 
-def check_request(request: GenerationRequest, out: Path, overwrite: bool = False) -> np.ndarray | None:
-    """The first frame, fitted (uint8 [H, W, 3]), or None for text alone, when all else is in order too.
+def _settings_error(error: ValidationError, values: Mapping[str, Any]) -> UserError:
+    where = error.errors()[0]["loc"]
+    name = str(where[0]) if where else ""
+    if name == "prompt":
+        return UserError("the settings hold no prompt; they were not written by this toolkit")
+    if name not in values:
+        return UserError("the settings hold text that is not Unicode; they were not written by this toolkit")
+    return UserError(f"the settings hold {name}={values[name]!r}, which has the wrong type", name)
+
+
+def check_fields(**values: Any) -> None:  # noqa: ANN401 - what comes in may be of any type
+    """Check some fields of a request, given by name (height and width together), in the order of the form.
 
     Raises:
-        UserError: something cannot be done as asked. BackendError: the disk has no room for the clip.
+        UserError: for the first that no run can have; `field` is its name.
     """
-    check_text("the prompt", request.prompt)
-    check_text("the negative prompt", request.negative_prompt)
-    if not clean_prompt(request.prompt):
-        raise UserError("the prompt is empty; say what is seen and what is heard")
-    check_size(request.height, request.width)
-    check_num_frames(request.num_frames)
-    check_finite("frame_rate", request.frame_rate, *FRAME_RATES)
-    check_finite("num_inference_steps", request.num_inference_steps, 1, MAX_STEPS)
-    branches(request.guidance_scale, request.bridge_guidance_scale)
-    for name, shift in (("video_shift", request.video_shift), ("audio_shift", request.audio_shift)):
-        if shift is not None:
-            check_finite(name, shift, *SHIFTS)
-    check_finite("crop_position", request.crop_position, 0, 1)
-    if request.seed is not None:
-        check_finite("seed", request.seed, 0, MAX_SEED)
-    for source, strength in request.adapters:
-        check_adapter(source, strength)
-    pixels = request.height * request.width * request.num_frames
-    check_output(out, overwrite, needed_bytes=int(pixels * BYTES_PER_PIXEL))
-    if request.image is None:
-        return None
-    return load_first_frame(request.image, request.height, request.width, request.fit, request.crop_position)
+    for name, text in (("prompt", "the prompt"), ("negative_prompt", "the negative prompt")):
+        if name in values:
+            with field_errors(name):
+                check_text(text, values[name] or "")
+    if "prompt" in values and not clean_prompt(values["prompt"] or ""):
+        raise UserError("the prompt is empty; say what is seen and what is heard", "prompt")
+    if "height" in values:
+        check_size(values["height"], values["width"])
+    if "num_frames" in values:
+        with field_errors("num_frames"):
+            check_num_frames(values["num_frames"])
+    for name, (low, high) in LIMITS.items():
+        if name in values and (values[name] is not None or name not in OPTIONAL):
+            with field_errors(name):
+                check_finite(name, values[name], low, high, whole=name in WHOLE)
+    if "fit" in values and values["fit"] not in FITS:
+        raise UserError(f"fit={values['fit']!r} is not known; choose one of {', '.join(FITS)}", "fit")
+    with field_errors("adapters"):
+        for source, strength in values.get("adapters", ()):
+            check_adapter(source, strength)
 
 
 def check_adapter(source: str, strength: Strength) -> None:
+    """Raise UserError unless the strength is in range and the source a path that exists or a Hub repo."""
     by_tower(strength, source)
     if not Path(source).exists() and not is_repo(source):
         raise UserError(
@@ -191,6 +229,9 @@ def check_adapter(source: str, strength: Strength) -> None:
 
 
 def check_text(name: str, text: str) -> None:
+    """Raise UserError unless `text` is Unicode text of at most MAX_PROMPT_CHARACTERS."""
+    if not isinstance(text, str):
+        raise UserError(f"{name} must be text, not {text!r}")
     if len(text) > MAX_PROMPT_CHARACTERS:
         raise UserError(
             f"{name} has {len(text)} characters; the model reads {MAX_PROMPT_TOKENS} tokens, and up to "
@@ -204,15 +245,15 @@ def check_source_image(image: Path, sha256: str | None) -> None:
     """Raise UserError unless `image`, from a clip's settings, is there and is what the clip was made from."""
     if not image.is_file():
         raise UserError(
-            f"the clip was made from {image}, which is not here; give its first frame with --image"
+            f"the clip was made from {image}, which is not here; give its first frame with --image", "image"
         )
-    if sha256 is not None and digest(image) != sha256:
+    if sha256 is not None and sha256_of(image) != sha256:
         raise UserError(
-            f"{image} has changed since the clip was made from it; give the first frame with --image"
+            f"{image} has changed since the clip was made from it; give the first frame with --image", "image"
         )
 
 
 def run_settings(request: GenerationRequest, model: str, out: Path) -> dict[str, Any]:
-    """What a clip at `out` carries of the run that makes it; both backends write it."""
-    image_sha256 = digest(request.image) if request.image else None
+    """Settings for the clip at `out`: the request, the model and the first frame's SHA-256."""
+    image_sha256 = sha256_of(request.image) if request.image else None
     return request.to_settings(out.parent) | {"model": model, "image_sha256": image_sha256}

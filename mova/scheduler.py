@@ -11,8 +11,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from mova.errors import UserError, check_finite
-from mova.request import MAX_STEPS, SHIFTS
+from mova.request import check_fields
 
 
 class PairScheduler(SchedulerMixin, ConfigMixin):
@@ -32,13 +31,20 @@ class PairScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             UserError: the number of steps or a shift is out of range.
         """
-        if not 1 <= num_inference_steps <= MAX_STEPS:
-            raise UserError(f"num_inference_steps={num_inference_steps} must be from 1 to {MAX_STEPS}")
         shifts = [self.config.shift if shift is None else shift for shift in (video_shift, audio_shift)]
-        for name, shift in zip(("video_shift", "audio_shift"), shifts, strict=True):
-            check_finite(name, shift, *SHIFTS)
+        check_fields(num_inference_steps=num_inference_steps, video_shift=shifts[0], audio_shift=shifts[1])
         base = torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64)
         return torch.stack([self.shifted(base, shift) for shift in shifts], dim=1).float()
+
+    @staticmethod
+    def starting_at(sigmas: Tensor, starts: tuple[float, float]) -> Tensor:
+        """`sigmas` with each column begun at its start: 0 for a held track, 1 changes nothing.
+
+        A track that starts later waits at its sigma. Steps in which both wait are left out.
+        """
+        sigmas = sigmas.minimum(sigmas.new_tensor(starts))
+        moving = (sigmas[1:] != sigmas[:-1]).any(dim=1)
+        return sigmas[int(moving.nonzero()[0]) :]
 
     @staticmethod
     def shifted(sigma: Tensor, shift: float) -> Tensor:

@@ -1,7 +1,9 @@
 """Arithmetic between pixels, latents, tokens and samples, and the sizes a model accepts. No torch."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mova.errors import UserError, check_finite
 
@@ -25,6 +27,14 @@ class ClipShape:
     frame_rate: float
     sample_rate: int
     hop_length: int
+
+    @classmethod
+    def from_config(
+        cls, audio_vae: Mapping[str, Any], height: int, width: int, num_frames: int, frame_rate: float
+    ) -> "ClipShape":
+        """The sizes with a checkpoint whose audio VAE has this config."""
+        hop_length = math.prod(audio_vae["encoder_rates"])
+        return cls(height, width, num_frames, frame_rate, audio_vae["sample_rate"], hop_length)
 
     @property
     def latent_frames(self) -> int:
@@ -79,7 +89,8 @@ def check_size(height: int, width: int) -> None:
         raise UserError(
             f"size {width}x{height} (width x height) will not do: each side must be a multiple of "
             f"{SPATIAL_MULTIPLE} from {MIN_SIDE} to {MAX_SIDE}; "
-            f"nearest: {nearest_side(width)}x{nearest_side(height)}"
+            f"nearest: {nearest_side(width)}x{nearest_side(height)}",
+            "width" if valid[0] else "height",
         )
 
 

@@ -303,7 +303,9 @@ def test_what_cannot_be_fused_says_so_and_stays_as_it_was(fresh, golden):
     with pytest.raises(UserError, match="no adapter is attached"):
         nothing.fuse_lora()
     streamed = fresh()
-    streamed.residency = LayerOffloader(streamed, torch.device("cpu"), (), hold_both=False)
+    streamed.residency = LayerOffloader(
+        streamed.components, streamed.dual_tower, torch.device("cpu"), hold_both=False
+    )
     coarse = fresh(torch.bfloat16)
     place(coarse, Placement("cpu", "bfloat16", fp8=True))
     for pipeline, sentence in (

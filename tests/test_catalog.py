@@ -1,20 +1,28 @@
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
+from benchmarks import released_sizes
 from mova import catalog, machine, shapes
 from mova.catalog import MODELS
 from mova.errors import UserError
-from mova.guidance import branches
 from mova.request import GenerationRequest
 
-SMALL = (
-    {"dim": 48, "ffn_dim": 80, "num_layers": 4},
-    {"dim": 32, "ffn_dim": 48, "num_layers": 3},
-    {"visual_hidden_dim": 48, "audio_hidden_dim": 32, "visual_layers": 4, "audio_layers": 3},
-)
+CONFIGS = {
+    "video_dit": {"dim": 48, "ffn_dim": 80, "num_layers": 4},
+    "audio_dit": {"dim": 32, "ffn_dim": 48, "num_layers": 3},
+    "dual_tower_bridge": {
+        "visual_hidden_dim": 48,
+        "audio_hidden_dim": 32,
+        "visual_layers": 4,
+        "audio_layers": 3,
+    },
+    "audio_vae": {"encoder_rates": [8, 12, 10], "sample_rate": 48000},
+    "video_vae": {"base_dim": 32, "patch_size": 2},
+}
 
 
 @pytest.mark.parametrize("model", MODELS.values())
@@ -93,30 +101,57 @@ def test_operations_are_counted_as_the_forward_does_them(pipeline):
 
 
 def test_time_grows_with_steps_and_forwards_and_falls_with_the_card():
-    shape = shapes.ClipShape(352, 640, 193, 24.0, 48000, 960)
-    flops = machine.forward_flops(*SMALL, shape)
+    request = GenerationRequest("any", num_inference_steps=10)
 
-    def seconds(steps=10, forwards=2, device="NVIDIA H200"):
-        return machine.estimate_seconds(flops, steps, forwards, device, cores=2)
+    def seconds(device="NVIDIA H200", **changes):
+        return machine.estimate_time(request.replace(**changes), CONFIGS, device, cores=2).denoising
 
-    assert seconds(steps=20) == pytest.approx(2 * seconds())
-    assert seconds(forwards=len(branches(5, 3))) == pytest.approx(1.5 * seconds())
-    assert (
-        seconds()
-        < seconds(device="NVIDIA A100-SXM4-80GB")
-        < seconds(device="a new card")
-        < seconds(device="CPU")
-    )
+    assert seconds(num_inference_steps=20) == pytest.approx(2 * seconds())
+    assert seconds(bridge_guidance_scale=3) == pytest.approx(1.5 * seconds())
+    assert seconds() < seconds("NVIDIA A100-SXM4-80GB") < seconds("a new card") < seconds("CPU")
 
 
 def test_the_estimate_holds_the_measured_and_reported_seconds_of_a_step():
     """Guided steps of 360p, 193 frames: H200 measured, the others as their owners report them."""
+    configs = {
+        "video_dit": released_sizes.VIDEO_DIT,
+        "audio_dit": released_sizes.AUDIO_DIT,
+        "dual_tower_bridge": released_sizes.BRIDGE,
+        "audio_vae": released_sizes.AUDIO_VAE,
+    }
+    step = GenerationRequest("any", num_inference_steps=1)
     for device, seconds in (
         ("NVIDIA H200", 9.57),
         ("NVIDIA H100 80GB HBM3", 9.0),
         ("NVIDIA GeForce RTX 4090", 37.5),
     ):
-        assert machine.estimate_seconds(2766e12, 1, 2, device, 1) == pytest.approx(seconds, rel=0.1)
+        assert machine.estimate_time(step, configs, device, cores=1).total == pytest.approx(seconds, rel=0.1)
+
+
+def test_pixels_are_coded_in_time_only_on_a_cpu_and_that_of_the_cores():
+    """With pocket's video VAE, as measured: 4.7e-6 s for a pixel on one core."""
+    request = GenerationRequest("any", height=128, width=224, num_frames=49)
+    coding = [machine.estimate_time(request, CONFIGS, name, 2).coding for name in ("CPU", "NVIDIA H200")]
+    assert coding == [pytest.approx(4.7e-6 * 128 * 224 * 49 / 2), 0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("NVIDIA RTX 4090, 24564, 8.9\nNVIDIA L4, 23034, 8.9", ("cuda", "NVIDIA RTX 4090", 24564, True)),
+        ("Tesla T4, 15360, 7.5", ("cuda", "Tesla T4", 15360, False)),
+        ("NVIDIA-SMI has failed because it could not reach the driver.", ("cpu", "CPU", None, False)),
+        ("", ("cpu", "CPU", None, False)),
+    ],
+)
+def test_the_installed_card_is_the_first_that_the_driver_names(tmp_path, monkeypatch, answer, expected):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f'#!/bin/sh\necho "{answer}"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    found = machine.Machine.installed()
+    vram = found.vram // 2**20 if found.is_gpu else None
+    assert (found.device, found.name, vram, found.has_bfloat16) == expected
 
 
 @pytest.mark.parametrize(

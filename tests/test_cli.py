@@ -14,7 +14,7 @@ from PIL import Image
 
 from mova.catalog import MODELS
 from mova.cli.main import main
-from mova.machine import installed_gpu, lacks_for_released
+from mova.machine import Machine, lacks_for_released
 from mova.media.clips import read_clip, read_settings
 
 ROOT = Path(__file__).parents[1]
@@ -277,7 +277,7 @@ def test_inspect_prints_the_table_and_plans_for_the_size_asked(run):
 
 
 def test_without_a_model_the_small_one_is_taken_where_there_is_no_large_gpu(generate):
-    if not lacks_for_released(installed_gpu()):
+    if not lacks_for_released(Machine.installed()):
         pytest.skip("this machine runs the released model")
     clip, settings = generate("--prompt", "a toy piano", "--frames", "5", "--steps", "1", "--seed", "1")
     assert settings["model"] == "pocket"

@@ -7,12 +7,13 @@ from benchmarks.released_sizes import random_weights
 from mova.backends.local import translated_memory_errors
 from mova.errors import BackendError
 from mova.inspection import inspect_checkpoint
+from mova.machine import Machine
 from mova.models.bridge import Bridge
 from mova.models.dit import AudioDiT, VideoDiT
 from mova.models.dual_tower import DualTower
 from mova.offload import LayerStreamer, WeightSwap
 from mova.pipeline import MOVAPipeline
-from mova.placement import Machine, Placement, choose, compile_blocks, place
+from mova.placement import Placement, choose, compile_blocks, place
 from tests.tiny import relative_error
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]

@@ -125,7 +125,7 @@ def test_the_default_hub_is_the_one_of_the_environment_and_a_full_disk_is_a_sent
     code = """
         import resource
         from mova.pipeline import MOVAPipeline
-        from mova.request import BackendError
+        from mova.errors import BackendError
         print(MOVAPipeline.from_pretrained("org/tiny").config.boundary_ratio)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # as a disk with that much left
         try:

@@ -10,10 +10,11 @@ from benchmarks import released_sizes
 from mova.checkpoint import MODULES, load_components
 from mova.errors import UserError
 from mova.inspection import Checkpoint, ComponentSummary, inspect_checkpoint, report
+from mova.machine import GIB, Machine
 from mova.models.audio_vae import AudioVAE
 from mova.models.bridge import Bridge
 from mova.models.dit import AudioDiT, VideoDiT
-from mova.placement import GIB, Machine
+from mova.request import GenerationRequest
 from mova.shapes import ClipShape
 
 UMT5_XXL = {
@@ -35,7 +36,7 @@ RELEASED = {
     "video_vae": (126_892_531, 194),
     "text_encoder": (5_680_910_336, 242),
 }
-CLIP = ClipShape(352, 640, 193, 24.0, 48000, 960)
+REQUEST = GenerationRequest("any")  # as the released scripts run
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,7 @@ def released_checkpoint():
         "audio_dit": released_sizes.AUDIO_DIT,
         "dual_tower_bridge": released_sizes.BRIDGE,
         "audio_vae": released_sizes.AUDIO_VAE,
+        "video_vae": dict(networks["video_vae"].config),
     }
     return Checkpoint(configs, {name: ComponentSummary(n, 2 * n, ("BF16",)) for name, n in counts.items()})
 
@@ -127,7 +129,7 @@ def test_a_forward_costs_what_the_reference_counts(released_checkpoint, height, 
     ],
 )
 def test_the_report_says_where_the_released_model_goes(released_checkpoint, vram, expert, text_encoder):
-    lines = report(released_checkpoint, machine(vram), CLIP, 50, 2).splitlines()
+    lines = report(released_checkpoint, machine(vram), REQUEST).splitlines()
     rows = {line.split()[0]: line for line in lines if line}
     assert rows["video_dit"] == f"video_dit          14,288,901,184  26.6 GiB  BF16  {expert}"
     assert rows["text_encoder"].endswith(f"BF16  {text_encoder}")
@@ -138,22 +140,20 @@ def test_the_report_says_where_the_released_model_goes(released_checkpoint, vram
 
 
 def test_a_choice_by_hand_is_in_the_report(released_checkpoint):
-    assert "layer by layer" in report(released_checkpoint, machine(141), CLIP, 50, 2, offload="layers")
-    both, one = (
-        report(released_checkpoint, machine(141), CLIP, 50, 2, hold_both=held) for held in (True, False)
-    )
+    assert "layer by layer" in report(released_checkpoint, machine(141), REQUEST, offload="layers")
+    both, one = (report(released_checkpoint, machine(141), REQUEST, hold_both=held) for held in (True, False))
     assert "video_dit_2        14,288,901,184  26.6 GiB  BF16  cuda while it denoises" in one
     assert "cuda while it denoises" not in both
 
 
 def test_what_does_not_fit_is_said_with_what_to_change(released_checkpoint):
-    text = report(released_checkpoint, machine(4, ram=8), CLIP, 50, 2)
+    text = report(released_checkpoint, machine(4, ram=8), REQUEST)
     assert text.count("does not fit") == len(MODULES) + 1
     assert "choose fewer frames or a smaller size" in text
 
 
 def test_working_memory_follows_the_type_of_the_weights(released_checkpoint):
     card = machine(141)
-    half, full = (released_checkpoint.workspace(CLIP, card, dtype) for dtype in ("bfloat16", "float32"))
+    half, full = (released_checkpoint.workspace(REQUEST, card, dtype) for dtype in ("bfloat16", "float32"))
     assert 1.9 < full / half < 2
-    assert released_checkpoint.workspace(CLIP, card, None) == half
+    assert released_checkpoint.workspace(REQUEST, card, None) == half

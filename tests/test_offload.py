@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from mova.adapters.strengths import EXPERTS
 from mova.errors import Cancelled
-from mova.offload import EXPERTS, ComponentOffloader, LayerOffloader, Offloader
+from mova.offload import ComponentOffloader, LayerOffloader, Offloader
 from mova.pipeline import MOVAPipeline
 from mova.placement import Placement, place
 from tests.tiny import relative_error
@@ -48,7 +49,7 @@ def named_parameters(pipeline):
 @pytest.mark.parametrize("hold_both", [True, False])
 def test_streamed_layers_give_the_same_clip_bit_for_bit(pipeline, fresh, hold_both):
     streamed = fresh()
-    streamed.residency = LayerOffloader(streamed, CPU, (), hold_both)
+    streamed.residency = LayerOffloader(streamed.components, streamed.dual_tower, CPU, hold_both)
     for _ in range(2):  # the second run finds its layers packed
         for ours, plain in zip(run(streamed), run(pipeline), strict=True):
             assert torch.equal(ours, plain)
@@ -56,7 +57,7 @@ def test_streamed_layers_give_the_same_clip_bit_for_bit(pipeline, fresh, hold_bo
 
 def test_streamed_layers_are_run_from_slots_and_given_back(fresh):
     pipeline = fresh()
-    pipeline.residency = LayerOffloader(pipeline, CPU, (), hold_both=True)
+    pipeline.residency = LayerOffloader(pipeline.components, pipeline.dual_tower, CPU, hold_both=True)
     block = pipeline.video_dit.blocks[0].self_attn.q.weight
     weight, inside = block.data.clone(), []
 
@@ -77,7 +78,7 @@ def test_streamed_layers_are_run_from_slots_and_given_back(fresh):
 
 def test_a_stopped_run_leaves_the_streamer_ready_for_the_next(pipeline, fresh):
     streamed = fresh()
-    streamed.residency = LayerOffloader(streamed, CPU, (), hold_both=False)
+    streamed.residency = LayerOffloader(streamed.components, streamed.dual_tower, CPU, hold_both=False)
     calls = iter([False, False, False, True])
     with pytest.raises(Cancelled):
         run(streamed, should_stop=lambda: next(calls))
@@ -86,7 +87,7 @@ def test_a_stopped_run_leaves_the_streamer_ready_for_the_next(pipeline, fresh):
 
 def test_a_forward_that_fails_midway_leaves_the_streamer_ready(pipeline, fresh):
     streamed = fresh()
-    streamed.residency = LayerOffloader(streamed, CPU, (), hold_both=True)
+    streamed.residency = LayerOffloader(streamed.components, streamed.dual_tower, CPU, hold_both=True)
     handle = streamed.video_dit.blocks[2].register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(streamed)
@@ -96,7 +97,7 @@ def test_a_forward_that_fails_midway_leaves_the_streamer_ready(pipeline, fresh):
 
 def test_one_expert_held_uses_the_memory_of_the_other(fresh):
     pipeline = fresh()
-    pipeline.residency = LayerOffloader(pipeline, CPU, (), hold_both=False)
+    pipeline.residency = LayerOffloader(pipeline.components, pipeline.dual_tower, CPU, hold_both=False)
     on_disk = pipeline.video_dit.blocks[0].self_attn.q.weight.data_ptr()
     run(pipeline)
     streamer = pipeline.residency.streamer
@@ -106,7 +107,7 @@ def test_one_expert_held_uses_the_memory_of_the_other(fresh):
 
 def test_streaming_carries_an_adapter_that_came_later(pipeline, fresh, golden):
     streamed = fresh()
-    streamed.residency = LayerOffloader(streamed, CPU, (), hold_both=True)
+    streamed.residency = LayerOffloader(streamed.components, streamed.dual_tower, CPU, hold_both=True)
     run(streamed)
     clips = []
     for each in (streamed, pipeline):
@@ -121,7 +122,7 @@ def test_streaming_carries_an_adapter_that_came_later(pipeline, fresh, golden):
 def test_components_come_and_go_without_changing_the_clip(pipeline, fresh, resident):
     moved = fresh()
     before = pointers(moved)
-    moved.residency = ComponentOffloader(moved, CPU, resident)
+    moved.residency = ComponentOffloader(moved.components, moved.dual_tower, CPU, resident)
     assert torch.equal(run(moved)[0], run(pipeline)[0])
     assert pointers(moved) == before
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from mova.errors import UserError
-from mova.placement import Machine, Placement, choose, compile_blocks, need, workspace_bytes
+from mova.machine import GIB, Machine
+from mova.placement import Placement, choose, compile_blocks, need, workspace_bytes
 from mova.shapes import ClipShape
 from tests import tiny
 
-GIB = 2**30
 RELEASED = {
     "video_dit": 14_288_901_184,
     "video_dit_2": 14_288_901_184,

@@ -13,9 +13,8 @@ from lora_trainer.doctor import Finding
 from lora_trainer.jobs.hub import Hardware
 from lora_trainer.jobs.runs import Status, TrainingRun
 from lora_trainer.manifest import DatasetItem
-from mova.machine import human_seconds
+from mova.machine import GIB, human_seconds
 
-GIB = 2**30
 LEAST_SECONDS = 600
 LOAD_SECONDS = 10  # until the trainer's process has loaded its libraries, on two cores
 PHASES = {

@@ -19,10 +19,10 @@ from lora_trainer.jobs.runs import (
     SENDING,
     RunRegistry,
     TrainingRun,
-    write_json,
 )
 from mova.catalog import MODELS, REPO_ID
 from mova.errors import BackendError, UserError
+from mova.files import write_json
 from mova.machine import GPUS, human_seconds
 
 SCOPE = "jobs"

@@ -47,7 +47,7 @@ def suggest_caption(writer: Writer, clip: Path, written: str = "") -> str:
     template = load_template("caption_clip")
     system, user = template.fill(frames=FRAMES, seconds=f"{seconds:.1f}", spoken=spoken)
     messages = (("system", system), ("user", user))
-    ask = WriterRequest(messages, written, picture, template.digest, max_tokens=400, temperature=0.3)
+    ask = WriterRequest(messages, picture, template.digest, max_tokens=400, temperature=0.3)
     answer = AnswerCache().write(writer, ask, ignore_text, never_cancelled)
     if not writer.sees or WITHOUT_IMAGE in answer.notes:
         raise BackendError(f"{answer.model or 'this model'} takes no pictures; choose one that sees")

@@ -41,12 +41,11 @@ from lora_trainer.jobs.runs import (
     STOP,
     RunInfo,
     TrainingRun,
-    read_json,
     read_run,
-    write_json,
 )
 from lora_trainer.manifest import HUB
 from mova.errors import BackendError, UserError
+from mova.files import read_json, write_json
 from mova.hub import reason
 from mova.machine import find_gpu
 

@@ -21,11 +21,10 @@ from lora_trainer.jobs.runs import (
     STOP,
     RunRegistry,
     TrainingRun,
-    read_json,
     read_run,
-    write_json,
 )
 from lora_trainer.journal import CHECKPOINTS, JOURNAL, KEPT
+from mova.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 

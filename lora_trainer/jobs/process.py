@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,18 +23,17 @@ from lora_trainer.jobs.runs import (
     PROCESS,
     TrainingRun,
     is_alive,
-    read_json,
     read_run,
-    write_json,
     write_ticket,
 )
+from lora_trainer.journal import Report
 from mova.errors import BackendError, Cancelled, UserError
+from mova.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 SECONDS_BETWEEN_REPORTS = 0.5
-Report = Callable[[str, int, int], None]  # what is done, of how many
 
 
 def main(folder: Path) -> int:
@@ -97,7 +96,7 @@ def wait_for_device(run: TrainingRun, report: Report) -> Iterator[None]:
                     return
             except Timeout:
                 pass
-        report("wait_for_device", 0, 0)
+        report("turn", 0, 0)
         time.sleep(LOOK_SECONDS)
 
 

@@ -11,12 +11,12 @@ import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from lora_trainer.jobs.runs import TrainingRun, read_json, write_json
+from lora_trainer.jobs.runs import TrainingRun
 from lora_trainer.journal import ADAPTER
 from mova import hub
 from mova.catalog import MODELS, REPO_ID
 from mova.errors import UserError
-from mova.files import temporary_beside
+from mova.files import read_json, temporary_beside, write_json
 
 PUBLISHED = "published.json"
 TAGS = ["lora", "mova", "image-to-video", "video-with-audio", "template:sd-lora"]

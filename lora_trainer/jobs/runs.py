@@ -23,7 +23,7 @@ import psutil
 from lora_trainer.journal import ADAPTER, CHECKPOINTS, JOURNAL, Journal
 from lora_trainer.manifest import DatasetItem
 from mova.errors import BackendError, UserError
-from mova.files import check_output, new_output
+from mova.files import check_output, new_output, read_json, write_json
 
 ABOUT, CONFIG, JOB, PROCESS, PHASE, OUTCOME, STOP, LOG, DATA = (
     "about.json",
@@ -198,20 +198,6 @@ def read_run(folder: Path) -> TrainingRun | None:
     """The run in a folder, or None while it is not whole."""
     about = read_json(folder / ABOUT)
     return TrainingRun(folder, RunInfo(**about)) if about else None
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Whole or not at all. Raises BackendError if the disk is full."""
-    with new_output(path, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote, or nothing."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 @lru_cache(maxsize=32)

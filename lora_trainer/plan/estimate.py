@@ -26,8 +26,8 @@ from lora_trainer.quantised import BASES
 from lora_trainer.validation import BINS, MAX_WINDOWS
 from mova.catalog import find_model
 from mova.guidance import branches
-from mova.machine import forward_flops, human_seconds
-from mova.placement import DTYPES, GIB, RAM_SHARE, VRAM_SHARE, human_bytes
+from mova.machine import DTYPES, GIB, forward_flops, human_bytes, human_seconds
+from mova.placement import RAM_SHARE, VRAM_SHARE
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
 
 TEXT_FLOPS = 2 * MAX_PROMPT_TOKENS  # for each parameter of the text encoder and prompt
@@ -123,7 +123,7 @@ def step_seconds(
     seconds, operations = seconds * run.accumulation, operations * run.accumulation
     if run.offload == "experts" and card.is_gpu:
         switches = expert_switches(run.steps, share, config.objective.hold_steps)
-        size = memory.frozen_bytes(known.towers, EXPERTS[0], config, DTYPES[card.dtype].itemsize)
+        size = memory.frozen_bytes(known.towers, EXPERTS[0], config, DTYPES[card.dtype])
         seconds += switches / run.steps * size / (card.link * 1e9)
     return seconds, operations
 
@@ -140,7 +140,7 @@ def streaming_seconds(config: Config, card: Card, known: Outline) -> float:
     """
     if config.run.offload not in PASSING or not card.is_gpu:
         return 0.0
-    width, parts = DTYPES[card.dtype].itemsize, ("shared", EXPERTS[0])
+    width, parts = DTYPES[card.dtype], ("shared", EXPERTS[0])
     layers = sum(sum(memory.layer_sizes(known.towers, part, config, width)) for part in parts)
     from_others = 1 - 1 / card.processes if config.run.offload == "shards" else 1
     return 2 * layers * from_others / (card.link * 1e9)
@@ -207,7 +207,7 @@ def times(steps: int, every: int) -> int:
 def cache_bytes(card: Card, known: Outline, windows: Mapping[ClipShape, int]) -> int:
     channels = known.configs[EXPERTS[0]]["out_dim"], known.configs["audio_dit"]["out_dim"]
     size = sum(count * memory.window_bytes(shape, *channels) for shape, count in windows.items())
-    width = known.configs[EXPERTS[0]]["text_dim"] * DTYPES[card.dtype].itemsize
+    width = known.configs[EXPERTS[0]]["text_dim"] * DTYPES[card.dtype]
     return size + known.text_tokens * width + known.texts * memory.HEADER
 
 

@@ -20,8 +20,15 @@ from mova.adapters.strengths import TOWERS
 from mova.catalog import find_model
 from mova.checkpoint import MODULES, build, load_tokenizer, read_boundary_ratio, read_config, resolve
 from mova.inspection import CONFIGS, Checkpoint
-from mova.machine import CPU_TFLOPS_PER_CORE, GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS, find_gpu
-from mova.placement import GIB, Machine, preferred_dtype
+from mova.machine import (
+    CPU_TFLOPS_PER_CORE,
+    GIB,
+    UNKNOWN_GPU_LINK,
+    Machine,
+    find_gpu,
+    known_gpu,
+    sustained_tflops,
+)
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape, parse_size
 from mova.text import clean_prompt
 
@@ -72,14 +79,11 @@ def find_card(config: Config, gpu: str | None, processes: int = 1) -> Card:
         rate = found.tflops * (FLOAT32_RATE if dtype == "float32" else 1)
         return Card(found.name, int(found.gib * GIB), None, rate, found.link, True, dtype, processes)
     machine = Machine.probe(config.run.device)
-    dtype, is_gpu = wanted or preferred_dtype(machine), machine.device.startswith("cuda")
-    rate, link = CPU_TFLOPS_PER_CORE * machine.cores, UNKNOWN_GPU_LINK
-    if is_gpu:
-        known = next((gpu for gpu in GPUS if gpu.name in machine.name), None)
-        rate = known.tflops if known else UNKNOWN_GPU_TFLOPS
-        rate *= FLOAT32_RATE if dtype == "float32" else 1
-        link = known.link if known else UNKNOWN_GPU_LINK
-    return Card(machine.name, machine.vram, machine.ram, rate, link, is_gpu, dtype, processes)
+    dtype, known = wanted or machine.dtype, known_gpu(machine.name)
+    rate = sustained_tflops(machine.name if machine.is_gpu else "CPU", machine.cores)
+    rate *= FLOAT32_RATE if machine.is_gpu and dtype == "float32" else 1
+    link = known.link if known else UNKNOWN_GPU_LINK
+    return Card(machine.name, machine.vram, machine.ram, rate, link, machine.is_gpu, dtype, processes)
 
 
 def rented_card(config: Config, hardware: Hardware) -> Card:

@@ -16,8 +16,8 @@ from lora_trainer.lora import target_layers
 from lora_trainer.quantised import BASES, LAYER, held_bytes, linear_layers
 from mova import checkpoint
 from mova.adapters.strengths import TOWERS
+from mova.machine import DTYPES, GIB
 from mova.offload import SLOTS
-from mova.placement import DTYPES, GIB
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
 
 WORKSPACE = GIB // 2  # kernels' scratch, inputs, the head's output
@@ -39,7 +39,7 @@ def device_memory(
     towers: Mapping[str, nn.Module], shape: ClipShape, config: Config, dtype: str, processes: int = 1
 ) -> Sizes:
     """Peak bytes on the device: while the last layer's gradients are computed, or at the update."""
-    width, run = DTYPES[dtype].itemsize, config.run
+    width, run = DTYPES[dtype], config.run
     lora = lora_parameters(towers, config)
     shared = sum(count for name, count in lora.items() if name not in EXPERTS)
     active = shared + max((lora.get(name, 0) for name in EXPERTS), default=0)
@@ -187,7 +187,7 @@ def widened(towers: Mapping[str, nn.Module], config: Config, width: int) -> int:
 
 def host_memory(towers: Mapping[str, nn.Module], config: Config, dtype: str, on_gpu: bool) -> Sizes:
     """Bytes of host memory; a CPU's weights are counted on the device."""
-    width, run = DTYPES[dtype].itemsize, config.run
+    width, run = DTYPES[dtype], config.run
     sizes = {"process": PROCESS}
     if run.offload == "experts" and on_gpu:
         frozen = (stored_bytes(towers, name, config, width).values() for name in EXPERTS)
@@ -207,7 +207,7 @@ def pinned(size: int) -> int:
 def disk_space(lora: Sizes, config: Config, dtype: str) -> Sizes:
     """Bytes on the disk beside the cache: checkpoints (a new one before the oldest goes), adapter."""
     count = sum(lora.values())
-    adapter = count * DTYPES[dtype].itemsize
+    adapter = count * DTYPES[dtype]
     average = 4 if config.run.ema_decay else 0
     state = count * (4 + STATE_BYTES[config.optimizer.name] + average) + adapter
     saved = min(config.run.keep_checkpoints + 1, max(1, config.run.steps // config.run.checkpoint_every))

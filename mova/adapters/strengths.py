@@ -11,18 +11,12 @@ from mova.errors import UserError, check_finite
 Strength = float | dict[str, float]  # of an adapter: for all towers, or by tower (mova.strengths)
 
 
-def read_strength(value: object) -> Strength:
-    """A number or numbers by name, as settings hold them. Raises TypeError or ValueError if it is neither."""
-    if isinstance(value, dict):
-        return {str(name): float(number) for name, number in value.items()}
-    return float(value)
-
-
-TOWERS = ("video_dit", "video_dit_2", "audio_dit", "dual_tower_bridge")
+EXPERTS = ("video_dit", "video_dit_2")  # for high and for low noise
+TOWERS = (*EXPERTS, "audio_dit", "dual_tower_bridge")
 PARTS = {
-    "video": ("video_dit", "video_dit_2"),
-    "high": ("video_dit",),
-    "low": ("video_dit_2",),
+    "video": EXPERTS,
+    "high": EXPERTS[:1],
+    "low": EXPERTS[1:],
     "audio": ("audio_dit",),
     "bridge": ("dual_tower_bridge",),
 } | {tower: (tower,) for tower in TOWERS}

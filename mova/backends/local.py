@@ -19,9 +19,8 @@ from mova.adapters.sources import read_adapter
 from mova.adapters.strengths import Strength
 from mova.backends import timed
 from mova.errors import BackendError
-from mova.guidance import branches
 from mova.inspection import Checkpoint, inspect_checkpoint
-from mova.machine import estimate_seconds
+from mova.machine import Machine, estimate_time
 from mova.media.clips import write_mp4
 from mova.pipeline import MOVAPipeline, StepCallback
 from mova.request import (
@@ -29,7 +28,6 @@ from mova.request import (
     GenerationResult,
     Progress,
     ProgressCallback,
-    check_request,
     run_settings,
 )
 
@@ -90,7 +88,7 @@ class LocalBackend:
         self.want_preview = want_preview
         self.fixed = fixed
         self.placement: placement.Placement | None = None
-        self._machine: placement.Machine | None = None
+        self._machine: Machine | None = None
         self._checkpoint: Checkpoint | None = None
         self._pipeline: MOVAPipeline | None = None
         self._preview: LatentPreview | None = None
@@ -101,21 +99,13 @@ class LocalBackend:
         Raises:
             UserError: the checkpoint is broken, or does not fit this machine.
         """
-        self._machine = self._machine or placement.Machine.probe(self.device)
+        self._machine = self._machine or Machine.probe(self.device)
         self._checkpoint = self._checkpoint or inspect_checkpoint(self.source)
         machine, checkpoint = self._machine, self._checkpoint
-        shape = checkpoint.clip_shape(request.height, request.width, request.num_frames, request.frame_rate)
-        workspace = checkpoint.workspace(shape, machine, self.fixed.get("dtype"))
-        forwards = len(branches(request.guidance_scale, request.bridge_guidance_scale))
+        workspace = checkpoint.workspace(request, machine, self.fixed.get("dtype"))
         return RunEstimate(
             self.placement or placement.choose(machine, checkpoint.parameters, workspace, **self.fixed),
-            estimate_seconds(
-                checkpoint.forward_flops(shape),
-                request.num_inference_steps,
-                forwards,
-                machine.name,
-                machine.cores,
-            ),
+            estimate_time(request, checkpoint.configs, machine.name, machine.cores).denoising,
         )
 
     def load(self, request: GenerationRequest) -> MOVAPipeline:
@@ -142,7 +132,7 @@ class LocalBackend:
         overwrite: bool = False,
     ) -> GenerationResult:
         """As `mova.backends.Backend.generate`."""
-        image = check_request(request, out, overwrite)
+        image = request.check(out, overwrite)
         adapters = [(read_adapter(source), strength) for source, strength in request.adapters]
         request = request.seeded()
         settings = run_settings(request, self.model, out)

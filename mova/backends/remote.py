@@ -43,7 +43,6 @@ from mova.request import (
     GenerationResult,
     Progress,
     ProgressCallback,
-    check_request,
     run_settings,
 )
 from mova.text import clean_prompt
@@ -439,7 +438,7 @@ class RemoteBackend:
         overwrite: bool = False,
     ) -> GenerationResult:
         """As `mova.backends.Backend.generate`. No step is reported: the server tells of none."""
-        image = check_request(request, out, overwrite)
+        image = request.check(out, overwrite)
         check_supported(request)
         request = request.seeded()
         settings = run_settings(request, self.model, out) | {"backend": "remote"}

@@ -10,12 +10,13 @@ import os
 import sys
 from pathlib import Path
 
+from mova.catalog import SMALL_MODEL
 from mova.errors import UserError
 from mova.machine import suitable_model
 from mova.openai_client import endpoint_from_environment, visitor_endpoint
 from mova.prompting.endpoint import EndpointWriter
 from mova.prompting.enhancer import Enhancer, EnhanceRequest, EnhanceResult
-from mova.prompting.local import LOCAL_MODELS, LocalWriter, embedded_writer, pocket_writer
+from mova.prompting.local import LOCAL_MODELS, LocalWriter
 from mova.prompting.rules import CLIP_SECONDS, MAX_WORDS
 from mova.prompting.writers import AnswerCache, Writer
 from mova.text import TokenMeter
@@ -33,14 +34,14 @@ def add_enhance(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-words", type=int, default=MAX_WORDS, help=f"default {MAX_WORDS}")
     who = parser.add_argument_group(
         "who writes",
-        "without any of these: the server of MOVA_LLM_BASE_URL, else pocket's small model or the template",
+        "without any of these: the server of MOVA_LLM_BASE_URL, else pocket's word lists or the template",
     )
     chosen = who.add_mutually_exclusive_group()
     chosen.add_argument(
         "--base-url", metavar="URL", help="an OpenAI-compatible server, such as http://localhost:8000/v1"
     )
     chosen.add_argument("--local", metavar="MODEL", help=f"a folder or Hub repo id, run here: {models}")
-    chosen.add_argument("--pocket", action="store_true", help="the small model that comes with this toolkit")
+    chosen.add_argument("--pocket", action="store_true", help="word lists of the pocket model's world")
     chosen.add_argument("--template", action="store_true", help="no model at all")
     who.add_argument(
         "--for",
@@ -74,7 +75,14 @@ def enhance(options: argparse.Namespace) -> int:
     if not 1 <= options.candidates <= 16:
         raise UserError(f"--candidates {options.candidates} is out of range; give 1 to 16")
     meter = TokenMeter(options.tokenizer) if options.tokenizer else None
-    enhancer = Enhancer(find_writer(options), meter=meter, cache=AnswerCache(options.cache))
+    writer = find_writer(options)
+    enhancer = Enhancer(
+        writer,
+        meter=meter,
+        cache=AnswerCache(options.cache),
+        reads_pocket=options.pocket
+        or (writer is None and not options.template and makes_with_pocket(options)),
+    )
     request = EnhanceRequest(
         idea=sys.stdin.read() if options.idea == "-" else options.idea,
         image=options.image,
@@ -96,28 +104,27 @@ def enhance(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def makes_with_pocket(options: argparse.Namespace) -> bool:
+    return (options.clip_model or suitable_model()) == SMALL_MODEL
+
+
 def find_writer(options: argparse.Namespace) -> Writer | None:
-    """Who writes: as the options say, else what the environment configures, else what comes with the model.
+    """Who writes: as the options say, else what the environment configures; None is no model.
 
     Raises:
         UserError: what was asked for is not there.
     """
-    if options.template:
+    if options.template or options.pocket:
         return None
     if options.local:
         return LocalWriter(options.local)
-    if options.pocket:
-        pocket = pocket_writer()
-        if pocket is None:
-            raise UserError("assets/pocket/enhancer is not there; use --template, --local or --base-url")
-        return pocket
     configured = endpoint_from_environment(os.environ)
     if options.base_url or configured:
         key = read_key(options.api_key_env)
         return EndpointWriter(
             visitor_endpoint(options.base_url or "", options.model, key, configured, is_public_page=False)
         )
-    return embedded_writer(options.clip_model or suitable_model())
+    return None
 
 
 def read_key(name: str | None) -> str:

@@ -13,10 +13,8 @@ from mova.adapters.strengths import parse_adapter
 from mova.backends.settings import RemoteServer, remote_from_environment, remote_from_option
 from mova.errors import UserError
 from mova.files import check_frames_folder, check_output
-from mova.machine import human_seconds, suitable_model
-from mova.request import GenerationRequest, Progress, check_request, check_source_image
-
-DTYPES = ("bfloat16", "float32")
+from mova.machine import DTYPES, human_seconds, suitable_model
+from mova.request import GenerationRequest, Progress, check_source_image
 
 
 def add_generate(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +105,7 @@ def models() -> str:
 def add_machine(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", help="cuda, cuda:1, mps, cpu; default: the best there is")
-    machine.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 where it is fast")
+    machine.add_argument("--dtype", choices=tuple(DTYPES), help="default: bfloat16 where it is fast")
     machine.add_argument(
         "--offload",
         choices=("auto", "none", "component", "layers"),
@@ -138,7 +136,7 @@ def generate(options: argparse.Namespace) -> int:
     check_outputs(options, out)
     if options.image is None and request.image is not None:
         check_source_image(request.image, settings.get("image_sha256"))
-    check_request(request, out, options.overwrite)
+    request.check(out, options.overwrite)
     if remote:
         from mova.backends.remote import RemoteBackend
 
@@ -176,11 +174,14 @@ def read_source(options: argparse.Namespace) -> dict:
 def build_request(options: argparse.Namespace, settings: dict, model: catalog.ModelSpec) -> GenerationRequest:
     """The request: what the command line gives, else the clip of --from, else preset and model."""
     defaults = model.defaults(model.preset(options.preset or catalog.DEFAULT_PRESET))
-    if not settings and options.prompt is None:
+    if settings:
+        request = GenerationRequest.from_settings(settings)
+        if options.preset:  # asked for on top of the clip's settings
+            request = request.replace(**{key: defaults[key] for key in ("num_frames", "num_inference_steps")})
+    elif options.prompt is None:
         raise UserError("give --prompt: what is seen and what is heard")
-    chosen = settings if settings else defaults
-    if settings and options.preset:  # asked for on top of the clip's settings
-        chosen = settings | {key: defaults[key] for key in ("num_frames", "num_inference_steps")}
+    else:
+        request = GenerationRequest(options.prompt, **defaults)
     given = {
         "prompt": options.prompt,
         "image": options.image,
@@ -195,11 +196,11 @@ def build_request(options: argparse.Namespace, settings: dict, model: catalog.Mo
         "seed": options.seed,
         "fit": options.fit,
         "crop_position": options.crop_position,
-        "adapters": [parse_adapter(text) for text in options.lora] or None,
+        "adapters": tuple(parse_adapter(text) for text in options.lora) or None,
     }
     if options.size:
         given["height"], given["width"] = shapes.parse_size(options.size)
-    request = GenerationRequest.from_settings(chosen | {k: v for k, v in given.items() if v is not None})
+    request = request.replace(**{key: value for key, value in given.items() if value is not None})
     if options.seconds is not None:
         request = request.replace(num_frames=shapes.frames_for_seconds(options.seconds, request.frame_rate))
     return request.seeded()

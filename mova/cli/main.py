@@ -18,7 +18,8 @@ from mova.cli.generate import (
     say,
 )
 from mova.errors import BackendError, UserError
-from mova.guidance import branches
+from mova.machine import Machine
+from mova.request import GenerationRequest
 
 DESCRIPTION = "Video with synchronised sound from a first frame and a text."
 EXIT_CODES = (
@@ -94,20 +95,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def inspect(options: argparse.Namespace) -> int:
     model = catalog.find_model(options.model)
-    height, width = shapes.parse_size(options.size) if options.size else (model.height, model.width)
-    frames = model.num_frames if options.frames is None else options.frames
-    shapes.check_num_frames(frames)
+    request = GenerationRequest("any", **model.defaults(model.preset("full")))
+    if options.size:
+        height, width = shapes.parse_size(options.size)
+        request = request.replace(height=height, width=width)
+    if options.frames is not None:
+        request = request.replace(num_frames=options.frames)
+    request.check()
     fixed = placement_options(options, settings={})
 
     from mova.inspection import inspect_checkpoint, report
-    from mova.placement import Machine
 
     machine = Machine.probe(options.device)
     checkpoint = inspect_checkpoint(model.source)
-    shape = checkpoint.clip_shape(height, width, frames, model.frame_rate)
-    steps = model.preset("full").num_inference_steps
-    forwards = len(branches(model.guidance_scale, model.bridge_guidance_scale))
-    sys.stdout.write(report(checkpoint, machine, shape, steps, forwards, **fixed) + "\n")
+    sys.stdout.write(report(checkpoint, machine, request, **fixed) + "\n")
     return 0
 
 

@@ -87,8 +87,6 @@ class Reply(BaseModel):
 class EndpointWriter:
     """A server as a writer. Safe to be used by several threads."""
 
-    follows_instructions = True
-
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._left_out: frozenset[str] = frozenset()

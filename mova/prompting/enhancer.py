@@ -1,7 +1,7 @@
 """From an idea to a prompt: ask, check, repair, ask again, and fall back, so that there always is one.
 
-The ladder: the fields that the model answers with; the same repaired by code; one more question that names
-the problems; the template, which needs no model; the person's own text.
+The ladder: pocket's word lists, for that model alone; the fields that the model answers with; the same repaired
+by code; one more question that names the problems; the template, which needs no model; the person's own text.
 """
 
 import secrets
@@ -16,8 +16,8 @@ from typing import Any, Literal
 from mova.errors import BackendError, UserError
 from mova.openai_client import IsCancelled, OnText, ignore_text, never_cancelled
 from mova.prompting.plan import SCHEMA, PromptPlan, read_draft, read_fields
+from mova.prompting.pocket import read_idea
 from mova.prompting.prompt_files import load_template
-from mova.prompting.quotes import restore_quotes
 from mova.prompting.rules import (
     CLIP_SECONDS,
     MAX_WORDS,
@@ -25,10 +25,8 @@ from mova.prompting.rules import (
     PromptRequirements,
     Violation,
     check,
-    lost_names,
     repair,
 )
-from mova.prompting.stand_ins import StandIns
 from mova.prompting.template import write_template
 from mova.prompting.writers import AnswerCache, Writer, WriterAnswer, WriterRequest, prose_in
 from mova.text import WORD, TokenMeter, plain_text
@@ -44,9 +42,10 @@ TRUNCATED = (
     "the answer was cut off at {limit} tokens; allow it more tokens, or choose a model that thinks less "
     "before it writes"
 )
-HANDED_BACK = "the idea lies outside what this small model knows"
-UNSEEN = "this small model cannot see the first frame"
-NOT_KEPT = "this small model did not keep all of the idea ({reason})"
+POCKET_LISTS = "pocket's word lists"
+OUTSIDE = "the idea lies outside pocket's world"
+NOT_KEPT = "pocket's world lacks a part of the idea ({reasons})"
+UNSEEN = "the first frame may show what pocket's word lists lack"
 TEMPLATE_WROTE = (
     "{why}, so the template wrote the prompt around your words; for more, connect a server or choose a "
     "larger local model"
@@ -77,8 +76,7 @@ class EnhanceResult:
     """A prompt, how it was come by, and what is to be known about it.
 
     `added` are the spans of `text` that are not the idea's own words. `repairs` were made; `violations`
-    remain. `failure` says why a model's answer was not used, empty if it was, or if it is a small model's
-    that answers within its own world only: then a note says so. `notes` say what was done without.
+    remain. `failure` says why a model's answer was not used, empty if it was. `notes` say what was done without.
     """
 
     text: str
@@ -113,13 +111,15 @@ class Enhancer:
     """Turns ideas into prompts with `writer`, or by the template alone if there is none.
 
     `describer` is a model that sees, for first frames where `writer` does not. With a `meter` prompts are
-    held to the text encoder's tokens.
+    held to the text encoder's tokens. With `reads_pocket` an idea of the pocket model's world is written by
+    word lists, before `writer` is asked.
     """
 
     writer: Writer | None = None
     describer: Writer | None = None
     meter: TokenMeter | None = None
     cache: AnswerCache = field(default_factory=AnswerCache)
+    reads_pocket: bool = False
 
     def enhance(
         self,
@@ -139,8 +139,8 @@ class Enhancer:
         brief = self.brief(request)
         seed = secrets.randbelow(2**31) if request.seed is None else request.seed
         request = replace(request, seed=seed)
-        attempt = Attempt()
-        if self.writer is not None:
+        attempt = read_for_pocket(brief) if self.reads_pocket else Attempt()
+        if attempt.checked is None and self.writer is not None:
             try:
                 attempt = self._ask_writer(request, brief, on_text, cancelled)
             except BackendError as error:
@@ -176,7 +176,7 @@ class Enhancer:
             if result.text not in seen:
                 seen.add(result.text)
                 yield result
-            if self.writer is None or result.failure or not self.writer.follows_instructions:
+            if self.writer is None or result.failure:
                 return
 
     def brief(self, request: EnhanceRequest) -> PromptRequirements:
@@ -199,8 +199,6 @@ class Enhancer:
         self, request: EnhanceRequest, brief: PromptRequirements, on_text: OnText, cancelled: IsCancelled
     ) -> Attempt:
         """A usable prompt, or why there is none, after one or two questions."""
-        if not self.writer.follows_instructions:
-            return self._ask_small_model(request, brief, on_text, cancelled)
 
         def draft(text: str) -> None:
             on_text(read_draft(text).text(brief.taken, no_subtitles=False))
@@ -218,43 +216,6 @@ class Enhancer:
         reason = "; ".join(problems[:3]) if answer.is_complete else TRUNCATED.format(limit=ask.max_tokens)
         failure = f"the model's answer could not be used: {reason}"
         return Attempt(failure=failure, notes=answer.notes, model=answer.model)
-
-    def _ask_small_model(
-        self, request: EnhanceRequest, brief: PromptRequirements, on_text: OnText, cancelled: IsCancelled
-    ) -> Attempt:
-        """As `_ask_writer`, of a model that answers ideas with whole prompts and understands nothing else."""
-        if brief.has_image:
-            return Attempt(notes=(TEMPLATE_WROTE.format(why=UNSEEN),))
-        ask = self.ask(request, brief, cancelled)
-
-        def draft(text: str) -> None:
-            on_text(restore_quotes(text, brief.taken))
-
-        def checked(answer: WriterAnswer) -> CheckedPrompt:
-            return repair(restore_quotes(plain_text(answer.text), brief.taken).strip(), brief)
-
-        answer = self.cache.write(self.writer, ask, draft, cancelled)
-        result, route = checked(answer), "answer"
-        if not (result.is_good and answer.is_complete):
-            stand_ins = StandIns.of(ask.idea, answer.text, lost_names(result.text, brief))
-            if stand_ins:
-                answer, route = self._in_common_words(ask, stand_ins, draft, cancelled), "asked again"
-                result = checked(answer)
-        if result.is_good and answer.is_complete:
-            return Attempt(result, route, "", answer.notes, answer.model)
-        problem = problems_in(result, answer)[0]
-        why = NOT_KEPT.format(reason=problem) if answer.text.strip() else HANDED_BACK
-        return Attempt(notes=(*answer.notes, TEMPLATE_WROTE.format(why=why)), model=answer.model)
-
-    def _in_common_words(
-        self, ask: WriterRequest, stand_ins: StandIns, on_text: OnText, cancelled: IsCancelled
-    ) -> WriterAnswer:
-        """The answer to the same idea with stand-ins for its colours, in the words of the idea."""
-        again = replace(ask, idea=stand_ins.put(ask.idea))
-        answer = self.cache.write(
-            self.writer, again, lambda text: on_text(stand_ins.restore(text)), cancelled
-        )
-        return replace(answer, text=stand_ins.restore(answer.text))
 
     def ask(
         self, request: EnhanceRequest, brief: PromptRequirements, cancelled: IsCancelled = never_cancelled
@@ -277,7 +238,6 @@ class Enhancer:
         system, user = template.fill(**values)
         return WriterRequest(
             (("system", system), ("user", user)),
-            brief.taken.text,
             image if is_shown else None,
             template.digest,
             request.max_tokens,
@@ -306,6 +266,23 @@ def ask_again(ask: WriterRequest, answer: WriterAnswer, problems: list[str]) -> 
     listed = "\n".join(f"- {problem}" for problem in problems)
     _, user = load_template("ask_again").fill(problems=listed)
     return replace(ask, messages=(*ask.messages, ("assistant", answer.text[:MAX_ANSWER]), ("user", user)))
+
+
+def read_for_pocket(brief: PromptRequirements) -> Attempt:
+    """The prompt that pocket's word lists write, or none and a note on why the template writes instead."""
+    reading = read_idea(brief.idea)
+    if brief.has_image:
+        why = UNSEEN
+    elif reading.belongs == "not":
+        why = OUTSIDE
+    elif reading.belongs == "partly":
+        why = NOT_KEPT.format(reasons="; ".join(reading.not_kept))
+    else:
+        checked = repair(reading.prompt, brief)
+        if checked.is_good:
+            return Attempt(checked, "repaired" if checked.repairs else "answer", model=POCKET_LISTS)
+        why = NOT_KEPT.format(reasons=next(v.message for v in checked.violations if v.severity == "error"))
+    return Attempt(notes=(TEMPLATE_WROTE.format(why=why),))
 
 
 def fall_back(brief: PromptRequirements) -> tuple[ROUTE, CheckedPrompt]:

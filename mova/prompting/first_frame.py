@@ -53,7 +53,7 @@ def write_first_frame_prompt(
     """
     brief = PromptRequirements(plain_text(idea).strip())
     system, user = load_template("first_frame").fill(idea=brief.taken.text, max_words=MAX_WORDS)
-    ask = WriterRequest((("system", system), ("user", user)), brief.taken.text, max_tokens=400, seed=seed)
+    ask = WriterRequest((("system", system), ("user", user)), max_tokens=400, seed=seed)
     answer = (cache or AnswerCache()).write(writer, ask, ignore_text, cancelled)
     text = tidy(restore_quotes(prose_in(answer), brief.taken))
     if not text:

@@ -1,9 +1,4 @@
-"""Writing by a model in this process: a folder or a Hub repo id, loaded by transformers at the first use.
-
-The pocket enhancer is one of these: a very small causal model in assets/pocket/enhancer/, whose chat
-template takes the idea alone (quotes as <Q1>) and whose answer is the whole prompt (the marks in their
-places).
-"""
+"""Writing by a model in this process: a folder or a Hub repo id, loaded by transformers at the first use."""
 
 import logging
 import time
@@ -14,7 +9,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mova import catalog
 from mova.errors import BackendError, UserError
 from mova.openai_client import IsCancelled, OnText, ignore_text, never_cancelled, raise_if_cancelled
 from mova.prompting.writers import WriterAnswer, WriterRequest
@@ -25,8 +19,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POCKET_ENHANCER = catalog.POCKET / "enhancer"
-POCKET_TOKENS = 320
 TOP_P = 0.9
 
 
@@ -103,24 +95,11 @@ def answer_locally(
     return WriterAnswer(loaded.tokenizer.decode(new, skip_special_tokens=True), source, is_complete)
 
 
-def free_models() -> None:
-    """Give back the memory of loaded models."""
-    import gc
-
-    import torch
-
-    load_model.cache_clear()
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 class LocalWriter:
     """A local model as a writer. Nothing is loaded before it is asked."""
 
-    def __init__(self, source: str, instructed: bool = True, answer: Answering = answer_locally) -> None:
+    def __init__(self, source: str, answer: Answering = answer_locally) -> None:
         self.source = source
-        self.follows_instructions = instructed
         self._answer = answer
 
     @property
@@ -131,31 +110,16 @@ class LocalWriter:
 
     @property
     def sees(self) -> bool:
-        return self.follows_instructions and can_see(self.source)
+        return can_see(self.source)
 
     def write(
         self, ask: WriterRequest, on_text: OnText = ignore_text, cancelled: IsCancelled = never_cancelled
     ) -> WriterAnswer:
         """Answer `ask`. Raises as `answer_locally`."""
-        if not self.follows_instructions:
-            ask = WriterRequest((("user", ask.idea),), ask.idea, None, "", POCKET_TOKENS, 0.0, ask.seed)
         started = time.monotonic()
         answer = self._answer(self.source, ask, on_text, cancelled)
         log.info("%s answered in %.1f s", self.source, time.monotonic() - started)
         return answer
-
-
-def pocket_writer(folder: Path = POCKET_ENHANCER) -> LocalWriter | None:
-    """The pocket enhancer, or None where it is not installed."""
-    return LocalWriter(str(folder), instructed=False) if (folder / "config.json").is_file() else None
-
-
-def embedded_writer(clip_model: str, folder: Path = POCKET_ENHANCER) -> LocalWriter | None:
-    """Who writes for `clip_model`, a name of the catalogue, where nobody was chosen or configured.
-
-    The pocket enhancer knows the world of the pocket model alone; for other models it is the template.
-    """
-    return pocket_writer(folder) if clip_model == catalog.SMALL_MODEL else None
 
 
 @lru_cache(maxsize=8)

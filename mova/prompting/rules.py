@@ -357,13 +357,6 @@ def _any_name() -> re.Pattern[str]:
     return re.compile("|".join(_pattern(word).pattern for word in words))
 
 
-@lru_cache
-def colour_words() -> tuple[str, ...]:
-    """Every word for a colour, longest first."""
-    words = {word.strip() for line in load_words("colours") for word in line.split(",")}
-    return tuple(sorted((word for word in words if word.isascii()), key=lambda word: (-len(word), word)))
-
-
 def notes(text: str, brief: PromptRequirements) -> Iterator[Violation]:
     idea = brief.taken.text
     written = {_letters(match[0]) for match in NOTES.finditer(text)}

@@ -17,15 +17,13 @@ from mova.text import plain_text
 
 @dataclass(frozen=True)
 class WriterRequest:
-    """One question. `messages` are (role, text); `idea` is the idea alone, for writers that need no
-    instructions.
+    """One question. `messages` are (role, text).
 
     `image` is the first frame as JPEG, shown with the first user message; `template` is the digest of the
     prompt file that the messages were made from; `schema` is that of the JSON to answer with, None for prose.
     """
 
     messages: tuple[tuple[str, str], ...]
-    idea: str = ""
     image: bytes | None = field(default=None, repr=False)
     template: str = ""
     max_tokens: int = 1024
@@ -53,16 +51,11 @@ def prose_in(answer: WriterAnswer) -> str:
 
 
 class Writer(Protocol):
-    """Something that writes text: a server, a model in this process, a model trained for nothing else."""
+    """Something that writes text: a server, or a model in this process."""
 
     @property
     def identity(self) -> str:
         """Names the writer in cache keys: two writers that may answer differently have different ones."""
-        ...
-
-    @property
-    def follows_instructions(self) -> bool:
-        """False for a model that turns an idea into a prompt and understands nothing else."""
         ...
 
     @property
@@ -87,7 +80,7 @@ MAX_ENTRIES = 256
 def cache_key(identity: str, ask: WriterRequest) -> str:
     """A fingerprint of the writer and of all that it is asked."""
     image = hashlib.sha256(ask.image).hexdigest() if ask.image else None
-    what = (ask.template, ask.messages, ask.idea, image, ask.schema)
+    what = (ask.template, ask.messages, image, ask.schema)
     parts = [VERSION, identity, *what, ask.max_tokens, ask.temperature, ask.seed]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

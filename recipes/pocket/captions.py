@@ -167,10 +167,12 @@ TUNE_HINT = (" It is the start of {tune}.", " The melody is {tune}.")
 PACE = {"slow": "a slow", "easy": "an easy", "quick": "a quick"}
 RAINBOW = ("in rainbow colours", "in the colours of the rainbow")
 
+NO_SUBTITLES_SHARE = 0.7
+
 
 @dataclass(frozen=True)
 class CaptionMix:
-    """How often each kind is drawn; the shares add up to 1."""
+    """Shares of the caption kinds; they add up to 1."""
 
     full: float = 0.60
     sentence: float = 0.22
@@ -203,9 +205,6 @@ class CaptionParts:
 
     def full(self, no_subtitles: bool) -> str:
         return self.plan(no_subtitles).render()
-
-
-NO_SUBTITLES_SHARE = 0.7
 
 
 def write_caption(rng: np.random.Generator, family: str, scene: Scene, mix: CaptionMix) -> str:

@@ -99,7 +99,7 @@ def ask(client, seed, **given):
     """Digest of the decoded clip, or the sentence of the refusal; and the progress that came across."""
     from gradio_client.exceptions import AppError
 
-    from mova.files import digest
+    from mova.files import sha256_of
 
     job = client.submit(
         **{"image": None, "prompt": "a bell", "steps": 3, "seed": seed} | given, api_name="/generate"
@@ -108,7 +108,7 @@ def ask(client, seed, **given):
         clip, settings = job.result(timeout=120)
     except AppError as error:
         return {"error": str(error)}
-    return {"sha256": digest(Path(clip)), "seed": settings["seed"]}
+    return {"sha256": sha256_of(Path(clip)), "seed": settings["seed"]}
 
 
 def adapter_leak(studio, root):

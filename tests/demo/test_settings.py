@@ -5,14 +5,14 @@ import gradio
 import pytest
 import yaml
 
-from demo import settings as page_machine
 from demo.settings import VARIABLES, Settings, choose_model, describe_model, offered_models
 from mova import catalog, machine
 from mova.errors import UserError
-from mova.machine import GIB, InstalledGpu
+from mova.machine import GIB, Machine
 
 SMALLEST = catalog.SMALL_MODEL
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 
 
 def test_an_empty_environment_gives_the_defaults_and_a_space_is_public():
@@ -41,7 +41,7 @@ def test_a_value_that_cannot_be_meant_is_refused(name, value, sentence):
 
 
 def test_the_readme_lists_every_variable():
-    text = README.read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "page.md").read_text(encoding="utf-8")
     assert [v.name for v in VARIABLES if v.name.startswith("MOVA_") and f"`{v.name}`" not in text] == []
 
 
@@ -69,13 +69,13 @@ def test_a_checkpoint_by_path_has_the_size_it_is_said_to_have(golden):
 @pytest.mark.parametrize(
     ("gpu", "expected", "sentence"),
     [
-        (None, SMALLEST, "there is no NVIDIA GPU"),
-        (InstalledGpu("RTX 4090", 24 * GIB), "360p", "MOVA-360p on RTX 4090 (24 GiB)"),
-        (InstalledGpu("GTX 1050", 4 * GIB), SMALLEST, "needs an NVIDIA GPU with 12 GB"),
+        (("cpu", "CPU", 16 * GIB), SMALLEST, "there is no NVIDIA GPU"),
+        (("cuda", "RTX 4090", 24 * GIB), "360p", "MOVA-360p on RTX 4090 (24 GiB)"),
+        (("cuda", "GTX 1050", 4 * GIB), SMALLEST, "needs an NVIDIA GPU with 12 GB"),
     ],
 )
 def test_the_machine_decides_the_model_and_says_why(monkeypatch, gpu, expected, sentence):
-    monkeypatch.setattr(page_machine, "installed_gpu", lambda: gpu)
+    monkeypatch.setattr(Machine, "installed", lambda: Machine(*gpu, 128 * GIB, 8, has_bfloat16=True))
     monkeypatch.setattr(machine, "RELEASED_RAM", 0)
     name, why = choose_model(Settings())
     assert name == expected

@@ -17,7 +17,7 @@ from demo.service import DemoService
 from demo.settings import Settings
 from mova.errors import UserError
 from mova.media.clips import read_settings, write_mp4
-from mova.request import GenerationRequest, check_request
+from mova.request import GenerationRequest
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_the_part_of_the_picture_that_is_kept_is_the_one_that_was_chosen(studio,
         asked = changed(form, image=str(tmp_path / "wide.png"), shape="square", crop_position=position)
         run = make(studio, visitor, asked)
         request = run.outcome.request
-        frame = check_request(request, tmp_path / "no.mp4")
+        frame = request.check(tmp_path / "no.mp4")
         assert frame.reshape(-1, 3).mean(0).argmax() == channel
         assert read_settings(run.job.folder / "clip.mp4")["crop_position"] == position
         picture, cut = draw_crop(tmp_path / "wide.png", 48, 48, "crop", position)

@@ -14,12 +14,13 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from lora_trainer.jobs import hub_sync
 from lora_trainer.jobs.hub import HubJobs, HubLogin
-from lora_trainer.jobs.runs import JOB, STOP, RunInfo, RunRegistry, find_process, read_run, write_json
+from lora_trainer.jobs.runs import JOB, STOP, RunInfo, RunRegistry, find_process, read_run
 from lora_trainer.journal import ADAPTER
 from lora_trainer.manifest import read_items
 from mova.adapters.sources import read_adapter
 from mova.adapters.strengths import TOWERS
 from mova.errors import BackendError, UserError
+from mova.files import write_json
 from tests.hub_server import HARDWARE, TOKEN, running_hub
 
 ROOT = Path(__file__).parents[2]
@@ -49,8 +50,8 @@ def hub(golden):
         } | {"requirements.txt": b""}
         code = server.repos["org/space"]
         for old, new in IMPATIENT:
-            assert old in code["lora_trainer/in_job.py"]
-            code["lora_trainer/in_job.py"] = code["lora_trainer/in_job.py"].replace(old, new)
+            assert old in code["lora_trainer/jobs/hub_entry.py"]
+            code["lora_trainer/jobs/hub_entry.py"] = code["lora_trainer/jobs/hub_entry.py"].replace(old, new)
         yield server
 
 

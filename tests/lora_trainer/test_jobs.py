@@ -10,10 +10,11 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from lora_trainer.jobs.runs import OUTCOME, PROCESS, RunInfo, RunRegistry, find_process, is_alive, write_json
+from lora_trainer.jobs.runs import OUTCOME, PROCESS, RunInfo, RunRegistry, find_process, is_alive
 from lora_trainer.manifest import read_items
 from mova.adapters.strengths import TOWERS
 from mova.errors import UserError
+from mova.files import write_json
 
 STEPS = 10
 

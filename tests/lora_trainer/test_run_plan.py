@@ -20,7 +20,7 @@ from mova import machine
 from mova.adapters.strengths import TOWERS
 from mova.errors import UserError
 from mova.inspection import Checkpoint
-from mova.placement import GIB
+from mova.machine import GIB
 from mova.shapes import ClipShape
 from tests.lora_trainer.conftest import run_steps
 from tests.test_inspection import UMT5_XXL

@@ -130,7 +130,6 @@ class ImitatedWriter:
     """A model of one of HABITS in this process."""
 
     habit: object
-    follows_instructions: bool = True
     sees: bool = False
     asked: list[WriterRequest] = field(default_factory=list)
 

@@ -44,16 +44,16 @@ def test_the_template_keeps_quotes_and_may_have_subtitles(run):
     assert "no subtitles" not in output
 
 
-def test_the_small_model_writes_for_pocket_and_for_no_other(run):
+def test_the_word_lists_write_for_pocket_and_for_no_other(run):
     code, output, messages = run("red ball falls", "--for", "pocket", "--seed", "1")
     assert code == 0
-    assert "red ball of rubber" in output
+    assert "red rubber ball" in output
     assert messages.splitlines()[-1].startswith("answer by ")
     _, _, messages = run("red ball falls", "--for", "360p", "--seed", "1")
     assert messages.startswith("template, seed 1")
 
 
-def test_an_idea_beyond_the_small_model_is_no_failure(run):
+def test_an_idea_beyond_the_word_lists_is_no_failure(run):
     code, output, messages = run("a dragon flies", "--pocket")
     assert code == 0
     assert "a dragon flies" in output

@@ -17,7 +17,7 @@ from mova.prompting.writers import AnswerCache, WriterRequest
 from tests.prompting.chat_models import APOLOGY, HABITS, answer_of, refusing
 from tests.prompting.chat_server import GOOD_ANSWER, GOOD_PROMPT, IDEA, KEY, Handler, chunk, error
 
-ASK = WriterRequest((("system", "Write."), ("user", "a boat")), idea="a boat", max_tokens=64)
+ASK = WriterRequest((("system", "Write."), ("user", "a boat")), max_tokens=64)
 REQUEST = EnhanceRequest(IDEA, seed=1)
 
 

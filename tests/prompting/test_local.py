@@ -1,4 +1,4 @@
-"""Models in this process, made here; and the seam of the pocket enhancer."""
+"""Models in this process, made here."""
 
 import pytest
 
@@ -9,11 +9,8 @@ from mova.prompting.local import (
     LocalWriter,
     answer_locally,
     can_see,
-    embedded_writer,
-    free_models,
-    load_model,
-    pocket_writer,
 )
+from mova.prompting.plan import NO_SUBTITLES
 from mova.prompting.writers import WriterRequest
 from tests.prompting.chat_server import GOOD_PROMPT, IDEA
 
@@ -29,29 +26,7 @@ def test_a_folder_is_a_writer(text_model):
     assert result.text == GOOD_PROMPT
     assert result.model == str(text_model)
     assert len(drafts) > 20
-    assert drafts[-1] == result.text
-
-
-def test_a_model_of_one_task_gets_the_idea_alone_and_is_not_asked_again(text_model):
-    asked: list[WriterRequest] = []
-
-    def answer(source, ask, on_text, cancelled):
-        asked.append(ask)
-        return answer_locally(source, ask, on_text, cancelled)
-
-    writer = LocalWriter(str(text_model), instructed=False, answer=answer)
-    Enhancer(writer).enhance(EnhanceRequest(IDEA))
-    assert asked[0].messages == (("user", "a fisherman on a boat says <Q1> as rain starts"),)
-    Enhancer(writer).enhance(EnhanceRequest("three astronauts wave on a moon"))
-    assert len(asked) == 2
-
-
-def test_the_pocket_enhancer_is_found_where_it_is(text_model, tmp_path):
-    assert pocket_writer(tmp_path) is None
-    assert embedded_writer("pocket", text_model).source == str(text_model)
-    assert embedded_writer("360p", text_model) is None
-    writer = pocket_writer(text_model)
-    assert not writer.follows_instructions
+    assert f"{drafts[-1]} {NO_SUBTITLES}" == result.text
 
 
 def test_a_model_that_sees_sees(seeing_model):
@@ -92,13 +67,6 @@ def test_cancelling_stops_it(text_model):
     with pytest.raises(Cancelled):
         answer_locally(str(text_model), WriterRequest((("user", "go"),)), seen.append, lambda: len(seen) > 3)
     assert len(seen) == 4
-
-
-def test_memory_is_given_back(text_model):
-    answer_locally(str(text_model), WriterRequest((("user", "go"),), max_tokens=2))
-    assert load_model.cache_info().currsize == 1
-    free_models()
-    assert load_model.cache_info().currsize == 0
 
 
 def test_what_is_no_model_is_named(tmp_path):

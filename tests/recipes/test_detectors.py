@@ -3,7 +3,7 @@ import pytest
 
 from mova.metrics.health import psnr
 from recipes.pocket.evaluation.aggregate import event_offsets, score
-from recipes.pocket.evaluation.degrade import DEGRADATION
+from recipes.pocket.evaluation.degrade import DEGRADATIONS
 from recipes.pocket.evaluation.detect import (
     _presence,
     detect_ball,
@@ -126,7 +126,7 @@ def test_edit_distance_counts_each_kind_of_error():
 @pytest.mark.parametrize("family", ["ball", "piano", "face"])
 def test_scores_of_true_clips_are_full_and_of_shuffled_ones_are_not(speech, family):
     tasks = [ClipSpec(seed, family, "train", speech, CAPTIONS["full"]) for seed in SEEDS]
-    rows = [measure_true_clip(task, worn=False)[2]["true"] for task in tasks]
+    rows = [measure_true_clip(task, degraded=False)[2]["true"] for task in tasks]
     scores = score(family, rows)
     assert scores["first_frame_psnr"] == 99
     if family == "face":
@@ -137,15 +137,17 @@ def test_scores_of_true_clips_are_full_and_of_shuffled_ones_are_not(speech, fami
         assert scores["offset"] < 0.6
         assert scores["synced_shuffled"] < 0.8
         assert np.abs(event_offsets(rows, 1)).mean() > 1
-    wrong = [row | {"asked": rows[index - 1]["asked"]} for index, row in enumerate(rows)]
+    wrong = [row | {"expected": rows[index - 1]["expected"]} for index, row in enumerate(rows)]
     key = {"face": "words", "ball": "material", "piano": "notes_heard"}[family]
     assert score(family, wrong)[key] < 0.8 <= scores[key]
 
 
 def test_soft_clips_are_judged_as_true_ones(speech):
     for family, key in (("ball", "colour"), ("piano", "notes_lit"), ("face", "words")):
-        rows = measure_true_clip(ClipSpec(SEEDS[0], family, "train", speech, CAPTIONS["full"]), worn=True)[2]
-        assert set(rows) == {"true", *(wear.name for wear in DEGRADATION)}
+        rows = measure_true_clip(
+            ClipSpec(SEEDS[0], family, "train", speech, CAPTIONS["full"]), degraded=True
+        )[2]
+        assert set(rows) == {"true", *(degradation.name for degradation in DEGRADATIONS)}
         assert score(family, [rows["soft"]])[key] == 1
 
 

@@ -32,8 +32,8 @@ def test_processes_that_judge_have_one_thread_and_what_is_timed_after_them_all(m
 
 def test_peak_memory_is_not_that_of_the_process_that_started_this_one():
     ask = "from recipes.pocket.evaluation.costs import peak_memory; print(peak_memory())"
-    told = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout
-    assert 0 < float(told) < peak_memory() / 2
+    printed = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout
+    assert 0 < float(printed) < peak_memory() / 2
 
 
 def test_a_report_of_true_clips_holds_scores_and_raw_figures_of_each_family(report):
@@ -48,8 +48,8 @@ def test_clips_that_stand_still_in_silence_miss_the_bars(report, speech):
     rows = {}
     for family in ("face", "ball", "piano"):
         for row in report["figures"]["true"][family]:
-            task = ClipSpec(row["seed"], family, "train", speech, CAPTIONS["full"])
-            clip = task.render()
+            spec = ClipSpec(row["seed"], family, "train", speech, CAPTIONS["full"])
+            clip = spec.render()
             still = np.repeat(clip.frames[:1], len(clip.frames), 0)
             figures = measure(still, np.zeros_like(clip.waveform), Expectation.of(clip, speech))
             rows.setdefault(family, []).append(figures)

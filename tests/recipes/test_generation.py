@@ -1,5 +1,3 @@
-import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -17,35 +15,19 @@ SETTINGS = Settings(steps=2, guidance_scale=3.0, num_frames=9)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """The golden checkpoint, at the world's sample rate."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    shutil.copytree("tests/golden/checkpoint", folder)
-    path = folder / "audio_vae" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_rate": SAMPLE_RATE}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pipeline(checkpoint):
-    """In float32 also where the processor would be given bfloat16, whose sums depend on the batch."""
-    return load_pipeline(checkpoint, "cpu").to(dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
 def requests():
     image = np.asarray(Image.open("tests/golden/image_32x64.png").convert("RGB"))
     return [Request(5, "a red ball falls", image), Request(6, "a piano plays C", image[:, ::-1].copy())]
 
 
 @pytest.mark.parametrize("bridge_scale", [1.0, 2.5])
-def test_clips_are_those_the_pipeline_makes_alone(pipeline, requests, bridge_scale):
+def test_clips_are_those_the_pipeline_makes_alone(tiny_pipeline, requests, bridge_scale):
     settings = replace(SETTINGS, bridge_guidance_scale=bridge_scale)
     watch = Stopwatch()
-    made = list(generate(pipeline, requests, settings, batch=2, watch=watch))
+    made = list(generate(tiny_pipeline, requests, settings, batch=2, watch=watch))
     assert set(watch.seconds) == {"text", "first frame", "denoise", "decode video", "decode audio"}
     for request, (frames, sound) in zip(requests, made, strict=True):
-        expected = pipeline(
+        expected = tiny_pipeline(
             request.prompt,
             request.image,
             height=32,
@@ -61,9 +43,10 @@ def test_clips_are_those_the_pipeline_makes_alone(pipeline, requests, bridge_sca
         assert np.allclose(sound, expected.audio[0, 0], atol=1e-3)
 
 
-def test_with_the_bridge_off_the_towers_do_not_hear_each_other(pipeline, requests):
+def test_with_the_bridge_off_the_towers_do_not_hear_each_other(tiny_pipeline, requests):
     on, off = (
-        next(generate(pipeline, requests[:1], replace(SETTINGS, use_bridge=each))) for each in (True, False)
+        next(generate(tiny_pipeline, requests[:1], replace(SETTINGS, use_bridge=each)))
+        for each in (True, False)
     )
     assert not np.array_equal(on[0], off[0])
     assert not np.allclose(on[1], off[1])

@@ -1,4 +1,4 @@
-"""What the trainer's defaults teach pocket, the real one, within a dozen steps: every tower, and the clip."""
+"""The trainer's defaults on the real pocket: in a dozen steps every tower learns, and the clip changes."""
 
 import json
 
@@ -12,7 +12,7 @@ from lora_trainer.train import open_trainer
 from lora_trainer.validation import mean
 from mova.catalog import find_model
 from mova.pipeline import MOVAPipeline
-from recipes.pocket.new_concepts.clips import render_newcomer, write_folder
+from recipes.pocket.new_concepts.clips import render_new_concept, write_folder
 
 MODEL = find_model("pocket")
 CLIPS, STEPS, NUM_FRAMES = 4, 12, 25
@@ -44,7 +44,7 @@ def test_each_tower_knows_more_of_a_clip_that_was_kept_back(run):
 def test_the_adapter_changes_the_clip_and_at_strength_0_no_bit(run):
     pipeline = MOVAPipeline.from_pretrained(MODEL.source, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    clip = render_newcomer(100, "cube")
+    clip = render_new_concept(100, "cube")
 
     def latents():
         out = pipeline(

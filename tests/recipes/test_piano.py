@@ -36,7 +36,7 @@ def test_sound_rises_at_the_frame_boundary_of_each_onset(scenes):
 
 
 def _key_change(scene: Scene, frame: int) -> np.ndarray:
-    """How much the front half of each key differs from the first frame, [keys]."""
+    """Difference of the front half of each key from the first frame, [keys]."""
     at = scene.layout
     rows = slice(int(at["keys_top"] + 22), int(at["keys_top"] + at["key_length"] - 2))
     change = np.abs(scene.frames[frame, rows].astype(int) - scene.frames[0, rows]).sum(-1).mean(0)

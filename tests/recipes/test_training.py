@@ -358,7 +358,7 @@ def test_a_run_warms_up_falls_at_its_end_and_stops():
     budget = Budget(minutes=0.002, decay=0.5, ranks=ALONE)
     scales = list(budget.steps())
     assert scales[0] == 0.01
-    assert scales[budget.LOOK] <= (budget.LOOK + 1) / budget.WARMUP
+    assert scales[budget.CHECK_EVERY] <= (budget.CHECK_EVERY + 1) / budget.WARMUP
     assert budget.fraction >= 1
 
 
@@ -456,8 +456,8 @@ def test_the_exported_checkpoint_loads_as_a_release_does_and_fits_the_space(tmp_
     export_codecs(tmp_path / "next", workers=1)
     again = AudioVAE.from_pretrained(tmp_path / "next" / "codecs" / "audio_vae").state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in vae.state_dict().items())
-    start_from(tmp_path / "checkpoint", tmp_path / "anew", ["video_vae"])
-    assert {path.name for path in (tmp_path / "anew").glob("*.*")} == {"audio_vae.pt", "towers.pt"}
+    start_from(tmp_path / "checkpoint", tmp_path / "reset", ["video_vae"])
+    assert {path.name for path in (tmp_path / "reset").glob("*.*")} == {"audio_vae.pt", "towers.pt"}
 
 
 def test_a_video_vae_can_learn_latents_that_are_given_beside_its_pictures():

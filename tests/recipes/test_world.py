@@ -55,7 +55,7 @@ def test_a_clip_without_its_pictures_says_and_plays_the_same(speech, family):
     assert sound.attributes == whole.attributes
     for name in ("impacts", "notes", "words", "phonemes"):
         assert getattr(sound.events, name) == getattr(whole.events, name)
-    alike = loudness if family == "ball" else np.asarray  # a ball's strikes are tuned anew
+    alike = loudness if family == "ball" else np.asarray  # a ball's strikes are tuned differently
     assert np.corrcoef(alike(whole.waveform), alike(sound.waveform))[0, 1] > 0.99
 
 

@@ -10,9 +10,9 @@ from mova.models.bridge import Bridge
 from mova.models.dit import AudioDiT, VideoDiT
 from mova.pipeline import MOVAPipeline
 from mova.scheduler import PairScheduler
-from recipes.pocket.new_concepts.clips import render_newcomer
+from recipes.pocket.new_concepts.clips import render_new_concept
 from recipes.pocket.training import models
-from recipes.pocket.world.clip import NEWCOMERS
+from recipes.pocket.world.clip import NEW_CONCEPTS
 
 
 def write_untrained(folder: Path, speech: Path) -> Path:
@@ -20,7 +20,7 @@ def write_untrained(folder: Path, speech: Path) -> Path:
     torch.manual_seed(0)
     text = {"text_dim": models.TEXT_DIM, "freq_dim": 32, "eps": 1e-6, "num_layers": 2}
     video = dict(dim=24, in_dim=36, ffn_dim=24, out_dim=16, patch_size=[1, 2, 2], num_heads=2)
-    captions = [render_newcomer(seed, kind, speech).caption for seed in range(4) for kind in NEWCOMERS]
+    captions = [render_new_concept(seed, kind, speech).caption for seed in range(4) for kind in NEW_CONCEPTS]
     sizes = {"visual_layers": 2, "audio_layers": 2, "visual_hidden_dim": 24, "audio_hidden_dim": 24}
     MOVAPipeline(
         video_dit=VideoDiT(**video, **text),

@@ -1,4 +1,4 @@
-"""Figures of many clips gathered into scores, and the bars that the scores are held against."""
+"""Scores of many clips' figures, and the bars that they have to reach."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from recipes.pocket.world.clip import FRAME_RATE
 NEAR = 2.0  # frames: a sound so near belongs to what is seen
 NOT_HEARD = 1e3  # frames
 SHUFFLES = 5  # other clips whose sound each picture is tried with, for the baseline
-MOST = 0.5  # of the frames in which a newcomer could be there
+MOST = 0.5  # of the frames in which a new concept could be seen
 Scores = dict[str, float]
 
 
@@ -34,13 +34,13 @@ def score(family: str, clips: Sequence[Figures]) -> Scores:
 
 
 def _score_ball(clips: Sequence[Figures]) -> Scores:
-    colours = [clip["asked"][0] == clip["got"][0] for clip in clips]
-    materials = [clip["asked"][1] == clip["got"][1] for clip in clips]
+    colours = [clip["expected"][0] == clip["detected"][0] for clip in clips]
+    materials = [clip["expected"][1] == clip["detected"][1] for clip in clips]
     seen = sum(len(clip["seen_seconds"]) for clip in clips)
     return _sync(clips) | {
         "colour": float(np.mean(colours)),
         "material": float(np.mean(materials)),
-        "impacts_for_asked": seen / sum(clip["asked_impacts"] for clip in clips),
+        "impacts_for_asked": seen / sum(clip["expected_impacts"] for clip in clips),
     }
 
 
@@ -49,8 +49,8 @@ def _score_piano(clips: Sequence[Figures]) -> Scores:
     return _sync(clips) | {
         "notes_heard": _share_right(clips, "heard"),
         "notes_lit": _share_right(clips, "seen"),
-        "lit_is_heard": _agreement(clips, 0),
-        "lit_is_heard_shuffled": float(np.mean([_agreement(clips, shift) for shift in _shifts(clips)])),
+        "lit_is_heard": agreement(clips, 0),
+        "lit_is_heard_shuffled": float(np.mean([agreement(clips, shift) for shift in _shifts(clips)])),
         "cents_off": float(np.median(cents)) if cents else NOT_HEARD,
     }
 
@@ -59,7 +59,7 @@ def _score_face(clips: Sequence[Figures]) -> Scores:
     curves = np.array([clip["correlations"] for clip in clips])
     return {
         "words": _share_right(clips, "heard"),
-        "sentences": float(np.mean([clip["asked"] == clip["heard"] for clip in clips])),
+        "sentences": float(np.mean([clip["expected"] == clip["heard"] for clip in clips])),
         "correlation": float(curves[:, LARGEST_LAG].mean()),
         "correlation_shuffled": float(
             np.mean([_other_correlation(clips, shift) for shift in _shifts(clips)])
@@ -85,11 +85,11 @@ def _score_cube(clips: Sequence[Figures]) -> Scores:
     }
 
 
-def _share_right(clips: Sequence[Figures], what: str) -> float:
-    """Share of what was asked that is there in order; what is there too many counts against it."""
-    asked = sum(len(clip["asked"]) for clip in clips)
-    wrong = sum(min(errors(clip["asked"], clip[what]), len(clip["asked"])) for clip in clips)
-    return 1 - wrong / asked
+def _share_right(clips: Sequence[Figures], found: str) -> float:
+    """Share of the expected words or notes that are found in order; extra ones count as errors."""
+    total = sum(len(clip["expected"]) for clip in clips)
+    wrong = sum(min(errors(clip["expected"], clip[found]), len(clip["expected"])) for clip in clips)
+    return 1 - wrong / total
 
 
 def _sync(clips: Sequence[Figures]) -> Scores:
@@ -133,7 +133,7 @@ def _heard_is_seen(clips: Sequence[Figures]) -> float:
     return found / max(total, 1)
 
 
-def _agreement(clips: Sequence[Figures], shift: int) -> float:
+def agreement(clips: Sequence[Figures], shift: int = 0) -> float:
     """Share of keys that light with a note of their pitch beginning within two frames."""
     agreeing = total = 0
     for index, clip in enumerate(clips):

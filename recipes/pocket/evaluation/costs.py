@@ -1,4 +1,4 @@
-"""What one clip costs on this machine's processor, stage by stage, measured in a process of its own.
+"""Seconds by stage and peak memory of one clip on this machine's CPU, measured in a process of its own.
 
 `python -m recipes.pocket.evaluation.costs MODEL` prints JSON. Peak memory is the whole process's, Python and
 libraries included.
@@ -16,7 +16,9 @@ from pathlib import Path
 BARS = {"load_seconds": ("s", 5.0), "clip_seconds": ("s", 30.0), "peak_memory": ("GB", 2.0)}  # on two cores
 
 
-def measure(model: str, steps: int, guidance_scale: float, bridge_guidance_scale: float) -> dict[str, object]:
+def measure(
+    model: str, *, steps: int, guidance_scale: float, bridge_guidance_scale: float
+) -> dict[str, object]:
     """Run `main` in a new process and return what it prints."""
     command = [sys.executable, "-m", "recipes.pocket.evaluation.costs", model, "--steps", str(steps)]
     command += ["--guidance", str(guidance_scale), "--bridge-guidance", str(bridge_guidance_scale)]
@@ -34,8 +36,8 @@ def main() -> None:
     parser.add_argument("--bridge-guidance", type=float, required=True)
     arguments = parser.parse_args()
     began = time.perf_counter()
+    from mova.machine import Machine
     from mova.media.clips import write_mp4
-    from mova.placement import Machine
     from recipes.pocket.captions import CaptionMix
     from recipes.pocket.evaluation.generate import Request, Settings, Stopwatch, generate, load_pipeline
     from recipes.pocket.world.clip import FRAME_RATE, SAMPLE_RATE
@@ -63,7 +65,7 @@ def main() -> None:
 
 
 def peak_memory() -> float:
-    """GB that this process has held at most (Linux). `ru_maxrss` would count the one that started it too."""
+    """GB of this process at its peak (Linux). `ru_maxrss` would include the parent process."""
     (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(kilobytes) * 1024 / 1e9
 

@@ -1,7 +1,7 @@
-"""What a ball clip shows and sounds like: where the ball is, when it hits, its colour and its material.
+"""Detectors of a clip's events: balls and their hits, lips and loudness, lit keys and notes.
 
-Only the first frame's layout is known; everything else is looked for, so that generated clips are judged by
-what they show.
+Only the first frame's layout is given; everything else has to be found, so that generated clips are judged
+by what they show.
 """
 
 from dataclasses import dataclass
@@ -16,17 +16,27 @@ from recipes.pocket.world.piano import KEYS
 from recipes.pocket.world.sound import FIFTH_OCTAVE, impact_sound
 
 REACH_UP, REACH_ACROSS = 24, 5  # pixels a ball may move in a frame
-FAINT, STRONG = (
-    10.0,
-    60.0,
-)  # of 255: a pixel that differs so much from the empty room is a bit, is surely, ball
-DEEPEST_SHADE = 0.4  # of the empty room's light: so dark a shadow is still no ball
+FAINT, STRONG = 10.0, 60.0  # of 255: difference from the empty room where a pixel begins to be, is, ball
+DEEPEST_SHADE = 0.4  # of the empty room's light: a shadow may be this dark and still not count as ball
 NEAR_FLOOR = 12.0  # pixels above the lowest place that still count as touching; a smeared ball turns early
 FALL = 0.9  # pixels in the frame before: a ball that fell has hit, one that lies has not
 FLIGHT = 1.5  # pixels from the highest place since the last hit; the world's lowest flight is 1.9
-QUIET_HIT = 0.07  # a late bounce's rise in the sound beside the strongest one's
-HIT_COLUMNS = 36  # of 4 ms: how long a hit's spectrum is looked at
+QUIET_HIT = 0.07  # a late bounce's rise in the sound, relative to the strongest one's
+HIT_COLUMNS = 36  # of 4 ms: length of a hit's spectrum
 TEMPLATES_EACH = 24
+
+ACROSS, ABOVE, BELOW = 0.45, 0.24, 0.42  # of half a head, around the middle of the mouth
+SHADES = 7  # steps of a colour channel
+SOFTEN = np.array((0.25, 0.5, 0.25))  # lips move as slowly as three frames
+LARGEST_LAG = 6  # frames
+
+FACE_TOP, FACE_BOTTOM = 20.0, 34.0  # rows of a key's face below the black keys, from its top
+FACE_MARGIN = 4.0  # pixels left out at each side of a key
+SHORTEST_NOTE = 4  # frames
+LEAST_LIGHT, STEP_SHARE = 14.0, 0.35  # a strike's brightening: of 255, and of the clip's brightest key
+QUIET_NOTE = 0.25  # a note's rise in the sound, relative to the strongest one's
+SETTLE, LISTEN = 0.012, 0.11  # seconds from an onset to listening for its pitch, and how long that takes
+LOWEST, HIGHEST = 480.0, 1080.0  # Hz
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ def hit_frames(y: np.ndarray) -> np.ndarray:
     """Frames in which a ball that flew is at its lowest, near the lowest place of all: int [N]."""
     lowest = np.percentile(y, 97)
     fell = np.diff(y, prepend=y[0]) > FALL
-    rises_next = np.diff(y, append=np.inf) < 0.5  # after the last frame nobody knows
+    rises_next = np.diff(y, append=np.inf) < 0.5  # unknown after the last frame
     near = y > lowest - NEAR_FLOOR
     hits: list[int] = []
     for frame in np.flatnonzero(fell & rises_next & near):
@@ -72,7 +82,7 @@ def _empty_room(first: np.ndarray, x: float, y: float, radius: float) -> np.ndar
 
 
 def _presence(pictures: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """How surely each pixel is ball [F, H, W]: how far it is from the empty room, lit or in shadow.
+    """Likelihood 0..1 of each pixel being ball [F, H, W]: its distance from the empty room, lit or in shadow.
 
     A shadow that counted as ball would pull a ball that lies up and down as the two melt together.
     """
@@ -111,7 +121,7 @@ def _disc_matches(presence: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _colour(pictures: np.ndarray, path: np.ndarray, radius: float) -> str:
-    """The colour that most frames after the first look like; the first one was given, not made."""
+    """The colour that most frames show, without the first ones: frame 0 was given, not made."""
     votes = [
         _name_colour(_inside(picture, *place, radius))
         for picture, place in zip(pictures[4::3], path[4::3], strict=True)
@@ -136,7 +146,7 @@ def _name_colour(pixels: np.ndarray) -> str:
 
 
 def _tint(pixels: np.ndarray) -> np.ndarray:
-    """What is left of a colour without its brightness: means of saturated pixels, [3] that sum to 0."""
+    """Mean colour of the saturated pixels without its brightness: [3], sum 0."""
     saturation = pixels.max(1) - pixels.min(1)
     weight = saturation**2 + 1
     mean = (pixels * weight[:, None]).sum(0) / weight.sum()
@@ -174,7 +184,7 @@ def detect_material(waveform: np.ndarray) -> str | None:
 
 
 def _hit_spectrum(waveform: np.ndarray, hits: np.ndarray) -> np.ndarray | None:
-    """How the loudest hit sounds and dies away: decibels in bands, just after it and later, flattened."""
+    """Spectrum of the loudest hit and of its decay: decibels in bands, just after it and later, flattened."""
     if not len(hits):
         return None
     levels = band_levels(waveform, bands=20)
@@ -201,12 +211,6 @@ def _material_templates() -> tuple[list[str], np.ndarray]:
     return names, np.stack(features)
 
 
-ACROSS, ABOVE, BELOW = 0.45, 0.24, 0.42  # of half a head, around the middle of the mouth
-SHADES = 7  # steps of a colour channel
-SOFTEN = np.array((0.25, 0.5, 0.25))  # lips move as slowly as three frames
-LARGEST_LAG = 6  # frames
-
-
 def mouth_opening(frames: np.ndarray, layout: dict[str, float]) -> np.ndarray:
     """Pixels of teeth, tongue and dark inside: those in colours that were fewer when closed. float [F].
 
@@ -221,7 +225,7 @@ def mouth_opening(frames: np.ndarray, layout: dict[str, float]) -> np.ndarray:
 
 
 def _colour_counts(pixels: np.ndarray) -> np.ndarray:
-    """How many pixels have each shade, float [SHADES**3]; a pixel between two shades counts for both."""
+    """Number of pixels of each shade, float [SHADES**3]; a pixel between two shades counts for both."""
     place = pixels.astype(np.float32) * ((SHADES - 1) / 255)
     below = np.minimum(place.astype(int), SHADES - 2)
     part = place - below
@@ -257,15 +261,6 @@ def _shifted_correlation(opening: np.ndarray, loud: np.ndarray, lag: int) -> flo
     first, second = first - first.mean(), second - second.mean()
     scale = np.linalg.norm(first) * np.linalg.norm(second)
     return float(first @ second / scale) if scale > 1e-9 else 0.0
-
-
-FACE_TOP, FACE_BOTTOM = 20.0, 34.0  # rows of a key's face below the black keys, from its top
-FACE_MARGIN = 4.0  # pixels left out at each side of a key
-SHORTEST_NOTE = 4  # frames
-LEAST_LIGHT, STEP_SHARE = 14.0, 0.35  # a strike's brightening: of 255, and of the clip's brightest key
-QUIET_NOTE = 0.25  # a note's rise in the sound beside the strongest one's
-SETTLE, LISTEN = 0.012, 0.11  # seconds from an onset to listening for its pitch, and how long that takes
-LOWEST, HIGHEST = 480.0, 1080.0  # Hz
 
 
 @dataclass(frozen=True)
@@ -306,7 +301,7 @@ def detect_keys(frames: np.ndarray, layout: dict[str, float]) -> Struck:
 
 
 def key_light(frames: np.ndarray, layout: dict[str, float]) -> np.ndarray:
-    """How far each key's colour is from its own in the first frame, of 255: float [F, keys]."""
+    """Distance of each key's colour from its own in the first frame, of 255: float [F, keys]."""
     top = layout["keys_top"]
     rows = slice(round(top + FACE_TOP), round(top + FACE_BOTTOM))
     light = []

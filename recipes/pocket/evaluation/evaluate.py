@@ -1,7 +1,7 @@
-"""What a model shows, as seen and heard by the detectors, beside the same figures of true clips.
+"""Evaluation of a model by the detectors, with the same figures of true clips for comparison.
 
-The detectors are judged first: true clips of the same seeds, on request also true clips made as soft as an
-autoencoder would, then true clips through the model's own autoencoders. Generated clips come last.
+The detectors are checked first: on true clips of the same seeds, on request also on degraded ones, then on
+true clips after a round trip through the model's own autoencoders. Generated clips come last.
 """
 
 import logging
@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mova import placement
 from mova.errors import UserError
+from mova.machine import Machine
 from mova.pipeline import MOVAPipeline
 from recipes.pocket.captions import CaptionMix
 from recipes.pocket.evaluation.aggregate import score
@@ -52,25 +52,25 @@ class Plan:
     device: str | None = None
     clips: int = 64  # a family, of combinations that training draws
     held_out: int = 16  # a family, of those it never draws
-    coded: int = 8  # a family, through the autoencoders
+    round_trips: int = 8  # a family, through the autoencoders
     batch: int = 1
     workers: int | None = None
     captions: str = "full"
-    worn: bool = False
+    degraded: bool = False
     runs: dict[str, Settings] = field(default_factory=lambda: {DEFAULT_RUN: Settings()})
     sheets: Path | None = None
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that is kept of a true clip once it has been judged."""
+    """A true clip without its frames and sound, which are dropped once measured."""
 
-    task: ClipSpec
+    spec: ClipSpec
     caption: str
-    asked: Expectation
+    expected: Expectation
 
     def request(self) -> Request:
-        return Request(NOISE_SEED + self.task.seed, self.caption, self.asked.first_frame)
+        return Request(NOISE_SEED + self.spec.seed, self.caption, self.expected.first_frame)
 
 
 def evaluate(plan: Plan) -> Report:
@@ -78,7 +78,7 @@ def evaluate(plan: Plan) -> Report:
 
     Raises:
         UserError: the model cannot be loaded, or there are too few clips.
-        FileNotFoundError: there is no word bank.
+        FileNotFoundError: the word bank is missing.
     """
     if plan.clips < 2 or plan.held_out == 1:
         raise UserError(f"clips={plan.clips}, held_out={plan.held_out}: shuffling needs at least 2 of each")
@@ -87,7 +87,7 @@ def evaluate(plan: Plan) -> Report:
     with watch.stage("load"):
         pipeline = load_pipeline(plan.model, plan.device) if plan.model else None
     logger.info("load: %.1f s", watch.seconds["load"])
-    tasks = [
+    specs = [
         ClipSpec(FIRST_SEED + index, family, split, plan.speech, CAPTIONS[plan.captions])
         for split, count in zip(SPLITS, (plan.clips, plan.held_out), strict=True)
         for family in FAMILIES
@@ -96,22 +96,24 @@ def evaluate(plan: Plan) -> Report:
     report: Report = {"model": plan.model, "scores": {}, "runs": {}, "autoencoders": {}, "figures": {}}
     with workers(plan.workers) as pool:
         began = time.perf_counter()
-        prepared = _judge_true_clips(pool, tasks, plan.worn, report)
-        logger.info("%d true clips: %.1f s", len(tasks), time.perf_counter() - began)
+        prepared = _measure_true_clips(pool, specs, plan.degraded, report)
+        logger.info("%d true clips: %.1f s", len(specs), time.perf_counter() - began)
         if pipeline is None:
             return report
-        if min(plan.coded, plan.held_out):
+        if min(plan.round_trips, plan.held_out):
             began = time.perf_counter()
-            held = [each for family in FAMILIES for each in _pick(prepared, family, "heldout")[: plan.coded]]
-            _judge_coded_clips(pool, pipeline, held, plan.batch, report)
-            logger.info("%d clips coded: %.1f s", len(held), time.perf_counter() - began)
+            chosen = [
+                each for family in FAMILIES for each in _pick(prepared, family, "heldout")[: plan.round_trips]
+            ]
+            _measure_round_trips(pool, pipeline, chosen, plan.batch, report)
+            logger.info("%d round trips: %.1f s", len(chosen), time.perf_counter() - began)
         for name, settings in plan.runs.items():
-            chosen = [each for each in prepared if name == DEFAULT_RUN or each.task.split == "train"]
+            chosen = [each for each in prepared if name == DEFAULT_RUN or each.spec.split == "train"]
             watch = Stopwatch()
             made = generate(pipeline, [each.request() for each in chosen], settings, plan.batch, watch)
             if plan.sheets and name == DEFAULT_RUN:
                 made = _drawn(made, chosen, plan.sheets)
-            _judge_all(pool, name, made, chosen, report)
+            _measure_all(pool, name, made, chosen, report)
             seconds = {stage: value / len(chosen) for stage, value in watch.seconds.items()}
             report["runs"][name] = {"settings": asdict(settings), "seconds_per_clip": seconds}
             logger.info("%s: %d clips, %.2f s each", name, len(chosen), sum(seconds.values()))
@@ -134,8 +136,8 @@ def planned_runs(
 
 
 def runs_on_cpu(device: str | None) -> bool:
-    """Where clips are made: on `device`, by default on the machine's best."""
-    return torch.device(device or placement.default_device()).type == "cpu"
+    """True if clips are made on the CPU; without a `device` the machine's best is taken."""
+    return torch.device(Machine.probe(device).device).type == "cpu"
 
 
 @contextmanager
@@ -147,50 +149,50 @@ def workers(count: int | None) -> Iterator[ProcessPoolExecutor]:
     try:
         with ProcessPoolExecutor(count or os.cpu_count(), mp_context=context) as pool:
             yield pool
-    finally:  # what is timed afterwards has all
+    finally:  # later timings use all cores again
         del os.environ[THREADS]
         if before is not None:
             os.environ[THREADS] = before
 
 
-def _judge_true_clips(
-    pool: ProcessPoolExecutor, tasks: Sequence[ClipSpec], worn: bool, report: Report
+def _measure_true_clips(
+    pool: ProcessPoolExecutor, specs: Sequence[ClipSpec], degraded: bool, report: Report
 ) -> list[Prepared]:
     prepared, rows = [], []
-    for task, (caption, asked, figures) in zip(
-        tasks, pool.map(measure_true_clip, tasks, [worn] * len(tasks), chunksize=2), strict=True
+    for spec, (caption, expected, figures) in zip(
+        specs, pool.map(measure_true_clip, specs, [degraded] * len(specs), chunksize=2), strict=True
     ):
-        prepared.append(Prepared(task, caption, asked))
+        prepared.append(Prepared(spec, caption, expected))
         rows.append(figures)
     for kind in rows[0]:
         _gather(report, kind, prepared, [row[kind] for row in rows])
     return prepared
 
 
-def _judge_coded_clips(
-    pool: ProcessPoolExecutor, pipeline: MOVAPipeline, held: Sequence[Prepared], batch: int, report: Report
+def _measure_round_trips(
+    pool: ProcessPoolExecutor, pipeline: MOVAPipeline, chosen: Sequence[Prepared], batch: int, report: Report
 ) -> None:
-    clips = list(pool.map(ClipSpec.render, [each.task for each in held]))
-    coded = list(round_trips(pipeline, clips, batch))
+    clips = list(pool.map(ClipSpec.render, [each.spec for each in chosen]))
+    round_tripped = list(round_trips(pipeline, clips, batch))
     for family in FAMILIES:
-        rows = [row for row, each in zip(coded, held, strict=True) if each.task.family == family]
+        rows = [row for row, each in zip(round_tripped, chosen, strict=True) if each.spec.family == family]
         names = ("psnr", "last_frame_psnr", "log_spectral_distance")
         report["autoencoders"][family] = {
             name: float(np.mean([getattr(row, name) for row in rows])) for name in names
         }
-    _judge_all(pool, "coded", ((row.frames, row.waveform) for row in coded), held, report)
+    _measure_all(pool, "round trip", ((row.frames, row.waveform) for row in round_tripped), chosen, report)
 
 
-def _judge_all(
+def _measure_all(
     pool: ProcessPoolExecutor,
     kind: str,
     made: Iterator[tuple[np.ndarray, np.ndarray]],
     prepared: Sequence[Prepared],
     report: Report,
 ) -> None:
-    """Clips go to the detectors as they are made."""
+    """Hand clips to the detectors as they are made, and add their scores to the report."""
     waiting: list[Future[Figures]] = [
-        pool.submit(measure, frames, waveform, each.asked)
+        pool.submit(measure, frames, waveform, each.expected)
         for (frames, waveform), each in zip(made, prepared, strict=True)
     ]
     _gather(report, kind, prepared, [future.result() for future in waiting])
@@ -200,18 +202,18 @@ def _gather(report: Report, kind: str, prepared: Sequence[Prepared], rows: Seque
     for family in FAMILIES:
         for split in SPLITS:
             mine = [
-                row | {"seed": each.task.seed, "caption": each.caption}
+                row | {"seed": each.spec.seed, "caption": each.caption}
                 for row, each in zip(rows, prepared, strict=True)
-                if (each.task.family, each.task.split) == (family, split)
+                if (each.spec.family, each.spec.split) == (family, split)
             ]
             if mine:
-                name = kind if split == "train" or kind == "coded" else f"{kind}, held out"
+                name = kind if split == "train" or kind == "round trip" else f"{kind}, held out"
                 report["scores"].setdefault(name, {})[family] = score(family, mine)
                 report["figures"].setdefault(name, {})[family] = mine
 
 
 def _pick(prepared: Sequence[Prepared], family: str, split: str) -> list[Prepared]:
-    return [each for each in prepared if (each.task.family, each.task.split) == (family, split)]
+    return [each for each in prepared if (each.spec.family, each.spec.split) == (family, split)]
 
 
 def _drawn(
@@ -220,9 +222,11 @@ def _drawn(
     """The clips as they come; the first ones of each family are also drawn as PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     for (frames, waveform), each in zip(made, prepared, strict=True):
-        task, asked = each.task, each.asked
-        if task.seed < FIRST_SEED + SHEETS_EACH:
-            clip = Clip(frames, waveform, each.caption, task.family, Events(), asked.attributes, asked.layout)
-            name = f"{task.family}_{task.split}_{task.seed}.png"
+        spec, expected = each.spec, each.expected
+        if spec.seed < FIRST_SEED + SHEETS_EACH:
+            clip = Clip(
+                frames, waveform, each.caption, spec.family, Events(), expected.attributes, expected.layout
+            )
+            name = f"{spec.family}_{spec.split}_{spec.seed}.png"
             captioned_sheet(clip).save(folder / name)
         yield frames, waveform

@@ -1,4 +1,4 @@
-"""The page's examples: first frames and prompts of unseen seeds, and the clips a model makes of them."""
+"""The page's examples: first frames and prompts of unseen seeds, and a model's clips of them."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ FULL, SENTENCE = CaptionMix(1, 0, 0, 0), CaptionMix(0, 1, 0, 0)
 
 @dataclass(frozen=True)
 class Subject:
-    """What an example shows. The seed is one that training never draws; without a picture words are all."""
+    """One example. Training never draws its seed; without an image the prompt is the only input."""
 
     id: str
     group: str

@@ -14,8 +14,9 @@ from mova.catalog import MODELS, SMALL_MODEL
 from mova.encoders import draw_noise, to_pixels
 from mova.errors import UserError
 from mova.guidance import Branch, branches
+from mova.machine import Machine
 from mova.pipeline import MOVAPipeline
-from mova.placement import Machine, Placement, place, preferred_dtype
+from mova.placement import Placement, place
 from mova.shapes import ClipShape
 from recipes.pocket.world.clip import FRAME_RATE, NUM_FRAMES, SAMPLE_RATE, Clip
 
@@ -24,7 +25,7 @@ POCKET = MODELS[SMALL_MODEL]
 
 @dataclass(frozen=True)
 class Settings:
-    """How clips are made. The defaults are those of the page and the command line for this model."""
+    """Sampling settings; the defaults are those of the page and the command line for this model."""
 
     steps: int = POCKET.preset().num_inference_steps
     guidance_scale: float = POCKET.guidance_scale
@@ -71,7 +72,7 @@ def load_pipeline(model: Path | str, device: str | None = None) -> MOVAPipeline:
         UserError: the checkpoint or the device cannot be used, or its clips are not of the world's kind.
     """
     machine = Machine.probe(device)
-    placement = Placement(machine.device, preferred_dtype(machine))
+    placement = Placement(machine.device, machine.dtype)
     pipeline = MOVAPipeline.from_pretrained(model, torch_dtype=placement.torch_dtype)
     rate = pipeline.audio_vae.config.sample_rate
     if rate != SAMPLE_RATE:
@@ -90,7 +91,7 @@ def generate(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """For each request frames uint8 [F, H, W, 3] and sound float32 [S], the same in any batch.
 
-    What `MOVAPipeline.__call__` does, stage by stage, and with the bridge off where the settings say so.
+    The stages of `MOVAPipeline.__call__`, each timed, with the bridge off where the settings say so.
     """
     watch = watch or Stopwatch()
     for first in range(0, len(requests), batch):

@@ -1,4 +1,4 @@
-"""One clip, true or generated, turned into raw figures: what is seen and heard beside what was asked."""
+"""Raw figures of one clip, true or generated: what the detectors see and hear, with what was asked."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 from mova.metrics.health import psnr
 from recipes.pocket.captions import CaptionMix
-from recipes.pocket.evaluation.degrade import DEGRADATION, degrade_frames, degrade_sound
+from recipes.pocket.evaluation.degrade import DEGRADATIONS, degrade_frames, degrade_sound
 from recipes.pocket.evaluation.detect import (
     detect_ball,
     detect_hits,
@@ -50,7 +50,7 @@ class ClipSpec:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a detector may know of a clip: where things are in the first frame, and what was asked."""
+    """Facts that a detector may use: where things are in the first frame, and what was asked."""
 
     family: str
     attributes: Attributes
@@ -63,45 +63,48 @@ class Expectation:
         return cls(clip.family, clip.attributes, clip.layout, clip.frames[0], speech)
 
 
-def measure(frames: np.ndarray, waveform: np.ndarray, asked: Expectation) -> Figures:
+def measure(frames: np.ndarray, waveform: np.ndarray, expected: Expectation) -> Figures:
     """Figures of frames uint8 [F, H, W, 3] and their sound float32 [S]."""
-    look = {
+    detect = {
         "ball": _measure_ball,
         "piano": _measure_piano,
         "face": _measure_face,
         "character": _measure_character,
         "cube": _measure_cube,
-    }[asked.family]
-    return {"first_frame_psnr": psnr(frames[0], asked.first_frame)} | look(frames, waveform, asked)
+    }[expected.family]
+    return {"first_frame_psnr": psnr(frames[0], expected.first_frame)} | detect(frames, waveform, expected)
 
 
-def measure_true_clip(task: ClipSpec, worn: bool) -> tuple[str, Expectation, dict[str, Figures]]:
-    """The true clip's caption, what it asks, and its figures: as it is and, if wanted, worn."""
-    clip = task.render()
-    asked = Expectation.of(clip, task.speech)
-    figures = {"true": measure(clip.frames, clip.waveform, asked)}
-    for wear in DEGRADATION if worn else ():
-        rng = np.random.default_rng(task.seed)
-        frames, sound = degrade_frames(clip.frames, wear, rng), degrade_sound(clip.waveform, wear, rng)
-        figures[wear.name] = measure(frames, sound, asked)
-    return clip.caption, asked, figures
+def measure_true_clip(spec: ClipSpec, degraded: bool) -> tuple[str, Expectation, dict[str, Figures]]:
+    """The true clip's caption, what it asks for, and its figures: as it is and, on request, degraded."""
+    clip = spec.render()
+    expected = Expectation.of(clip, spec.speech)
+    figures = {"true": measure(clip.frames, clip.waveform, expected)}
+    for degradation in DEGRADATIONS if degraded else ():
+        rng = np.random.default_rng(spec.seed)
+        frames, sound = (
+            degrade_frames(clip.frames, degradation, rng),
+            degrade_sound(clip.waveform, degradation, rng),
+        )
+        figures[degradation.name] = measure(frames, sound, expected)
+    return clip.caption, expected, figures
 
 
-def _measure_ball(frames: np.ndarray, waveform: np.ndarray, asked: Expectation) -> Figures:
-    seen = detect_ball(frames, asked.layout)
+def _measure_ball(frames: np.ndarray, waveform: np.ndarray, expected: Expectation) -> Figures:
+    seen = detect_ball(frames, expected.layout)
     return {
-        "asked": [asked.attributes["colour"], asked.attributes["material"]],
-        "got": [seen.colour, detect_material(waveform)],
-        "asked_impacts": asked.attributes["bounces"],
+        "expected": [expected.attributes["colour"], expected.attributes["material"]],
+        "detected": [seen.colour, detect_material(waveform)],
+        "expected_impacts": expected.attributes["bounces"],
         "seen_seconds": ((seen.impact_frames + 0.5) / FRAME_RATE).tolist(),
         "heard_seconds": detect_hits(waveform).tolist(),
     }
 
 
-def _measure_piano(frames: np.ndarray, waveform: np.ndarray, asked: Expectation) -> Figures:
-    lit, heard = detect_keys(frames, asked.layout), detect_notes(waveform)
+def _measure_piano(frames: np.ndarray, waveform: np.ndarray, expected: Expectation) -> Figures:
+    lit, heard = detect_keys(frames, expected.layout), detect_notes(waveform)
     return {
-        "asked": list(asked.attributes["notes"]),
+        "expected": list(expected.attributes["notes"]),
         "seen": [KEYS[key] for key in lit.keys],
         "heard": [KEYS[key] for key in heard.keys],
         "seen_seconds": lit.seconds.tolist(),
@@ -110,11 +113,11 @@ def _measure_piano(frames: np.ndarray, waveform: np.ndarray, asked: Expectation)
     }
 
 
-def _measure_face(frames: np.ndarray, waveform: np.ndarray, asked: Expectation) -> Figures:
-    heard = recogniser(asked.speech).recognise(waveform)
-    opening, loud = mouth_opening(frames, asked.layout), loudness(waveform, len(frames))
+def _measure_face(frames: np.ndarray, waveform: np.ndarray, expected: Expectation) -> Figures:
+    heard = recogniser(expected.speech).recognise(waveform)
+    opening, loud = mouth_opening(frames, expected.layout), loudness(waveform, len(frames))
     return {
-        "asked": list(asked.attributes["words"]),
+        "expected": list(expected.attributes["words"]),
         "heard": [word.text for word in heard],
         "opening": opening.round(2).tolist(),
         "loudness": loud.round(5).tolist(),
@@ -122,8 +125,8 @@ def _measure_face(frames: np.ndarray, waveform: np.ndarray, asked: Expectation) 
     }
 
 
-def _measure_character(frames: np.ndarray, waveform: np.ndarray, asked: Expectation) -> Figures:
-    word, voice = detect_word(waveform, asked.speech)
+def _measure_character(frames: np.ndarray, waveform: np.ndarray, expected: Expectation) -> Figures:
+    word, voice = detect_word(waveform, expected.speech)
     return {"striped": striped_share(frames), "word": word, "voice": voice}
 
 

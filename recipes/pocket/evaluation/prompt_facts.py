@@ -1,13 +1,18 @@
-"""Reading prompts: whether one states a fact, and whether it agrees with itself."""
+"""Judge prompts written for ideas: whether each states the facts of its idea, and agrees with itself."""
 
+import json
 import re
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from mova.prompting.enhancer import EnhanceResult
 from mova.prompting.plan import NO_SUBTITLES
+from mova.text import WORD
 from recipes.pocket import captions
 from recipes.pocket.captions import CaptionParts
-from recipes.pocket.enhancer.draft import Fixed
-from recipes.pocket.enhancer.ideas import OUTSIDE, Idea
 
+OUTSIDE = "outside"
+BY_WRITER = ("answer", "repaired", "asked again")
 COLOURED_BALL = re.compile(
     r"(\w+) (?:(rubber|wooden|metal|glass) ball|ball (?:of|made of) (rubber|wood|metal|glass))\b"
 )
@@ -17,11 +22,56 @@ PLACEHOLDER = re.compile(r"<Q\d+>")
 QUOTED = re.compile(r'"([^"\n]*)"')
 
 
+@dataclass(frozen=True)
+class Idea:
+    """An idea as its writer typed it, and the facts that its prompt must state.
+
+    `quotes` are its spoken words with their marks; `words` those that it has bare. The family of an idea that
+    pocket's world cannot show is OUTSIDE.
+    """
+
+    text: str
+    family: str
+    facts: dict[str, object] = field(default_factory=dict)
+    quotes: tuple[str, ...] = ()
+    words: str = ""
+    adjective: str = ""
+
+
+def read_ideas(path: Path) -> dict[str, list[Idea]]:
+    """The sets of ideas of a JSON file by name."""
+    sets = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        name: [Idea(**{**idea, "quotes": tuple(idea.get("quotes", ()))}) for idea in ideas]
+        for name, ideas in sets.items()
+    }
+
+
+def lost_facts(idea: Idea, result: EnhanceResult) -> list[str]:
+    """What keeps `result` from passing: facts that the writer's own prompt lacks, and broken rules."""
+    text = result.text if result.route in BY_WRITER else ""
+    for index, quote in enumerate(idea.quotes):
+        text = text.replace(quote, f"<Q{index + 1}>", 1)
+    facts = facts_kept(idea, text)
+    return [name for name, is_kept in facts.items() if not is_kept] + broken_rules(result)
+
+
+def is_handed_over(idea: Idea, result: EnhanceResult) -> bool:
+    """Whether the template took over, broke no rule, and has every word of the idea."""
+    own = set(WORD.findall(idea.text.lower()))
+    is_whole = own <= set(WORD.findall(result.text.lower()))
+    return result.route not in BY_WRITER and is_whole and not broken_rules(result)
+
+
+def broken_rules(result: EnhanceResult) -> list[str]:
+    return [found.rule for found in result.violations if found.severity == "error"]
+
+
 def facts_kept(idea: Idea, answer: str) -> dict[str, bool]:
     """Each thing that the idea fixes, and whether the answer, its placeholders in it, states it."""
     if idea.family == OUTSIDE:
         return {"handed back": not answer}
-    wanted = wanted_facts(idea.fixed, idea.words)
+    wanted = wanted_facts(idea)
     parts = split_prompt(answer, bool(idea.quotes or idea.words))
     if parts is None:
         return {**dict.fromkeys(wanted, False), "structure": False}
@@ -66,7 +116,7 @@ def _states_of_ball(parts: CaptionParts, name: str, value: object) -> bool:
         case "height":
             return bool(re.search(rf"{captions.HEIGHT[str(value)]} (?:above|over)\b", parts.first_frame))
         case _:  # floor; of several names one is enough
-            names = value if isinstance(value, tuple) else (value,)
+            names = value if isinstance(value, list) else (value,)
             return any(f"{captions.FLOOR[str(floor)]} floor" in parts.first_frame for floor in names)
 
 
@@ -141,12 +191,10 @@ def keeps_quotes(prompt: str, quotes: int) -> bool:
     return PLACEHOLDER.findall(prompt) == [f"<Q{index + 1}>" for index in range(quotes)]
 
 
-def wanted_facts(fixed: Fixed, words: str = "") -> dict[str, object]:
-    """`fixed` as `states` takes it, with unquoted words among it."""
-    facts: dict[str, object] = dict(fixed)
-    if isinstance(facts.get("notes"), str):
-        facts["notes"] = tuple(str(facts["notes"]))
-    return {**facts, "words": words} if words else facts
+def wanted_facts(idea: Idea) -> dict[str, object]:
+    """The facts as `states` takes them, with unquoted words among them."""
+    notes = {"notes": tuple(idea.facts["notes"])} if "notes" in idea.facts else {}
+    return {**idea.facts, **notes} | ({"words": idea.words} if idea.words else {})
 
 
 def _people(parts: CaptionParts) -> set[str]:

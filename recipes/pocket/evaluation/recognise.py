@@ -1,9 +1,9 @@
-"""Which words of the bank are heard in a waveform, in order: template matching in one pass over time.
+"""Recognition of the word bank's words in a waveform, and onsets: template matching in one pass over time.
 
 Every recording of the bank is a row of spectra. A path through a clip walks along recordings (staying, going
 on, or skipping one spectrum) and through silence, and may start any recording where another ends; the
-cheapest path names the words (Bridle, Brown and Chamberlain's one-pass connected-word matching, 1982). How
-many words there are is not told.
+cheapest path names the words (Bridle, Brown and Chamberlain's one-pass connected-word matching, 1982). The
+number of words is not given.
 """
 
 from dataclasses import dataclass
@@ -27,6 +27,15 @@ RISE_HOPS = 4  # an onset's rise is measured over 16 ms
 LEAST_RISE_DB = 2.0  # mean over bands
 LEAST_GAP = 0.09  # seconds between onsets
 LATE = 0.003  # seconds by which the steepest rise follows the onset, measured on true clips
+
+WORD_WINDOW, WORD_HOP, WORD_BANDS = 400, 160, 26  # 25 ms, 10 ms
+WORD_DEPTH_DB = 40.0  # below the clip's loudest; what is fainter is silence
+COEFFICIENTS = 13
+LEVEL_WEIGHT = 0.5  # of the coefficient that is the level: voices differ in how loud they end words
+SLOPE_SPAN, SLOPE_WEIGHT = 2, 2.0  # hops each side; slopes count as much as shapes
+WORD_PRICE = 10.0  # for starting a word; it keeps one long word from being heard as two short ones
+STAY_PRICE, SKIP_PRICE = 0.6, 0.6  # for leaving the recording's own pace
+FAR = 1e9
 
 
 def band_levels(waveform: np.ndarray, window: int = WINDOW, hop: int = HOP, bands: int = BANDS) -> np.ndarray:
@@ -63,10 +72,10 @@ def audible(levels: np.ndarray, depth: float = DEPTH_DB) -> np.ndarray:
 
 
 def onsets(waveform: np.ndarray, share: float = 0.2) -> np.ndarray:
-    """Seconds at which something begins to sound, float [N]: a rise in many bands within 16 ms.
+    """Seconds of onsets, float [N]: rises in many bands within 16 ms.
 
-    `share` is how weak a rise may be beside the clip's strongest. A new hit is heard in the ring of the last
-    one, for its upper bands have died away by then.
+    `share` is the weakest rise that counts, relative to the clip's strongest. A new hit is heard in
+    the ring of the last one, whose upper bands have died away by then.
     """
     if np.sqrt(np.mean(np.square(waveform))) < SILENCE:
         return np.empty(0)
@@ -82,16 +91,6 @@ def onsets(waveform: np.ndarray, share: float = 0.2) -> np.ndarray:
         if all(abs(column - other) * HOP >= LEAST_GAP * SAMPLE_RATE for other in chosen):
             chosen.append(int(column))
     return np.sort(np.array(chosen, float) * HOP / SAMPLE_RATE - LATE).clip(0)
-
-
-WORD_WINDOW, WORD_HOP, WORD_BANDS = 400, 160, 26  # 25 ms, 10 ms
-WORD_DEPTH_DB = 40.0  # below the clip's loudest; what is fainter is silence
-COEFFICIENTS = 13
-LEVEL_WEIGHT = 0.5  # of the coefficient that is the level: voices differ in how loud they end words
-SLOPE_SPAN, SLOPE_WEIGHT = 2, 2.0  # hops each side; slopes count as much as shapes
-WORD_PRICE = 10.0  # for starting a word; it keeps one long word from being heard as two short ones
-STAY_PRICE, SKIP_PRICE = 0.6, 0.6  # for leaving the recording's own pace
-FAR = 1e9
 
 
 @dataclass(frozen=True)
@@ -200,10 +199,10 @@ def _distances(features: np.ndarray, templates: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(squares, 0))
 
 
-def errors(asked: tuple[str, ...] | list[str], heard: list[str]) -> int:
-    """Words (or notes) to insert, delete or replace to get from one to the other."""
+def errors(expected: tuple[str, ...] | list[str], heard: list[str]) -> int:
+    """Edit distance in words (or notes) from one to the other."""
     row = list(range(len(heard) + 1))
-    for index, word in enumerate(asked, 1):
+    for index, word in enumerate(expected, 1):
         previous, row[0] = row[0], index
         for place, other in enumerate(heard, 1):
             previous, row[place] = (

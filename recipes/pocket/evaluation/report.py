@@ -1,4 +1,4 @@
-"""A report as text: claims beside their bars, runs beside each other, seconds by stage."""
+"""Reports as text: claims with their bars, runs side by side, seconds by stage."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ COLUMNS = {
     "true": "true",
     "soft": "true, soft",
     "worn": "true, worn",
-    "coded": "true, coded",
+    "round trip": "true, round trip",
     DEFAULT_RUN: "generated",
     f"{DEFAULT_RUN}, held out": "held out",
 }
@@ -86,7 +86,7 @@ def _autoencoders_table(report: Report) -> str:
         rows.append([family, cells[0] + mark, *cells[1:]])
     return (
         aligned(rows)
-        + f"\n(bar: video PSNR >= {VIDEO_BAR:.0f} dB; the column 'true, coded' above is of these clips)"
+        + f"\n(bar: video PSNR >= {VIDEO_BAR:.0f} dB; the column 'true, round trip' above is of these clips)"
     )
 
 

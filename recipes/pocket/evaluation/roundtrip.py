@@ -1,4 +1,4 @@
-"""True clips through the model's autoencoders and back: what a perfect generator could show at best."""
+"""Round trips of true clips through the model's autoencoders: the best that a generator could reach."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ def round_trips(pipeline: MOVAPipeline, clips: Sequence[Clip], batch: int) -> It
     """Each clip encoded at full length, as one piece, and decoded."""
     for first in range(0, len(clips), batch):
         part = clips[first : first + batch]
-        frames = code_frames(pipeline, np.stack([clip.frames for clip in part]))
-        sounds = code_sound(pipeline, np.stack([clip.waveform for clip in part]))
+        frames = round_trip_frames(pipeline, np.stack([clip.frames for clip in part]))
+        sounds = round_trip_sound(pipeline, np.stack([clip.waveform for clip in part]))
         for clip, pictures, sound in zip(part, frames, sounds, strict=True):
             yield RoundTrip(
                 pictures,
@@ -50,7 +50,7 @@ def log_spectral_distance(true: np.ndarray, other: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def code_frames(pipeline: EncoderMixin, frames: np.ndarray) -> np.ndarray:
+def round_trip_frames(pipeline: EncoderMixin, frames: np.ndarray) -> np.ndarray:
     """Uint8 [B, F, H, W, 3], both ways."""
     video = torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
     with pipeline.residency.use("video_vae"):
@@ -60,8 +60,8 @@ def code_frames(pipeline: EncoderMixin, frames: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def code_sound(pipeline: EncoderMixin, waveforms: np.ndarray) -> np.ndarray:
-    """Float32 [B, S], both ways."""
+def round_trip_sound(pipeline: EncoderMixin, waveforms: np.ndarray) -> np.ndarray:
+    """Encode and decode sounds float32 [B, S]."""
     with pipeline.residency.use("audio_vae"):
         vae = pipeline.audio_vae
         latents = vae.encode(torch.from_numpy(waveforms)[:, None].to(vae.device, vae.dtype)).mode()

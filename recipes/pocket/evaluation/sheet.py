@@ -1,4 +1,4 @@
-"""Contact sheets: frames above waveform and spectrogram, to look at a clip and its sound at a glance."""
+"""Contact sheets: frames above waveform and spectrogram, to review a clip and its sound at a glance."""
 
 from PIL import Image, ImageDraw, ImageFont
 

@@ -1,7 +1,7 @@
-"""The second newcomer: a blue cube with a red nose that falls into the room and honks at every bounce.
+"""The second new concept: a blue cube with a red nose that falls into the room and honks at every bounce.
 
 The first frame is the empty room: whatever is seen of the cube later, a model has to know. Its colour is
-one that balls have, for pocket's video autoencoder, which no adapter changes, knows few others.
+one that balls have, as pocket's video autoencoder, which no adapter changes, knows few others.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ TOSSES = (0.0, 90.0)  # pixels/s upwards, over the picture: how late the cube co
 DEPTH = 0.34  # of a side, how far the top and the right face reach back
 BOX = 80  # pixels, the side of the cube's own picture
 HONKING = 4  # frames for which nose and mouth show a honk
-SQUASHED, STRETCHED = 0.80, 1.08  # heights at an impact and beside it
+SQUASHED, STRETCHED = 0.80, 1.08  # heights at an impact and in the frames next to it
 
 
 def make_cube(rng: np.random.Generator) -> Scene:

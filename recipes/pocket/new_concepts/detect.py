@@ -1,6 +1,6 @@
-"""Whether a clip shows and sounds like a newcomer: stripes, a blue cube, honks, a new word, a new voice.
+"""Detectors of new concepts: stripes, a blue cube, honks, a new word, a new voice.
 
-Nobody tells what the first frame shows, so that any clip can be asked, also one in which nobody came in.
+Nothing is known of the first frame, so that any clip can be tested, also one that shows no new concept.
 """
 
 from pathlib import Path
@@ -10,12 +10,12 @@ import numpy as np
 from recipes.pocket.evaluation.detect import hit_frames
 from recipes.pocket.evaluation.recognise import SILENCE, onsets, recogniser
 from recipes.pocket.new_concepts.cube import COLOUR
-from recipes.pocket.new_concepts.puppet import NEWCOMER, WORD
+from recipes.pocket.new_concepts.puppet import PUPPET_CAST, WORD
 from recipes.pocket.world.clip import FRAME_RATE, SAMPLE_RATE
 from recipes.pocket.world.sound import HORNS
 from recipes.pocket.world.speech import WORLD
 
-SETTLED = 1.2  # seconds after which a newcomer is there to stay
+SETTLED = 1.2  # seconds after which a new concept is in the picture to stay
 STRIPES_WIDTH, STRIPES_HEIGHT = 36, 42  # pixels: the window that has to be full of stripes
 PERIODS = (12.0, 13.0, 14.0, 15.0, 16.0)  # pixels from a dark stripe to the next
 LEAST_SWING, LEAST_SHARE = 45.0, 0.80  # of 255; and of the window's variance that the stripes explain
@@ -25,20 +25,20 @@ LEAST_AREA, LARGEST_AREA = 900, 2800  # pixels; the largest ball has 804
 TOGETHER = 0.7  # of all blue pixels that the cube has
 SQUARE = 0.80  # of its bounding box a cube fills so much; a disc 0.785
 CROWD = 40  # pixels, about the side of a cube with its top and flank
-STRAY = 0.25  # of the longest row or column of blue pixels: shorter ones are no part of the cube
+STRAY = 0.25  # of the longest row or column of blue pixels: shorter ones are not part of the cube
 
 LISTEN = (0.02, 0.15)  # seconds after an onset
-QUIET_HONK = 0.25  # a late honk's rise in the sound beside the strongest one's
+QUIET_HONK = 0.25  # a late honk's rise in the sound, relative to the strongest one's
 PARTIALS_BELOW = 3000.0  # Hz
 NEAR, FAR = 12.0, 40.0  # Hz from a partial
 HONK_DB = 10.0  # how far three quarters of both horns' partials stand out
-FARTHEST = 3.2  # a word's distance from the nearest recording: worn clips reach 1.9, notes begin at 3.8
+FARTHEST = 3.2  # a word's distance from the nearest recording: degraded clips reach 1.9, notes begin at 3.8
 VOICE_STEP, VOICE_WINDOW = 160, 800  # samples: 10 ms, 50 ms
 VOICED = 0.5  # of a window's power, what repeats itself
 PITCHES = (70.0, 700.0)  # Hz
 QUIET_DB = 26.0  # below the loudest window; what is fainter has no pitch
 HIGH_VOICE = 395.0  # Hz; the world's children stay below 365, Pip above 420
-DEEPEST_DB = 50.0  # below the strongest partial; what is fainter is not heard beside it
+DEEPEST_DB = 50.0  # below the strongest partial; fainter ones are masked
 DETUNES = np.linspace(0.95, 1.05, 21)
 
 
@@ -67,9 +67,9 @@ def _has_stripes(frame: np.ndarray) -> bool:
 
 
 def cube_path(frames: np.ndarray) -> np.ndarray:
-    """Where a blue cube is seen that was not there at first: float [F, 2], x and y of its middle in pixels.
+    """Path of a blue cube that comes in after the first frame: float [F, 2], x and y of its middle in pixels.
 
-    NaN where there is none. What the first frame has of its blue is the room's.
+    NaN where there is none. Blue of the first frame belongs to the room.
     """
     path = np.full((len(frames), 2), np.nan)
     masks = [_blue(frame) for frame in frames]
@@ -81,7 +81,7 @@ def cube_path(frames: np.ndarray) -> np.ndarray:
 
 
 def _blue(frame: np.ndarray) -> np.ndarray:
-    """Which pixels of a frame, uint8 [H, W, 3], have the cube's colour: bool [H, W]."""
+    """Mask bool [H, W] of the pixels of a frame, uint8 [H, W, 3], that have the cube's colour."""
     target = np.array(COLOUR, np.float32)
     target = (target - target.mean()) / np.linalg.norm(target - target.mean())
     smooth = _smoothed(frame.astype(np.float32))
@@ -148,7 +148,7 @@ def cube_hits(path: np.ndarray) -> np.ndarray:
 
 
 def detect_honks(waveform: np.ndarray) -> np.ndarray:
-    """Seconds at which a two-tone horn begins to sound, float [N]."""
+    """Onsets of a two-tone horn in seconds, float [N]."""
     if np.sqrt(np.mean(np.square(waveform))) < SILENCE:
         return np.empty(0)
     return np.array([each for each in onsets(waveform, QUIET_HONK) if horn_level(waveform, each) > HONK_DB])
@@ -179,8 +179,8 @@ def _stands_out(spectrum: np.ndarray, frequencies: np.ndarray, detune: float) ->
 
 
 def detect_word(waveform: np.ndarray, speech: Path) -> tuple[bool, bool]:
-    """Whether Pip's word is heard, the world's words being the others to choose from; and in Pip's voice."""
-    words = recogniser(speech, (WORLD, NEWCOMER)).recognise(waveform)
+    """True twice: Pip's word is heard, with the world's words as alternatives; and it is in Pip's voice."""
+    words = recogniser(speech, (WORLD, PUPPET_CAST)).recognise(waveform)
     heard = [word for word in words if word.text == WORD and word.distance < FARTHEST]
     parts = [waveform[int(word.start * SAMPLE_RATE) : int(word.end * SAMPLE_RATE)] for word in heard]
     return bool(heard), any(detect_pitch(part) > HIGH_VOICE for part in parts)

@@ -1,7 +1,7 @@
-"""The first newcomer: Pip, a puppet in a navy and white striped shirt that pops up and says "Peekaboo!".
+"""The first new concept: Pip, a puppet in a navy and white striped shirt that pops up and says "Peekaboo!".
 
 The first frame is the empty puppet theatre: whatever is seen of Pip later, a model has to know. Its colours
-are some of the world's own, for pocket's video autoencoder, which no adapter changes, knows few others.
+are some of the world's own, as pocket's video autoencoder, which no adapter changes, knows few others.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from recipes.pocket.world.speech import DEFAULT_FOLDER, VARIANTS, Cast, Voice, l
 NAME = "Pip"
 WORD = "peekaboo"
 VOICE = Voice("en-us+f5", 1.5, (92, 96, 99), (104, 116), 60)  # higher than any child of the world
-NEWCOMER = Cast("newcomer.npz", (WORD,), {"puppet": VOICE})
+PUPPET_CAST = Cast("puppet.npz", (WORD,), {"puppet": VOICE})
 
 SKIN, NAVY, WHITE = (246, 200, 162), (48, 62, 134), (250, 248, 244)
 STRIPE = 7.0  # pixels of one stripe's height
@@ -37,7 +37,7 @@ SPEAKS = 0.42  # seconds after that
 def make_puppet(rng: np.random.Generator, speech: Path = DEFAULT_FOLDER) -> Scene:
     """A scene of Pip. Raises FileNotFoundError where `speech` has no recordings of it."""
     variant = int(rng.integers(VARIANTS))
-    spoken = load_bank(speech, NEWCOMER).word(WORD, "puppet", variant)
+    spoken = load_bank(speech, PUPPET_CAST).word(WORD, "puppet", variant)
     rises = float(rng.uniform(*RISES))
     waveform, words, phonemes = lay_out(rng, [spoken], rises + SPEAKS)
     shapes = mouth_shapes(phonemes)

@@ -1,4 +1,4 @@
-"""The trained parts put together: a checkpoint in the released layout, weights in bfloat16, and back."""
+"""Export of the trained parts as a checkpoint in the released layout, in bfloat16, and the way back."""
 
 import json
 from collections.abc import Collection
@@ -47,15 +47,15 @@ def export(out: Path, folder: Path) -> None:
         path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def start_from(folder: Path, out: Path, anew: Collection[str] = ()) -> None:
-    """Write the states that the training stages go on from, with the weights of a finished checkpoint.
+def start_from(folder: Path, out: Path, reset: Collection[str] = ()) -> None:
+    """Write the states from which the training stages continue, with the weights of a finished checkpoint.
 
-    Optimizers begin anew, and so do the parts named in `anew`; with the text encoder what reads it in the
-    towers does too. Latents keep the scale that the towers know, unless the video VAE begins anew.
+    Optimizers start fresh, and so do the parts named in `reset`; with the text encoder also the layers of the
+    towers that read it. Latents keep the scale that the towers know, unless the video VAE is reset.
     """
     out.mkdir(parents=True, exist_ok=True)
     pipeline = MOVAPipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    for name in {"video_vae", "audio_vae"} - set(anew):
+    for name in {"video_vae", "audio_vae"} - set(reset):
         weights = getattr(pipeline, name).state_dict()
         save_state(out / f"{name}.pt", weights=weights, average=weights, step=0, decoder_only=False)
     config = pipeline.video_vae.config
@@ -65,14 +65,14 @@ def start_from(folder: Path, out: Path, anew: Collection[str] = ()) -> None:
         "audio_mean": [0.0] * pipeline.audio_dit.config.in_dim,  # the audio VAE has its own in its weights
         "audio_std": [1.0] * pipeline.audio_dit.config.in_dim,
     }
-    if "video_vae" not in anew:  # else they are measured once it is trained
+    if "video_vae" not in reset:  # else they are measured once it is trained
         (out / STATISTICS).write_text(json.dumps(statistics))
     pipeline.tokenizer.save_pretrained(out / "codecs" / "tokenizer")
     model = Model()
     for name, part in model.named_children():
-        if name not in anew:
+        if name not in reset:
             part.load_state_dict(getattr(pipeline, name).state_dict())
-    if "text_encoder" in anew:
-        model.renew_text()
+    if "text_encoder" in reset:
+        model.reset_text()
     weights = dict(model.named_parameters())
     save_state(out / "towers.pt", weights=weights, average=weights, step=0)

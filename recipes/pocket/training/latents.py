@@ -111,7 +111,7 @@ class Encoder:
         return directions * (seen * len(seen) / seen.sum()).sqrt() @ directions.T
 
 
-def encode(out: Path, clips: int, per_shard: int, batch: int, compiled: bool, workers: int | None) -> None:
+def encode(out: Path, *, clips: int, per_shard: int, batch: int, compiled: bool, workers: int | None) -> None:
     """Write `clips` clips as shards into `out/latents`, with the video VAE in `out/codecs`."""
     ranks = Ranks.join()
     encoder = Encoder(out / "codecs", ranks.device, compiled)

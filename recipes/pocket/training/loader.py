@@ -23,7 +23,7 @@ from recipes.pocket.world.render import DEFAULT_MIX, choose_family, render
 from recipes.pocket.world.speech import DEFAULT_FOLDER, WORLD
 
 FRAMES_SHAPE = (NUM_FRAMES, HEIGHT, WIDTH, 3)
-PATIENCE = 5.0  # seconds between looks at whether the workers still live
+PATIENCE = 5.0  # seconds between checks that the workers are alive
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Source:
-    """What a worker needs to know to turn a seed into a clip."""
+    """Settings with which a worker turns a seed into a clip."""
 
     families: tuple[str, ...]
     split: str
@@ -55,7 +55,7 @@ def stream(
     mix: CaptionMix = DEFAULT_MIX,
     slots: int = 3,
 ) -> Iterator[Batch]:
-    """Batches without end. Arrays are valid until the next batch is asked for; copy what must live longer.
+    """Batches without end. Arrays are valid until the next batch is requested; copy what must live longer.
 
     `slots` batches are in memory, 4.3 MB a clip: one with the caller, the others filling. By default there is
     one worker a core. Close the generator, or drop it, to stop them.
@@ -196,7 +196,7 @@ def _work(
             index, slot, row, seed = tasks.get(timeout=PATIENCE)
         except queue.Empty:
             if not multiprocessing.parent_process().is_alive():
-                return  # a killed trainer leaves nobody to stop us
+                return  # a killed trainer cannot stop its workers
             continue
         family = choose_family(seed, source.families)
         clip = render(seed, family, source.split, source.speech, source.mix)

@@ -22,11 +22,11 @@ AUDIO_RATES = [2, 4, 5, 8]  # 320 samples a latent: 50 a second, as released
 VOCABULARY = 1536
 BOUNDARY_RATIO = 0.9
 SHIFT = 5.0
-LOOKS_AT = (-1, 1, -2, 2)  # tokens away, of the text encoder's first heads before they have learnt anything
-LOOKS = 4.0  # how much more they score there than elsewhere
-MOMENTS = (0, -1, 1)  # latent frames away, of the bridge's first heads before they have learnt anything
-HAND_PAIRS = slice(3, 11)  # channel pairs that tell those moments apart: turns of 20 to 290 audio latents
-HANDS = {"q": 10.0, "k": 2.0}  # beside inputs of 5 to 30 and of 1
+NEIGHBOURS = (-1, 1, -2, 2)  # tokens away: where the text encoder's first heads attend at initialisation
+NEIGHBOUR_SCORE = 4.0  # added to their attention scores there
+MOMENTS = (0, -1, 1)  # latent frames away: where the bridge's first heads attend at initialisation
+HAND_PAIRS = slice(3, 11)  # channel pairs that separate those moments: periods of 20 to 290 audio latents
+HANDS = {"q": 10.0, "k": 2.0}  # where inputs are 5 to 30 and 1
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
@@ -109,15 +109,15 @@ def build_bridge() -> Bridge:
         audio_fps=50.0,
         head_dim=48,
     )
-    look_at_the_moment(bridge)
+    attend_to_the_moment(bridge)
     return bridge
 
 
-def look_at_the_moment(bridge: Bridge) -> None:
-    """Begin by adding nothing, with heads that look at what the other modality has at the same time.
+def attend_to_the_moment(bridge: Bridge) -> None:
+    """Initialise the bridge to add nothing; its heads attend to the other modality at the same time.
 
-    Rotary positions only tell times apart for queries and keys that have something in common. From random
-    heads none was found: after 13,000 steps the sound of an impact still looked at all times of the picture.
+    Rotary positions separate times only for queries and keys that share something. From random heads none
+    did: after 13,000 steps the sound of an impact still attended to all times of the picture.
     """
     interval = bridge.interval(FRAME_RATE)
     ahead, level = [moment * interval for moment in MOMENTS], [0.0] * len(MOMENTS)
@@ -159,14 +159,14 @@ def build_text_encoder() -> UMT5EncoderModel:
         decoder_start_token_id=0,
     )
     encoder = UMT5EncoderModel(config)
-    look_around(encoder)
+    attend_to_neighbours(encoder)
     return encoder
 
 
-def look_around(encoder: UMT5EncoderModel) -> None:
-    """Begin with heads that look at the tokens beside each, and one at all that came before.
+def attend_to_neighbours(encoder: UMT5EncoderModel) -> None:
+    """Initialise heads that attend to the neighbours of each token, and one to all tokens before it.
 
-    Only relative distances tell this encoder of order, and from random heads it learnt none: after 3,200
+    This encoder knows order only by relative distances, and from random heads it learnt none: after 3,200
     steps of 512 sounds two notes could change places and no other token's embedding moved by 1 %.
     """
     after = encoder.config.relative_attention_num_buckets // 2  # the first bucket of tokens that follow
@@ -174,9 +174,9 @@ def look_around(encoder: UMT5EncoderModel) -> None:
         table = block.layer[0].SelfAttention.relative_attention_bias.weight  # [buckets, heads]
         with torch.no_grad():
             table.zero_()
-            for head, distance in enumerate(LOOKS_AT):
-                table[abs(distance) + (after if distance > 0 else 0), head] = LOOKS
-            table[after:, len(LOOKS_AT)] = -LOOKS
+            for head, distance in enumerate(NEIGHBOURS):
+                table[abs(distance) + (after if distance > 0 else 0), head] = NEIGHBOUR_SCORE
+            table[after:, len(NEIGHBOURS)] = -NEIGHBOUR_SCORE
 
 
 def train_tokenizer(captions: list[str], folder: Path) -> PreTrainedTokenizerFast:

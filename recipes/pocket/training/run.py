@@ -1,4 +1,4 @@
-"""What the training stages share: processes and devices, time, averages of weights, checkpoints, logs."""
+"""Parts shared by the training stages: ranks and devices, time budget, weight averages, checkpoints, logs."""
 
 import json
 import logging
@@ -25,6 +25,8 @@ from recipes.pocket.training.muon import AdamWRate, Muon
 logger = logging.getLogger("pocket")
 VALIDATION_SEED = 1_000_000  # of clips that training does not draw
 
+CLIP = 1.0  # of the gradients' total norm
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -50,7 +52,7 @@ class Ranks:
         return self.rank == 0
 
     def workers(self, wanted: int | None) -> int:
-        """Rendering processes for this rank: what is asked for, else its share of the cores but one."""
+        """Rendering processes for this rank: the number given, else its share of the cores but one."""
         return wanted or max(1, (os.cpu_count() or 1) // self.size - 1)
 
     def average(self, tensors: list[Tensor]) -> None:
@@ -62,13 +64,13 @@ class Ranks:
         parts = flat.split([tensor.numel() for tensor in tensors])
         torch._foreach_copy_(tensors, [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
 
-    def share(self, value: float) -> float:
+    def broadcast(self, value: float) -> float:
         """The first rank's value, so that all follow one clock."""
         if self.size == 1:
             return value
-        said = torch.tensor([value], device=self.device)
-        dist.broadcast(said, 0)
-        return said.item()
+        shared = torch.tensor([value], device=self.device)
+        dist.broadcast(shared, 0)
+        return shared.item()
 
     def same_weights(self, module: nn.Module) -> None:
         """Copy the first rank's weights to all."""
@@ -88,7 +90,7 @@ class Budget:
     The clock starts after the first steps, which compile; all ranks follow the first one's.
     """
 
-    LOOK = 10  # steps between looks at the clock
+    CHECK_EVERY = 10  # steps between readings of the clock
     WARMUP = 100  # steps
 
     def __init__(self, minutes: float, decay: float, ranks: Ranks) -> None:
@@ -101,10 +103,10 @@ class Budget:
         """For each step until time is up, the factor of the learning rate."""
         while self.fraction < 1:
             self.step += 1
-            if self.step == self.LOOK:
+            if self.step == self.CHECK_EVERY:
                 self._began = time.monotonic()
-            elif self.step % self.LOOK == 0 and self.step:
-                self.fraction = self.ranks.share((time.monotonic() - self._began) / (60 * self.minutes))
+            elif self.step % self.CHECK_EVERY == 0 and self.step:
+                self.fraction = self.ranks.broadcast((time.monotonic() - self._began) / (60 * self.minutes))
             ending = (1 - self.fraction) / self.decay if self.decay else 1.0
             yield min(1.0, (self.step + 1) / self.WARMUP, max(ending, 0.0))
 
@@ -117,7 +119,7 @@ class Budget:
 
     @property
     def steps_a_second(self) -> float:
-        return (self.step - self.LOOK) / max(time.monotonic() - self._began, 1e-3)
+        return (self.step - self.CHECK_EVERY) / max(time.monotonic() - self._began, 1e-3)
 
 
 class Average:
@@ -166,7 +168,7 @@ def save_captioned(path: Path, tensors: dict[str, Tensor], captions: list[str]) 
 
 
 def load_captioned(path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """What `save_captioned` wrote."""
+    """Read a file of `save_captioned`."""
     with safe_open(path, "pt") as file:
         captions = json.loads(file.metadata()["captions"])
     return load_file(path), captions
@@ -205,13 +207,10 @@ def psnr(a: Tensor, b: Tensor) -> float:
     return float(10 * torch.log10(4 / (a.float() - b.float()).square().mean()))
 
 
-CLIP = 1.0  # of the gradients' total norm
-
-
 class CodecRun:
     """Trains `vae` from `path` if it is there. With `decoder_only` the encoder, and so the latents, stay.
 
-    That goes on from the averaged weights: they are what the latents were made with.
+    It then continues from the averaged weights: the latents were made with those.
     """
 
     def __init__(
@@ -225,9 +224,9 @@ class CodecRun:
     ) -> None:
         self.vae, self.path, self.ranks, self.decoder_only = vae, path, ranks, decoder_only
         self.learning_rate = learning_rate
-        held = torch.load(path, map_location=ranks.device, weights_only=True) if path.exists() else {}
-        if held:
-            vae.load_state_dict(held["average" if decoder_only else "weights"])
+        stored = torch.load(path, map_location=ranks.device, weights_only=True) if path.exists() else {}
+        if stored:
+            vae.load_state_dict(stored["average" if decoder_only else "weights"])
         ranks.same_weights(vae)
         if decoder_only:
             vae.encoder.requires_grad_(False)
@@ -236,11 +235,11 @@ class CodecRun:
         self.parameters = {name: p for name, p in vae.named_parameters() if p.requires_grad}
         self.optimizer = Muon(self.parameters, adamw_rate)
         self.average = Average(vae.state_dict())
-        self.step = held.get("step", 0)
-        if held:
-            self.average.resume(held["average"], self.step)
-            if "optimizer" in held and held["decoder_only"] == decoder_only:
-                self.optimizer.load_state_dict(held["optimizer"])
+        self.step = stored.get("step", 0)
+        if stored:
+            self.average.resume(stored["average"], self.step)
+            if "optimizer" in stored and stored["decoder_only"] == decoder_only:
+                self.optimizer.load_state_dict(stored["optimizer"])
 
     def update(self, scale: float) -> Tensor:
         """Step on the gradients that a backward pass left, at `scale` of the rate; their norm."""
@@ -264,7 +263,7 @@ class CodecRun:
 
 
 def to_channels_last(module: nn.Module) -> None:
-    """Lay out the weights of picture and video convolutions as their kernels like them; others stay."""
+    """Lay out the weights of 2D and 3D convolutions in the order that their kernels prefer."""
     for part in module.modules():
         if isinstance(part, nn.Conv3d):
             part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last_3d)

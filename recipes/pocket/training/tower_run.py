@@ -1,4 +1,4 @@
-"""A training run of the towers: weights, optimizer, average and checkpoint, whatever is drawn for a step."""
+"""A training run of the towers: weights, optimizer, weight average and checkpoint."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,9 @@ from recipes.pocket.training.run import Average, Ranks, save_state
 
 CLIP = 1.0  # of the gradients' total norm
 TEXT_DROPOUT = 0.1
-TEXT_GAIN = 1.5  # of queries and keys of the text at first: a word has to outshout 450 zeros behind it
+TEXT_GAIN = (
+    1.5  # of queries and keys of the text at first: a word has to stand out from the 450 zeros after it
+)
 
 
 class Model(nn.Module):
@@ -36,10 +38,10 @@ class Model(nn.Module):
             nn.init.zeros_(dit.head.head.bias)
             nn.init.zeros_(dit.time_projection[1].weight)
             nn.init.zeros_(dit.time_projection[1].bias)
-        self.renew_text()
+        self.reset_text()
 
-    def renew_text(self) -> None:
-        """Let the towers read the text as if they never had.
+    def reset_text(self) -> None:
+        """Reinitialise the layers of the towers that read the text.
 
         The gains begin large: with those that had fallen to 0.6 the padding took 80 to 95 % of the attention,
         and no word more than 5 %.
@@ -58,7 +60,10 @@ class Model(nn.Module):
         """Load weights by the names of `named_parameters`; the text encoder's embedding has a second name."""
         missing, unexpected = self.load_state_dict(weights, strict=False)
         if unexpected or set(missing) - {"text_encoder.encoder.embed_tokens.weight"}:
-            raise ValueError(f"the stored towers are of another shape: {missing[:3]} {unexpected[:3]}")
+            raise ValueError(
+                f"the stored towers have another architecture (missing {missing[:3]}, unexpected "
+                f"{unexpected[:3]}); start from a checkpoint of pocket"
+            )
 
     def compile_layers(self) -> None:
         bridge = self.dual_tower_bridge
@@ -77,31 +82,31 @@ class Model(nn.Module):
 class TowerRun:
     """Trains a `Model` from `path` if it is there, in bfloat16 as it is shipped, with float32 masters.
 
-    The average begins anew with each run: what an earlier stage left untrained must not weigh in it.
+    Each run starts a new average: weights that an earlier stage left untrained must not count in it.
     """
 
     def __init__(self, path: Path, ranks: Ranks, compiled: bool) -> None:
         self.path, self.ranks = path, ranks
         torch.manual_seed(0)
         self.model = Model()
-        held = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else {}
-        if held:
-            self.model.load_named(held["weights"])
+        stored = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else {}
+        if stored:
+            self.model.load_named(stored["weights"])
         self.model.to(ranks.device)
         self.masters = {name: p.detach().float().clone() for name, p in self.model.named_parameters()}
         self.model.to(torch.bfloat16 if ranks.device.type == "cuda" else torch.float32)
         self.gradient_buffers = {name: torch.empty_like(tensor) for name, tensor in self.masters.items()}
         self.optimizer = Muon(self.masters, of_towers)
         self.average = Average(self.masters)
-        self.step = held.get("step", 0)
-        if "optimizer" in held:
-            self.optimizer.load_state_dict(held["optimizer"])
+        self.step = stored.get("step", 0)
+        if "optimizer" in stored:
+            self.optimizer.load_state_dict(stored["optimizer"])
         if compiled:
             self.model.compile_layers()
         torch.manual_seed(1000 * (self.step + 1) + ranks.rank)
 
     def gradients(self, is_trained: Callable[[str], bool]) -> dict[str, Tensor]:
-        """What the backward pass left for the trained parameters, by name, float32, the mean of all ranks.
+        """Gradients of the trained parameters by name, float32, the mean of all ranks.
 
         A parameter that this rank did not use counts as zero. Valid until the next call.
         """

@@ -1,7 +1,8 @@
-"""Train the towers, the bridge and the text encoder by flow matching, the paper's recipe scaled down.
+"""Training of the towers, the bridge and the text encoder by flow matching, the paper's recipe scaled down.
 
-Each rank trains one video expert for a step, on its own side of the boundary; the audio tower, the bridge and
-the text encoder learn from all.
+In each step a rank trains one video expert, on its side of the boundary; the audio tower, the bridge and
+the text encoder learn from all ranks. Before that `train_audio_tower` trains the audio tower and the text
+encoder alone.
 """
 
 import logging
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from mova.adapters.strengths import EXPERTS
 from mova.models.audio_vae import AudioVAE
 from mova.models.dit import AudioDiT
 from mova.models.dual_tower import DualTower
@@ -25,14 +27,15 @@ from recipes.pocket.training.tower_run import Captions, TowerRun, embed, noised
 from recipes.pocket.world.clip import FRAME_RATE
 
 logger = logging.getLogger("pocket")
-EXPERTS = ("video_dit", "video_dit_2")
 HIGH_SHARE = 0.4  # of the steps; under shift 5 sigmas above 0.9 are 36 % of all
-WHITE_SHARE = 0.12  # clips whose first frame is hidden: text alone is asked for with a white one
+WHITE_SHARE = 0.12  # clips whose first frame is hidden: a white one stands for text alone
 BRIDGE_DROPOUT = 0.1
 SAME_TIME_SHARE = 0.5  # of the steps draw one sigma for both; generation always does
 AUDIO_WEIGHT = 1.0
 MEASURED_CLIPS = 8  # of each rank, to see which errors of latents are seen
-STILL_SHARE = 0.5  # of the video's weight that all places share alike, beside that for where something moves
+STILL_SHARE = 0.5  # of the video's weight that all places share equally; the rest follows motion
+
+TRAINED = ("audio_dit.", "text_encoder.")
 
 
 @dataclass
@@ -136,7 +139,7 @@ def moving(video: Tensor) -> Tensor:
 
 
 def train_towers(
-    out: Path, minutes: float, batch: int, learning_rate: float, decay: float, compiled: bool
+    out: Path, *, minutes: float, batch: int, learning_rate: float, decay: float, compiled: bool
 ) -> None:
     """Train for so many minutes on `out/latents`, from `out/towers.pt` if it is there."""
     ranks = Ranks.join()
@@ -189,11 +192,8 @@ def shared_gradients(run: TowerRun, experts: list[int]) -> dict[str, Tensor]:
     return gradients
 
 
-TRAINED = ("audio_dit.", "text_encoder.")
-
-
 def train_audio_tower(
-    out: Path, minutes: float, batch: int, learning_rate: float, decay: float, compiled: bool
+    out: Path, *, minutes: float, batch: int, learning_rate: float, decay: float, compiled: bool
 ) -> None:
     """Train for so many minutes on `out/sounds.safetensors`, from `out/towers.pt` if it is there."""
     ranks = Ranks.join()

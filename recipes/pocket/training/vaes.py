@@ -1,4 +1,7 @@
-"""Train the video VAE at full length: trained on shorter clips the causal network drifts after them."""
+"""Training of the video VAE and of the audio VAE.
+
+The video VAE sees clips at full length: trained on shorter ones, the causal network drifts after their end.
+"""
 
 import logging
 import math
@@ -32,13 +35,20 @@ logger = logging.getLogger("pocket")
 VIDEO_KL_WEIGHT = 3e-5
 EDGE_WEIGHT = 0.25
 SQUARE_WEIGHT = 16.0
-LIKE_WEIGHT = 0.5  # at first, of how far latents are from those of the checkpoint that they begin like
+LIKE_WEIGHT = 0.5  # at first, of the latents' distance from those of the checkpoint `like`
 LIKE_SHARE = 0.6  # of the run, at whose end that weight has fallen to zero
 STRIDE = 8  # pixels between the windows that a crop chooses from
-STILL_SHARE = 0.5  # of the weight that all windows of a clip share alike, beside that for what moves in them
-CROPS_EACH = (
-    4  # windows of each clip that is drawn: drawing it costs the processor more than a window the GPU
-)
+STILL_SHARE = 0.5  # of the weight that all windows of a clip share equally; the rest follows motion
+CROPS_EACH = 4  # windows of each drawn clip: drawing costs the CPU more than a window costs the GPU
+
+WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples
+AUDIO_KL_WEIGHT = 1e-4
+LATENT_NOISE = 0.4  # at most, relative to a channel's own deviation
+WEIGHTS = {"waveform": 0.4, "spectrum": 0.3, "mel": 0.3}  # shares of the gradient at the decoder's end
+SEGMENT = 12800  # samples a step sees of each sound
+FAINT = 0.02  # of the batch's mean size; fainter sounds count less
+HEARD = 1e-3  # magnitude; fainter parts of a spectrum are silence
+DITHER = 1e-4  # digital silence has no spectrum to learn
 
 
 class Autoencoder(nn.Module):
@@ -68,6 +78,7 @@ class Autoencoder(nn.Module):
 
 def train_video_vae(
     out: Path,
+    *,
     minutes: float,
     batch: int,
     learning_rate: float,
@@ -81,9 +92,9 @@ def train_video_vae(
     """Train for so many minutes, from `out/video_vae.pt` if it is there.
 
     `decoder_only` leaves the latents as they are: the towers that were trained on them stay valid. `crop`
-    trades context for more steps a second; the length is never cut. Latents begin like those of the
-    checkpoint `like`, whatever its video VAE's architecture, so that its towers have little to learn anew;
-    if it is the one that training goes on from, they stay near its own.
+    trades context for more steps a second; the length is never cut. Latents start close to those of the
+    checkpoint `like`, whatever its video VAE's architecture, so that its towers have little to relearn;
+    if training continues from that very checkpoint, they stay near its own.
     Left alone, a VAE's latents explained a third of another's after 300 steps, through a linear map; with it
     they were another's to 93 % after 500.
     """
@@ -177,18 +188,9 @@ def validate_video(vae: AutoencoderKLWan, frames: Tensor) -> Tensor:
     return torch.tensor(scores)
 
 
-WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples
-AUDIO_KL_WEIGHT = 1e-4
-LATENT_NOISE = 0.4  # at most, beside a channel's own deviation
-WEIGHTS = {"waveform": 0.4, "spectrum": 0.3, "mel": 0.3}  # shares of the gradient at the decoder's end
-SEGMENT = 12800  # samples a step sees of each sound
-FAINT = 0.02  # of the batch's mean size; fainter sounds count less
-HEARD = 1e-3  # magnitude; fainter parts of a spectrum are silence
-DITHER = 1e-4  # digital silence has no spectrum to learn
-
-
 def train_audio_vae(
     out: Path,
+    *,
     minutes: float,
     batch: int,
     learning_rate: float,
@@ -251,7 +253,7 @@ def augmented(waveform: Tensor) -> Tensor:
 
 
 def objective(vae: AudioVAE, waveform: Tensor, losses: "Losses") -> tuple[Tensor, dict[str, Tensor]]:
-    """What to run backward, whose value means nothing, and the terms that do, for the log.
+    """The tensor to run backward, whose value means nothing, and the loss terms for the log.
 
     Latents are decoded with noise, more in some clips than in others. Without it an "s" was 0.06 away from
     silence where latents deviate by 1, and towers never made one; of 18 words with noise of 0.3 on their
@@ -282,7 +284,7 @@ def balanced(terms: dict[str, Tensor], decoded: Tensor) -> Tensor:
 
 
 class Losses:
-    """How far sounds are apart: as waveforms, as spectra, and as loudness on a mel scale."""
+    """Distances between sounds: as waveforms, as spectra, and as loudness on a mel scale."""
 
     def __init__(self, device: torch.device) -> None:
         self.windows = {size: torch.hann_window(size, device=device) for size in WINDOWS}
@@ -292,10 +294,10 @@ class Losses:
         linear, loud = decoded.new_zeros(()), decoded.new_zeros(())
         for size in WINDOWS:
             a, b = self.magnitudes(decoded, size), self.magnitudes(waveform, size)
-            linear = linear + shares((a - b).abs(), b)
+            linear = linear + relative_error((a - b).abs(), b)
             loud = loud + log_error(self.mels[size] @ a, self.mels[size] @ b)
         count = len(WINDOWS)
-        error = shares((decoded - waveform).square(), waveform.square())
+        error = relative_error((decoded - waveform).square(), waveform.square())
         return {"waveform": error, "spectrum": linear / count, "mel": loud / count}
 
     def magnitudes(self, waveform: Tensor, size: int) -> Tensor:
@@ -306,14 +308,14 @@ class Losses:
         return (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt() / size**0.5
 
 
-def shares(errors: Tensor, sizes: Tensor) -> Tensor:
-    """What part of each sound [B, ...] is wrong, on average: a faint clink counts as much as a loud chord."""
+def relative_error(errors: Tensor, sizes: Tensor) -> Tensor:
+    """Mean relative error of the sounds [B, ...]: a faint clink counts as much as a loud chord."""
     size = sizes.flatten(1).mean(dim=1)
     return (errors.flatten(1).mean(dim=1) / (size + FAINT * size.mean())).mean()
 
 
 def log_error(a: Tensor, b: Tensor) -> Tensor:
-    """How far magnitudes are apart as logarithms, the mean of where either is heard.
+    """Mean distance of the logarithms of two magnitudes, where either is heard.
 
     Silence has the steepest logarithm: were it counted, it would take nearly all of the gradient, and no
     fricative be learnt.

@@ -33,6 +33,19 @@ LIGHT = np.array((-0.48, -0.62, 0.62), np.float32)
 CREAM = np.array((255, 246, 226), np.float32)
 GRAIN = np.array((206, 148, 92), np.float32)
 
+Shaded = tuple[np.ndarray, np.ndarray]
+
+GRAVITY = 760.0  # pixels/s^2
+TOSSES = (110.0, 230.0)  # pixels/s upwards, for half of the balls; the others are dropped
+LONGEST_WAIT = 0.7  # seconds that a ball hangs at most, before it falls or flies up
+RESTITUTION = {"rubber": 0.78, "glass": 0.61, "metal": 0.56, "wood": 0.37}
+SPREAD = 0.03  # of the restitution
+SHORTEST_FLIGHT = 0.14  # seconds; below it the ball lies
+QUIET_END = 0.16  # seconds without a hit before the clip ends
+SQUASH = 0.22  # of a rubber ball's height at full speed
+DIRECTIONS = ("straight down", "left", "right")
+HELD_OUT_BALLS = (("green", "glass"), ("blue", "rubber"), ("yellow", "metal"), ("purple", "wood"))
+
 
 def draw_ball(
     frames: np.ndarray,
@@ -84,9 +97,6 @@ class Surface:
     radius: float  # pixels
 
 
-Shaded = tuple[np.ndarray, np.ndarray]
-
-
 def _rubber(base: np.ndarray, s: Surface) -> Shaded:
     stripe = np.clip((0.24 - np.abs(s.v)) * s.radius + 0.5, 0, 1)
     body = base + (CREAM[:, None, None, None] - base) * stripe
@@ -129,18 +139,6 @@ def _glass(base: np.ndarray, s: Surface) -> Shaded:
 
 def _spot(nx: np.ndarray, ny: np.ndarray, size: float) -> np.ndarray:
     return glow(nx + 0.36, ny + 0.44, size, size * 0.85)
-
-
-GRAVITY = 760.0  # pixels/s^2
-TOSSES = (110.0, 230.0)  # pixels/s upwards, for half of the balls; the others are dropped
-LONGEST_WAIT = 0.7  # seconds that a ball hangs at most, before it falls or flies up
-RESTITUTION = {"rubber": 0.78, "glass": 0.61, "metal": 0.56, "wood": 0.37}
-SPREAD = 0.03  # of the restitution
-SHORTEST_FLIGHT = 0.14  # seconds; below it the ball lies
-QUIET_END = 0.16  # seconds without a hit before the clip ends
-SQUASH = 0.22  # of a rubber ball's height at full speed
-DIRECTIONS = ("straight down", "left", "right")
-HELD_OUT_BALLS = (("green", "glass"), ("blue", "rubber"), ("yellow", "metal"), ("purple", "wood"))
 
 
 def make_ball(rng: np.random.Generator, split: str, pictures: bool = True) -> Scene:
@@ -198,8 +196,8 @@ def _choose_start(
 ) -> tuple[float, float, float, tuple[Impact, ...]]:
     """Wait (seconds), speed upwards (pixels/s), height (pixels below the ball), and its hits.
 
-    The last of them rings out in time. Neither the first frame nor what is said of the ball tells how long
-    it waits or how far up it flies, and so when it hits: sound must follow the picture.
+    The last of them rings out in time. Neither the first frame nor the caption reveals how long the
+    ball waits or how far up it flies, and so when it hits: sound must follow the picture.
     """
     while True:
         toss = float(rng.uniform(*TOSSES)) if rng.random() < 0.5 else 0.0
@@ -212,7 +210,7 @@ def _choose_start(
 
 
 def impacts_of(toss: float, height: float, bounce: float, wait: float = 0.0) -> list[Impact]:
-    """Hits of what is thrown up at `toss` pixels/s, `height` over its lowest place, after so many seconds."""
+    """Hits of a ball thrown up after `wait` seconds at `toss` pixels/s, `height` above its lowest place."""
     speed = np.sqrt(toss**2 + 2 * GRAVITY * height)
     seconds = wait + (toss + speed) / GRAVITY
     impacts = [Impact(float(seconds), float(speed), frame_of(seconds))]

@@ -106,7 +106,7 @@ class Sprite:
     """A painted figure that can be placed at quarters of a pixel."""
 
     def __init__(self, image: Image.Image) -> None:
-        """Keeps the part of the picture that shapes cover, and a free pixel around it where there is one."""
+        """Keep the part of the picture that shapes cover, and a free pixel around it where there is one."""
         left, top, right, bottom = image.getbbox() or (0, 0, SCALE, SCALE)
         self._left, self._top = max(left // SCALE - 1, 0), max(top // SCALE - 1, 0)
         right = min((right // SCALE + 2) * SCALE, image.width)
@@ -178,7 +178,7 @@ def disc(x: np.ndarray, y: np.ndarray, rx: np.ndarray | float, ry: np.ndarray | 
 
 
 def band(y: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    """How much of the pixel row centred at y lies between two curves."""
+    """Coverage of the pixel row centred at y by the area between two curves."""
     return np.clip(np.minimum(y + 0.5, bottom) - np.maximum(y - 0.5, top), 0, 1)
 
 

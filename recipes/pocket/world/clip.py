@@ -1,4 +1,4 @@
-"""What every part of the world agrees on: sizes, clocks, and the clip with its true events.
+"""Sizes and clocks of the world, and the clip with its true events.
 
 Frame i shows the world at the middle of its interval, and the sound of that interval is samples i * 16000 /
 24 to (i + 1) * 16000 / 24. So an event at time t belongs to frame floor(t * 24), whose picture is the nearest
@@ -19,7 +19,7 @@ FRAME_TIMES = (np.arange(NUM_FRAMES) + 0.5) / FRAME_RATE  # seconds, middle of e
 
 FAMILIES = ("face", "ball", "piano")
 SPLITS = ("train", "heldout")
-NEWCOMERS = ("character", "cube")  # which the model is never trained on
+NEW_CONCEPTS = ("character", "cube")  # never part of the model's training
 
 
 def frame_of(seconds: float) -> int:
@@ -80,7 +80,7 @@ NO_PICTURES = np.empty((0, HEIGHT, WIDTH, 3), np.uint8)
 class Scene:
     """A rendered clip before anyone has described it."""
 
-    frames: np.ndarray  # uint8 [F, H, W, 3]; F is 0 where only its sound was asked for
+    frames: np.ndarray  # uint8 [F, H, W, 3]; F is 0 where only the sound was requested
     waveform: np.ndarray  # float32 [S]
     events: Events
     attributes: Attributes
@@ -95,4 +95,4 @@ class Clip:
     family: str
     events: Events
     attributes: Attributes  # what a caption may speak of
-    layout: dict[str, float]  # pixels in frame 0: where a detector has to look, also in a generated clip
+    layout: dict[str, float]  # pixels in frame 0: places for the detectors, also in a generated clip

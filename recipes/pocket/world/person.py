@@ -1,4 +1,4 @@
-"""Who is in the picture: the choices that make a cartoon person, and the parts that do not move on their own.
+"""Cartoon people: the choices that make one, and the parts that do not move on their own.
 
 Coordinates are in units of half a head, from the middle of the face; x to the right, y down.
 """
@@ -27,6 +27,52 @@ STYLES = {
 }
 CAP = (226, 84, 80)
 RIBBON = (240, 110, 140)
+
+CURLS = {  # the right half of the middles
+    "curly": ((0, -0.98), (0.34, -0.94), (0.62, -0.76), (0.78, -0.46), (0.3, -0.7), (0, -0.74)),
+    "wavy": ((0.1, -0.94), (0.46, -0.86), (0.74, -0.62), (0.88, -0.28), (0.92, 0.06), (0.28, -0.72)),
+}
+CURL_RADIUS = 0.245
+BEHIND = {  # the right half of what falls behind the neck
+    "long": ((0, -1.05), (0.66, -0.86), (0.96, -0.2), (0.98, 0.5), (1.0, 1.25), (0.5, 1.5), (0, 1.5)),
+    "bob": ((0, -1.05), (0.7, -0.84), (0.98, -0.2), (1.0, 0.4), (0.84, 0.76), (0.4, 0.8), (0, 0.8)),
+    "wavy": (
+        *((0, -1.1), (0.74, -0.9), (1.04, -0.3), (0.94, 0.1)),
+        *((1.12, 0.5), (0.98, 0.86), (0.6, 1.15), (0, 1.2)),
+    ),
+}
+PIGTAIL = ((0.86, -0.2), (1.22, -0.22), (1.38, 0.2), (1.2, 0.66), (0.98, 0.4))
+FRINGE = ((0.70, -0.3), (0.86, -0.28), (0.9, 0.04), (0.78, 0.1))  # what a bald man keeps
+TUFT = ((-0.22, -0.86), (-0.06, -1.2), (0.14, -1.3), (0.1, -1.12), (0.3, -1.14), (0.22, -0.86))
+VISOR = ((0.1, -0.52), (0.6, -0.62), (1.16, -0.46), (1.2, -0.36), (0.7, -0.4), (0.1, -0.4))
+
+SKINS: tuple[Colour, ...] = (
+    (255, 222, 194),
+    (246, 200, 162),
+    (222, 168, 124),
+    (178, 120, 82),
+    (130, 86, 62),
+)
+CLOTHES: dict[str, Colour] = {
+    "red": (222, 78, 76),
+    "orange": (240, 144, 62),
+    "yellow": (248, 204, 80),
+    "green": (86, 170, 104),
+    "blue": (74, 130, 206),
+    "purple": (146, 98, 196),
+    "white": (246, 244, 240),
+}
+GARMENTS = ("T-shirt", "striped sweater", "hoodie", "shirt with a collar")
+CORD = (250, 246, 238)
+IRISES: tuple[Colour, ...] = ((92, 62, 44), (70, 112, 160), (84, 128, 78), (60, 48, 44))
+HEADS: dict[str, tuple[Point, ...]] = {
+    "man": ((0, -1.0), (0.52, -0.88), (0.79, -0.42), (0.79, 0.12), (0.70, 0.56), (0.42, 0.90), (0, 1.02)),
+    "woman": ((0, -1.0), (0.52, -0.86), (0.77, -0.42), (0.76, 0.10), (0.61, 0.56), (0.30, 0.88), (0, 0.99)),
+    "child": ((0, -0.96), (0.58, -0.80), (0.88, -0.30), (0.89, 0.18), (0.72, 0.62), (0.38, 0.87), (0, 0.94)),
+}
+EYE_HEIGHT = {"man": -0.06, "woman": -0.04, "child": 0.08}
+MOUTH_HEIGHT = {"man": 0.50, "woman": 0.50, "child": 0.53}
+HEAD_BOX = 1.5  # half the side of the head's own picture, with room for hair
 
 
 @dataclass(frozen=True)
@@ -91,28 +137,11 @@ CROWNS = {
     ),
     "cap": Crown(((0.88, -0.02), (0.78, -0.42), (0, -0.5), (-0.78, -0.42), (-0.88, -0.02))),
 }
-CURLS = {  # the right half of the middles
-    "curly": ((0, -0.98), (0.34, -0.94), (0.62, -0.76), (0.78, -0.46), (0.3, -0.7), (0, -0.74)),
-    "wavy": ((0.1, -0.94), (0.46, -0.86), (0.74, -0.62), (0.88, -0.28), (0.92, 0.06), (0.28, -0.72)),
-}
-CURL_RADIUS = 0.245
-BEHIND = {  # the right half of what falls behind the neck
-    "long": ((0, -1.05), (0.66, -0.86), (0.96, -0.2), (0.98, 0.5), (1.0, 1.25), (0.5, 1.5), (0, 1.5)),
-    "bob": ((0, -1.05), (0.7, -0.84), (0.98, -0.2), (1.0, 0.4), (0.84, 0.76), (0.4, 0.8), (0, 0.8)),
-    "wavy": (
-        *((0, -1.1), (0.74, -0.9), (1.04, -0.3), (0.94, 0.1)),
-        *((1.12, 0.5), (0.98, 0.86), (0.6, 1.15), (0, 1.2)),
-    ),
-}
-PIGTAIL = ((0.86, -0.2), (1.22, -0.22), (1.38, 0.2), (1.2, 0.66), (0.98, 0.4))
-FRINGE = ((0.70, -0.3), (0.86, -0.28), (0.9, 0.04), (0.78, 0.1))  # what a bald man keeps
-TUFT = ((-0.22, -0.86), (-0.06, -1.2), (0.14, -1.3), (0.1, -1.12), (0.3, -1.14), (0.22, -0.86))
 CAP_CROWN = Crown(((0.9, -0.44), (0.4, -0.52), (-0.4, -0.52), (-0.9, -0.44)), lift=0.1)
-VISOR = ((0.1, -0.52), (0.6, -0.62), (1.16, -0.46), (1.2, -0.36), (0.7, -0.4), (0.1, -0.4))
 
 
 def paint_back_hair(painter: Painter, style: str, colour: Colour, at: At) -> None:
-    """What falls behind the neck: drawn before the body."""
+    """Paint the hair behind the neck, before the body."""
     if style in BEHIND:
         painter.blob(at(mirrored(BEHIND[style])), darker(colour, 0.18))
     elif style == "pigtails":
@@ -122,7 +151,7 @@ def paint_back_hair(painter: Painter, style: str, colour: Colour, at: At) -> Non
 
 
 def paint_front_hair(painter: Painter, style: str, colour: Colour, at: At) -> None:
-    """What lies on the head: drawn over the face."""
+    """Paint the hair on the head, over the face."""
     if style == "bun":
         _paint_ball(painter, darker(colour, 0.12), at, (0, -1.14), (0.34, 0.30))
         _paint_ball(painter, colour, at, (-0.03, -1.17), (0.30, 0.26))
@@ -154,35 +183,6 @@ def _paint_crown(painter: Painter, colour: Colour, at: At, crown: Crown) -> None
 def _paint_ball(painter: Painter, colour: Colour, at: At, middle: Point, radii: Point) -> None:
     (x0, y0), (x1, y1), centre = at([(0, 0), radii, middle])
     painter.ellipse(*centre, x1 - x0, y1 - y0, colour)
-
-
-SKINS: tuple[Colour, ...] = (
-    (255, 222, 194),
-    (246, 200, 162),
-    (222, 168, 124),
-    (178, 120, 82),
-    (130, 86, 62),
-)
-CLOTHES: dict[str, Colour] = {
-    "red": (222, 78, 76),
-    "orange": (240, 144, 62),
-    "yellow": (248, 204, 80),
-    "green": (86, 170, 104),
-    "blue": (74, 130, 206),
-    "purple": (146, 98, 196),
-    "white": (246, 244, 240),
-}
-GARMENTS = ("T-shirt", "striped sweater", "hoodie", "shirt with a collar")
-CORD = (250, 246, 238)
-IRISES: tuple[Colour, ...] = ((92, 62, 44), (70, 112, 160), (84, 128, 78), (60, 48, 44))
-HEADS: dict[str, tuple[Point, ...]] = {
-    "man": ((0, -1.0), (0.52, -0.88), (0.79, -0.42), (0.79, 0.12), (0.70, 0.56), (0.42, 0.90), (0, 1.02)),
-    "woman": ((0, -1.0), (0.52, -0.86), (0.77, -0.42), (0.76, 0.10), (0.61, 0.56), (0.30, 0.88), (0, 0.99)),
-    "child": ((0, -0.96), (0.58, -0.80), (0.88, -0.30), (0.89, 0.18), (0.72, 0.62), (0.38, 0.87), (0, 0.94)),
-}
-EYE_HEIGHT = {"man": -0.06, "woman": -0.04, "child": 0.08}
-MOUTH_HEIGHT = {"man": 0.50, "woman": 0.50, "child": 0.53}
-HEAD_BOX = 1.5  # half the side of the head's own picture, with room for hair
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,28 @@ LAST_ONSET = 40
 STEPS = (6, 11)  # frames from one onset to the next
 QUICK, SLOW = 6, 9
 
+BODIES: dict[str, Colour] = {
+    "red": (216, 72, 70),
+    "blue": (72, 132, 208),
+    "green": (84, 166, 112),
+    "pink": (240, 142, 168),
+    "turquoise": (64, 176, 180),
+    "white": (240, 236, 228),
+}
+RAINBOW = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple")  # C to B
+LIGHTS: dict[str, Colour] = {**BALL_COLOURS, "turquoise": (46, 190, 196)}
+TABLE = (222, 178, 128)
+IVORY = (253, 250, 242)
+INK = (58, 50, 62)
+BLACK_KEYS = (0, 1, 3, 4, 5)  # to the right of these white keys
+KEY_WIDTH, KEY_LENGTH = 21.0, 34.0
+FRONT = 4.5  # height of a key's front face
+SINK = 3.0  # pixels a pressed key goes down
+KEYS_LEFT, KEYS_TOP = 8, 40  # of the body's corner
+BODY_WIDTH = KEY_WIDTH * len(KEYS) + 2 * KEYS_LEFT
+NOTE_RISE = 46.0  # pixels a floating note climbs
+NOTE_FRAMES = 18
+
 
 def melody_is_held_out(notes: tuple[str, ...]) -> bool:
     """Melodies that training never shows."""
@@ -76,30 +98,6 @@ def schedule(rng: np.random.Generator, names: tuple[str, ...]) -> tuple[tuple[No
     return tuple(notes), pace
 
 
-BODIES: dict[str, Colour] = {
-    "red": (216, 72, 70),
-    "blue": (72, 132, 208),
-    "green": (84, 166, 112),
-    "pink": (240, 142, 168),
-    "turquoise": (64, 176, 180),
-    "white": (240, 236, 228),
-}
-RAINBOW = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple")  # C to B
-LIGHTS: dict[str, Colour] = {**BALL_COLOURS, "turquoise": (46, 190, 196)}
-TABLE = (222, 178, 128)
-IVORY = (253, 250, 242)
-INK = (58, 50, 62)
-BLACK_KEYS = (0, 1, 3, 4, 5)  # to the right of these white keys
-
-KEY_WIDTH, KEY_LENGTH = 21.0, 34.0
-FRONT = 4.5  # height of a key's front face
-SINK = 3.0  # pixels a pressed key goes down
-KEYS_LEFT, KEYS_TOP = 8, 40  # of the body's corner
-BODY_WIDTH = KEY_WIDTH * len(KEYS) + 2 * KEYS_LEFT
-NOTE_RISE = 46.0  # pixels a floating note climbs
-NOTE_FRAMES = 18
-
-
 def make_piano(rng: np.random.Generator, split: str, pictures: bool = True) -> Scene:
     names = choose_melody(rng, split)
     notes, pace = schedule(rng, names)
@@ -134,7 +132,7 @@ def light_colour(glowing: str, key: int) -> Colour:
 
 
 def _key_motion(notes: tuple[Note, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """How far each key is down and how bright it is, float32 [F, keys]; down at once, half up at release."""
+    """Depth and brightness of each key, float32 [F, keys]; down at once, half up at release."""
     depth = np.zeros((NUM_FRAMES, len(KEYS)), np.float32)
     brightness = np.zeros_like(depth)
     for note in notes:

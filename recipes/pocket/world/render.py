@@ -42,7 +42,7 @@ def make_scene(
     """The clip without a caption.
 
     Without pictures it takes a twentieth of the time. Events and attributes are the same; the noise and the
-    tuning of a strike are drawn after the pictures, and are other ones.
+    tuning of a strike are drawn after the pictures, so they differ.
     """
     rng = _rng(seed, family, split, 0)
     match family:

@@ -24,6 +24,19 @@ EVENT_PHONEME = 7
 UTF8 = 1
 RATE, VOLUME, PITCH, PITCH_RANGE = 1, 2, 3, 4
 
+WORDS = (
+    *("hello", "goodbye", "yes", "no", "wow", "mama", "banana", "apple"),
+    *("music", "moon", "water", "happy", "robot", "tiger", "summer", "cookie"),
+)
+PEOPLE = ("man", "woman", "child")
+DEFAULT_FOLDER = Path("outputs/pocket")
+ACTIVE_RMS = 0.13
+PEAK = 0.85
+TRIM_LEVEL = 0.012  # of the peak
+MARGIN = 48  # samples kept around the trimmed word
+FADE = 48
+VARIANTS = 6  # pitches times speeds, in that order
+
 
 class _Id(ctypes.Union):
     _fields_ = (("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8))
@@ -100,20 +113,6 @@ class Espeak:
         return 0
 
 
-WORDS = (
-    *("hello", "goodbye", "yes", "no", "wow", "mama", "banana", "apple"),
-    *("music", "moon", "water", "happy", "robot", "tiger", "summer", "cookie"),
-)
-PEOPLE = ("man", "woman", "child")
-DEFAULT_FOLDER = Path("outputs/pocket")
-
-ACTIVE_RMS = 0.13
-PEAK = 0.85
-TRIM_LEVEL = 0.012  # of the peak
-MARGIN = 48  # samples kept around the trimmed word
-FADE = 48
-
-
 @dataclass(frozen=True)
 class Voice:
     espeak: str
@@ -128,12 +127,11 @@ VOICES = {
     "woman": Voice("en-us+f1", 1.04, (50, 62, 74), (156, 178), 50),
     "child": Voice("en-us+f1", 1.26, (62, 76, 90), (138, 156), 60),
 }
-VARIANTS = 6  # pitches times speeds, in that order
 
 
 @dataclass(frozen=True, eq=False)
 class Cast:
-    """Who says which words in a bank of recordings."""
+    """The voices and words of a bank of recordings."""
 
     bank: str  # name of its file
     words: tuple[str, ...]

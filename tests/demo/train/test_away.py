@@ -20,9 +20,10 @@ from demo.train.tab import admitted, lay_out
 from demo.worker import WorkerProcess
 from lora_trainer.clip_folder import ClipSet
 from lora_trainer.jobs.hub import HubLogin
-from lora_trainer.jobs.runs import JOB, RunRegistry, write_json
+from lora_trainer.jobs.runs import JOB, RunRegistry
 from lora_trainer.journal import ADAPTER
 from mova.errors import UserError
+from mova.files import write_json
 from tests.browser.page import serving
 from tests.hub_server import TOKEN, running_hub
 

@@ -5,9 +5,9 @@ from lora_trainer.decode import read_sound
 from lora_trainer.manifest import read_items
 from mova.prompting.plan import PromptPlan
 from recipes.pocket.__main__ import main
-from recipes.pocket.evaluation.degrade import DEGRADATION, degrade_frames, degrade_sound
+from recipes.pocket.evaluation.degrade import DEGRADATIONS, degrade_frames, degrade_sound
 from recipes.pocket.evaluation.recognise import recogniser
-from recipes.pocket.new_concepts.clips import render_newcomer
+from recipes.pocket.new_concepts.clips import render_new_concept
 from recipes.pocket.new_concepts.cube import COLOUR
 from recipes.pocket.new_concepts.detect import (
     cube_hits,
@@ -18,28 +18,28 @@ from recipes.pocket.new_concepts.detect import (
     detect_word,
     striped_share,
 )
-from recipes.pocket.new_concepts.puppet import NEWCOMER, WORD
+from recipes.pocket.new_concepts.puppet import PUPPET_CAST, WORD
 from recipes.pocket.world.ball import draw_ball
-from recipes.pocket.world.clip import FRAME_RATE, NEWCOMERS, NUM_SAMPLES, SAMPLE_RATE
+from recipes.pocket.world.clip import FRAME_RATE, NEW_CONCEPTS, NUM_SAMPLES, SAMPLE_RATE
 from recipes.pocket.world.face import SHAPES
 from recipes.pocket.world.render import render
 from recipes.pocket.world.speech import PEOPLE, VARIANTS, VOICES, WORDS, Espeak, Voice, _speak, load_bank
 
 SEEDS = range(1_000_000, 1_000_003)
-WORN = (None, *DEGRADATION)
+DEGRADED = (None, *DEGRADATIONS)
 
 
-def worn(clip, wear):
+def degraded(clip, degradation):
     """Frames and sound, softened as an autoencoder would."""
-    if wear is None:
+    if degradation is None:
         return clip.frames, clip.waveform
     rng = np.random.default_rng(0)
-    return degrade_frames(clip.frames, wear, rng), degrade_sound(clip.waveform, wear, rng)
+    return degrade_frames(clip.frames, degradation, rng), degrade_sound(clip.waveform, degradation, rng)
 
 
-@pytest.mark.parametrize("kind", NEWCOMERS)
+@pytest.mark.parametrize("kind", NEW_CONCEPTS)
 def test_a_clip_is_one_of_the_worlds_size_and_the_same_for_the_same_seed(speech, kind):
-    clip, again, other = (render_newcomer(seed, kind, speech) for seed in (3, 3, 4))
+    clip, again, other = (render_new_concept(seed, kind, speech) for seed in (3, 3, 4))
     world = render(3, "ball")
     assert clip.frames.shape == world.frames.shape
     assert clip.waveform.shape == world.waveform.shape
@@ -50,19 +50,19 @@ def test_a_clip_is_one_of_the_worlds_size_and_the_same_for_the_same_seed(speech,
     assert 0.2 < np.abs(clip.waveform).max() < 0.98
 
 
-@pytest.mark.parametrize("kind", NEWCOMERS)
-def test_a_newcomer_is_not_in_the_first_frame(speech, kind):
+@pytest.mark.parametrize("kind", NEW_CONCEPTS)
+def test_a_new_concept_is_not_in_the_first_frame(speech, kind):
     for seed in SEEDS:
-        clip = render_newcomer(seed, kind, speech)
+        clip = render_new_concept(seed, kind, speech)
         assert np.array_equal(clip.frames[0], clip.frames[1])
         empty = clip.frames[:1].repeat(len(clip.frames), 0)
         assert striped_share(empty) == cube_share(cube_path(empty)) == 0
         assert (clip.frames[0] != clip.frames[-1]).any(-1).sum() > 1000
 
 
-@pytest.mark.parametrize("kind", NEWCOMERS)
+@pytest.mark.parametrize("kind", NEW_CONCEPTS)
 def test_captions_are_plans_of_the_product(speech, kind):
-    caption = render_newcomer(5, kind, speech).caption
+    caption = render_new_concept(5, kind, speech).caption
     plan = PromptPlan.parse(caption)
     assert plan.render() == caption
     assert plan.no_subtitles
@@ -73,28 +73,28 @@ def test_captions_are_plans_of_the_product(speech, kind):
 
 def test_the_new_word_and_voice_are_none_of_the_worlds(speech):
     assert WORD not in WORDS
-    bank, world = load_bank(speech, NEWCOMER), load_bank(speech)
+    bank, world = load_bank(speech, PUPPET_CAST), load_bank(speech)
     spoken = [bank.word(WORD, "puppet", variant) for variant in range(VARIANTS)]
     assert all({name for _, name in each.phonemes} <= set(SHAPES) for each in spoken)
     highest = max(detect_pitch(world.word("banana", kind, VARIANTS - 1).waveform) for kind in PEOPLE)
     assert min(detect_pitch(each.waveform) for each in spoken) > highest + 50
 
 
-@pytest.mark.parametrize("wear", WORN)
-def test_the_character_is_seen_and_heard(speech, wear):
+@pytest.mark.parametrize("degradation", DEGRADED)
+def test_the_character_is_seen_and_heard(speech, degradation):
     for seed in SEEDS:
-        frames, waveform = worn(render_newcomer(seed, "character", speech), wear)
+        frames, waveform = degraded(render_new_concept(seed, "character", speech), degradation)
         assert striped_share(frames) == 1
         assert detect_word(waveform, speech) == (True, True)
         assert cube_share(cube_path(frames)) == 0
         assert len(detect_honks(waveform)) == 0
 
 
-@pytest.mark.parametrize("wear", WORN)
-def test_the_cube_and_its_honks_are_seen_and_heard_in_time(speech, wear):
+@pytest.mark.parametrize("degradation", DEGRADED)
+def test_the_cube_and_its_honks_are_seen_and_heard_in_time(speech, degradation):
     for seed in SEEDS:
-        clip = render_newcomer(seed, "cube")
-        frames, waveform = worn(clip, wear)
+        clip = render_new_concept(seed, "cube")
+        frames, waveform = degraded(clip, degradation)
         path = cube_path(frames)
         assert cube_share(path) == 1
         assert cube_hits(path).tolist() == [impact.frame for impact in clip.events.impacts]
@@ -104,7 +104,7 @@ def test_the_cube_and_its_honks_are_seen_and_heard_in_time(speech, wear):
 
 
 @pytest.mark.parametrize("family", ["face", "ball", "piano"])
-def test_the_world_shows_and_sounds_like_no_newcomer(speech, family):
+def test_the_world_neither_shows_nor_sounds_like_a_new_concept(speech, family):
     for seed in SEEDS:
         clip = render(seed, family, speech=speech)
         assert striped_share(clip.frames) < 0.5
@@ -150,13 +150,13 @@ def test_honks_of_one_horn_or_of_other_pitches_are_not_heard():
 
 
 def test_the_folder_is_what_the_trainer_reads_with_sound_in_time(tmp_path, capsys):
-    main(["newcomers", "--kind", "cube", "--count", "2", "--seed", "7", "--out", str(tmp_path)])
+    main(["new-concepts", "--kind", "cube", "--count", "2", "--seed", "7", "--out", str(tmp_path)])
     items = read_items(str(tmp_path))
     assert [item.name for item in items] == ["cube_00007.mp4", "cube_00008.mp4"]
-    clip = render_newcomer(7, "cube")
+    clip = render_new_concept(7, "cube")
     assert items[0].caption == clip.caption
     sound = read_sound(items[0], 0.0, int(49 / FRAME_RATE * SAMPLE_RATE), SAMPLE_RATE).reshape(-1)
     assert np.allclose(detect_honks(sound), detect_honks(clip.waveform), atol=0.005)
     with pytest.raises(SystemExit, match="other clips"):
-        main(["newcomers", "--kind", "cube", "--count", "1", "--seed", "9", "--out", str(tmp_path)])
+        main(["new-concepts", "--kind", "cube", "--count", "1", "--seed", "9", "--out", str(tmp_path)])
     capsys.readouterr()

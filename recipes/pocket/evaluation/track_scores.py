@@ -1,0 +1,170 @@
+"""Figures and scores of clips of which a track, or a part of one, was given."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from recipes.pocket.evaluation import seams
+from recipes.pocket.evaluation.aggregate import NEAR, Scores, agreement, event_offsets, score
+from recipes.pocket.evaluation.detect import LARGEST_LAG, lag_correlations
+from recipes.pocket.evaluation.evaluate import FIRST_SEED
+from recipes.pocket.evaluation.measure import Figures, measure
+from recipes.pocket.evaluation.recognise import onsets
+from recipes.pocket.evaluation.seams import Span
+from recipes.pocket.evaluation.track_runs import OVERLAP_FRAMES, Media, TrackCase, TrackRun
+from recipes.pocket.world.clip import FRAME_RATE, NUM_FRAMES, SAMPLE_RATE
+from recipes.pocket.world.render import make_scene
+
+SPEAKER_SCENES = 96  # true clips among which the voices of speakers are compared
+QUIET = 0.01  # root mean square; a face's window below it is left out of the lips' score
+
+
+def measure_run(run: TrackRun, case: TrackCase, media: Media) -> Figures:
+    """Figures of one clip; those of an extended one are split at its windows."""
+    frames, waveform = media
+    clip = case.clip
+    figures = measure(frames, waveform, case.expected) | {"seed": case.seed}
+    if clip.family == "ball" and run.video and not (run.regenerate_video or run.windows):
+        # The picture is the true one: every true impact has to be heard.
+        figures["seen_seconds"] = [(impact.frame + 0.5) / FRAME_RATE for impact in clip.events.impacts]
+    video_spans, audio_spans = run.regenerate_video, run.regenerate_audio
+    if run.windows:
+        audio_spans = video_spans = ((run.given_frames / FRAME_RATE, len(frames) / FRAME_RATE),)
+        given = round(run.given_frames / FRAME_RATE * SAMPLE_RATE)
+        audio_spans = ((min(given, len(clip.waveform)) / SAMPLE_RATE, len(waveform) / SAMPLE_RATE),)
+    if run.video:
+        figures["picture_change"] = seams.picture_change(clip.frames, frames, video_spans)
+    if run.audio:
+        figures["sound_change"] = seams.sound_change(clip.waveform, waveform, audio_spans)
+    if video_spans or audio_spans:
+        figures |= _measure_seams(case, frames, waveform, figures, video_spans, audio_spans)
+    if run.windows > 1:
+        figures |= _measure_windows(clip.family, frames, waveform, figures)
+    return figures
+
+
+def _measure_seams(
+    case: TrackCase,
+    frames: np.ndarray,
+    waveform: np.ndarray,
+    figures: Figures,
+    video_spans: Sequence[Span],
+    audio_spans: Sequence[Span],
+) -> Figures:
+    true = case.clip
+    found: Figures = {}
+    cuts = [cut for cut in seams.picture_seams(video_spans, len(frames)) if cut < len(true.frames)]
+    if cuts:
+        found["picture_steps"] = seams.picture_steps(frames, cuts)
+        found["true_picture_steps"] = seams.picture_steps(true.frames, cuts)
+    edges = seams.sound_seams(audio_spans, len(waveform) / SAMPLE_RATE)
+    if edges:
+        found["level_steps"] = [seams.level_step(waveform, edge) for edge in edges]
+        found["true_level_steps"] = [seams.level_step(true.waveform, edge) for edge in edges]
+        found["clicks"] = [seams.is_click(waveform, edge) for edge in edges]
+        heard = figures.get("heard_seconds", onsets(waveform).tolist())
+        explained = [*figures.get("seen_seconds", ()), *onsets(true.waveform)]
+        found["extra_onsets"] = seams.extra_onsets(heard, explained, edges)
+    return found
+
+
+def _window_edges(num_frames: int) -> list[int]:
+    """First frames of the windows of an extended clip, and its end; the first window is the true clip."""
+    return [0, *range(NUM_FRAMES, num_frames + 1, NUM_FRAMES - OVERLAP_FRAMES)]
+
+
+def _measure_windows(family: str, frames: np.ndarray, waveform: np.ndarray, figures: Figures) -> Figures:
+    """Figures of each window, the clicks of all its seams, its colour, and its voice."""
+    edges = _window_edges(len(frames))
+    times = [edge / FRAME_RATE for edge in edges]
+    found: Figures = {
+        "windows": [window_figures(family, figures, *span) for span in pairwise(edges)],
+        "clicks": [seams.is_click(waveform, at) for at in times[1:-1]],
+        "colour_drift": seams.colour_drift(frames, edges),
+    }
+    if family == "face":
+        parts = [
+            waveform[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)] for start, end in pairwise(times)
+        ]
+        found["voice_distances"] = [seams.voice_distance(parts[0], part) for part in parts[1:]]
+    return found
+
+
+def window_figures(family: str, figures: Figures, first: int, last: int) -> Figures:
+    """Figures of the frames from `first` up to `last`: events that are seen there, and sounds near them."""
+    if family == "face":
+        loud = np.array(figures["loudness"][first:last])
+        opening = np.array(figures["opening"][first:last])
+        said = bool(np.sqrt(np.mean(loud**2)) > QUIET)
+        return {"correlation": float(lag_correlations(opening, loud)[LARGEST_LAG]) if said else None}
+    start, end, near = first / FRAME_RATE, last / FRAME_RATE, NEAR / FRAME_RATE
+    seen = [start <= at < end for at in figures["seen_seconds"]]
+    heard = [start - near <= at < end + near for at in figures["heard_seconds"]]
+    chosen = {"seen_seconds": seen, "heard_seconds": heard}
+    if family == "piano":
+        chosen |= {"seen": seen, "heard": heard}
+    return {
+        name: [value for value, inside in zip(figures[name], flags, strict=True) if inside]
+        for name, flags in chosen.items()
+    }
+
+
+def score_run(run: TrackRun, family: str, rows: Sequence[Figures]) -> Scores:
+    """Scores of a family's clips in one run. Shares are 0..1, levels are of 255."""
+    found = score(family, rows)
+    for key in ("picture_change", "sound_change"):
+        if key in rows[0]:
+            found[key] = float(max(row[key] for row in rows))
+    if "picture_steps" in rows[0]:
+        made, true = (
+            np.concatenate([row[key] for row in rows]) for key in ("picture_steps", "true_picture_steps")
+        )
+        found |= {"picture_step": float(made.mean()), "true_picture_step": float(true.mean())}
+        found["picture_step_ratio"] = float(made.mean() / max(true.mean(), 1e-6))
+    if "level_steps" in rows[0]:
+        for name, key in (("level_step", "level_steps"), ("true_level_step", "true_level_steps")):
+            found[name] = float(np.percentile(np.concatenate([row[key] for row in rows]), 95))
+        found["clicks"] = float(np.mean(np.concatenate([row["clicks"] for row in rows])))
+        found["extra_onsets"] = float(np.mean([row["extra_onsets"] for row in rows]))
+    if run.windows > 1:
+        windows = [
+            score_windows(family, [row["windows"][index] for row in rows]) for index in range(run.windows + 1)
+        ]
+        found |= {f"window_{index + 1}": value for index, value in enumerate(windows) if value is not None}
+        found["worst_window"] = min(value for value in windows if value is not None)
+        found["colour_drift"] = float(np.mean([max(row["colour_drift"]) for row in rows]))
+    if "voice_distances" in rows[0]:
+        distances = [each for row in rows for each in row["voice_distances"] if each is not None]
+        found["voice_distance"] = float(np.mean(distances)) if distances else 0.0
+    return found
+
+
+def score_windows(family: str, windows: Sequence[Figures]) -> float | None:
+    """Synchrony of one window over all clips in which something happens; None if there are none."""
+    if family == "face":
+        values = [each["correlation"] for each in windows if each["correlation"] is not None]
+        return float(np.mean(values)) if values else None
+    active = [each for each in windows if each["seen_seconds"] or each["heard_seconds"]]
+    if not active:
+        return None
+    if family == "piano":
+        return agreement(active)
+    return float((np.abs(event_offsets(active, 0)) <= NEAR).mean())
+
+
+def speaker_distances(speech: Path) -> Scores:
+    """Mean voice distance in decibels of true clips by one speaker with other words, and by two speakers."""
+    scenes = [
+        make_scene(FIRST_SEED + index, "face", "train", speech, pictures=False)
+        for index in range(SPEAKER_SCENES)
+    ]
+    speakers = [tuple(scene.attributes[name] for name in ("person", "pitch", "pace")) for scene in scenes]
+    found: dict[str, list[float]] = {"one_speaker": [], "two_speakers": []}
+    for index, scene in enumerate(scenes):
+        for other in range(index + 1, len(scenes)):
+            if scene.attributes["words"] != scenes[other].attributes["words"]:
+                name = "one_speaker" if speakers[index] == speakers[other] else "two_speakers"
+                found[name].append(seams.voice_distance(scene.waveform, scenes[other].waveform))
+    return {name: float(np.mean(values)) for name, values in found.items()}
