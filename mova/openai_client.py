@@ -71,7 +71,7 @@ def api_root(url: str) -> str:
 
 
 def is_versioned(url: str) -> bool:
-    """Whether the path of `url` names a version of the API, such as /v1."""
+    """True if the path of `url` names a version of the API, such as /v1."""
     return VERSION_PATH.search(url.partition("://")[2]) is not None
 
 
@@ -267,7 +267,7 @@ def detail_of_body(body: object, api_key: str) -> str:
 
 
 def _near_key(word: str, api_key: str) -> bool:
-    """Whether `word` shows part of the key; servers like to quote its first and last letters."""
+    """True if `word` shows part of the key; servers like to quote its first and last letters."""
     if re.search(r"\b(?:sk|hf|gsk|key)[-_]\w", word) or "***" in word:
         return True
     return len(api_key) >= 8 and (api_key[:6] in word or api_key[-4:] in word)
@@ -399,5 +399,5 @@ def call(
 
 
 def leads_nowhere(error: Exception) -> bool:
-    """Whether nothing of this API is under the address."""
+    """True if nothing of this API is under the address."""
     return isinstance(error, ReplyError) or getattr(error, "status_code", None) in (404, 405)

@@ -109,7 +109,7 @@ def makes_with_pocket(options: argparse.Namespace) -> bool:
 
 
 def find_writer(options: argparse.Namespace) -> Writer | None:
-    """Who writes: as the options say, else what the environment configures; None is no model.
+    """The writer that the options name, else the one of the environment; None for no model.
 
     Raises:
         UserError: what was asked for is not there.
@@ -138,7 +138,7 @@ def read_key(name: str | None) -> str:
 
 
 def report(result: EnhanceResult) -> str:
-    """What happened, for the person at the terminal."""
+    """The course of events, for the person at the terminal."""
     lines = [f"failed: {result.failure}"] if result.failure else []
     lines += [f"note: {note}" for note in result.notes]
     lines += [f"repaired {repair.rule}: {repair.message}" for repair in result.repairs]

@@ -78,7 +78,7 @@ class Choice(BaseModel):
 
 
 class Reply(BaseModel):
-    """What is read of a reply or of a piece of one; servers add what they like."""
+    """The part of a reply, or of a piece of one, that is read; servers add what they like."""
 
     model: str | None = None
     choices: list[Choice] | None = None
@@ -202,7 +202,7 @@ def request_fields(model: str, ask: WriterRequest, left_out: frozenset[str]) -> 
 
 
 def objected(error: Exception, left_out: frozenset[str], ask: WriterRequest) -> frozenset[str] | None:
-    """What to leave out after this refusal, or None if there is nothing left that could be the cause."""
+    """The fields to leave out after this refusal, or None if none is left that could be the cause."""
     said = detail_of(error, "").lower()
     candidates = {name: signs for name, signs in OPTIONAL.items() if name not in left_out}
     if not ask.image:

@@ -1,7 +1,8 @@
 """From an idea to a prompt: ask, check, repair, ask again, and fall back, so that there always is one.
 
-The ladder: pocket's word lists, for that model alone; the fields that the model answers with; the same repaired
-by code; one more question that names the problems; the template, which needs no model; the person's own text.
+The ladder: pocket's word lists, for that model alone; the fields that the model answers with; the same
+repaired by code; one more question that names the problems; the template, which needs no model; the person's
+own text.
 """
 
 import secrets
@@ -76,7 +77,7 @@ class EnhanceResult:
     """A prompt, how it was come by, and what is to be known about it.
 
     `added` are the spans of `text` that are not the idea's own words. `repairs` were made; `violations`
-    remain. `failure` says why a model's answer was not used, empty if it was. `notes` say what was done without.
+    remain. `failure` says why a model's answer was not used, empty if it was. `notes` name what was left out.
     """
 
     text: str
@@ -97,7 +98,7 @@ class EnhanceResult:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of asking the writer: a prompt by some route, or why there is none."""
+    """The outcome of asking the writer: a prompt by some route, or the reason for none."""
 
     checked: CheckedPrompt | None = None
     route: ROUTE = "template"
@@ -180,7 +181,7 @@ class Enhancer:
                 return
 
     def brief(self, request: EnhanceRequest) -> PromptRequirements:
-        """What the prompt for `request` is checked against."""
+        """The requirements that the prompt for `request` is checked against."""
         idea = plain_text(request.idea).strip()
         if not idea and request.image is None:
             raise UserError("the idea is empty; say in a few words what is seen and heard")
@@ -201,7 +202,7 @@ class Enhancer:
         """A usable prompt, or why there is none, after one or two questions."""
 
         def draft(text: str) -> None:
-            on_text(read_draft(text).text(brief.taken, no_subtitles=False))
+            on_text(read_draft(text).text(brief.masked, no_subtitles=False))
 
         ask = self.ask(request, brief, cancelled)
         routes: tuple[ROUTE, ...] = ("answer", "asked again")
@@ -226,7 +227,7 @@ class Enhancer:
         if image and not shown and not self.writer.sees and self.describer is not None:
             shown = describe_first_frame(self.describer, image, self.cache, cancelled)
         values = {
-            "idea": brief.taken.text or "Continue the picture in the most natural way.",
+            "idea": brief.masked.text or "Continue the picture in the most natural way.",
             "seconds": f"{request.seconds:.0f}",
             "max_words": request.max_words,
         }
@@ -250,14 +251,14 @@ class Enhancer:
 def check_answer(answer: WriterAnswer, brief: PromptRequirements) -> CheckedPrompt:
     """The prompt in an answer with the quotes put back, repaired and checked."""
     try:
-        text = read_fields(plain_text(answer.text)).text(brief.taken, brief.no_subtitles)
+        text = read_fields(plain_text(answer.text)).text(brief.masked, brief.no_subtitles)
     except ValueError as error:
         return CheckedPrompt("", (), (Violation("fields", "error", str(error)),))
     return repair(text[:MAX_ANSWER].strip(), brief)
 
 
 def problems_in(checked: CheckedPrompt, answer: WriterAnswer) -> list[str]:
-    """What keeps the answer from being used, in words for its writer."""
+    """The reasons not to use the answer, in words for its writer."""
     problems = [violation.message for violation in checked.violations if violation.severity == "error"]
     return problems if answer.is_complete else [*problems, "it was cut off before its end; be shorter"]
 

@@ -1,6 +1,6 @@
 """A first frame from words: a model writes what the picture shows, an image server paints it.
 
-The server speaks OpenAI's `/v1/images/generations`. Who has none starts from the white frame.
+The server speaks OpenAI's `/v1/images/generations`. Without one, clips start from the white frame.
 """
 
 import base64
@@ -52,10 +52,10 @@ def write_first_frame_prompt(
         Cancelled: `cancelled` became true.
     """
     brief = PromptRequirements(plain_text(idea).strip())
-    system, user = load_template("first_frame").fill(idea=brief.taken.text, max_words=MAX_WORDS)
+    system, user = load_template("first_frame").fill(idea=brief.masked.text, max_words=MAX_WORDS)
     ask = WriterRequest((("system", system), ("user", user)), max_tokens=400, seed=seed)
     answer = (cache or AnswerCache()).write(writer, ask, ignore_text, cancelled)
-    text = tidy(restore_quotes(prose_in(answer), brief.taken))
+    text = tidy(restore_quotes(prose_in(answer), brief.masked))
     if not text:
         raise BackendError(f"{answer.model} wrote no picture; try again or describe the first frame yourself")
     return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS].rsplit(" ", 1)[0]

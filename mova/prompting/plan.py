@@ -59,7 +59,7 @@ class DialogueLine:
 
     @property
     def speaker(self) -> str:
-        """Who speaks: the lead up to its verb."""
+        """The person or thing that speaks: the lead up to its verb."""
         verbs = list(SPEECH_VERB.finditer(self.lead))
         return (self.lead[: verbs[-1].start()] if verbs else self.lead).rstrip(" ,:，：")
 
@@ -147,7 +147,7 @@ def _spoken_lines(block: str) -> list[DialogueLine] | None:
 
 
 def _stands_alone(line: DialogueLine) -> bool:
-    """Whether the line is found again when it stands by itself, as it will in a plan."""
+    """True if the line is found again when it stands by itself, as it will in a plan."""
     text = line.render()
     found = find_quotes(text)
     if len(found) != 1 or found[0].text != line.text or not found[0].closed:

@@ -74,19 +74,19 @@ class PromptRequirements:
     max_words: int = MAX_WORDS
     meter: TokenMeter | None = None
     own_words: bool = False
-    taken: MaskedText = field(init=False, compare=False)
+    masked: MaskedText = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "taken", mask_quotes(self.idea))
+        object.__setattr__(self, "masked", mask_quotes(self.idea))
 
     @property
     def quotes(self) -> tuple:
-        return self.taken.quotes
+        return self.masked.quotes
 
     @property
     def prose(self) -> str:
         """The idea without its quoted words, in lower case: what has been asked for."""
-        return self.taken.text.lower()
+        return self.masked.text.lower()
 
     def as_own_words(self) -> "PromptRequirements":
         return replace(self, own_words=True)
@@ -128,7 +128,7 @@ def plain(text: str, brief: PromptRequirements) -> Iterator[Violation]:
         yield Violation("plain_text", "error", "holds control characters", None, plain_text(text))
         return
     masked = blank(text)
-    known = brief.taken.pattern
+    known = brief.masked.pattern
     for pattern, what in ((TAG, "markup"), (known, "a mark that stands for no words")):
         found = [m for m in pattern.finditer(masked) if m[0] not in brief.idea and FILLER not in m[0]]
         if found:
@@ -291,7 +291,7 @@ def invented_dialogue(text: str, brief: PromptRequirements) -> Iterator[Violatio
             return
     if invented:
         return
-    stray = [match.span() for match in DOUBLE_MARKS.finditer(masked) if match[0] not in brief.taken.text]
+    stray = [match.span() for match in DOUBLE_MARKS.finditer(masked) if match[0] not in brief.masked.text]
     if stray:
         yield Violation(
             "invented_dialogue", "error", "a quote mark without a pair", stray[0], cut_all(text, stray)
@@ -314,10 +314,10 @@ def _without(text: str, masked: str, invented: tuple[Quote, ...], quote: Quote) 
 
 
 def unrelated(text: str, brief: PromptRequirements) -> Iterator[Violation]:
-    asked = content_words(brief.taken.text)
+    asked = content_words(brief.masked.text)
     plan = PromptPlan.parse(text)
     prompt = f"{plan.first_frame} {plan.progression} {' '.join(line.text for line in plan.dialogue)}"
-    if len(asked) >= 4 and language_of(brief.taken.text) == "English" and not asked & content_words(prompt):
+    if len(asked) >= 4 and language_of(brief.masked.text) == "English" and not asked & content_words(prompt):
         yield Violation(
             "unrelated", "error", "has nothing in common with the idea; describe the idea's own scene"
         )
@@ -358,7 +358,7 @@ def _any_name() -> re.Pattern[str]:
 
 
 def notes(text: str, brief: PromptRequirements) -> Iterator[Violation]:
-    idea = brief.taken.text
+    idea = brief.masked.text
     written = {_letters(match[0]) for match in NOTES.finditer(text)}
     for match in NOTES.finditer(idea):
         played = _letters(match[0])

@@ -60,7 +60,7 @@ class Writer(Protocol):
 
     @property
     def sees(self) -> bool:
-        """Whether it may be shown the first frame."""
+        """True if it may be shown the first frame."""
         ...
 
     def write(self, ask: WriterRequest, on_text: OnText, cancelled: IsCancelled) -> WriterAnswer:

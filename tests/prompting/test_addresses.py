@@ -126,7 +126,7 @@ def test_at_home_any_server_may_be_called(scripted):
         == GOOD_ANSWER
     )
     for url in ("localhost:8000", "ftp://a/v1", "http://", "nonsense"):
-        with pytest.raises(UserError, match=r"no server address|no address"):
+        with pytest.raises(UserError, match=r"not a server address|not an address"):
             check_url(url)
 
 

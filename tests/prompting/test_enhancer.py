@@ -49,10 +49,10 @@ def test_the_template_keeps_every_word(case):
 def test_a_helpful_server_keeps_every_quote(scripted, case):
     """The server tells the idea's own scene and uses its marks, as a good model does."""
     brief = Enhancer().brief(EnhanceRequest(case["idea"]))
-    spoken = [("The speaker", "says", brief.taken.placeholder(i)) for i in range(len(brief.quotes))]
+    spoken = [("The speaker", "says", brief.masked.placeholder(i)) for i in range(len(brief.quotes))]
     dialogue = [dict(zip(("speaker", "verb", "words"), line, strict=True)) for line in spoken]
     prose = " ".join(
-        sorted(word for word in brief.taken.text.split() if word.isalpha() and word.isascii())[:12]
+        sorted(word for word in brief.masked.text.split() if word.isalpha() and word.isascii())[:12]
     )
     first_frame = GOOD_FIELDS["first_frame"].replace("grey", prose or "grey")
     scripted.text = json.dumps(GOOD_FIELDS | {"first_frame": first_frame, "dialogue": dialogue})
