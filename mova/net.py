@@ -73,8 +73,8 @@ def check_public(url: str, resolve: Resolve = resolve_host) -> PublicAddress:
     """The address of `url`, safe to be called for a stranger.
 
     Raises:
-        UserError: it is not https, holds a name or password, is not a plain host name, or resolves to an address
-            that is not public.
+        UserError: it is not https, holds a name or password, is not a plain host name, or resolves to an
+            address that is not public.
     """
     parsed, name = _parse(url), redacted_url(url)
     if parsed.scheme != "https":
