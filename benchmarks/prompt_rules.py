@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from mova.errors import UserError
-from mova.openai_client import Endpoint
+from mova.openai_client import visitor_endpoint
 from mova.prompting.endpoint import EndpointWriter
 from mova.prompting.enhancer import Enhancer, EnhanceRequest, EnhanceResult
 from mova.prompting.local import LocalWriter
@@ -35,7 +35,8 @@ def main() -> int:
     enhancers = {"template": Enhancer(), "pocket": Enhancer(reads_pocket=True)}
     if options.base_url:
         key = os.environ.get(options.api_key_env, "")
-        enhancers["endpoint"] = Enhancer(EndpointWriter(Endpoint(options.base_url, options.model, key)))
+        endpoint = visitor_endpoint(options.base_url, options.model, key, None, is_public_page=False)
+        enhancers["endpoint"] = Enhancer(EndpointWriter(endpoint))
     if options.local:
         enhancers["local"] = Enhancer(LocalWriter(options.local))
     cases = load_cases()

@@ -33,7 +33,7 @@ PRIVATE_NAMES = (
     ".corp",
 )
 MAX_BYTES = 4_000_000
-# What `is_global` lets through and is still no public server: relays to IPv4, and protocol assignments.
+# Passed by `is_global` although not public servers: relays to IPv4, and protocol assignments.
 REFUSED_NETWORKS = tuple(
     ipaddress.ip_network(text)
     for text in ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16")
@@ -56,15 +56,15 @@ def resolve_host(host: str, port: int) -> list[str]:
 
 
 def check_url(url: str) -> str:
-    """`url` without a trailing slash. What anybody may call from their own machine.
+    """`url` without a trailing slash, if anybody may call it from their own machine.
 
     Raises:
-        UserError: it is no http or https address.
+        UserError: it is not an http or https address.
     """
     parsed = _parse(url)
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise UserError(
-            f"{redacted_url(url)} is no server address; give one such as http://localhost:8000/v1"
+            f"{redacted_url(url)} is not a server address; give one such as http://localhost:8000/v1"
         )
     return url.strip().rstrip("/")
 
@@ -73,8 +73,8 @@ def check_public(url: str, resolve: Resolve = resolve_host) -> PublicAddress:
     """The address of `url`, safe to be called for a stranger.
 
     Raises:
-        UserError: it is not https, holds a name or password, is no plain host name, or resolves to an address
-            that is not public.
+        UserError: it is not https, holds a name or password, is not a plain host name, or resolves to an
+            address that is not public.
     """
     parsed, name = _parse(url), redacted_url(url)
     if parsed.scheme != "https":
@@ -105,7 +105,7 @@ def check_public(url: str, resolve: Resolve = resolve_host) -> PublicAddress:
 
 
 def is_public(ip: str) -> bool:
-    """Whether `ip` is the address of one machine that anybody on the internet can reach."""
+    """True if `ip` is the address of one machine that anybody on the internet can reach."""
     try:
         address = ipaddress.ip_address(ip)
     except ValueError:
@@ -160,7 +160,7 @@ def _parse(url: str) -> "httpx.URL":
         return httpx.URL(url.strip())
     except httpx.InvalidURL as error:
         raise UserError(
-            f"{redacted_url(url)} is no address; give one such as https://api.example.com/v1"
+            f"{redacted_url(url)} is not an address; give one such as https://api.example.com/v1"
         ) from error
 
 

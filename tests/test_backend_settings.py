@@ -40,8 +40,8 @@ def test_the_environment_chooses_the_server(environ, remote):
             {"MOVA_BACKEND": "remote"},
             "needs the server's address in MOVA_REMOTE_URL, such as http://localhost",
         ),
-        ({"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": "gpu:30002"}, "is no server address"),
-        ({"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": "ftp://gpu"}, "is no server address"),
+        ({"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": "gpu:30002"}, "is not a server address"),
+        ({"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": "ftp://gpu"}, "is not a server address"),
         (
             {"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": "http://me:pw@gpu"},
             "http://gpu was given with a name",

@@ -28,9 +28,7 @@ from mova.openai_client import ignore_text, never_cancelled
 from mova.prompting.endpoint import WITHOUT_IMAGE, EndpointWriter
 from mova.prompting.prompt_files import load_template
 from mova.prompting.quotes import find_quotes
-from mova.prompting.rules import MARKS, REASONING
-from mova.prompting.writers import AnswerCache, Writer, WriterRequest
-from mova.text import plain_text
+from mova.prompting.writers import AnswerCache, Writer, WriterRequest, prose_in
 
 RUNS, PREVIEWS = "runs", "previews"
 PUBLIC_BYTES, OWN_BYTES = 2**30, 50 * 2**30
@@ -329,7 +327,7 @@ def suggest_caption(writer: Writer, clip: Path, written: str = "") -> str:
     answer = AnswerCache().write(writer, ask, ignore_text, never_cancelled)
     if not writer.sees or WITHOUT_IMAGE in answer.notes:
         raise BackendError(f"{answer.model or 'this model'} takes no pictures; choose a model that does")
-    text = " ".join(MARKS.sub("", REASONING.sub("", plain_text(answer.text))).split())[:MAX_CHARACTERS]
+    text = prose_in(answer)[:MAX_CHARACTERS]
     if not text:
         raise BackendError(f"{answer.model} wrote nothing; try again, or write the text yourself")
     said = [f'Somebody says, "{quote}"' for quote in quotes if quote not in text]

@@ -5,23 +5,25 @@ Optional fields are sent first and left out for good once a server objects to th
 
 import base64
 import logging
+import re
 import time
-from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from mova.errors import BackendError
-from mova.net import own_client, public_client
 from mova.openai_client import (
     Endpoint,
     IsCancelled,
     OnText,
+    ReplyError,
+    body_of,
+    call,
     detail_of,
-    explain,
     ignore_text,
     never_cancelled,
-    run_until,
 )
 from mova.prompting.writers import WriterAnswer, WriterRequest
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 60_000  # of an answer; reasoning included
-MAX_ATTEMPTS = 7
+MAX_ATTEMPTS = 8
 # Field of the request, and what a server that objects to it writes.
 OPTIONAL = {
     "max_completion_tokens": ("max_completion_tokens",),
@@ -42,6 +44,7 @@ OPTIONAL = {
         "extra fields",
         "unrecognized",
     ),
+    "response_format": ("response_format", "json_schema", "json schema", "structured output", "grammar"),
     "seed": ("seed",),
     "temperature": ("temperature",),
     "stream": ("stream",),
@@ -49,20 +52,33 @@ OPTIONAL = {
     "image": ("image", "vision", "multimodal", "multi-modal", "mmproj", "content type", "must be a string"),
 }
 WITHOUT_IMAGE = "the model did not take the first frame; only the words were used"
+FOUND = "the server answered under {address}; give that address"
+# Models of a server that cannot hold a conversation, by what their names and types have in common.
+NO_CHAT = re.compile(
+    r"embed|rerank|moderation|whisper|transcri|\btts\b|speech|dall-e|image|diffusion|flux|clip\b|"
+    r"\b(?:bge|gte|e5|minilm|colbert)\b|guard",
+    re.IGNORECASE,
+)
 
 
 class Delta(BaseModel):
     content: str | None = None
+    refusal: str | None = None
+
+    @property
+    def text(self) -> str:
+        return self.content or self.refusal or ""
 
 
 class Choice(BaseModel):
     delta: Delta | None = None
     message: Delta | None = None
     finish_reason: str | None = None
+    error: Any = None
 
 
 class Reply(BaseModel):
-    """What is read of a reply or of a piece of one; servers add what they like."""
+    """The part of a reply, or of a piece of one, that is read; servers add what they like."""
 
     model: str | None = None
     choices: list[Choice] | None = None
@@ -77,7 +93,7 @@ class EndpointWriter:
 
     @property
     def identity(self) -> str:
-        return f"endpoint {self.endpoint.shown} {self.endpoint.model} {self.sees}"
+        return f"endpoint {self.endpoint.redacted} {self.endpoint.model} {self.sees}"
 
     @property
     def sees(self) -> bool:
@@ -88,54 +104,26 @@ class EndpointWriter:
     ) -> WriterAnswer:
         """Answer `ask`, streaming. Raises BackendError with a sentence for every failure, and Cancelled."""
         started = time.monotonic()
-        answer = self._run(
-            lambda client, report: self._answer(client, ask, report), on_text, cancelled, bool(ask.image)
-        )
-        log.info("%s answered in %.1f s", self.endpoint.shown, time.monotonic() - started)
+        endpoint = self.endpoint
+        if not endpoint.model:
+            endpoint = call(endpoint, with_listed_model, cancelled=cancelled)
+        answer, used = call(endpoint, partial(self._answer, ask), on_text, cancelled, bool(ask.image))
+        log.info("%s answered in %.1f s", used.redacted, time.monotonic() - started)
+        if used.base_url != self.endpoint.base_url:
+            answer = replace(answer, notes=(*answer.notes, FOUND.format(address=used.redacted)))
         return answer
-
-    def list_models(self) -> list[str]:
-        """The names of the models the server offers. Raises BackendError."""
-        return self._run(lambda client, _: _list_models(client), ignore_text, never_cancelled, False)
 
     def probe(self) -> WriterAnswer:
         """A one-word conversation, to see whether address, key and model are right. Raises BackendError."""
         ask = WriterRequest((("user", "Reply with the single word: ready"),), max_tokens=16, temperature=0.0)
         return self.write(ask)
 
-    def _run(
-        self,
-        work: Callable[["OpenAI", OnText], Any],
-        on_text: OnText,
-        cancelled: IsCancelled,
-        had_image: bool,
-    ) -> Any:  # noqa: ANN401 - whatever the work gives
-        import httpx
+    def _answer(
+        self, ask: WriterRequest, client: "OpenAI", endpoint: Endpoint, on_text: OnText
+    ) -> tuple[WriterAnswer, Endpoint]:
         import openai
 
-        client = connect(self.endpoint)
-        try:
-            return run_until(
-                lambda report: work(client, report), on_text, cancelled, self.endpoint.timeout, client.close
-            )
-        except (
-            openai.OpenAIError,
-            httpx.HTTPError,
-            TimeoutError,
-            ValueError,
-            TypeError,
-            AttributeError,
-        ) as error:
-            raise explain(error, self.endpoint, self.endpoint.model, had_image) from None
-        finally:
-            client.close()
-
-    def _answer(self, client: "OpenAI", ask: WriterRequest, on_text: OnText) -> WriterAnswer:
-        import openai
-
-        model = self.endpoint.model or next(iter(_list_models(client)), "")
-        if not model:
-            raise BackendError(f"{self.endpoint.shown} lists no models; name the model to use")
+        model = endpoint.model
         for _ in range(MAX_ATTEMPTS):
             left_out = self._left_out
             try:
@@ -151,12 +139,12 @@ class EndpointWriter:
                 self._left_out = left_out | objection
                 continue
             if answer.text or not answer.is_complete or "stream" in left_out:
-                return answer
+                return answer, endpoint
             whole = self._call(client, model, ask, left_out | {"stream"}, on_text)
             if whole.text:  # a server that answers whole although asked to stream
                 self._left_out = left_out | {"stream"}
-            return whole
-        raise BackendError(f"{self.endpoint.shown} objects to every form of the request; try another server")
+            return whole, endpoint
+        raise BackendError(f"{endpoint.redacted} objects to every form of the request; try another server")
 
     def _call(
         self, client: "OpenAI", model: str, ask: WriterRequest, left_out: frozenset[str], on_text: OnText
@@ -164,20 +152,23 @@ class EndpointWriter:
         fields = request_fields(model, ask, left_out)
         notes = (WITHOUT_IMAGE,) if ask.image and "image" in left_out else ()
         if not fields["stream"]:
-            reply = Reply.model_validate(client.chat.completions.create(**fields), from_attributes=True)
-            choice = reply.choices[0] if reply.choices else Choice()
-            text = (choice.message or Delta()).content or ""
-            return WriterAnswer(
-                text[:MAX_CHARACTERS], reply.model or model, choice.finish_reason != "length", notes
-            )
+            body = body_of(client.chat.completions.create(**fields))
+            reply = Reply.model_validate(body)
+            if reply.choices is None:
+                raise ReplyError(body)
+            choice = first_choice(reply)
+            text = (choice.message or Delta()).text
+            is_complete = choice.finish_reason != "length"
+            return WriterAnswer(text[:MAX_CHARACTERS], reply.model or model, is_complete, notes)
         text, reason, name = "", None, model
         with client.chat.completions.create(**fields) as stream:
             for piece in stream:
-                reply = Reply.model_validate(piece, from_attributes=True)
+                body = body_of(piece)
+                reply = Reply.model_validate(body)
                 name = reply.model or name
-                for choice in (reply.choices or [])[:1]:
-                    text += (choice.delta or Delta()).content or ""
-                    reason = choice.finish_reason or reason
+                choice = first_choice(reply)
+                text += (choice.delta or Delta()).text
+                reason = choice.finish_reason or reason
                 on_text(text)
                 if len(text) > MAX_CHARACTERS:
                     reason = "length"
@@ -185,19 +176,12 @@ class EndpointWriter:
         return WriterAnswer(text, name, reason != "length", notes)
 
 
-def connect(endpoint: Endpoint) -> "OpenAI":
-    """The openai client for `endpoint`, with its key, to its address and nowhere else."""
-    from openai import OpenAI
-
-    seconds = endpoint.timeout
-    http_client = public_client(endpoint.pinned, seconds) if endpoint.pinned else own_client(seconds)
-    return OpenAI(
-        api_key=endpoint.api_key or "none",
-        base_url=endpoint.base_url,
-        timeout=seconds,
-        max_retries=2,
-        http_client=http_client,
-    )
+def first_choice(reply: Reply) -> Choice:
+    """The answer of `reply`, empty if it holds none. Raises ReplyError for an error in its place."""
+    choice = reply.choices[0] if reply.choices else Choice()
+    if choice.error:
+        raise ReplyError({"error": choice.error})
+    return choice
 
 
 def request_fields(model: str, ask: WriterRequest, left_out: frozenset[str]) -> dict[str, Any]:
@@ -210,23 +194,27 @@ def request_fields(model: str, ask: WriterRequest, left_out: frozenset[str]) -> 
         fields["seed"] = ask.seed
     if "chat_template_kwargs" not in left_out:
         fields["extra_body"] = {"chat_template_kwargs": {"enable_thinking": False}}
+    if ask.schema and "response_format" not in left_out:
+        named = {"name": "prompt", "strict": True, "schema": ask.schema}
+        fields["response_format"] = {"type": "json_schema", "json_schema": named}
     fields["stream"] = "stream" not in left_out
     return fields
 
 
 def objected(error: Exception, left_out: frozenset[str], ask: WriterRequest) -> frozenset[str] | None:
-    """What to leave out after this refusal, or None if there is nothing left that could be the cause."""
+    """The fields to leave out after this refusal, or None if none is left that could be the cause."""
     said = detail_of(error, "").lower()
     candidates = {name: signs for name, signs in OPTIONAL.items() if name not in left_out}
     if not ask.image:
         candidates.pop("image", None)
-    if error.status_code < 500:
-        for name, signs in candidates.items():
-            if any(sign in said for sign in signs):
-                return frozenset([name])
-        unknown = frozenset(candidates) & {"chat_template_kwargs", "seed"}
-        if unknown:
-            return unknown
+    if not ask.schema:
+        candidates.pop("response_format", None)
+    for name, signs in candidates.items():
+        if any(sign in said for sign in signs) and (error.status_code < 500 or name == "response_format"):
+            return frozenset([name])
+    unknown = frozenset(candidates) & {"chat_template_kwargs", "response_format", "seed"}
+    if unknown and error.status_code < 500:
+        return unknown
     return frozenset(["image"]) if "image" in candidates else None
 
 
@@ -245,17 +233,30 @@ def _messages(ask: WriterRequest, left_out: frozenset[str]) -> list[dict[str, An
     return messages
 
 
-class ModelName(BaseModel):
+class ListedModel(BaseModel):
     id: str
+    type: str | None = None
 
 
 class ModelList(BaseModel):
-    data: list[ModelName] | None = None
+    data: list[ListedModel] | None
 
 
-def _list_models(client: "OpenAI") -> list[str]:
+def with_listed_model(client: "OpenAI", endpoint: Endpoint, on_text: OnText = ignore_text) -> Endpoint:
+    """`endpoint` with the first model that the server lists, one for conversations if there is any.
+
+    Raises:
+        BackendError: the server lists no models.
+        ReplyError: what it sent is not a list.
+    """
+    del on_text
+    body = body_of(client.get("/models", cast_to=object))
     try:
-        listed = ModelList.model_validate(client.models.list(), from_attributes=True)
-    except ValidationError:
-        return []
-    return [model.id for model in listed.data or []]
+        listed = ModelList.model_validate({"data": body} if isinstance(body, list) else body)
+    except ValueError:
+        raise ReplyError(body) from None
+    models = listed.data or []
+    for_chat = [model for model in models if not NO_CHAT.search(f"{model.id} {model.type or ''}")]
+    if not models:
+        raise BackendError(f"{endpoint.redacted} lists no models; name the model to use")
+    return replace(endpoint, model=(for_chat or models)[0].id)

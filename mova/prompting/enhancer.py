@@ -1,7 +1,8 @@
-"""From an idea to a prompt: ask, check, mend, ask again, and never come back with empty hands.
+"""From an idea to a prompt: ask, check, repair, ask again, and fall back, so that there always is one.
 
-The ladder: pocket's word lists, for that model alone; the model's answer; the answer mended by code; one more
-question that names what is wrong; the template, which needs no model; the person's own text.
+The ladder: pocket's word lists, for that model alone; the fields that the model answers with; the same
+repaired by code; one more question that names the problems; the template, which needs no model; the person's
+own text.
 """
 
 import secrets
@@ -15,10 +16,9 @@ from typing import Any, Literal
 
 from mova.errors import BackendError, UserError
 from mova.openai_client import IsCancelled, OnText, ignore_text, never_cancelled
-from mova.prompting.plan import PromptPlan
+from mova.prompting.plan import SCHEMA, PromptPlan, read_draft, read_fields
 from mova.prompting.pocket import read_idea
 from mova.prompting.prompt_files import load_template
-from mova.prompting.quotes import restore_quotes
 from mova.prompting.rules import (
     CLIP_SECONDS,
     MAX_WORDS,
@@ -29,12 +29,13 @@ from mova.prompting.rules import (
     repair,
 )
 from mova.prompting.template import write_template
-from mova.prompting.writers import AnswerCache, Writer, WriterAnswer, WriterRequest
+from mova.prompting.writers import AnswerCache, Writer, WriterAnswer, WriterRequest, prose_in
 from mova.text import WORD, TokenMeter, plain_text
 
 ROUTE = Literal["answer", "repaired", "asked again", "template", "own text"]
 MAX_IDEA = 60_000
 MAX_ANSWER = 8_000
+MAX_DESCRIPTION = 4_000
 MAX_COMPARISONS = 2_000_000
 IMAGE_SIDE = 1024
 ATTACHED = "You see it attached."
@@ -96,6 +97,17 @@ class EnhanceResult:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """The outcome of asking the writer: a prompt by some route, or the reason for none."""
+
+    checked: CheckedPrompt | None = None
+    route: ROUTE = "template"
+    failure: str = ""
+    notes: tuple[str, ...] = ()
+    model: str = ""
+
+
 @dataclass
 class Enhancer:
     """Turns ideas into prompts with `writer`, or by the template alone if there is none.
@@ -129,27 +141,26 @@ class Enhancer:
         brief = self.brief(request)
         seed = secrets.randbelow(2**31) if request.seed is None else request.seed
         request = replace(request, seed=seed)
-        result, failure, notes, model = None, "", (), ""
-        if self.reads_pocket:
-            result, notes = read_for_pocket(brief)
-            model = POCKET_LISTS if result else ""
-        if result is None and self.writer is not None:
+        attempt = read_for_pocket(brief) if self.reads_pocket else Attempt()
+        if attempt.checked is None and self.writer is not None:
             try:
-                result, failure, notes, model = self._written(request, brief, on_text, cancelled)
+                attempt = self._ask_writer(request, brief, on_text, cancelled)
             except BackendError as error:
-                result, failure = None, str(error)
-        route, text, repaired = result or fall_back(brief)
+                attempt = Attempt(failure=str(error))
+        route, checked = attempt.route, attempt.checked
+        if checked is None:
+            route, checked = fall_back(brief)
         return EnhanceResult(
-            text=text,
-            plan=PromptPlan.parse(text),
+            text=checked.text,
+            plan=PromptPlan.parse(checked.text),
             route=route,
-            added=added_spans(brief.idea, text),
-            violations=repaired.violations,
-            repairs=repaired.repairs,
-            failure=failure,
-            notes=notes,
+            added=added_spans(brief.idea, checked.text),
+            violations=checked.violations,
+            repairs=checked.repairs,
+            failure=attempt.failure,
+            notes=attempt.notes,
             seconds=round(time.monotonic() - started, 3),
-            model=model,
+            model=attempt.model,
             seed=seed,
         )
 
@@ -171,7 +182,7 @@ class Enhancer:
                 return
 
     def brief(self, request: EnhanceRequest) -> PromptRequirements:
-        """What the prompt for `request` is checked against."""
+        """The requirements that the prompt for `request` is checked against."""
         idea = plain_text(request.idea).strip()
         if not idea and request.image is None:
             raise UserError("the idea is empty; say in a few words what is seen and heard")
@@ -186,28 +197,27 @@ class Enhancer:
             meter=self.meter,
         )
 
-    def _written(
+    def _ask_writer(
         self, request: EnhanceRequest, brief: PromptRequirements, on_text: OnText, cancelled: IsCancelled
-    ) -> tuple[tuple[ROUTE, str, CheckedPrompt] | None, str, tuple[str, ...], str]:
-        """A usable prompt or None, why there is none, notes, and the model, after one or two questions."""
+    ) -> Attempt:
+        """A usable prompt, or why there is none, after one or two questions."""
 
         def draft(text: str) -> None:
-            on_text(restore_quotes(text, brief.taken))
+            on_text(read_draft(text).text(brief.masked, no_subtitles=False))
 
         ask = self.ask(request, brief, cancelled)
-        answer = self.cache.write(self.writer, ask, draft, cancelled)
-        first = check_answer(answer, brief)
-        if first.is_good and answer.is_complete:
-            route = "repaired" if first.repairs else "answer"
-            return (route, first.text, first), "", answer.notes, answer.model
-        faults = problems_in(first, answer)
-        answer = self.cache.write(self.writer, ask_again(ask, answer, faults), draft, cancelled)
-        second = check_answer(answer, brief)
-        if second.is_good and answer.is_complete:
-            return ("asked again", second.text, second), "", answer.notes, answer.model
-        faults = problems_in(second, answer)
-        reason = "; ".join(faults[:3]) if answer.is_complete else TRUNCATED.format(limit=ask.max_tokens)
-        return None, f"the model's answer could not be used: {reason}", answer.notes, answer.model
+        routes: tuple[ROUTE, ...] = ("answer", "asked again")
+        for route in routes:
+            answer = self.cache.write(self.writer, ask, draft, cancelled)
+            checked = check_answer(answer, brief)
+            if checked.is_good and answer.is_complete:
+                was_repaired = route == "answer" and checked.repairs
+                return Attempt(checked, "repaired" if was_repaired else route, "", answer.notes, answer.model)
+            problems = problems_in(checked, answer)
+            ask = ask_again(ask, answer, problems)
+        reason = "; ".join(problems[:3]) if answer.is_complete else TRUNCATED.format(limit=ask.max_tokens)
+        failure = f"the model's answer could not be used: {reason}"
+        return Attempt(failure=failure, notes=answer.notes, model=answer.model)
 
     def ask(
         self, request: EnhanceRequest, brief: PromptRequirements, cancelled: IsCancelled = never_cancelled
@@ -218,7 +228,7 @@ class Enhancer:
         if image and not shown and not self.writer.sees and self.describer is not None:
             shown = describe_first_frame(self.describer, image, self.cache, cancelled)
         values = {
-            "idea": brief.taken.text or "Continue the picture in the most natural way.",
+            "idea": brief.masked.text or "Continue the picture in the most natural way.",
             "seconds": f"{request.seconds:.0f}",
             "max_words": request.max_words,
         }
@@ -235,32 +245,33 @@ class Enhancer:
             request.max_tokens,
             request.temperature,
             request.seed or 0,
+            SCHEMA,
         )
 
 
 def check_answer(answer: WriterAnswer, brief: PromptRequirements) -> CheckedPrompt:
-    """The answer with the quotes put back, mended and checked."""
-    reasoning, end, prompt = answer.text.rpartition("</think>")
-    text = restore_quotes(plain_text(reasoning[-MAX_ANSWER:] + end + prompt[:MAX_ANSWER]), brief.taken)
-    return repair(text.strip(), brief)
+    """The prompt in an answer with the quotes put back, repaired and checked."""
+    try:
+        text = read_fields(plain_text(answer.text)).text(brief.masked, brief.no_subtitles)
+    except ValueError as error:
+        return CheckedPrompt("", (), (Violation("fields", "error", str(error)),))
+    return repair(text[:MAX_ANSWER].strip(), brief)
 
 
-def problems_in(judged: CheckedPrompt, answer: WriterAnswer) -> list[str]:
-    """What keeps the answer from being used, as its writer is told."""
-    faults = [violation.message for violation in judged.violations if violation.severity == "error"]
-    return faults if answer.is_complete else [*faults, "it was cut off before its end; be shorter"]
+def problems_in(checked: CheckedPrompt, answer: WriterAnswer) -> list[str]:
+    """The reasons not to use the answer, in words for its writer."""
+    problems = [violation.message for violation in checked.violations if violation.severity == "error"]
+    return problems if answer.is_complete else [*problems, "it was cut off before its end; be shorter"]
 
 
-def ask_again(ask: WriterRequest, answer: WriterAnswer, faults: list[str]) -> WriterRequest:
-    listed = "\n".join(f"- {fault}" for fault in faults)
-    _, user = load_template("ask_again").fill(faults=listed)
+def ask_again(ask: WriterRequest, answer: WriterAnswer, problems: list[str]) -> WriterRequest:
+    listed = "\n".join(f"- {problem}" for problem in problems)
+    _, user = load_template("ask_again").fill(problems=listed)
     return replace(ask, messages=(*ask.messages, ("assistant", answer.text[:MAX_ANSWER]), ("user", user)))
 
 
-def read_for_pocket(
-    brief: PromptRequirements,
-) -> tuple[tuple[ROUTE, str, CheckedPrompt] | None, tuple[str, ...]]:
-    """The prompt that pocket's word lists write, or None and a note why the template writes instead."""
+def read_for_pocket(brief: PromptRequirements) -> Attempt:
+    """The prompt that pocket's word lists write, or none and a note on why the template writes instead."""
     reading = read_idea(brief.idea)
     if brief.has_image:
         why = UNSEEN
@@ -271,20 +282,20 @@ def read_for_pocket(
     else:
         checked = repair(reading.prompt, brief)
         if checked.is_good:
-            return ("repaired" if checked.repairs else "answer", checked.text, checked), ()
+            return Attempt(checked, "repaired" if checked.repairs else "answer", model=POCKET_LISTS)
         why = NOT_KEPT.format(reasons=next(v.message for v in checked.violations if v.severity == "error"))
-    return None, (TEMPLATE_WROTE.format(why=why),)
+    return Attempt(notes=(TEMPLATE_WROTE.format(why=why),))
 
 
-def fall_back(brief: PromptRequirements) -> tuple[ROUTE, str, CheckedPrompt]:
+def fall_back(brief: PromptRequirements) -> tuple[ROUTE, CheckedPrompt]:
     """The template's prompt, or the own text where the template breaks rules that the text keeps."""
     own = brief.as_own_words()
     made = repair(write_template(own), own)
-    faults = {violation.rule for violation in made.violations if violation.severity == "error"}
+    problems = {violation.rule for violation in made.violations if violation.severity == "error"}
     plain = check(brief.idea, own)
-    if not brief.idea or faults <= {violation.rule for violation in plain if violation.severity == "error"}:
-        return "template", made.text, made
-    return "own text", brief.idea, CheckedPrompt(brief.idea, (), tuple(plain))
+    if not brief.idea or problems <= {violation.rule for violation in plain if violation.severity == "error"}:
+        return "template", made
+    return "own text", CheckedPrompt(brief.idea, (), tuple(plain))
 
 
 def added_spans(idea: str, text: str) -> tuple[tuple[int, int], ...]:
@@ -320,7 +331,7 @@ def read_image(path: Path) -> bytes:
 def describe_first_frame(
     describer: Writer, image: bytes, cache: AnswerCache, cancelled: IsCancelled = never_cancelled
 ) -> str:
-    """What `image` (JPEG) shows, in the words of a model that sees. Raises BackendError, Cancelled."""
+    """The content of `image` (JPEG) in the words of a model that sees. Raises BackendError, Cancelled."""
     system, user = load_template("describe_first_frame").fill()
     ask = WriterRequest((("system", system), ("user", user)), image=image, max_tokens=400, temperature=0.2)
-    return plain_text(cache.write(describer, ask, ignore_text, cancelled).text[:4000]).strip()
+    return prose_in(cache.write(describer, ask, ignore_text, cancelled))[:MAX_DESCRIPTION]

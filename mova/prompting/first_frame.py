@@ -1,23 +1,23 @@
 """A first frame from words: a model writes what the picture shows, an image server paints it.
 
-The server speaks OpenAI's `/v1/images/generations`. Who has none starts from the white frame.
+The server speaks OpenAI's `/v1/images/generations`. Without one, clips start from the white frame.
 """
 
 import base64
 from binascii import Error as Base64Error
+from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from mova.errors import BackendError
-from mova.openai_client import Endpoint, IsCancelled, explain, ignore_text, never_cancelled, run_until
-from mova.prompting.endpoint import connect
+from mova.openai_client import Endpoint, IsCancelled, OnText, body_of, call, ignore_text, never_cancelled
 from mova.prompting.plan import tidy
 from mova.prompting.prompt_files import load_template
 from mova.prompting.quotes import restore_quotes
-from mova.prompting.rules import MARKS, REASONING, PromptRequirements
-from mova.prompting.writers import AnswerCache, Writer, WriterRequest
+from mova.prompting.rules import PromptRequirements
+from mova.prompting.writers import AnswerCache, Writer, WriterRequest, prose_in
 from mova.text import plain_text
 
 if TYPE_CHECKING:
@@ -45,18 +45,17 @@ def write_first_frame_prompt(
     seed: int = 0,
     cancelled: IsCancelled = never_cancelled,
 ) -> str:
-    """What the first frame of `idea` shows, as a prompt for an image model of at most MAX_CHARACTERS.
+    """A prompt of at most MAX_CHARACTERS for an image model: the first frame of `idea`.
 
     Raises:
         BackendError: the writer failed or wrote nothing.
         Cancelled: `cancelled` became true.
     """
     brief = PromptRequirements(plain_text(idea).strip())
-    system, user = load_template("first_frame").fill(idea=brief.taken.text, max_words=MAX_WORDS)
+    system, user = load_template("first_frame").fill(idea=brief.masked.text, max_words=MAX_WORDS)
     ask = WriterRequest((("system", system), ("user", user)), max_tokens=400, seed=seed)
     answer = (cache or AnswerCache()).write(writer, ask, ignore_text, cancelled)
-    text = MARKS.sub("", REASONING.sub("", plain_text(answer.text)))
-    text = tidy(restore_quotes(" ".join(text.split()), brief.taken))
+    text = tidy(restore_quotes(prose_in(answer), brief.masked))
     if not text:
         raise BackendError(f"{answer.model} wrote no picture; try again or describe the first frame yourself")
     return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS].rsplit(" ", 1)[0]
@@ -71,23 +70,8 @@ def paint_first_frame(
         BackendError: the server failed or sent no picture. The message says what to do.
         Cancelled: `cancelled` became true.
     """
-    import httpx
-    import openai
-
-    client = connect(endpoint)
-    try:
-        data = run_until(
-            lambda _: _paint(client, endpoint, prompt, size_for(height, width)),
-            ignore_text,
-            cancelled,
-            endpoint.timeout,
-            client.close,
-        )
-    except (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError) as error:
-        raise explain(error, endpoint, endpoint.model, had_image=False) from None
-    finally:
-        client.close()
-    return _opened(data, endpoint)
+    data, used = call(endpoint, partial(_paint, prompt, size_for(height, width)), cancelled=cancelled)
+    return _opened(data, used)
 
 
 def size_for(height: int, width: int) -> str:
@@ -97,15 +81,18 @@ def size_for(height: int, width: int) -> str:
     return PORTRAIT if height > 1.2 * width else SQUARE
 
 
-def _paint(client: "OpenAI", endpoint: Endpoint, prompt: str, size: str) -> str:
+def _paint(
+    prompt: str, size: str, client: "OpenAI", endpoint: Endpoint, on_text: OnText
+) -> tuple[str, Endpoint]:
     import openai
 
+    del on_text
     fields = {"prompt": prompt, "n": 1, "size": size, "response_format": "b64_json"}
     if endpoint.model:
         fields["model"] = endpoint.model
     while True:
         try:
-            reply = Pictures.model_validate(client.images.generate(**fields), from_attributes=True)
+            reply = Pictures.model_validate(body_of(client.images.generate(**fields)))
             break
         except (openai.BadRequestError, openai.UnprocessableEntityError):
             # Newer OpenAI models know no response_format, others know few sizes.
@@ -118,9 +105,9 @@ def _paint(client: "OpenAI", endpoint: Endpoint, prompt: str, size: str) -> str:
     pictures = [picture.b64_json for picture in reply.data or [] if picture.b64_json]
     if not pictures:
         raise BackendError(
-            f"{endpoint.shown} sent no picture in its answer (b64_json); use another image server"
+            f"{endpoint.redacted} sent no picture in its answer (b64_json); use another image server"
         )
-    return pictures[0]
+    return pictures[0], endpoint
 
 
 def _opened(data: str, endpoint: Endpoint) -> "Image":
@@ -128,7 +115,7 @@ def _opened(data: str, endpoint: Endpoint) -> "Image":
 
     from mova.media.images import DAMAGE, IMAGE_FORMATS
 
-    message = f"{endpoint.shown} sent what is no picture; use another image server"
+    message = f"{endpoint.redacted} sent data that are not a picture; use another image server"
     try:
         with Image.open(BytesIO(base64.b64decode(data, validate=True)), formats=IMAGE_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:

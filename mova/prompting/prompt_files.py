@@ -14,7 +14,7 @@ HEADER = re.compile(r"---\nversion: (\d+)\nvariables:([^\n]*)\n---\n(.*?)\n=== u
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A versioned prompt file: what the model is told (`system`) and asked (`user`), with `{{variables}}`."""
+    """A versioned prompt file: instructions (`system`) and question (`user`), with `{{variables}}`."""
 
     name: str
     version: int
@@ -29,7 +29,7 @@ class PromptTemplate:
         return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
     def fill(self, **values: object) -> tuple[str, str]:
-        """System and user text with the variables filled in. What is filled in is not searched for variables.
+        """System and user text with the variables filled in. Values are not searched for variables.
 
         Raises:
             UserError: a variable is missing, or one is given that the file does not know.
@@ -64,7 +64,7 @@ def load_template(name: str) -> PromptTemplate:
         raise UserError(
             f"prompts/{path.name} is malformed; it needs a head with version and variables between "
             "--- lines, "
-            "then what the model is told, a line === user ===, and what it is asked"
+            "then the instructions, a line === user ===, and the question"
         )
     named = frozenset(word.strip() for word in match[2].split(",") if word.strip())
     used = frozenset(VARIABLE.findall(match[3] + match[4]))

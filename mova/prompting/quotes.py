@@ -33,7 +33,7 @@ BEFORE_SINGLE = re.compile(
 )
 PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 MAX_MARKS = 64  # of a kind, looked at for the end of one quote
-MAX_QUOTE = 4000  # characters; what is longer is no speech of a clip, and searching on would take long
+MAX_QUOTE = 4000  # characters; longer ones are not speech of a clip, and searching further would take long
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,11 @@ class MaskedText:
         """The placeholder of the quote at `index`, counted from 0."""
         return f"<{self.tag}{index + 1}>"
 
+    def indices(self, text: str) -> list[int]:
+        """The quotes whose placeholders are in `text`, counted from 0, in the order of the text."""
+        found = (int(next(filter(None, match.groups()))) - 1 for match in self.pattern.finditer(text))
+        return [index for index in found if 0 <= index < len(self.quotes)]
+
 
 @lru_cache(maxsize=128)  # a check looks at the same text some forty times
 def find_quotes(text: str) -> tuple[Quote, ...]:
@@ -108,22 +113,22 @@ def mask_quotes(text: str) -> MaskedText:
     return MaskedText("".join([*pieces, text[position:]]), tuple(quotes), tag)
 
 
-def restore_quotes(answer: str, taken: MaskedText) -> str:
+def restore_quotes(answer: str, masked: MaskedText) -> str:
     """`answer` with the quotes in the places of their placeholders.
 
     A placeholder's second mention, and one that stands for no quote, is dropped; what is missing stays
-    missing, for `validators` to see.
+    missing, for the rules to see.
     """
     used: set[int] = set()
 
     def restore(match: re.Match) -> str:
         index = int(next(group for group in match.groups() if group)) - 1
-        if index in used or not 0 <= index < len(taken.quotes):
+        if index in used or not 0 <= index < len(masked.quotes):
             return ""
         used.add(index)
-        return taken.quotes[index].raw
+        return masked.quotes[index].raw
 
-    return taken.pattern.sub(restore, answer)
+    return masked.pattern.sub(restore, answer)
 
 
 def locate(text: str, quotes: tuple[Quote, ...]) -> list[int | None]:

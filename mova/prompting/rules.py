@@ -1,4 +1,8 @@
-"""What a prompt must live up to, and how it fails to."""
+"""The rules of a prompt: what each looks for, and the repair where code can make one.
+
+A rule is a function of the text and the requirements that yields violations; RULES has them all, in the order
+in which they are asked and their repairs applied.
+"""
 
 import re
 from collections.abc import Callable, Iterator
@@ -43,7 +47,7 @@ MAX_WORDS = 250
 
 @dataclass(frozen=True)
 class Violation:
-    """One broken rule. `span` is where in the text; `fix` is the whole text put right, or None.
+    """One broken rule. `span` is where in the text; `fix` is the whole text repaired, or None.
 
     An "error" keeps a text from being used as it is; a "warning" is for the person to judge.
     """
@@ -70,75 +74,53 @@ class PromptRequirements:
     max_words: int = MAX_WORDS
     meter: TokenMeter | None = None
     own_words: bool = False
-    taken: MaskedText = field(init=False, compare=False)
+    masked: MaskedText = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "taken", mask_quotes(self.idea))
+        object.__setattr__(self, "masked", mask_quotes(self.idea))
 
     @property
     def quotes(self) -> tuple:
-        return self.taken.quotes
+        return self.masked.quotes
 
     @property
     def prose(self) -> str:
         """The idea without its quoted words, in lower case: what has been asked for."""
-        return self.taken.text.lower()
+        return self.masked.text.lower()
 
     def as_own_words(self) -> "PromptRequirements":
         return replace(self, own_words=True)
 
 
-REASONING = re.compile(r".*</(?:think|thinking|reasoning)>|<\|[^|<>\n]{1,40}\|>", re.DOTALL | re.IGNORECASE)
-OPEN_REASONING = re.compile(r"\s*<(?:think|thinking|reasoning)>", re.IGNORECASE)
+@lru_cache(maxsize=1024)
+def _pattern(word: str, stem: bool = False) -> re.Pattern[str]:
+    """`word` standing by itself, or with `stem` its beginning; scripts without spaces have no word ends."""
+    if not word.isascii():
+        return re.compile(re.escape(word))
+    return re.compile(rf"\b{re.escape(word)}" + ("" if stem else r"\b"))
+
+
+# --- Form: plain text in MOVA's blocks ---
+
 TAG = re.compile(r"</?[a-z][^<>\n]{0,200}>|<!--.*?-->|<!doctype[^>]*>|\{\{|\}\}", re.IGNORECASE)
 LABEL = (
-    r"(?:(?:the )?first frame|opening(?: frame| picture)?|progression|what happens|action|scene|"
-    r"video|dialogue|speech|"
-    r"spoken words|camera|style|setting)"
+    r"(?:(?:the )?first frame|opening(?: frame| picture)?|progression|what happens|action|scene|video|"
+    r"dialogue|speech|spoken words|camera|style|setting)"
 )
 MARKS = re.compile(
-    r"^[ \t]*(?:```[^\n]*|~~~[^\n]*|-{3,}|={3,}|\*{3,}|_{3,})[ \t]*$|"  # fences and rules
+    r"^[ \t]*(?:```[^\n]*|~~~[^\n]*|-{3,}|={3,}|\*{3,}|_{3,})[ \t]*$|"  # fences and lines
     r"^[ \t]*(?:#{1,6}|>+|[-*•–▪]|\(?\d{1,2}[.):])[ \t]+|"  # headings, quotations, lists
     rf"^[ \t]*[*_]*(?:block \d ?[:-] ?)?{LABEL}[*_]*[ \t]*[:：][*_]*[ \t]*|"
     r"\*\*|__|(?<!\w)[*_](?=\w)|(?<=[\w.,!?])[*_](?!\w)|`+|"
     r"!?\[(?=[^\]\n]*\]\()|\]\([^)\n]*\)",
     re.IGNORECASE | re.MULTILINE,
 )
-AUDIO_LABEL = re.compile(r"^[ \t]*[*_]*(?:audio|sound)s?[*_]*[ \t]*[:：][*_]*[ \t]*(?=(\S?))", re.I | re.M)
-LEADING = re.compile(
-    r"\s*(?:(?:sure|certainly|of course|okay|ok|absolutely|great|understood|done)[ \t]*[,!.:][ \t]*)?"
-    r"(?:here(?:'|’)?(?:s| is| are)\b[^\n:]{0,60}\b(?:prompt|version|rewrite|text|description|"
-    r"caption|answer|result)s?"
-    r"\b[^\n:]{0,80}[:\n]\s*)?(?:(?:final |rewritten |video |revised )*(?:prompt|output|answer|"
-    r"caption)[ \t]*[:：]\s*)?"
-    r"(?:i (?:have|'ve) (?:rewritten|revised)[^\n]*\n\s*)?",
-    re.IGNORECASE,
-)
-TRAILING = re.compile(
-    r"\n\s*\(?(?:note|notes|please note|let me know|i hope|feel free|would you like|word count|\d+ "
-    r"words|total words|"
-    r"explanation|changes made)\b[^\n]*\s*$",
-    re.IGNORECASE,
-)
 MIN_LETTERS = 24  # of the opening and what happens, about eight words or a Chinese sentence or two
-REFUSAL = re.compile(
-    r"\s*(?:(?:i'?m|i am|we are|we're) (?:sorry|unable|not able)|sorry[,.]|i can(?:no|')?t\b|i won't|"
-    r"as an ai\b|"
-    r"i apologi[sz]e|抱歉|对不起|我无法|我不能)",
-    re.IGNORECASE,
+SPEECH_AUDIO = (
+    "The audio shows the spoken words, close and clear and in step with the lips, over the quiet natural "
+    "sound of the place."
 )
-
-
-def reasoning(text: str, brief: PromptRequirements) -> Iterator[Violation]:
-    match = REASONING.search(text)
-    if match and match[0] not in brief.idea and not REASONING.search(brief.idea):
-        fix = text[: match.start()] + text[match.end() :]
-        yield Violation("reasoning", "error", "holds the model's reasoning", match.span(), fix.strip())
-    elif OPEN_REASONING.match(text) and not OPEN_REASONING.match(brief.idea):
-        message = (
-            "holds nothing but unfinished reasoning; give the model more tokens or turn its thinking off"
-        )
-        yield Violation("reasoning", "error", message, (0, len(text)))
+PLAIN_AUDIO = "The audio shows the natural sounds of what is seen, each in step with its movement."
 
 
 def plain(text: str, brief: PromptRequirements) -> Iterator[Violation]:
@@ -146,7 +128,7 @@ def plain(text: str, brief: PromptRequirements) -> Iterator[Violation]:
         yield Violation("plain_text", "error", "holds control characters", None, plain_text(text))
         return
     masked = blank(text)
-    known = brief.taken.pattern
+    known = brief.masked.pattern
     for pattern, what in ((TAG, "markup"), (known, "a mark that stands for no words")):
         found = [m for m in pattern.finditer(masked) if m[0] not in brief.idea and FILLER not in m[0]]
         if found:
@@ -157,46 +139,14 @@ def plain(text: str, brief: PromptRequirements) -> Iterator[Violation]:
 
 def marks(text: str, brief: PromptRequirements) -> Iterator[Violation]:
     """Lists, headings, fences, emphasis, labels. All of them go at once."""
-    masked = blank(text)
     found = [
-        m for m in MARKS.finditer(masked) if m[0].strip() and (brief.own_words or m[0] not in brief.idea)
+        match.span()
+        for match in MARKS.finditer(blank(text))
+        if match[0].strip() and (brief.own_words or match[0] not in brief.idea)
     ]
-    labels = [m for m in AUDIO_LABEL.finditer(masked) if not AUDIO_OPENING.match(masked, m.end())]
-    labels += [m for m in AUDIO_LABEL.finditer(masked) if AUDIO_OPENING.match(masked, m.end())]
-    if not found and not labels:
-        return
-    spans = {m.span(): "" for m in found}
-    for match in labels:
-        spans[match.span()] = "" if AUDIO_OPENING.match(masked, match.end()) else "The audio shows "
-    fixed, previous = text, len(text) + 1
-    for (start, end), by in sorted(spans.items(), reverse=True):
-        if end > previous:
-            continue
-        rest = fixed[end:]
-        if by and rest[:1].isupper() and not rest[1:2].isupper():
-            rest = rest[:1].lower() + rest[1:]
-        fixed, previous = fixed[:start] + by + rest, start
-    span = min(spans)
-    yield Violation("marks", "error", "holds list marks, headings or other markup", span, tidy(fixed))
-
-
-def residue(text: str, brief: PromptRequirements) -> Iterator[Violation]:
-    """Sentences about the answer instead of the prompt, and quote marks around the whole."""
-    lead = LEADING.match(text)
-    if lead and lead[0].strip() and not brief.idea.lower().startswith(lead[0].strip().lower()):
-        fix = capitalised(text[lead.end() :].strip())
-        yield Violation("residue", "error", "begins with words about the answer", lead.span(), fix)
-        return
-    tail = TRAILING.search(text)
-    if tail and tail[0].strip() not in brief.idea:
-        fix = text[: tail.start()].rstrip()
-        yield Violation("residue", "error", "ends with words about the answer", tail.span(), fix)
-        return
-    found = find_quotes(text.strip())
-    whole = len(found) == 1 and found[0].end - found[0].start == len(text.strip()) and count_words(text) > 30
-    if whole and found[0].raw not in {quote.raw for quote in brief.quotes}:
-        inner = found[0].text.strip()
-        yield Violation("residue", "error", "stands in quote marks as a whole", (0, 1), inner)
+    if found:
+        message = "holds list marks, headings or other markup"
+        yield Violation("marks", "error", message, found[0], cut_all(text, found))
 
 
 def empty(text: str, brief: PromptRequirements) -> Iterator[Violation]:  # noqa: ARG001 - rules share one signature
@@ -204,19 +154,12 @@ def empty(text: str, brief: PromptRequirements) -> Iterator[Violation]:  # noqa:
         yield Violation("empty", "error", "holds no words")
 
 
-def refusal(text: str, brief: PromptRequirements) -> Iterator[Violation]:
-    if REFUSAL.match(text) and not REFUSAL.match(brief.idea):
-        yield Violation("refusal", "error", "refuses or apologises instead of writing", (0, len(text)))
-
-
 def language(text: str, brief: PromptRequirements) -> Iterator[Violation]:  # noqa: ARG001 - rules share one signature
     plan = PromptPlan.parse(text)
     for block in (plan.first_frame, *plan.progression.splitlines(), plan.audio):
         spoken = language_of(blank(block).replace(FILLER, ""))
         if spoken != "English":
-            message = (
-                f"the prose is {spoken}; MOVA was trained on English prose with speech in its own language"
-            )
+            message = f"the prose is {spoken}; write English prose, and only speech in its own language"
             start = max(0, text.find(block))
             yield Violation("language", "error", message, (start, start + len(block)))
             return
@@ -241,103 +184,9 @@ def structure(text: str, brief: PromptRequirements) -> Iterator[Violation]:  # n
     if not plan.first_frame:
         yield Violation("structure", "error", "lacks the opening picture; begin with what is seen first")
     elif not plan.progression and len(sentences(narrative)) < 2:
-        yield Violation("structure", "error", "lacks what happens; go on from the opening picture")
+        yield Violation("structure", "error", "lacks what happens; continue from the opening picture")
     elif sum(character.isalpha() for character in narrative) < MIN_LETTERS:
         yield Violation("structure", "error", "says too little to make a scene; describe it")
-
-
-LISTS = ("colours", "materials")
-PLACE = re.compile(r"\b(?:floor|ground|wall|background|backdrop)\b|地|墙|背景")
-BACKDROP = re.compile(r"\b(?:\w+ ){1,2}(?:floor|ground|wall|background|backdrop)\b|\bwall is \w+")
-NOTE_GAP = r"(?:\s*(?:[,、–-]|\.{2,3})\s*|\s+)(?:(?:and|then)\s+)?"
-NOTES = re.compile(rf"(?<![A-Za-z0-9_'’])[A-G](?:{NOTE_GAP}[A-G])+(?![A-Za-z0-9_'’#♯♭])")
-PLAYED = re.compile(r"\b(?:notes?|keys?|pianos?|keyboard|melody|tune|plays?|playing)\b", re.IGNORECASE)
-FEW_NOTES = 3  # fewer are taken for notes only where something is played
-SAID = re.compile(r"\b(?:says?|saying)(?: the words?)?:? +([^<>:,.;!?\n]{1,60}?) *[.!?]*$", re.IGNORECASE)
-REPORTED = re.compile(r"(?:that|nothing|something|anything|it|to|how|what|why)\b", re.IGNORECASE)
-LAST = 120  # characters of an idea in which such words end it
-FEW_WORDS = 4  # more after a verb of speaking tell what is said rather than say it
-
-
-def named(text: str, brief: PromptRequirements) -> Iterator[Violation]:
-    for word in lost_names(text, brief):
-        yield _lost("named", word)
-
-
-def notes(text: str, brief: PromptRequirements) -> Iterator[Violation]:
-    idea = brief.taken.text
-    told = {_letters(match[0]) for match in NOTES.finditer(text)}
-    for match in NOTES.finditer(idea):
-        played = _letters(match[0])
-        if (len(played) >= FEW_NOTES or PLAYED.search(idea)) and played not in told:
-            yield Violation("notes", "error", f"the notes {match[0]} are missing; keep them in their order")
-
-
-def unquoted_speech(text: str, brief: PromptRequirements) -> Iterator[Violation]:
-    """What someone says at the end of an idea without any quote marks, as in: girl says hello."""
-    said = SAID.search(brief.idea[-LAST:]) if not brief.quotes else None
-    if said is None or REPORTED.match(said[1]) or len(said[1].split()) > FEW_WORDS or CJK.search(said[1]):
-        return
-    words = content_words(said[1])
-    if not words <= content_words(text):
-        yield _lost("bare_words", said[1])
-
-
-def lost_names(text: str, brief: PromptRequirements) -> list[str]:
-    """The colours and materials of the idea that `text` lacks.
-
-    What is said of a backdrop that nobody asked for says nothing of the ball before it.
-    """
-    asked: dict[tuple[str, ...], str] = {}
-    for match in _any_name().finditer(brief.prose):
-        asked.setdefault(_group_of()[match[0]], match[0])
-    if not asked:
-        return []
-    prose = prose_of(text)
-    if not PLACE.search(brief.prose):
-        prose = BACKDROP.sub(" ", prose)
-    return [
-        said for group, said in asked.items() if not any(_name_pattern(word).search(prose) for word in group)
-    ]
-
-
-def _lost(rule: str, words: str) -> Violation:
-    return Violation(rule, "error", f'the idea says "{words}" and the prompt does not; keep it')
-
-
-@lru_cache
-def _group_of() -> dict[str, tuple[str, ...]]:
-    """The words for the same colour or material as each word."""
-    groups = [tuple(word.strip() for word in line.split(",")) for name in LISTS for line in load_words(name)]
-    return {word: group for group in groups for word in group}
-
-
-@lru_cache
-def _any_name() -> re.Pattern[str]:
-    words = sorted(_group_of(), key=len, reverse=True)
-    return re.compile("|".join(_name_pattern(word).pattern for word in words))
-
-
-@lru_cache(maxsize=512)
-def _name_pattern(word: str) -> re.Pattern[str]:
-    return re.compile(rf"\b{re.escape(word)}\b" if word.isascii() else re.escape(word))
-
-
-def _letters(run: str) -> str:
-    return "".join(re.findall("[A-G]", run))
-
-
-SPEECH_AUDIO = (
-    "The audio shows the spoken words, close and clear and in step with the lips, over the quiet "
-    "natural sound of "
-    "the place."
-)
-PLAIN_AUDIO = "The audio shows the natural sounds of what is seen, each in step with its movement."
-
-
-def default_audio(has_speech: bool) -> str:
-    """A sound block that invents nothing."""
-    return SPEECH_AUDIO if has_speech else PLAIN_AUDIO
 
 
 def audio_last(text: str, brief: PromptRequirements) -> Iterator[Violation]:
@@ -352,10 +201,7 @@ def audio_last(text: str, brief: PromptRequirements) -> Iterator[Violation]:
         last = rest.pop() if rest and AUDIO_OPENING.match(rest[-1]) else ""
         sound = " ".join([*early, last]).strip()
         start = text.find(early[0])
-        message = (
-            "the sound stands before other blocks; the encoder cuts the end, so the sound goes last, in "
-            "one block"
-        )
+        message = "the sound stands before other blocks; write all of it in one block at the end"
         fix = "\n\n".join([*rest, sound]) + ending
         yield Violation("audio_last", "error", message, (start, start + len(early[0])), fix)
         return
@@ -364,51 +210,26 @@ def audio_last(text: str, brief: PromptRequirements) -> Iterator[Violation]:
     yield Violation("audio_last", "error", message, None, fix if blocks else None)
 
 
-def sounds(text: str, brief: PromptRequirements) -> Iterator[Violation]:
-    prose = prose_of(text)
-    for group in load_words("sounds"):
-        words = [word.strip() for word in group.split(",")]
-        if any(_has(word, brief.prose) for word in words):
-            continue
-        match = next((found for word in words if (found := _search(word, prose))), None)
-        if match is None or re.search(
-            r"\b(?:no|without|free of|any)\s+(?:\w+\s+){0,3}$", prose[: match.start()]
-        ):
-            continue
-        start, end = sentence_at(prose, match.start())
-        fix = cut(text, start, end)
-        keeps_sound = AUDIO_OPENING.match(PromptPlan.parse(fix).audio) is not None
-        message = f'"{match[0]}" was not asked for'
-        yield Violation("sounds", "warning", message, match.span(), fix if keeps_sound else None)
+def default_audio(has_speech: bool) -> str:
+    """A sound block that invents nothing."""
+    return SPEECH_AUDIO if has_speech else PLAIN_AUDIO
 
 
-def speech(text: str, brief: PromptRequirements) -> Iterator[Violation]:
-    quotes = find_quotes(text)
-    words = " ".join(quote.text for quote in quotes)
-    if speech_seconds(words) <= brief.seconds:
-        return
-    needed = speech_seconds(words)
-    how = "cannot be said" if speech_seconds(words, fastest=True) > brief.seconds else "will sound hurried"
-    message = f"the spoken words take about {needed:.0f} s and {how} in {brief.seconds:.1f} s; shorten them"
-    yield Violation("speech", "warning", message, (quotes[0].start, quotes[-1].end))
-
-
-def _has(word: str, prose: str) -> bool:
-    return _search(word, prose) is not None
-
-
-def _search(word: str, prose: str) -> re.Match | None:
-    edge = r"\b" if word.isascii() else ""
-    return re.search(f"{edge}{re.escape(word)}{edge}", prose)
-
+# --- The idea: its quoted words, and what it names ---
 
 DOUBLE_MARKS = re.compile('["“”„«»‹›「」『』＂]')
-MAX_INVENTED = 8  # a text with more is not worth mending
-CAMERA = r"camera|lens|shot|view|frame|framing|镜头"
-CAMERA_CLAUSE = re.compile(
-    rf",?\s*(?:\b(?:as|while|and|with)\s+)?\b(?:the|a)\s+(?:\w+\s+)?(?:camera|shot|view|"
-    rf"lens)\s[^,.;!?\n{FILLER}]*"
-)
+MAX_INVENTED = 8  # a text with more is not worth repairing
+LISTS = ("colours", "materials")
+PLACE = re.compile(r"\b(?:floor|ground|wall|background|backdrop)\b|地|墙|背景")
+BACKDROP = re.compile(r"\b(?:\w+ ){1,2}(?:floor|ground|wall|background|backdrop)\b|\bwall is \w+")
+NOTE_GAP = r"(?:\s*(?:[,、–-]|\.{2,3})\s*|\s+)(?:(?:and|then)\s+)?"
+NOTES = re.compile(rf"(?<![A-Za-z0-9_'’])[A-G](?:{NOTE_GAP}[A-G])+(?![A-Za-z0-9_'’#♯♭])")
+PLAYED = re.compile(r"\b(?:notes?|keys?|pianos?|keyboard|melody|tune|plays?|playing)\b", re.IGNORECASE)
+FEW_NOTES = 3  # fewer are taken for notes only where something is played
+SAID = re.compile(r"\b(?:says?|saying)(?: the words?)?:? +([^<>:,.;!?\n]{1,60}?) *[.!?]*$", re.IGNORECASE)
+REPORTED = re.compile(r"(?:that|nothing|something|anything|it|to|how|what|why)\b", re.IGNORECASE)
+LAST = 120  # characters of an idea in which such words end it
+FEW_WORDS = 4  # more after a verb of speaking report what is said
 
 
 def quotes(text: str, brief: PromptRequirements) -> Iterator[Violation]:
@@ -463,16 +284,14 @@ def invented_dialogue(text: str, brief: PromptRequirements) -> Iterator[Violatio
     for quote in invented:
         read = brief.has_image and not SPEECH_VERB.search(masked[max(0, quote.start - 60) : quote.start])
         if not read:
-            message = (
-                f"the words {quote.raw[:60].replace(FILLER, '…')} are nobody's; say nothing that was not "
-                "given"
-            )
+            words = quote.raw[:60].replace(FILLER, "…")
+            message = f"the words {words} are nobody's; quote only words that were given"
             fix = _without(text, masked, invented, quote) if len(invented) <= MAX_INVENTED else None
             yield Violation("invented_dialogue", "error", message, (quote.start, quote.end), fix)
             return
     if invented:
         return
-    stray = [match.span() for match in DOUBLE_MARKS.finditer(masked) if match[0] not in brief.taken.text]
+    stray = [match.span() for match in DOUBLE_MARKS.finditer(masked) if match[0] not in brief.masked.text]
     if stray:
         yield Violation(
             "invented_dialogue", "error", "a quote mark without a pair", stray[0], cut_all(text, stray)
@@ -495,20 +314,117 @@ def _without(text: str, masked: str, invented: tuple[Quote, ...], quote: Quote) 
 
 
 def unrelated(text: str, brief: PromptRequirements) -> Iterator[Violation]:
-    asked = content_words(brief.taken.text)
+    asked = content_words(brief.masked.text)
     plan = PromptPlan.parse(text)
-    told = f"{plan.first_frame} {plan.progression} {' '.join(line.text for line in plan.dialogue)}"
-    if len(asked) >= 4 and language_of(brief.taken.text) == "English" and not asked & content_words(told):
+    prompt = f"{plan.first_frame} {plan.progression} {' '.join(line.text for line in plan.dialogue)}"
+    if len(asked) >= 4 and language_of(brief.masked.text) == "English" and not asked & content_words(prompt):
         yield Violation(
             "unrelated", "error", "has nothing in common with the idea; describe the idea's own scene"
         )
+
+
+def named(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    for word in lost_names(text, brief):
+        yield _lost("named", word)
+
+
+def lost_names(text: str, brief: PromptRequirements) -> list[str]:
+    """The colours and materials of the idea that `text` lacks.
+
+    Words about a backdrop that nobody asked for say nothing of the ball before it.
+    """
+    asked: dict[tuple[str, ...], str] = {}
+    for match in _any_name().finditer(brief.prose):
+        asked.setdefault(_group_of()[match[0]], match[0])
+    if not asked:
+        return []
+    prose = prose_of(text)
+    if not PLACE.search(brief.prose):
+        prose = BACKDROP.sub(" ", prose)
+    return [said for group, said in asked.items() if not any(_pattern(word).search(prose) for word in group)]
+
+
+@lru_cache
+def _group_of() -> dict[str, tuple[str, ...]]:
+    """The words for the same colour or material as each word."""
+    groups = [tuple(word.strip() for word in line.split(",")) for name in LISTS for line in load_words(name)]
+    return {word: group for group in groups for word in group}
+
+
+@lru_cache
+def _any_name() -> re.Pattern[str]:
+    words = sorted(_group_of(), key=len, reverse=True)
+    return re.compile("|".join(_pattern(word).pattern for word in words))
+
+
+def notes(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    idea = brief.masked.text
+    written = {_letters(match[0]) for match in NOTES.finditer(text)}
+    for match in NOTES.finditer(idea):
+        played = _letters(match[0])
+        if (len(played) >= FEW_NOTES or PLAYED.search(idea)) and played not in written:
+            yield Violation("notes", "error", f"the notes {match[0]} are missing; keep them in their order")
+
+
+def _letters(run: str) -> str:
+    return "".join(re.findall("[A-G]", run))
+
+
+def unquoted_speech(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    """Words said at the end of an idea without quote marks, as in: girl says hello."""
+    said = SAID.search(brief.idea[-LAST:]) if not brief.quotes else None
+    if said is None or REPORTED.match(said[1]) or len(said[1].split()) > FEW_WORDS or CJK.search(said[1]):
+        return
+    words = content_words(said[1])
+    if not words <= content_words(text):
+        yield _lost("bare_words", said[1])
+
+
+def _lost(rule: str, words: str) -> Violation:
+    return Violation(rule, "error", f'the idea says "{words}" and the prompt does not; keep it')
+
+
+# --- Additions: what nobody asked for ---
+
+CAMERA = r"camera|lens|shot|view|frame|framing|镜头"
+CAMERA_CLAUSE = re.compile(
+    rf",?\s*(?:\b(?:as|while|and|with)\s+)?\b(?:the|a)\s+(?:\w+\s+)?(?:camera|shot|view|lens)\s"
+    rf"[^,.;!?\n{FILLER}]*"
+)
+CAMERA_SENTENCE = re.compile(r"\s*(?:the |a )?(?:slow |smooth )?(?:camera|shot|lens|view)\b")
+CAMERA_ASKED = re.compile(
+    r"\b(?:camera|zoom|dolly|tracking|handheld|pan|pans|tilt|drone|slow.motion|time.?lapse)|镜头|运镜|跟拍|推近|拉远"
+)
+NEGATED = re.compile(r"\b(?:no|without|free of|any)\s+(?:\w+\s+){0,3}$")
+
+
+def camera(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    if CAMERA_ASKED.search(brief.prose):
+        return
+    prose = prose_of(text)
+    for entry in load_words("camera"):
+        is_stem = entry.endswith("*")
+        for match in _pattern(entry.rstrip("*"), is_stem).finditer(prose):
+            start, end = sentence_at(prose, match.start())
+            near = re.search(rf"\b(?:{CAMERA})\b[^,;]{{0,40}}$|镜头", prose[start : match.start()])
+            if not is_stem and not near:
+                continue
+            clauses = CAMERA_CLAUSE.finditer(prose, start, end)
+            clause = next((c for c in clauses if c.start() <= match.start() and match.end() <= c.end()), None)
+            fix = None
+            if FILLER not in prose[start:end] and CAMERA_SENTENCE.match(prose[start:end]):
+                fix = cut(text, start, end)
+            elif clause:
+                fix = cut(text, *clause.span())
+            yield Violation("camera", "error", f'nobody asked for "{match[0]}"', match.span(), fix)
+            return
 
 
 def stillness(text: str, brief: PromptRequirements) -> Iterator[Violation]:
     prose = prose_of(text)
     for entry in load_words("stillness"):
         word, arrow, by = (part.strip() for part in entry.partition("->"))
-        for match in _word(word).finditer(prose):
+        for match in _pattern(word).finditer(prose):
             if word in brief.prose:
                 break
             message = f'"{match[0]}" makes pictures freeze; say what moves'
@@ -522,7 +438,7 @@ def stillness(text: str, brief: PromptRequirements) -> Iterator[Violation]:
 
 
 def _article(text: str) -> str:
-    """The article right at the start put right for the word that now follows it."""
+    """`text` with the article at its start as the word after it needs it."""
     return re.sub(
         r"^(\W*)([Aa])n?( +)(\w)",
         lambda m: f"{m[1]}{m[2]}{'n' * (m[4].lower() in 'aeiou')}{m[3]}{m[4]}",
@@ -530,38 +446,41 @@ def _article(text: str) -> str:
     )
 
 
-def camera(text: str, brief: PromptRequirements) -> Iterator[Violation]:
-    if re.search(
-        r"\b(?:camera|zoom|dolly|tracking|handheld|pan|pans|tilt|drone|slow.motion|time.?lapse)|镜头|"
-        r"运镜|跟拍|推近|拉远",
-        brief.prose,
-    ):
-        return
+def sounds(text: str, brief: PromptRequirements) -> Iterator[Violation]:
     prose = prose_of(text)
-    for entry in load_words("camera"):
-        word = entry.rstrip("*")
-        for match in _word(word, stem=entry.endswith("*")).finditer(prose):
-            start, end = sentence_at(prose, match.start())
-            clause = next((c for c in CAMERA_CLAUSE.finditer(prose, start, end) if _inside(match, c)), None)
-            near = re.search(rf"\b(?:{CAMERA})\b[^,;]{{0,40}}$|镜头", prose[start : match.start()])
-            if not entry.endswith("*") and not near:
-                continue
-            fix = None
-            if FILLER not in prose[start:end] and re.match(
-                r"\s*(?:the |a )?(?:slow |smooth )?(?:camera|shot|lens|view)\b", prose[start:end]
-            ):
-                fix = cut(text, start, end)
-            elif clause:
-                fix = cut(text, *clause.span())
-            yield Violation("camera", "error", f'nobody asked for "{match[0]}"', match.span(), fix)
-            return
+    for group in load_words("sounds"):
+        patterns = [_pattern(word.strip()) for word in group.split(",")]
+        if any(pattern.search(brief.prose) for pattern in patterns):
+            continue
+        match = next((found for pattern in patterns if (found := pattern.search(prose))), None)
+        if match is None or NEGATED.search(prose[: match.start()]):
+            continue
+        start, end = sentence_at(prose, match.start())
+        fix = cut(text, start, end)
+        keeps_sound = AUDIO_OPENING.match(PromptPlan.parse(fix).audio) is not None
+        message = f'"{match[0]}" was not asked for'
+        yield Violation("sounds", "warning", message, match.span(), fix if keeps_sound else None)
+
+
+# --- Limits: of the clip and of the text encoder ---
+
+
+def speech(text: str, brief: PromptRequirements) -> Iterator[Violation]:
+    quotes = find_quotes(text)
+    words = " ".join(quote.text for quote in quotes)
+    if speech_seconds(words) <= brief.seconds:
+        return
+    needed = speech_seconds(words)
+    how = "cannot be said" if speech_seconds(words, fastest=True) > brief.seconds else "will sound hurried"
+    message = f"the spoken words take about {needed:.0f} s and {how} in {brief.seconds:.1f} s; shorten them"
+    yield Violation("speech", "warning", message, (quotes[0].start, quotes[-1].end))
 
 
 def length(text: str, brief: PromptRequirements) -> Iterator[Violation]:
     words = _length(text)
     limit = max(brief.max_words, 60 + sum(count_words(quote.text) for quote in brief.quotes))
     if words > limit:
-        message = f"{words} words; {limit} is the most that is of use"
+        message = f"{words} words; up to {limit} are of use"
         yield Violation("length", "error", message, None, _shortened(text, brief))
 
 
@@ -608,7 +527,7 @@ def _sentences(text: str) -> list[tuple[int, int]]:
 
 
 def _start_of_last(text: str, letters: int) -> int:
-    """Where the last `letters` characters that are no space begin."""
+    """The position of the last `letters` characters, not counting spaces."""
     position = len(text)
     while letters and position:
         position -= 1
@@ -616,26 +535,14 @@ def _start_of_last(text: str, letters: int) -> int:
     return position
 
 
-def _inside(match: re.Match, clause: re.Match) -> bool:
-    return clause.start() <= match.start() and match.end() <= clause.end()
-
-
-@lru_cache(maxsize=512)
-def _word(word: str, stem: bool = False) -> re.Pattern:
-    if not word.isascii():
-        return re.compile(re.escape(word))
-    return re.compile(rf"\b{re.escape(word)}{'' if stem else chr(92) + 'b'}")
-
+# --- All rules ---
 
 Rule = Callable[[str, PromptRequirements], Iterator[Violation]]
 RULES: dict[str, Rule] = {
     # What hides the text itself comes first: the later rules then read the prompt alone.
-    "reasoning": reasoning,
     "plain_text": plain,
     "marks": marks,
-    "residue": residue,
     "empty": empty,
-    "refusal": refusal,
     "language": language,
     "quotes": quotes,
     "invented_dialogue": invented_dialogue,
@@ -658,7 +565,7 @@ MAX_REPAIRS = 40
 
 @dataclass(frozen=True)
 class CheckedPrompt:
-    """A text after its repairs: what was wrong and put right, and what is still wrong."""
+    """A text after its repairs: the violations that were repaired and those that remain."""
 
     text: str
     repairs: tuple[Violation, ...]
@@ -675,12 +582,12 @@ def check(text: str, brief: PromptRequirements) -> list[Violation]:
 
 
 def repair(text: str, brief: PromptRequirements) -> CheckedPrompt:
-    """`text` with every error put right that code can put right. Warnings are left to the person."""
+    """`text` with every error repaired that code can repair. Warnings are left to the person."""
     repairs: list[Violation] = []
     seen = {text}
-    while len(repairs) < MAX_REPAIRS and (mend := _first_repairable(text, brief, seen)):
-        repairs.append(mend)
-        text = mend.fix
+    while len(repairs) < MAX_REPAIRS and (found := _first_repairable(text, brief, seen)):
+        repairs.append(found)
+        text = found.fix
         seen.add(text)
     return CheckedPrompt(text, tuple(repairs), tuple(check(text, brief)))
 

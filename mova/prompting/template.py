@@ -23,7 +23,7 @@ MAX_SPEAKER_WORDS = 8
 def write_template(brief: PromptRequirements) -> str:
     """The text of a plan made of the idea of `brief`.
 
-    What the idea has is never changed, and moved only where a sentence about the sound goes last; what a
+    Words of the idea are never changed, and moved only where a sentence about the sound goes last; what a
     plan needs and the idea lacks is added in words that bring no new people, things, events or sounds. An
     idea that is a full prompt stays as it is.
     """
@@ -39,7 +39,7 @@ def write_template(brief: PromptRequirements) -> str:
 
 
 def _speaker(name: str, idea: str) -> str:
-    """Who speaks, as it reads in the middle of a sentence."""
+    """The speaker, as written in the middle of a sentence."""
     if not name or PRONOUN.match(name) or count_words(name) > MAX_SPEAKER_WORDS:
         return "the speaker"
     if LEADING_ARTICLE.match(name) or idea[0].islower():
@@ -69,11 +69,11 @@ def _in_sentences(brief: PromptRequirements) -> str:
     heard = [text for text in found if AUDIO_OPENING.match(text) and not any(raw in text for raw in spoken)]
     if len(heard) == len(found):
         heard = []
-    told = [text for text in found if text not in heard]
-    tail = len(told)
-    while tail and PromptPlan.parse(told[tail - 1]).dialogue:
+    seen = [text for text in found if text not in heard]
+    tail = len(seen)
+    while tail and PromptPlan.parse(seen[tail - 1]).dialogue:
         tail -= 1
-    return "\n\n".join([*told[:1][:tail], " ".join(told[1:tail]), *told[tail:], " ".join(heard)])
+    return "\n\n".join([*seen[:1][:tail], " ".join(seen[1:tail]), *seen[tail:], " ".join(heard)])
 
 
 def _is_full(idea: str) -> bool:

@@ -1,15 +1,18 @@
-"""The seam between the enhancer and whatever writes: what is asked, what is answered, who can be asked."""
+"""The protocol of writers, their questions and answers, and the cache of answers."""
 
 import hashlib
 import json
+import re
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import Any, Protocol
 
 from mova.files import new_output
 from mova.openai_client import IsCancelled, OnText
+from mova.prompting.rules import MARKS
+from mova.text import plain_text
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class WriterRequest:
     """One question. `messages` are (role, text).
 
     `image` is the first frame as JPEG, shown with the first user message; `template` is the digest of the
-    prompt file that the messages were made from.
+    prompt file that the messages were made from; `schema` is that of the JSON to answer with, None for prose.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -26,16 +29,25 @@ class WriterRequest:
     max_tokens: int = 1024
     temperature: float = 0.6
     seed: int = 0
+    schema: dict[str, Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class WriterAnswer:
-    """What came back. `is_complete` is False where the limit of tokens cut it off."""
+    """The text that came back. `is_complete` is False where the limit of tokens cut it off."""
 
     text: str
     model: str
     is_complete: bool = True
     notes: tuple[str, ...] = ()
+
+
+REASONING = re.compile(r".*</(?:think|thinking|reasoning)>|<\|[^|<>\n]{1,40}\|>", re.DOTALL | re.IGNORECASE)
+
+
+def prose_in(answer: WriterAnswer) -> str:
+    """The prose of an answer on one line, without reasoning and markup."""
+    return " ".join(MARKS.sub("", REASONING.sub("", plain_text(answer.text))).split())
 
 
 class Writer(Protocol):
@@ -48,7 +60,7 @@ class Writer(Protocol):
 
     @property
     def sees(self) -> bool:
-        """Whether it may be shown the first frame."""
+        """True if it may be shown the first frame."""
         ...
 
     def write(self, ask: WriterRequest, on_text: OnText, cancelled: IsCancelled) -> WriterAnswer:
@@ -61,14 +73,14 @@ class Writer(Protocol):
         ...
 
 
-VERSION = 1
+VERSION = 2  # of the cache's files
 MAX_ENTRIES = 256
 
 
 def cache_key(identity: str, ask: WriterRequest) -> str:
     """A fingerprint of the writer and of all that it is asked."""
     image = hashlib.sha256(ask.image).hexdigest() if ask.image else None
-    what = (ask.template, ask.messages, image)
+    what = (ask.template, ask.messages, image, ask.schema)
     parts = [VERSION, identity, *what, ask.max_tokens, ask.temperature, ask.seed]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

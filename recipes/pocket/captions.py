@@ -199,7 +199,9 @@ class CaptionParts:
     def plan(self, no_subtitles: bool) -> PromptPlan:
         """The caption as the product reads and writes prompts."""
         lines = PromptPlan.parse(self.dialogue).dialogue
-        return PromptPlan(self.first_frame, self.progression, lines, self.audio, no_subtitles)
+        plan = PromptPlan(self.first_frame, self.progression, lines, self.audio, no_subtitles)
+        plan.check()
+        return plan
 
     def full(self, no_subtitles: bool) -> str:
         return self.plan(no_subtitles).render()

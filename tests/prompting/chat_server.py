@@ -9,12 +9,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from mova.openai_client import Endpoint
 from mova.prompting.endpoint import EndpointWriter
 
-GOOD_ANSWER = (
-    "A fisherman in a yellow coat leans on the rail of a small boat in grey morning light.\n\n"
-    "Drops dot his sleeves. He lifts his face to the sky and turns to the wheelhouse.\n\n"
-    "The fisherman says, <Q1>\n\n"
-    "The audio shows small waves slapping the hull and the first taps of rain; his voice is low and close."
-    " This video has no subtitles."
+GOOD_FIELDS = {
+    "first_frame": "A fisherman in a yellow coat leans on the rail of a small boat in grey morning light.",
+    "progression": "Drops dot his sleeves. He lifts his face to the sky and turns to the wheelhouse.",
+    "dialogue": [{"speaker": "The fisherman", "verb": "says", "words": "<Q1>"}],
+    "audio": "The audio shows small waves slapping the hull and the first taps of rain; his voice is low.",
+}
+GOOD_ANSWER = json.dumps(GOOD_FIELDS)
+GOOD_PROMPT = (
+    f"{GOOD_FIELDS['first_frame']}\n\n{GOOD_FIELDS['progression']}\n\n"
+    f'The fisherman says, "Here it comes."\n\n{GOOD_FIELDS["audio"]} This video has no subtitles.'
 )
 IDEA = 'a fisherman on a boat says "Here it comes." as rain starts'
 KEY = "sk-secret-0123456789abcdef"
@@ -30,15 +34,23 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("content-length", 0))
         self.body = json.loads(self.rfile.read(length) or b"{}")
         self.server.requests.append((self.path, self.sent_headers(), self.body))
+        if not self.path.startswith("/v1/"):
+            return self.server.elsewhere(self)
         step = self.server.steps.popleft() if self.server.steps else self.server.always
         if step:
             step(self)
         else:
             self.answer(self.server.text)
+        return None
 
     def do_GET(self) -> None:
         self.server.requests.append((self.path, self.sent_headers(), {}))
-        self.json(200, {"object": "list", "data": [{"id": name} for name in self.server.models]})
+        if not self.path.startswith("/v1/"):
+            self.server.elsewhere(self)
+        elif callable(self.server.listing):
+            self.server.listing(self)
+        else:
+            self.json(200, self.server.listing)
 
     def sent_headers(self) -> dict[str, str]:
         return {name.lower(): value for name, value in self.headers.items()}
@@ -91,7 +103,8 @@ class ScriptedServer(ThreadingHTTPServer):
         self.steps: deque[Step] = deque()
         self.always: Step | None = None
         self.text = GOOD_ANSWER
-        self.models = ["scripted"]
+        self.listing: object = {"object": "list", "data": [{"id": "scripted"}]}
+        self.elsewhere: Step = error(404, "no such path")  # outside /v1
 
     def handle_error(self, *_: object) -> None:
         pass  # clients that hang up are part of the tests

@@ -4,7 +4,7 @@ import pytest
 
 from mova.errors import BackendError, UserError
 from mova.net import PublicAddress, check_public, check_url, is_public, redacted_url
-from mova.openai_client import Endpoint, endpoint_from_environment, visitor_endpoint
+from mova.openai_client import Endpoint, call, endpoint_from_environment, visitor_endpoint
 from mova.prompting.endpoint import EndpointWriter
 from mova.prompting.writers import WriterRequest
 from tests.prompting.chat_server import GOOD_ANSWER
@@ -126,7 +126,7 @@ def test_at_home_any_server_may_be_called(scripted):
         == GOOD_ANSWER
     )
     for url in ("localhost:8000", "ftp://a/v1", "http://", "nonsense"):
-        with pytest.raises(UserError, match=r"no server address|no address"):
+        with pytest.raises(UserError, match=r"not a server address|not an address"):
             check_url(url)
 
 
@@ -172,11 +172,9 @@ def test_another_host_is_not_reached_through_a_pinned_client(scripted):
 def test_answers_without_end_are_cut(scripted):
     scripted.text = "word " * 2_000_000
     with pytest.raises(BackendError, match="more than an answer may have"):
-        pinned_writer(scripted)._run(
-            lambda client, _: client.chat.completions.create(model="m", messages=[]),
-            print,
-            lambda: False,
-            False,
+        call(
+            pinned_writer(scripted).endpoint,
+            lambda client, *_: client.chat.completions.create(model="m", messages=[]),
         )
 
 

@@ -9,11 +9,13 @@ import pytest
 from PIL import Image
 
 from mova.errors import BackendError, Cancelled
-from mova.openai_client import Endpoint
+from mova.openai_client import Endpoint, endpoint_from_environment, visitor_endpoint
 from mova.prompting.endpoint import WITHOUT_IMAGE, EndpointWriter
 from mova.prompting.enhancer import Enhancer, EnhanceRequest
+from mova.prompting.plan import SCHEMA
 from mova.prompting.writers import AnswerCache, WriterRequest
-from tests.prompting.chat_server import GOOD_ANSWER, IDEA, KEY, Handler, chunk, error
+from tests.prompting.chat_models import APOLOGY, HABITS, answer_of, refusing
+from tests.prompting.chat_server import GOOD_ANSWER, GOOD_PROMPT, IDEA, KEY, Handler, chunk, error
 
 ASK = WriterRequest((("system", "Write."), ("user", "a boat")), max_tokens=64)
 REQUEST = EnhanceRequest(IDEA, seed=1)
@@ -65,14 +67,23 @@ FAULTS = {
     "permanent redirect": (lambda h: h.json(308, {}, location="http://127.0.0.1:1/"), "redirects elsewhere"),
     "a web page": (
         lambda h: h.raw(200, "<html>hello</html>", "text/html"),
-        "no answer of an OpenAI-compatible",
+        "sent a web page instead of an answer; check the address",
     ),
-    "no JSON": (lambda h: h.raw(200, "data: {nonsense\n\n", "text/event-stream"), "no answer of an OpenAI"),
-    "JSON of another kind": (lambda h: h.events([["a"], 3]), "no answer of an OpenAI"),
-    "choices of another kind": (lambda h: h.events([{"choices": "many"}]), "no answer of an OpenAI"),
+    "no JSON": (
+        lambda h: h.raw(200, "data: {nonsense\n\n", "text/event-stream"),
+        "did not answer like an OpenAI-compatible server",
+    ),
+    "JSON of another kind": (
+        lambda h: h.events([["a"], 3]),
+        "did not answer like an OpenAI-compatible server",
+    ),
+    "choices of another kind": (
+        lambda h: h.events([{"choices": "many"}]),
+        "did not answer like an OpenAI-compatible server",
+    ),
     "content of another kind": (
         lambda h: h.events([{"choices": [{"delta": {"content": {"a": 1}}}]}]),
-        "no answer of an OpenAI",
+        "did not answer like an OpenAI-compatible server",
     ),
     "hangs up": (hang_up_midway, "hung up before its answer was whole"),
     "error event": (fail_midway, "broke off while answering: out of memory"),
@@ -142,6 +153,61 @@ def test_optional_fields_are_left_out_once_refused(scripted, message, gone):
     assert len(later) == 2
 
 
+REFUSED_SCHEMAS = [
+    error(400, "Unknown parameter: 'response_format'."),
+    error(422, "extra fields not permitted"),
+    error(400, "'response_format.type' must be 'text'"),
+    error(400, "Invalid JSON schema: additionalProperties is not supported"),
+    error(500, "failed to parse grammar"),
+    lambda h: h.json(501, {"detail": "structured outputs are not available"}),
+]
+
+
+@pytest.mark.parametrize("refuse", REFUSED_SCHEMAS)
+def test_a_schema_is_asked_for_until_it_is_refused_once(scripted, refuse):
+    def answer(handler: Handler) -> None:
+        if handler.body.get("response_format"):
+            refuse(handler)
+        else:
+            handler.answer(f"Here it is: {GOOD_ANSWER}")
+
+    scripted.always = answer
+    writer = scripted.writer()
+    results = [Enhancer(writer).enhance(EnhanceRequest(IDEA, seed=seed)) for seed in (1, 2)]
+    assert [(result.route, result.text) for result in results] == [("answer", GOOD_PROMPT)] * 2
+    asked = [body for _, _, body in scripted.requests if "response_format" in body]
+    assert len({body["seed"] for body in asked}) == 1  # the client itself tries a 5xx again
+    assert asked[0]["response_format"]["json_schema"]["schema"] == SCHEMA
+    assert "response_format" not in scripted.requests[-2][2]
+
+
+def test_a_schema_is_for_prompts_alone(scripted):
+    scripted.writer().write(ASK)
+    assert "response_format" not in scripted.requests[0][2]
+    Enhancer(scripted.writer()).enhance(REQUEST)
+    assert scripted.requests[1][2]["response_format"]["type"] == "json_schema"
+
+
+@pytest.mark.parametrize("habit", HABITS)
+def test_a_model_is_understood_with_its_habits(scripted, habit):
+    scripted.always = lambda h: h.answer(answer_of(habit, h.body["messages"]))
+    result = Enhancer(scripted.writer()).enhance(REQUEST)
+    assert '"Here it comes."' in result.text
+    assert len(scripted.requests) == (2 if "at_first" in habit.__name__ or habit is refusing else 1)
+    if habit is refusing:
+        assert result.route == "template"
+        assert "not one JSON object" in result.failure
+        assert APOLOGY[:20] in result.failure
+    else:
+        assert not result.failure
+
+
+def test_a_refusal_in_its_own_field_is_a_refusal(scripted):
+    body = {"choices": [{"message": {"content": None, "refusal": APOLOGY}, "finish_reason": "stop"}]}
+    scripted.always = lambda h: h.json(200, body)
+    assert APOLOGY[:20] in Enhancer(scripted.writer()).enhance(REQUEST).failure
+
+
 def test_the_limit_is_called_as_the_server_wants_it(scripted):
     scripted.steps.append(
         error(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
@@ -166,14 +232,132 @@ def test_a_server_that_does_not_stream_although_asked(scripted):
     assert scripted.writer().write(ASK).text == GOOD_ANSWER
 
 
-def test_the_first_model_is_taken_where_none_is_named(scripted):
-    scripted.models = ["alpha", "beta"]
-    assert scripted.writer(model="").list_models() == ["alpha", "beta"]
-    scripted.writer(model="").write(ASK)
-    assert scripted.requests[-1][2]["model"] == "alpha"
-    scripted.models = []
-    with pytest.raises(BackendError, match="lists no models"):
+ERRORS_IN_200 = [
+    ({"error": "model is loading"}, "model is loading"),
+    ({"error": {"message": "model is loading", "code": 503}}, "model is loading"),
+    ({"detail": "model is loading"}, "model is loading"),
+    ({"detail": [{"loc": ["body", "model"], "msg": "field required"}]}, "model: field required"),
+    ({"message": "model is loading"}, "model is loading"),
+    ({"choices": [{"error": {"message": "model is loading"}}]}, "model is loading"),
+    ({"choices": [], "error": "model is loading"}, "model is loading"),
+]
+
+
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize(("body", "said"), ERRORS_IN_200)
+def test_an_error_in_a_good_status_is_that_error(scripted, body, said, streams):
+    scripted.always = (lambda h: h.events([body])) if streams else (lambda h: h.json(200, body))
+    with pytest.raises(BackendError, match=rf"(answered with an error|broke off while answering): {said};"):
+        scripted.writer().write(ASK)
+    result = Enhancer(scripted.writer()).enhance(REQUEST)
+    assert said in result.failure
+    assert len(scripted.requests) <= (2 if streams else 4)  # nobody is asked a second question
+
+
+def test_an_error_that_is_only_flagged_is_named_by_its_message(scripted):
+    scripted.always = lambda h: h.json(200, {"error": True, "message": "model is loading"})
+    with pytest.raises(BackendError, match="answered with an error: model is loading"):
+        scripted.writer().write(ASK)
+
+
+def test_an_error_in_the_list_of_models_is_that_error(scripted):
+    scripted.listing = {"error": {"message": "quota is spent"}}
+    with pytest.raises(BackendError, match="answered with an error: quota is spent"):
         scripted.writer(model="").write(ASK)
+
+
+@pytest.mark.parametrize(
+    ("models", "chosen"),
+    [
+        (["alpha", "beta"], "alpha"),
+        (["text-embedding-nomic-embed-text-v1.5", "BAAI/bge-reranker-v2-m3", "qwen3:8b"], "qwen3:8b"),
+        (["whisper-large-v3", "tts-1", "gpt-image-1", "omni-moderation-latest", "gpt-4.1"], "gpt-4.1"),
+        ([{"id": "e-one", "type": "embeddings"}, {"id": "two", "type": "llm"}], "two"),
+        (["my-embedder"], "my-embedder"),
+    ],
+)
+@pytest.mark.parametrize("is_bare", [False, True])
+def test_a_model_for_conversations_is_taken_where_none_is_named(scripted, models, chosen, is_bare):
+    listed = [{"id": model} if isinstance(model, str) else model for model in models]
+    scripted.listing = listed if is_bare else {"object": "list", "data": listed}
+    scripted.writer(model="").write(ASK)
+    assert scripted.requests[-1][2]["model"] == chosen
+
+
+@pytest.mark.parametrize("listing", [{"object": "list", "data": []}, {"object": "list", "data": None}, []])
+def test_a_server_without_models_is_named(scripted, listing):
+    scripted.listing = listing
+    with pytest.raises(BackendError, match=r"lists no models; name the model to use"):
+        scripted.writer(model="").write(ASK)
+
+
+def not_found(handler: Handler) -> None:
+    handler.raw(404, "404 page not found", "text/plain")
+
+
+ELSEWHERE = {
+    "nothing": not_found,
+    "wrong method": lambda h: h.json(405, {"detail": "Method Not Allowed"}),
+    "a web page": lambda h: h.raw(200, "<!doctype html><html>Open the app</html>", "text/html"),
+    "a greeting": lambda h: h.json(200, {"message": "it is running"}),
+}
+
+
+@pytest.mark.parametrize("model", ["scripted", ""])
+@pytest.mark.parametrize("elsewhere", ELSEWHERE)
+def test_a_missing_version_in_the_address_is_found_and_named(scripted, elsewhere, model):
+    scripted.elsewhere = ELSEWHERE[elsewhere]
+    address = scripted.url.removesuffix("/v1")
+    answer = scripted.writer(base_url=address, model=model).write(ASK)
+    assert answer.text == GOOD_ANSWER
+    assert answer.notes == (f"the server answered under {scripted.url}; give that address",)
+
+
+@pytest.mark.parametrize("model", ["scripted", ""])
+@pytest.mark.parametrize("elsewhere", ELSEWHERE)
+def test_a_server_of_another_kind_is_named_with_the_usual_address(scripted, elsewhere, model):
+    scripted.always = scripted.elsewhere = scripted.listing = ELSEWHERE[elsewhere]
+    address = scripted.url.removesuffix("/v1")
+    with pytest.raises(BackendError) as caught:
+        scripted.writer(base_url=address, model=model).write(ASK)
+    assert str(caught.value).startswith(address)
+    assert "''" not in str(caught.value)
+    assert elsewhere == "a greeting" or f"most end in /v1, as {scripted.url}" in str(caught.value)
+
+
+def test_an_address_with_a_version_is_asked_as_it_is(scripted):
+    scripted.always = error(404, "The model `scripted` does not exist")
+    with pytest.raises(BackendError, match="does not serve 'scripted'"):
+        scripted.writer().write(ASK)
+    assert {path for path, _, _ in scripted.requests} == {"/v1/chat/completions"}
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        "/v1/",
+        "/v1//",
+        "/v1/chat/completions",
+        "/v1/chat/completions/",
+        "/v1/models",
+        "/v1/completions",
+        "/v1",
+    ],
+)
+def test_an_address_pasted_with_more_than_the_root_is_cut_to_it(scripted, pasted):
+    address = scripted.url.removesuffix("/v1") + pasted
+    for endpoint in (
+        visitor_endpoint(address, "scripted", KEY, None, is_public_page=False),
+        endpoint_from_environment({"MOVA_LLM_BASE_URL": address, "MOVA_LLM_MODEL": "scripted"}),
+    ):
+        assert endpoint.base_url == scripted.url
+        assert EndpointWriter(endpoint).write(ASK).text == GOOD_ANSWER
+
+
+def test_a_key_that_is_missing_is_asked_for(scripted):
+    scripted.always = error(401, "no key")
+    with pytest.raises(BackendError, match="asks for a key and none was given: no key; give the key"):
+        scripted.writer(api_key="").write(ASK)
 
 
 @pytest.fixture

@@ -52,10 +52,11 @@ def test_fields_a_server_does_not_know_are_left_out(scripted):
         (error(404, "no such path"), "does not serve"),
         (error(400, "no"), "did not accept"),
         (lambda h: h.json(200, {"data": [{"url": "http://127.0.0.1/x.png"}]}), "sent no picture"),
-        (lambda h: h.json(200, {"data": [{"b64_json": "AAAA"}]}), "what is no picture"),
-        (lambda h: h.json(200, {"data": [{"b64_json": "§§"}]}), "what is no picture"),
-        (lambda h: h.json(200, {"data": [{"b64_json": picture(9000, 5000)}]}), "what is no picture"),
-        (lambda h: h.json(200, {"data": 3}), "no answer of an OpenAI"),
+        (lambda h: h.json(200, {"data": [{"b64_json": "AAAA"}]}), "data that are not a picture"),
+        (lambda h: h.json(200, {"data": [{"b64_json": "§§"}]}), "data that are not a picture"),
+        (lambda h: h.json(200, {"data": [{"b64_json": picture(9000, 5000)}]}), "data that are not a picture"),
+        (lambda h: h.json(200, {"error": "model is loading"}), "answered with an error: model is loading"),
+        (lambda h: h.json(200, {"data": 3}), "did not answer like an OpenAI-compatible server"),
     ],
 )
 def test_faults_are_sentences(scripted, step, sentence):

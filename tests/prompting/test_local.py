@@ -10,8 +10,9 @@ from mova.prompting.local import (
     answer_locally,
     can_see,
 )
+from mova.prompting.plan import NO_SUBTITLES
 from mova.prompting.writers import WriterRequest
-from tests.prompting.chat_server import GOOD_ANSWER, IDEA
+from tests.prompting.chat_server import GOOD_PROMPT, IDEA
 
 pytestmark = pytest.mark.slow
 
@@ -22,10 +23,10 @@ def test_a_folder_is_a_writer(text_model):
         EnhanceRequest(IDEA, temperature=0.0, seed=1), drafts.append
     )
     assert result.route == "answer"
-    assert result.text == GOOD_ANSWER.replace("<Q1>", '"Here it comes."')
+    assert result.text == GOOD_PROMPT
     assert result.model == str(text_model)
     assert len(drafts) > 20
-    assert drafts[-1] == result.text
+    assert f"{drafts[-1]} {NO_SUBTITLES}" == result.text
 
 
 def test_a_model_that_sees_sees(seeing_model):

@@ -14,7 +14,7 @@ from mova.prompting.endpoint import EndpointWriter
 from mova.prompting.enhancer import Enhancer, EnhanceRequest, read_image
 from mova.prompting.quotes import locate, mask_quotes
 from mova.prompting.writers import WriterRequest
-from tests.prompting.chat_server import GOOD_ANSWER, IDEA, RealServer
+from tests.prompting.chat_server import GOOD_PROMPT, IDEA, RealServer
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def test_an_idea_becomes_a_prompt_with_its_words(real_server: RealServer):
     assert drafts[-1].startswith(drafts[1])
     if real_server.is_ours:
         assert result.route == "answer"
-        assert result.text == GOOD_ANSWER.replace("<Q1>", '"Here it comes."')
+        assert result.text == GOOD_PROMPT
         assert result.plan.dialogue[0].speaker == "The fisherman"
         assert [v for v in result.violations if v.severity == "error"] == []
 

@@ -35,15 +35,15 @@ def test_all_of_the_files_are_there():
 
 def test_missing_and_unknown_variables_are_errors():
     template = load_template("ask_again")
-    with pytest.raises(UserError, match=r"missing \['faults'\]"):
+    with pytest.raises(UserError, match=r"missing \['problems'\]"):
         template.fill()
     with pytest.raises(UserError, match=r"unknown \['colour'\]"):
-        template.fill(faults="x", colour="red")
+        template.fill(problems="x", colour="red")
 
 
 def test_what_is_filled_in_is_not_searched_for_variables():
-    _, user = load_template("ask_again").fill(faults="{{faults}} {{idea}}")
-    assert "{{faults}} {{idea}}" in user
+    _, user = load_template("ask_again").fill(problems="{{problems}} {{idea}}")
+    assert "{{problems}} {{idea}}" in user
 
 
 @pytest.fixture

@@ -32,9 +32,6 @@ def test_a_good_prompt_breaks_no_rule():
 
 
 REPAIRED = [  # rule, broken text, what must be gone, what must be there
-    ("reasoning", text(before="<think>\nHe wants rain.\n</think>\n"), "wants", FIRST),
-    ("reasoning", text(before="So, a boat.\n</think>\n\n"), "So,", FIRST),
-    ("reasoning", text(after="<|im_end|>"), "im_end", FIRST),
     ("plain_text", text(first=f"<p>{FIRST}</p>"), "<p>", FIRST),
     ("plain_text", text(then=THEN + " <Q7>"), "<Q7>", THEN),
     ("plain_text", text(then=THEN + "\x07\u202e"), "\x07", THEN),
@@ -44,18 +41,6 @@ REPAIRED = [  # rule, broken text, what must be gone, what must be there
     ("marks", text(first=f"**First frame:** {FIRST}", then=f"**Progression:** {THEN}"), "Progression", THEN),
     ("marks", text(first=f"- {FIRST}", then=f"* {THEN}"), "- A", THEN),
     ("marks", text(then=THEN.replace("sleeves", "*sleeves*")), "*", THEN),
-    ("marks", text(audio=f"Audio: {AUDIO} {NO_SUBTITLES}"), "Audio:", AUDIO),
-    (
-        "marks",
-        text(audio=f"**Audio:** Rain on the deck. {NO_SUBTITLES}"),
-        "Audio:",
-        "The audio shows rain on",
-    ),
-    ("residue", text(before="Here is the rewritten prompt:\n\n"), "Here is", FIRST),
-    ("residue", text(before="Sure! Here's your video prompt:\n"), "Sure", FIRST),
-    ("residue", text(before="Prompt: "), "Prompt:", FIRST),
-    ("residue", text(after="\n\nLet me know if you would like changes!"), "Let me", FIRST),
-    ("residue", text(after="\n(83 words)"), "83", FIRST),
     ("quotes", text(says=""), "A voice", 'says "Here it comes."'),
     ("invented_dialogue", text(says=f'{SAYS}\n\nThe captain shouts, "All hands!"'), "All hands", SAYS),
     (
@@ -92,10 +77,7 @@ def test_a_rule_sees_the_fault_and_code_puts_it_right(rule, broken, gone, kept):
 
 
 SEEN = [  # rule, broken text, severity; only a person or another answer puts these right
-    ("reasoning", "<think>\nthe idea is about rain and", "error"),
     ("empty", "…", "error"),
-    ("refusal", "I'm sorry, but I can't help with that.", "error"),
-    ("refusal", "抱歉，我无法完成。", "error"),
     ("language", text(first="一位渔夫倚着栏杆。", then="雨滴落在袖子上。他抬头看天空。", says=SAYS), "error"),
     (
         "language",
