@@ -75,13 +75,17 @@ def new_output(path: Path, overwrite: bool = False) -> Iterator[Path]:
     check_output(path, overwrite)
     with temporary_beside(path) as temporary:
         yield temporary
-        if not overwrite:
-            # Claims the name in one step. A hard link would do as well, but exFAT and many shares have none.
-            try:
+        # The name is claimed in one step. A hard link would do as well, but exFAT and many shares have none.
+        try:
+            if not overwrite:
                 path.open("xb").close()
-            except FileExistsError:
-                raise name_taken(path) from None
-        temporary.replace(path)
+            temporary.replace(path)
+        except FileExistsError:
+            raise name_taken(path) from None
+        except BaseException:  # a stop in between must not leave the empty claim
+            if not overwrite and temporary.exists() and path.exists() and not path.stat().st_size:
+                path.unlink()
+            raise
 
 
 @contextmanager
