@@ -4,6 +4,7 @@ Ctrl-C, SIGTERM (`kill`, a cluster's time limit) and SIGHUP (a terminal that is 
 KeyboardInterrupt, so that what it was writing is removed.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -42,6 +43,8 @@ def run_command(command: Callable[[], int]) -> int:
 
 def run_and_exit(command: Callable[[], int]) -> NoReturn:
     """Run `command` and leave Python. A stop that comes after its end takes nothing back."""
+    # Runs after all others: from then on Python would let a signal kill it.
+    atexit.register(lambda: [signal.signal(number, signal.SIG_IGN) for number in STOPS])
     code = run_command(command)
 
     def leave(*_: object) -> None:
@@ -57,9 +60,11 @@ def run_and_exit(command: Callable[[], int]) -> NoReturn:
 def stop_signals(received: list[int]) -> Iterator[None]:
     """Raise KeyboardInterrupt at each of STOPS, and note it in `received`; those that are ignored stay so."""
     previous = {number: signal.getsignal(number) for number in STOPS}
+    hook = sys.unraisablehook
 
     def stop(number: int, _: object) -> None:
         received.append(number)
+        sys.unraisablehook = lambda _: None  # destructors of half-built objects complain
         raise KeyboardInterrupt
 
     try:
@@ -68,6 +73,7 @@ def stop_signals(received: list[int]) -> Iterator[None]:
                 signal.signal(number, stop)
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in previous.items():
             signal.signal(number, handler)
 
