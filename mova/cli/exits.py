@@ -42,7 +42,7 @@ def run_command(command: Callable[[], int]) -> int:
 
 
 def run_and_exit(command: Callable[[], int]) -> NoReturn:
-    """Run `command` and leave Python. A stop that comes after its end takes nothing back."""
+    """Run `command` and leave Python: at once if it was stopped. A stop after its end changes nothing."""
     # Runs after all others: from then on Python would let a signal kill it.
     atexit.register(lambda: [signal.signal(number, signal.SIG_IGN) for number in STOPS])
     code = run_command(command)
@@ -51,6 +51,8 @@ def run_and_exit(command: Callable[[], int]) -> NoReturn:
         sys.stdout.flush()
         os._exit(code)
 
+    if code == STOPPED:  # Python may remember the interrupt and die of it, and threads may go on for long
+        leave()
     for number in STOPS:
         signal.signal(number, leave)
     sys.exit(code)
