@@ -184,7 +184,7 @@ def test_what_is_kept_of_both_tracks_follows_its_line_from_the_noise_in_every_st
 
 
 def mirrored_after(waveform, samples):
-    """The sound, up to a quarter of a second of its reflection (first about its last sample), then silence."""
+    """The sound, up to a quarter of a second of its reflection (first about its last sample), silence."""
     mirror = waveform[-2::-1][: min(samples - len(waveform), RATE // 4)].copy()
     turn = torch.linspace(2, 0, min(len(mirror), round(0.008 * RATE))).numpy()
     mirror[: len(turn)] += turn * (waveform[-1] - mirror[: len(turn)])
