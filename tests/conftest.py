@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,48 @@ def golden_tensors(golden):
     from safetensors.torch import load_file
 
     return lambda stem: load_file(golden / f"{stem}.safetensors")
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory) -> Path:
+    """The folder of pocket's word banks."""
+    from recipes.pocket.new_concepts.puppet import PUPPET_CAST
+    from recipes.pocket.world.speech import WORLD, build_bank, espeak_is_installed
+
+    if not espeak_is_installed():
+        pytest.skip("espeak-ng is not installed: no words to speak")
+    folder = tmp_path_factory.mktemp("speech")
+    for cast in (WORLD, PUPPET_CAST):
+        build_bank(folder, cast)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Path:
+    """A folder of three clips of 0.75 s at 24, 30 and 25 frames/s. Do not change it."""
+    from tests.lora_trainer.clips import make_clip
+
+    folder = tmp_path_factory.mktemp("clips")
+    flashes = ((0.2,), (0.4,), (0.1, 0.5))
+    for name, frame_rate, times in zip("abc", (24, 30, 25), flashes, strict=True):
+        caption = f'Lamp {name} blinks. A beep, "beep", is heard.'
+        make_clip(folder / f"{name}.mp4", 0.75, frame_rate, times, caption)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def running_server():
+    from tests.prompting.chat_server import ScriptedServer
+
+    server = ScriptedServer()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def scripted(running_server):
+    """A scripted server of chat completions."""
+    running_server.reset()
+    return running_server

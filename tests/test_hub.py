@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import running_hub
 from safetensors.torch import load_file, save_file
 
 from mova import checkpoint
 from mova.errors import UserError
 from mova.pipeline import MOVAPipeline
+from tests.hub_server import running_hub
 
 ROOT = Path(__file__).parents[1]
 

@@ -23,7 +23,7 @@ from gradio_client.exceptions import AppError
 
 from mova.media.clips import read_clip
 from tests.browser.page import serving
-from tests.demo.test_forms import bomb, polyglot
+from tests.demo.test_form import bomb, polyglot
 
 SNAPSHOT = Path(__file__).with_name("api.json")
 PROMPT = 'A man says, "Yes." The audio shows a voice.'

@@ -1,4 +1,4 @@
-"""Servers for these tests: a scripted one for faults, and `transformers serve` with models made here.
+"""`transformers serve` with models made here.
 
 With MOVA_TEST_LLM_BASE_URL (and _MODEL, _API_KEY) the tests of a real server run
 against that address instead.
@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,21 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.prompting.chat_server import GOOD_ANSWER, RealServer, ScriptedServer
-
-
-@pytest.fixture(scope="session")
-def running_server() -> Iterator[ScriptedServer]:
-    server = ScriptedServer()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-
-
-@pytest.fixture
-def scripted(running_server: ScriptedServer) -> ScriptedServer:
-    running_server.reset()
-    return running_server
+from tests.prompting.chat_server import GOOD_ANSWER, RealServer
 
 
 @pytest.fixture(scope="session")

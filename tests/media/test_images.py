@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 from mova.errors import UserError
 from mova.media import images
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
 
 

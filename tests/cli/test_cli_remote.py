@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from video_server import KEY, running_engine
 
 from mova.cli.main import main
 from mova.media.clips import read_clip, read_settings, write_mp4
+from tests.backends.video_server import KEY, running_engine
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = ["--size", "64x32", "--frames", "9", "--steps", "3", "--prompt", "a bell rings", "--seed", "7"]
 
 

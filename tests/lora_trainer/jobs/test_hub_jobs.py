@@ -23,7 +23,7 @@ from mova.errors import BackendError, UserError
 from mova.files import write_json
 from tests.hub_server import HARDWARE, TOKEN, running_hub
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STEPS = 30
 KEEPING = {"keep_count": 2, "keep_prompts": ["A drum."]}
 IMPATIENT = (

@@ -16,7 +16,7 @@ from mova.cli.main import main
 
 # If it were asked for, it would have to come from the Hub, and the sentence would be another.
 ABSENT = ["--model", "nobody/never-asked-for"]
-ADAPTER = Path(__file__).parent / "golden" / "lora_upstream_accelerate"
+ADAPTER = Path(__file__).parents[1] / "golden" / "lora_upstream_accelerate"
 NUMBERS = [
     (["--size", "640x360"], "size 640x360 (width x height) will not do", "nearest: 640x352"),
     (["--size", "640"], "is not WIDTHxHEIGHT", "for example 640x352"),

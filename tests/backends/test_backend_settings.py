@@ -90,5 +90,5 @@ def test_a_remote_backend_needs_no_torch():
         "print(*{'torch', 'diffusers', 'transformers'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

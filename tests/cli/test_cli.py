@@ -17,8 +17,8 @@ from mova.cli.main import main
 from mova.machine import Machine, lacks_for_released
 from mova.media.clips import read_clip, read_settings
 
-ROOT = Path(__file__).parents[1]
-CHECKPOINT = str(Path(__file__).parent / "golden" / "checkpoint")
+ROOT = Path(__file__).parents[2]
+CHECKPOINT = str(Path(__file__).parents[1] / "golden" / "checkpoint")
 SMALL = ["--model", CHECKPOINT, "--size", "64x32", "--frames", "5", "--steps", "2", "--device", "cpu"]
 
 

@@ -14,7 +14,7 @@ from lora_trainer.windows import plan_windows
 from mova.errors import UserError
 from mova.metrics.health import loudness
 from tests.lora_trainer.clips import make_clip
-from tests.test_streams import write
+from tests.media.test_streams import write
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from PIL import Image
-from video_server import KEY, content, dies_after, page, redirect, running_engine, slow, status
 
 from mova.backends.remote import WAITING, Patience, RemoteBackend
 from mova.backends.settings import RemoteServer
@@ -20,6 +19,7 @@ from mova.errors import BackendError, Cancelled, UserError
 from mova.media.clips import read_clip, read_settings, write_mp4
 from mova.media.images import load_first_frame
 from mova.request import GenerationRequest
+from tests.backends.video_server import KEY, content, dies_after, page, redirect, running_engine, slow, status
 
 H, W = 32, 64
 REQUEST = GenerationRequest(

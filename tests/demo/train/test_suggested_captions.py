@@ -2,7 +2,6 @@
 
 import base64
 import io
-import threading
 
 import pytest
 from PIL import Image
@@ -10,7 +9,7 @@ from PIL import Image
 from demo.train.service import suggest_caption
 from mova.errors import BackendError
 from tests.lora_trainer.clips import make_clip
-from tests.prompting.chat_server import ScriptedServer, error
+from tests.prompting.chat_server import error
 
 CAPTION = "A grey room. A bar moves to the right and the screen flashes. The audio shows a beep."
 
@@ -21,12 +20,9 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture
-def server():
-    with ScriptedServer() as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        server.text = CAPTION
-        yield server
-        server.shutdown()
+def server(scripted):
+    scripted.text = CAPTION
+    return scripted
 
 
 def test_the_model_is_shown_frames_in_their_order_and_told_what_is_known(server, clip):

@@ -2,13 +2,13 @@ import shutil
 
 import pytest
 import torch
-from hub_server import running_hub
 from safetensors.torch import save_file
 
 from mova.adapters import sources
 from mova.adapters.files import Adapter, AdapterMetadata, LoraUpdate, write_adapter
 from mova.adapters.sources import expert_in_name, read_adapter
 from mova.errors import UserError
+from tests.hub_server import running_hub
 
 MODULE = "blocks.0.self_attn.q"
 

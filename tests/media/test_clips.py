@@ -20,7 +20,7 @@ from mova.media import clips
 from mova.request import GenerationRequest
 
 H, W = 32, 48
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def num_samples(num_frames, frame_rate, sample_rate):
@@ -306,7 +306,7 @@ def test_a_folders_name_is_no_name_for_a_file(tmp_path, name):
 
 def run_python(code, *arguments):
     """Run `code` after the imports of this test in a fresh process, which may give up rights and limits."""
-    head = "import os, resource, sys\nfrom pathlib import Path\nfrom tests.test_media import *\n"
+    head = "import os, resource, sys\nfrom pathlib import Path\nfrom tests.media.test_clips import *\n"
     done = subprocess.run(
         [sys.executable, "-c", head + code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
     )

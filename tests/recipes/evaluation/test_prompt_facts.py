@@ -24,7 +24,7 @@ from recipes.pocket.world.piano import BODIES, TUNES
 from recipes.pocket.world.rooms import WALLS
 from recipes.pocket.world.speech import PEOPLE, WORDS
 
-IDEAS = read_ideas(Path(__file__).parents[1] / "prompting" / "pocket_ideas.json")
+IDEAS = read_ideas(Path(__file__).parents[2] / "prompting" / "pocket_ideas.json")
 SCENES = json.loads((PROMPTS / "pocket" / "scenes.json").read_text(encoding="utf-8"))
 
 
