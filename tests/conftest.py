@@ -27,15 +27,25 @@ def checkpoint_copy(tmp_path, golden) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pipeline(golden):
+def fresh(golden):
+    """Loads the golden checkpoint on the CPU as a pipeline of the test's own; in float32 by default."""
+
+    def load(dtype=None):
+        import torch
+
+        from mova.pipeline import MOVAPipeline
+
+        pipeline = MOVAPipeline.from_pretrained(golden / "checkpoint", torch_dtype=dtype or torch.float32)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def pipeline(fresh):
     """The golden checkpoint in float32 on the CPU. Shared: a test that changes it must change it back."""
-    import torch
-
-    from mova.pipeline import MOVAPipeline
-
-    pipeline = MOVAPipeline.from_pretrained(golden / "checkpoint", torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return fresh()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from mova.models.bridge import Bridge
 from mova.models.dit import AudioDiT, VideoDiT
 from mova.models.dual_tower import DualTower
 from mova.offload import LayerStreamer, WeightSwap
-from mova.pipeline import MOVAPipeline
 from mova.placement import Placement, choose, compile_blocks, place
 from tests.tiny import relative_error
 
@@ -36,10 +35,9 @@ def exact_float32():
 
 
 @pytest.fixture
-def load(golden):
+def load(fresh):
     def load(dtype=torch.float32, placement=None):
-        pipeline = MOVAPipeline.from_pretrained(golden / "checkpoint", torch_dtype=dtype)
-        pipeline.set_progress_bar_config(disable=True)
+        pipeline = fresh(dtype)
         if placement:
             place(pipeline, placement)
         return pipeline

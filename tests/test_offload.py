@@ -4,7 +4,6 @@ import torch
 from mova.adapters.strengths import EXPERTS
 from mova.errors import Cancelled
 from mova.offload import ComponentOffloader, LayerOffloader, Offloader
-from mova.pipeline import MOVAPipeline
 from mova.placement import Placement, place
 from tests.tiny import relative_error
 
@@ -17,18 +16,6 @@ SMALL = {
     "output_type": "latent",
 }
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def fresh(golden):
-    """A pipeline of the test's own, as it comes from the disk."""
-
-    def load(dtype=torch.float32):
-        pipeline = MOVAPipeline.from_pretrained(golden / "checkpoint", torch_dtype=dtype)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    return load
 
 
 def run(pipeline, **changes):

@@ -11,7 +11,7 @@ from mova.adapters.files import Adapter, AdapterMetadata, LoraUpdate, write_adap
 from mova.adapters.mixin import extract_adapter
 from mova.adapters.sources import read_adapter
 from mova.errors import BackendError, UserError
-from tests.cli.test_cli_bad_input import files_of_at_most
+from tests.disk import files_of_at_most
 from tests.tiny import dual_tower
 
 Q, K = "video_dit.blocks.0.self_attn.q", "video_dit.blocks.0.self_attn.k"

@@ -42,18 +42,6 @@ def attach(pipeline):
     pipeline.unload_lora_weights()
 
 
-@pytest.fixture
-def fresh(golden):
-    """A pipeline of the test's own, to be placed."""
-
-    def load(dtype=torch.float32):
-        pipeline = MOVAPipeline.from_pretrained(golden / "checkpoint", torch_dtype=dtype)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    return load
-
-
 def matrices(rank=2, size=48, module=MODULE):
     torch.manual_seed(1)
     return {

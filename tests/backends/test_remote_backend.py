@@ -3,11 +3,9 @@ import io
 import json
 import logging
 import os
-import resource
 import socket
 import threading
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -20,6 +18,8 @@ from mova.media.clips import read_clip, read_settings, write_mp4
 from mova.media.images import load_first_frame
 from mova.request import GenerationRequest
 from tests.backends.video_server import KEY, content, dies_after, page, redirect, running_engine, slow, status
+from tests.disk import files_of_at_most
+from tests.media.test_remux import write_foreign
 
 H, W = 32, 64
 REQUEST = GenerationRequest(
@@ -381,8 +381,6 @@ def test_another_clip_than_the_one_asked_for_is_refused(
 
 
 def test_a_clip_without_sound_or_with_too_little_is_refused(backend, engine, tmp_path, out):
-    from test_remux import write_foreign
-
     folder = tmp_path / "made"
     folder.mkdir()
     for options, sentence in (
@@ -483,7 +481,6 @@ def test_another_size_than_the_one_asked_for_is_noticed_before_it_is_made(backen
         ({"audio_shift": 1.0}, "audio_shift=1 cannot be sent"),
         ({"frame_rate": 23.976}, "frame_rate=23.976 must be whole on a server; nearest: 24"),
         ({"prompt": " "}, "the prompt is empty"),
-        ({"num_frames": 10}, "num_frames=10 must be 4k"),
     ],
 )
 def test_what_the_server_cannot_do_is_refused_by_name_without_asking_it(
@@ -508,7 +505,7 @@ def test_a_shift_that_is_the_engines_own_is_taken(backend, out):
 
 def test_a_full_disk_is_told_as_such_and_leaves_nothing(backend, engine, tmp_path, out):
     with (
-        file_limit(4096),
+        files_of_at_most(4096),
         pytest.raises(BackendError, match=r"clip\.mp4 cannot be written \(File too large\)"),
     ):
         backend.generate(REQUEST, out)
@@ -533,14 +530,3 @@ def test_a_name_that_is_taken_is_kept_even_if_taken_meanwhile(backend, engine, o
     backend.generate(REQUEST, out, overwrite=True)
     assert read_settings(out)["seed"] == 7
     assert os.listdir(out.parent) == ["clip.mp4"]  # noqa: PTH208 - names
-
-
-@contextmanager
-def file_limit(size):
-    """Files of this process end at `size` bytes, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

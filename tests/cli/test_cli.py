@@ -22,13 +22,6 @@ CHECKPOINT = str(Path(__file__).parents[1] / "golden" / "checkpoint")
 SMALL = ["--model", CHECKPOINT, "--size", "64x32", "--frames", "5", "--steps", "2", "--device", "cpu"]
 
 
-@pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path, monkeypatch):
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-
-
 @pytest.fixture
 def run(capsys):
     """Run the command line in this process: (exit code, output, messages)."""

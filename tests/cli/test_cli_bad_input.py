@@ -2,58 +2,32 @@
 
 import json
 import os
-import resource
 import shutil
-import struct
-import zlib
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
 from mova.cli.main import main
+from tests.disk import files_of_at_most
 
 # If it were asked for, it would have to come from the Hub, and the sentence would be another.
 ABSENT = ["--model", "nobody/never-asked-for"]
 ADAPTER = Path(__file__).parents[1] / "golden" / "lora_upstream_accelerate"
-NUMBERS = [
+FLAGS = [  # one wrong value each; the rules themselves are those of a request
     (["--size", "640x360"], "size 640x360 (width x height) will not do", "nearest: 640x352"),
-    (["--size", "640"], "is not WIDTHxHEIGHT", "for example 640x352"),
     (["--frames", "100"], "num_frames=100 must be 4k+1", "nearest: 97, 101"),
-    (["--frames", "0"], "num_frames=0", "from 1 to 961"),
-    (["--frames", "10000"], "num_frames=10000", "from 1 to 961"),
-    (["--seconds", "0"], "seconds=0.0 is out of range", "to 40.0417"),
     (["--seconds", "41"], "seconds=41.0 is out of range", "to 40.0417"),
-    (["--seconds", "nan"], "seconds=nan is not a number", "to 40.0417"),
     (["--frame-rate", "0"], "frame_rate=0.0 is out of range", "from 1 to 120"),
     (["--guidance-scale", "nan"], "guidance_scale=nan is not a number", "from 0 to 30"),
-    (["--guidance-scale", "inf"], "guidance_scale=inf is out of range", "from 0 to 30"),
-    (["--guidance-scale", "-1"], "guidance_scale=-1.0 is out of range", "from 0 to 30"),
-    (["--bridge-guidance-scale", "nan"], "bridge_guidance_scale=nan", "from 0 to 30"),
-    (["--steps", "0"], "num_inference_steps=0 is out of range", "from 1 to 1000"),
+    (["--bridge-guidance-scale", "-1"], "bridge_guidance_scale=-1.0 is out of range", "from 0 to 30"),
     (["--steps", "5000"], "num_inference_steps=5000 is out of range", "from 1 to 1000"),
     (["--video-shift", "0"], "video_shift=0.0 is out of range", "from 0.01 to 100"),
     (["--audio-shift", "nan"], "audio_shift=nan is not a number", "from 0.01 to 100"),
     (["--seed", "-1"], "seed=-1 is out of range", "from 0 to"),
-    (["--seed", str(2**63)], f"seed={2**63} is out of range", "from 0 to"),
     (["--lora", f"{ADAPTER}:nan"], f"the strength of {ADAPTER}=nan is not a number", "from -10 to 10"),
-    (["--lora", f"{ADAPTER}:99"], f"the strength of {ADAPTER}=99.0 is out of range", "from -10 to 10"),
-    (
-        ["--lora", f"{ADAPTER}:voice=1"],
-        "'voice' is not a part of the model",
-        "choose from video, high, low, audio",
-    ),
-    (["--lora", f"{ADAPTER}:audio=x"], "'audio=x' in", "write it as audio=0.8"),
-    (["--lora", f"{ADAPTER}:audio=99"], f"the strength of {ADAPTER} for audio=99.0", "from -10 to 10"),
+    (["--lora", f"{ADAPTER}:voice=1"], "'voice' is not a part of the model", "choose from video, high, low"),
     (["--lora", "gone.safetensors"], "there is no adapter gone.safetensors", "give a .safetensors file"),
-]
-TEXTS = [
-    ("", "the prompt is empty", "say what is seen and what is heard"),
-    (" \n\t", "the prompt is empty", "say what is seen and what is heard"),
-    ("&nbsp;", "the prompt is empty", "say what is seen and what is heard"),
-    ("\udcff\udcfe", "the prompt holds bytes that are not text", "UTF-8"),
-    ("a" * 20_001, "the prompt has 20001 characters", "shorten it"),
 ]
 SYNTAX = [
     (["--frames", "5", "--seconds", "1"], "not allowed with argument"),
@@ -63,13 +37,6 @@ SYNTAX = [
     (["--offload", "some"], "invalid choice: 'some'"),
     (["--sed", "1"], "unrecognized arguments: --sed 1"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path, monkeypatch):
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
 
 
 @pytest.fixture
@@ -95,32 +62,13 @@ def assert_sentence(messages, *parts):
         assert part in messages
 
 
-@contextmanager
-def files_of_at_most(size):
-    """As on a disk with that much left."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def bomb():
-    """A PNG that declares 2500 million pixels and holds none."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
-    checksum = struct.pack(">I", zlib.crc32(header))
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + checksum + struct.pack(">I", 99) + b"IDAT"
-
-
-@pytest.mark.parametrize(("arguments", "complaint", "advice"), NUMBERS)
-def test_a_number_out_of_range_is_refused_with_one_that_works(refusal, arguments, complaint, advice):
+@pytest.mark.parametrize(("arguments", "complaint", "advice"), FLAGS)
+def test_a_wrong_value_is_refused_with_one_that_works(refusal, arguments, complaint, advice):
     assert_sentence(refusal(*arguments), complaint, advice)
 
 
-@pytest.mark.parametrize(("prompt", "complaint", "advice"), TEXTS)
-def test_a_prompt_that_says_nothing_is_refused(refusal, prompt, complaint, advice):
-    assert_sentence(refusal(prompt=prompt), complaint, advice)
+def test_a_prompt_that_says_nothing_is_refused(refusal):
+    assert_sentence(refusal(prompt=" "), "the prompt is empty; say what is seen and what is heard")
 
 
 def test_a_prompt_is_needed(capsys):
@@ -143,19 +91,10 @@ def test_an_unknown_model_is_refused_with_the_known_ones(refusal, name):
     assert_sentence(refusal(model=["--model", name]), f"there is no model {name!r}; give 360p, 720p")
 
 
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        (b"a text file that somebody named .png", "is not an image that can be read"),
-        (bomb(), "has too many pixels"),
-        (b"", "is empty"),
-        (None, "cannot be read: No such file"),
-    ],
-)
-def test_an_image_that_is_none_is_refused_before_it_is_decoded(refusal, content, complaint):
-    if content is not None:
-        Path("first.png").write_bytes(content)
-    assert_sentence(refusal("--image", "first.png"), "first.png", complaint)
+def test_an_image_that_is_none_is_refused(refusal):
+    assert_sentence(refusal("--image", "first.png"), "first.png cannot be read: No such file")
+    Path("first.png").write_bytes(b"a text file that somebody named .png")
+    assert_sentence(refusal("--image", "first.png"), "first.png is not an image that can be read")
 
 
 @pytest.mark.parametrize(
@@ -217,10 +156,8 @@ def test_a_broken_checkpoint_is_refused_by_file(refusal, checkpoint_copy):
     assert_sentence(refusal(model=model), "has no folder text_encoder/")
 
 
-@pytest.mark.parametrize("content", ["<html>", "", None])
-def test_a_broken_adapter_is_refused_by_file(refusal, golden, content):
-    if content is not None:
-        Path("style.safetensors").write_text(content)
+def test_a_broken_adapter_is_refused_by_file(refusal, golden):
+    Path("style.safetensors").write_text("<html>")
     messages = refusal("--lora", "style.safetensors:0.5", model=["--model", golden / "checkpoint"])
     assert "error: " in messages
     assert "style.safetensors" in messages.splitlines()[-1]

@@ -29,9 +29,6 @@ def engine(running, tmp_path, monkeypatch):
     write_mp4(tmp_path / "made.mp4", frames, random.uniform(-0.5, 0.5, 18000), 24, 48000, {})
     running.reset((tmp_path / "made.mp4").read_bytes())
     running.looks_until_done = 1
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
     return running
 
 

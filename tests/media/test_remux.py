@@ -1,6 +1,4 @@
 import os
-import resource
-from contextlib import contextmanager
 from fractions import Fraction
 
 import av
@@ -9,6 +7,7 @@ import pytest
 
 from mova.errors import BackendError, UserError
 from mova.media.clips import copy_with_settings, measure_clip, read_clip, read_settings, write_mp4
+from tests.disk import files_of_at_most
 
 H, W = 32, 64
 
@@ -120,19 +119,8 @@ def test_a_clip_without_sound_or_with_too_many_frames_is_refused(tmp_path):
 def test_a_full_disk_is_told_as_such_and_leaves_nothing(tmp_path):
     clip = write_foreign(tmp_path / "theirs.mp4", num_frames=33)
     with (
-        file_limit(4096),
+        files_of_at_most(4096),
         pytest.raises(BackendError, match=r"out\.mp4 cannot be written \(File too large\)"),
     ):
         copy_with_settings(clip, tmp_path / "out.mp4", {})
     assert os.listdir(tmp_path) == ["theirs.mp4"]  # noqa: PTH208 - names
-
-
-@contextmanager
-def file_limit(size):
-    """Files of this process end at `size` bytes, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -2,10 +2,8 @@
 
 import json
 import os
-import resource
 import subprocess
 import time
-from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -15,6 +13,7 @@ from lora_trainer.manifest import read_items
 from mova.adapters.strengths import TOWERS
 from mova.errors import UserError
 from mova.files import write_json
+from tests.disk import files_of_at_most
 
 STEPS = 10
 
@@ -65,15 +64,6 @@ def wait_for(run, kinds, seconds=90, until=lambda run: True):
             return status
         time.sleep(0.05)
     raise AssertionError(f"{run.status()}\n{run.log_tail()}")
-
-
-@contextmanager
-def files_of_at_most(size):
-    """Processes that are started here can write no larger file: as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.slow
