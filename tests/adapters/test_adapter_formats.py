@@ -207,7 +207,10 @@ EXTRAS = {
     "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": "text encoder",
     "lora_unet_blocks_0_self_attn_q.lokr_w1": "LyCORIS",
     "lora_unet_input_blocks_4_1_proj_in.lora_down.weight": "is not a LoRA key",
+    "text_encoder.block.0.lora_A.weight": "text encoder",
+    "video_dit.time_projection.1.lora_A.weight": "time embedding",
     "head.head.weight": "is not a LoRA key",
+    "weight": "is not a LoRA key",
 }
 
 

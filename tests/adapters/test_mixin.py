@@ -177,24 +177,11 @@ def test_adapters_of_different_towers_act_together(pipeline, tmp_path, attach, b
     assert torch.equal(run(pipeline)[1], base[1])
 
 
-def with_changes(**changes):
-    return matrices() | changes
-
-
 DAMAGED = [
     (matrices(module="video_dit.blocks.9.self_attn.q"), "no linear layer video_dit.blocks.9"),
-    (matrices(module="text_encoder.block.0"), "text encoder"),
-    (matrices(module="video_dit.time_projection.1"), "time embedding"),
     (matrices(size=24), "is for a layer 24x24"),
-    (with_changes(**{f"{MODULE}.lora_A.weight": torch.full((2, 48), float("nan"))}), "NaN"),
-    (
-        with_changes(**{f"{MODULE}.lora_A.weight": torch.zeros(2, 48, dtype=torch.int32)}),
-        "not a matrix of floats",
-    ),
+    (matrices() | {f"{MODULE}.lora_A.weight": torch.full((2, 48), float("nan"))}, "NaN"),
     ({f"{MODULE}.lora_A.weight": torch.zeros(2, 48)}, "only one of its two matrices"),
-    (with_changes(**{f"{MODULE}.lora_B.weight": torch.zeros(48, 3)}), "ranks 2 and 3, no pair"),
-    (matrices(rank=300), "rank 300"),
-    ({"weight": torch.zeros(2, 2)}, "is not a LoRA key"),
 ]
 
 
@@ -338,11 +325,13 @@ def test_a_model_fused_before_it_is_placed_may_be_streamed(fresh, golden):
     assert torch.equal(clips[0][0], clips[1][0])
 
 
-def test_8_bit_storage_carries_an_adapter_and_strength_0_is_its_base(fresh, golden):
+def test_8_bit_storage_carries_an_adapter_in_its_own_type_and_strength_0_is_its_base(fresh, golden):
     placed = fresh(torch.bfloat16)
     place(placed, Placement("cpu", "bfloat16", fp8=True))
     without = run(placed)
     placed.load_lora_weights(golden / "lora_upstream_accelerate")
+    types = {p.dtype for name, p in placed.video_dit.named_parameters() if "lora_A" in name}
+    assert types == {torch.bfloat16}
     assert not torch.equal(run(placed)[0], without[0])
     placed.set_adapters("default", 0)
     assert torch.equal(run(placed)[0], without[0])

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from mova.catalog import MODELS
 from mova.cli.main import main
@@ -132,23 +131,15 @@ def test_progress_shows_the_time_left_on_a_terminal(monkeypatch):
     assert b"30/30 steps" in shown
 
 
-def test_the_same_seed_gives_the_same_clip_and_another_another(generate):
-    clips = [
-        generate("--prompt", "a bell rings", *SMALL, "--seed", seed, out=f"{name}.mp4")[0]
-        for name, seed in (("first", 7), ("same", 7), ("other", 8))
-    ]
-    assert np.array_equal(clips[0].frames, clips[1].frames)
-    assert np.array_equal(clips[0].waveform, clips[1].waveform)
-    assert not np.array_equal(clips[0].frames, clips[2].frames)
-    assert not np.array_equal(clips[0].waveform, clips[2].waveform)
-
-
 def test_a_random_seed_is_reported_and_makes_the_clip_again(run, generate):
     code, output, _ = run("generate", "--prompt", "a bell rings", *SMALL)
     path, _, seed = output.strip().partition("\tseed ")
     assert (code, path) == (0, f"outputs/clip-{seed}.mp4")
-    again, _ = generate("--prompt", "a bell rings", *SMALL, "--seed", seed)
-    assert np.array_equal(again.frames, read_clip(Path(path)).frames)
+    again, settings = generate("--prompt", "a bell rings", *SMALL, "--seed", seed)
+    made = read_clip(Path(path))
+    assert np.array_equal(again.frames, made.frames)
+    assert np.array_equal(again.waveform, made.waveform)
+    assert settings["image"] is settings["image_sha256"] is None
 
 
 def test_a_name_by_default_never_collides(run):
@@ -220,22 +211,13 @@ def test_sound_and_frames_are_written_next_to_the_clip(generate):
     assert Path("sound.wav").stat().st_size == 44 + 2 * clip.waveform.size
 
 
-def test_an_adapter_and_its_strength_change_the_clip(generate, golden):
+def test_an_adapter_at_its_strength_changes_the_clip(generate, golden):
     adapter = golden / "lora_upstream_accelerate"
-    frames = {}
-    for name, lora in (
-        ("none", []),
-        ("off", [f"{adapter}:0"]),
-        ("half", [f"{adapter}:0.5"]),
-        ("full", [adapter]),
-    ):
-        options = [option for each in lora for option in ("--lora", each)]
-        clip, settings = generate("--prompt", "a bell", *SMALL, "--seed", "7", *options, out=f"{name}.mp4")
-        frames[name] = clip.frames.astype(float)
-    assert settings["adapters"] == [[str(adapter), 1.0]]
-    assert np.array_equal(frames["none"], frames["off"])
-    assert not np.array_equal(frames["none"], frames["half"])
-    assert not np.array_equal(frames["half"], frames["full"])
+    command = ["--prompt", "a bell", *SMALL, "--seed", "7"]
+    plain, _ = generate(*command, out="plain.mp4")
+    changed, settings = generate(*command, "--lora", f"{adapter}:0.5", out="changed.mp4")
+    assert settings["adapters"] == [[str(adapter), 0.5]]
+    assert not np.array_equal(plain.frames, changed.frames)
 
 
 def test_a_preset_sets_steps_and_length(generate):
@@ -243,16 +225,6 @@ def test_a_preset_sets_steps_and_length(generate):
     _, settings = generate(*small, "--preset", "quick", "--device", "cpu")
     assert (settings["num_frames"], settings["num_inference_steps"]) == (97, 15)
     assert settings["negative_prompt"].startswith("色调艳丽")
-
-
-def test_a_clip_from_text_alone_starts_from_the_white_frame(generate):
-    clip, settings = generate("--prompt", "a bell rings", *SMALL, "--seed", "7")
-    assert settings["image"] is settings["image_sha256"] is None
-    Image.new("RGB", (64, 32), "white").save("white.png")
-    white, _ = generate(
-        "--prompt", "a bell rings", *SMALL, "--seed", "7", "--image", "white.png", out="w.mp4"
-    )
-    assert np.array_equal(clip.frames, white.frames)
 
 
 def test_a_prompt_over_512_tokens_is_cut_with_a_warning_that_shows_what_is_lost(run):

@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from mova.cli.main import main
 from tests.prompting.chat_server import GOOD_ANSWER, IDEA, KEY, error
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -30,7 +33,9 @@ def run(capsys, monkeypatch):
 def test_the_template_needs_nothing():
     """In a process of its own, as a person runs it."""
     command = [sys.executable, "-m", "mova", "enhance", "-", "--template"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, input="from stdin")
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60, input="from stdin"
+    )
     assert done.stdout.startswith("from stdin.")
     assert done.stderr.startswith("template, seed ")
 
