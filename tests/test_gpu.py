@@ -13,17 +13,9 @@ from mova.models.dit import AudioDiT, VideoDiT
 from mova.models.dual_tower import DualTower
 from mova.offload import LayerStreamer, WeightSwap
 from mova.placement import Placement, choose, compile_blocks, place
-from tests.tiny import relative_error
+from tests.tiny import SHORT_RUN, relative_error
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
-SMALL = {
-    "prompt": "a ball falls",
-    "height": 32,
-    "width": 48,
-    "num_frames": 5,
-    "num_inference_steps": 4,
-    "output_type": "latent",
-}
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +38,7 @@ def load(fresh):
 
 
 def run(pipeline, **changes):
-    out = pipeline(generator=torch.Generator().manual_seed(3), **SMALL | changes)
+    out = pipeline(generator=torch.Generator().manual_seed(3), **SHORT_RUN | changes)
     return out.frames.cpu(), out.audio.cpu()
 
 

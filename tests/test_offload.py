@@ -5,21 +5,13 @@ from mova.adapters.strengths import EXPERTS
 from mova.errors import Cancelled
 from mova.offload import ComponentOffloader, LayerOffloader, Offloader
 from mova.placement import Placement, place
-from tests.tiny import relative_error
+from tests.tiny import SHORT_RUN, relative_error
 
-SMALL = {
-    "prompt": "a ball falls",
-    "height": 32,
-    "width": 48,
-    "num_frames": 5,
-    "num_inference_steps": 4,
-    "output_type": "latent",
-}
 CPU = torch.device("cpu")
 
 
 def run(pipeline, **changes):
-    out = pipeline(generator=torch.Generator().manual_seed(0), **SMALL | changes)
+    out = pipeline(generator=torch.Generator().manual_seed(0), **SHORT_RUN | changes)
     return out.frames, out.audio
 
 

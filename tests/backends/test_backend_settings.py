@@ -1,7 +1,3 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from mova.backends.settings import RemoteServer, remote_from_environment, remote_from_option
@@ -81,14 +77,3 @@ def test_a_key_variable_that_is_empty_is_refused():
 
 def test_the_key_is_not_shown():
     assert KEY not in repr(RemoteServer(URL, KEY))
-
-
-def test_a_remote_backend_needs_no_torch():
-    code = (
-        "import sys; from mova.backends.remote import RemoteBackend; "
-        "from mova.backends.settings import RemoteServer; RemoteBackend('360p', RemoteServer('http://gpu')); "
-        "print(*{'torch', 'diffusers', 'transformers'} & set(sys.modules))"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""

@@ -3,7 +3,6 @@ import io
 import json
 import logging
 import os
-import socket
 import threading
 import time
 
@@ -20,6 +19,7 @@ from mova.request import GenerationRequest
 from tests.backends.video_server import KEY, content, dies_after, page, redirect, running_engine, slow, status
 from tests.disk import files_of_at_most
 from tests.media.test_remux import write_foreign
+from tests.ports import closed_address
 
 H, W = 32, 64
 REQUEST = GenerationRequest(
@@ -427,12 +427,9 @@ def test_a_job_that_never_ends_is_given_up_and_can_be_fetched_later(engine, out)
 
 
 def test_nothing_at_the_address_is_told_at_once(out):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     began = time.monotonic()
     with pytest.raises(BackendError, match=r"nothing answers at .*; check the address, and that the server"):
-        RemoteBackend("360p", RemoteServer(f"http://127.0.0.1:{port}")).generate(REQUEST, out)
+        RemoteBackend("360p", RemoteServer(closed_address())).generate(REQUEST, out)
     assert time.monotonic() - began < 1
 
 

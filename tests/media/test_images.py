@@ -153,14 +153,16 @@ def test_the_kind_is_decided_by_content(tmp_path):
     [
         (b"", "is empty"),
         (b"not an image at all\n" * 50, "not an image that can be read"),
-        (b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', "save it as one of JPEG, PNG"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>', "save it as one of JPEG, PNG"),
+        (b"<html><script>alert(1)</script>", "not an image that can be read"),
+        (b"#EXTM3U\n#EXT-X-MEDIA:file:///etc/passwd\n", "not an image that can be read"),
         (b"II*\x00" + bytes(100), "not an image that can be read"),
         (png_header(8000, 8000), "up to 50 million"),
         (png_header(60000, 60000), "up to 50 million"),
         (png_header(60, 40), "damaged or cut short"),
         (png_header(0, 40), "damaged|not an image"),
     ],
-    ids=["empty", "text", "svg", "tiff", "64 MP", "3600 MP", "no pixels", "no width"],
+    ids=["empty", "text", "svg", "html", "playlist", "tiff", "64 MP", "3600 MP", "no pixels", "no width"],
 )
 def test_what_is_no_image_is_refused(tmp_path, content, message):
     (tmp_path / "image.png").write_bytes(content)

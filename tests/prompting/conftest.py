@@ -6,7 +6,6 @@ against that address instead.
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.ports import free_port
 from tests.prompting.chat_server import GOOD_ANSWER, RealServer
 
 
@@ -44,9 +44,7 @@ def real_server(
     text, seeing = (str(request.getfixturevalue(name)) for name in ("text_model", "seeing_model"))
     home = tmp_path_factory.mktemp("hf")
     (home / "hub").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [shutil.which("transformers", path=str(Path(sys.executable).parent)), "serve"]
     options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--log-level", "error"]
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

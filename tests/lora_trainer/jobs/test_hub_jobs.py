@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from mova.adapters.strengths import TOWERS
 from mova.errors import BackendError, UserError
 from mova.files import write_json
 from tests.hub_server import HARDWARE, TOKEN, running_hub
+from tests.ports import closed_address
 
 ROOT = Path(__file__).parents[3]
 STEPS = 30
@@ -290,9 +290,7 @@ def test_what_the_hub_refuses_is_a_sentence(hub, away, login, make, asked, statu
 
 
 def test_a_hub_that_is_not_there_is_a_sentence(away, login, sent):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        away.endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    away.endpoint = closed_address()
     for ask in (away.offers, lambda: away.refresh(sent[0], login), lambda: away.stop(sent[0], login)):
         with pytest.raises(BackendError, match="the Hub cannot be reached"):
             ask()

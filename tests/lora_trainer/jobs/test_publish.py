@@ -1,7 +1,5 @@
 """Finished runs on a Hub: what goes there, and how it fails."""
 
-import socket
-
 import pytest
 import yaml
 
@@ -10,6 +8,7 @@ from lora_trainer.jobs.runs import RunInfo, TrainingRun
 from lora_trainer.journal import ADAPTER, JOURNAL, Journal
 from mova.errors import UserError
 from tests.hub_server import TOKEN, running_hub
+from tests.ports import closed_address
 
 
 @pytest.fixture
@@ -79,9 +78,7 @@ def test_what_can_go_wrong_is_a_sentence(hub, run):
     ):
         with pytest.raises(UserError, match=sentence):
             push(run, repo, token, False, hub.url)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        closed = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    closed = closed_address()
     with pytest.raises(UserError, match="the Hub cannot be reached"):
         push(run, "me/lamp", TOKEN, False, closed)
     assert hub.commits == []
