@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from mova.media.clips import (
+    AUDIO_BIT_RATE,
+    HELD_AUDIO_BIT_RATE,
     can_copy_sound,
     obstacle_to_copying,
     write_mp4,
@@ -115,12 +117,15 @@ class GivenTracks:
             UserError, BackendError: as `mova.media.clips.write_mp4`.
         """
         sound, rate = self.mixed_sound(made, made_rate)
+        bit_rate = AUDIO_BIT_RATE if sound is made else HELD_AUDIO_BIT_RATE
         notes = self.notes_on_length()
         obstacle = self.obstacle() if self.holds_picture else ""
         if self.holds_picture and not obstacle:
             length = int(rate * self.video.seconds)
             sound = padded(sound[:, :length], length)
-            write_mp4_with_picture_of(self.request.video, path, sound, rate, settings, overwrite)
+            write_mp4_with_picture_of(
+                self.request.video, path, sound, rate, settings, overwrite, audio_bit_rate=bit_rate
+            )
             return notes + self.notes_on_sight()
         if self.copies_sound():
             write_mp4_with_sound_of(
@@ -128,7 +133,16 @@ class GivenTracks:
             )
         else:
             sound = padded(sound, int(rate * self.seconds) + 1)
-            write_mp4(path, frames, sound, self.request.frame_rate, rate, settings, overwrite)
+            write_mp4(
+                path,
+                frames,
+                sound,
+                self.request.frame_rate,
+                rate,
+                settings,
+                overwrite,
+                audio_bit_rate=bit_rate,
+            )
         if obstacle:
             notes += (f"the picture was encoded again: {obstacle}",)
         return notes + self.notes_on_size()
