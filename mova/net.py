@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from mova.errors import UserError
+from mova.errors import BackendError, UserError
 
 if TYPE_CHECKING:
     import httpx
@@ -176,31 +176,36 @@ def _tls() -> ssl.SSLContext:
 
 
 def _size_limit(max_bytes: int) -> "Callable[[httpx.Response], None]":
-    """A response hook: an answer is broken off after `max_bytes`, and refused if it is compressed."""
+    """A response hook that raises BackendError after `max_bytes`, and for what is compressed."""
     import httpx
 
-    class TooLarge(httpx.ReadError):
-        """The server sends more than it may."""
-
     class CappedStream(httpx.SyncByteStream):
-        def __init__(self, stream: httpx.SyncByteStream) -> None:
+        def __init__(self, stream: httpx.SyncByteStream, place: str) -> None:
             self.stream = stream
+            self.place = place
 
         def __iter__(self) -> Iterator[bytes]:
             received = 0
             for chunk in self.stream:
                 received += len(chunk)
                 if received > max_bytes:
-                    raise TooLarge(f"the answer is over {max_bytes} bytes")
+                    raise BackendError(
+                        f"{self.place} sent more than an answer may have, {max_bytes} bytes; use another "
+                        "server"
+                    )
                 yield chunk
 
         def close(self) -> None:
             self.stream.close()
 
     def limit(response: httpx.Response) -> None:
+        place = f"{response.request.url.scheme}://{response.request.headers['host']}"
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise TooLarge("the answer is compressed, so its size cannot be limited")
-        response.stream = CappedStream(response.stream)
+            raise BackendError(
+                f"{place} sent a compressed answer, which may hide more than an answer may have; use another "
+                "server"
+            )
+        response.stream = CappedStream(response.stream, place)
 
     return limit
 

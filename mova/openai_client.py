@@ -240,8 +240,6 @@ def explain_connection(error: Exception, place: str) -> str:
     while cause is not None and len(causes) < 8:
         causes.append(type(cause).__name__)
         cause = cause.__cause__ or cause.__context__
-    if "TooLarge" in causes:
-        return f"{place} sent more than an answer may have; use another server"
     if "SSLCertVerificationError" in causes or "SSLError" in causes:
         return f"{place} has no valid certificate, or does not speak https; check the address"
     if "gaierror" in causes:

@@ -214,7 +214,8 @@ class VideoServer:
         )
 
     def _is_own(self, url: str) -> bool:
-        return url.startswith(f"{self.root}/")
+        own, other = httpx.URL(self.root), httpx.URL(url)
+        return (own.scheme, own.netloc) == (other.scheme, other.netloc)
 
     def _copy(self, client: openai.OpenAI, endpoint: Endpoint, file: BinaryIO) -> None:
         url, place = endpoint.base_url, endpoint.redacted
@@ -285,15 +286,16 @@ class VideoServer:
         waits: Sequence[float] | None = None,
     ) -> Result:
         """The result of `attempt`, repeated after each of `waits` where that may help and does no harm."""
-        for wait in (*(self.patience.attempts if waits is None else waits), None):
+        left = iter(self.patience.attempts if waits is None else waits)
+        while True:
             try:
                 return attempt()
             except (openai.APIStatusError, *LOST) as error:
+                wait = next(left, None)
                 if wait is None or not may_repeat(error, is_order):
                     raise self._failure(error, endpoint or self.endpoint, is_order) from None
                 wait = asked_wait(error, wait)
             self.pause(wait)
-        raise AssertionError("the last attempt returns or raises")
 
     def _failure(self, error: Exception, endpoint: Endpoint, is_order: bool) -> BackendError:
         status = error.status_code if isinstance(error, openai.APIStatusError) else None
@@ -335,7 +337,7 @@ WAITING = "on the server, which reports no steps"
 ENGINE_SHIFT = 5.0  # of both towers; SGLang's API passes no other
 MAX_SOUND_GAP_SECONDS = 0.25
 FIRST_UNGUIDED = (0, 5, 23)  # older releases of SGLang-Diffusion never step MOVA's latents without guidance
-RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:\.post\d+)?(?:\+.*)?", re.ASCII)
+RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?!\d|\.?dev|a|b|rc)", re.ASCII)
 
 
 class RemoteBackend:
@@ -443,23 +445,23 @@ def check_guidance(server: VideoServer, guidance_scale: float) -> tuple[str, ...
     """
     if guidance_scale != 1:
         return ()
-    version = server.version()
-    release = RELEASE.fullmatch(version)
-    first = ".".join(map(str, FIRST_UNGUIDED))
-    if release is None:
-        warning = (
-            f"{server.place} does not give a release as its version ({version or 'none'}); SGLang-Diffusion "
-            f"before {first} returns noise at guidance_scale=1"
-        )
-        logger.warning(warning)
-        return (warning,)
-    if tuple(map(int, release.groups())) < FIRST_UNGUIDED:
+    version, first = server.version(), ".".join(map(str, FIRST_UNGUIDED))
+    release = RELEASE.match(version)
+    if release and tuple(map(int, release.groups())) < FIRST_UNGUIDED:
         raise UserError(
-            f"{server.place} runs version {version}, which returns noise at guidance_scale=1; update the "
-            f"engine to SGLang-Diffusion {first}, or give a guidance_scale above 1",
+            f"{server.place} runs version {version}, which returns noise at guidance_scale=1; update it to "
+            f"SGLang-Diffusion {first}, or give a guidance_scale above 1",
             "guidance_scale",
         )
-    return ()
+    if release:
+        return ()
+    runs = f"runs version {version!r}" if version else "does not tell its version"
+    warning = (
+        f"{server.place} {runs}, and SGLang-Diffusion before {first} returns noise at guidance_scale=1; look "
+        "at the clip"
+    )
+    logger.warning(warning)
+    return (warning,)
 
 
 def check_supported(request: GenerationRequest) -> None:
