@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
@@ -34,6 +35,7 @@ from mova.media.clips import MAX_CLIP_BYTES, copy_with_settings, measure_clip
 from mova.media.images import white_frame
 from mova.net import check_url, redacted_url
 from mova.openai_client import (
+    POLL_SECONDS,
     Endpoint,
     IsCancelled,
     connect,
@@ -61,7 +63,6 @@ ANSWER_SECONDS = 60.0
 DELETE_SECONDS = 5.0
 DOWNLOAD_SECONDS = 1800.0
 MAX_ANSWER_BYTES = 4_000_000
-TICK = 0.1  # seconds between two looks at whether to stop
 JOB_ID = re.compile(r"\w[\w.-]{0,199}", re.ASCII)
 CLIP_TYPE = re.compile(r"video/.+|(?:application|binary)/octet-stream|")
 LOST = (openai.APIConnectionError, httpx.TransportError, TimeoutError)  # no answer, or not all of it
@@ -111,13 +112,13 @@ class VideoServer:
     def check_health(self) -> None:
         """Raise unless the server is there, is ready, and takes the key."""
 
-        def look(client: openai.OpenAI) -> None:
+        def look() -> None:
             try:
-                client.get(f"{self.root}/health", cast_to=httpx.Response)
+                self._get(f"{self.root}/health")
             except openai.NotFoundError:  # a gateway may let nothing but the API through
-                client.get("/models", cast_to=httpx.Response)
+                self._get("/models")
 
-        self._try(lambda: self._ask(look), waits=())
+        self._try(look, waits=())
 
     def served_model(self) -> str | None:
         """The name of the model it serves, or None if it does not say."""
@@ -158,28 +159,29 @@ class VideoServer:
                 options={"headers": {"Content-Type": "multipart/form-data"}},
             )
 
-        return self._job(self._try(lambda: self._ask(order, cancelled=never_cancelled), is_order=True))
+        answer = self._try(lambda: self._ask(order, cancelled=never_cancelled), is_order=True)
+        return job_of(answer, self.place)
 
     def poll(self, job_id: str) -> Job:
-        def look(client: openai.OpenAI) -> httpx.Response:
+        def look() -> httpx.Response:
             try:
-                return client.get(f"/videos/{job_id}", cast_to=httpx.Response)
+                return self._get(f"/videos/{job_id}")
             except openai.NotFoundError:
                 raise BackendError(
                     f"{self.place} no longer knows the job {job_id}: the engine was restarted, or the job "
                     "was deleted; run again"
                 ) from None
 
-        return self._job(self._try(lambda: self._ask(look)))
+        return job_of(self._try(look), self.place)
 
     def delete(self, job_id: str) -> None:
         """Ask the server to forget the job. SGLang does, but still finishes the clip it is making."""
-
-        def drop(client: openai.OpenAI) -> None:
-            client.delete(f"/videos/{job_id}", cast_to=httpx.Response)
-
         try:
-            self._ask(drop, seconds=DELETE_SECONDS, cancelled=never_cancelled)
+            self._ask(
+                lambda client: client.delete(f"/videos/{job_id}", cast_to=httpx.Response),
+                seconds=DELETE_SECONDS,
+                cancelled=never_cancelled,
+            )
         except (openai.APIStatusError, *LOST) as error:
             logger.warning("%s could not drop job %s (%s)", self.place, job_id, type(error).__name__)
 
@@ -189,12 +191,8 @@ class VideoServer:
 
         def fetch() -> None:
             with path.open("wb") as file:  # here, so that nothing is written any more once this is left
-                self._ask(
-                    lambda client: self._copy(client, endpoint, file),
-                    endpoint,
-                    DOWNLOAD_SECONDS,
-                    MAX_CLIP_BYTES,
-                )
+                work = partial(self._copy, endpoint, file)
+                self._ask(work, endpoint, DOWNLOAD_SECONDS, MAX_CLIP_BYTES)
 
         self._try(fetch, endpoint)
 
@@ -217,7 +215,7 @@ class VideoServer:
         own, other = httpx.URL(self.root), httpx.URL(url)
         return (own.scheme, own.netloc) == (other.scheme, other.netloc)
 
-    def _copy(self, client: openai.OpenAI, endpoint: Endpoint, file: BinaryIO) -> None:
+    def _copy(self, endpoint: Endpoint, file: BinaryIO, client: openai.OpenAI) -> None:
         url, place = endpoint.base_url, endpoint.redacted
         try:
             response = client.get(url, cast_to=httpx.Response, stream=True, stream_cls=openai.Stream[bytes])
@@ -245,24 +243,16 @@ class VideoServer:
     def _described(self, path: str) -> Any:  # noqa: ANN401 - whatever JSON is there
         """The JSON that the server shows at `path` about itself, or None."""
 
-        def look(client: openai.OpenAI) -> Any:  # noqa: ANN401
+        def look() -> Any:  # noqa: ANN401
             try:
-                return json.loads(client.get(self.root + path, cast_to=httpx.Response).content)
+                return json.loads(self._get(self.root + path).content)
             except (openai.APIStatusError, ValueError, RecursionError):
                 return None
 
-        return self._try(lambda: self._ask(look), waits=())
+        return self._try(look, waits=())
 
-    def _job(self, answer: httpx.Response) -> Job:
-        try:
-            job = Job.model_validate_json(answer.content)
-        except ValidationError:
-            job = None
-        if job is None or not JOB_ID.fullmatch(job.id):
-            raise BackendError(
-                f"{self.place} did not answer like a video API; check that the address is the engine's"
-            )
-        return job
+    def _get(self, path: str) -> httpx.Response:
+        return self._ask(lambda client: client.get(path, cast_to=httpx.Response))
 
     def _ask(
         self,
@@ -315,8 +305,18 @@ class VideoServer:
         end = time.monotonic() + seconds
         raise_if_cancelled(self.cancelled)
         while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, TICK))
+            time.sleep(min(left, POLL_SECONDS))
             raise_if_cancelled(self.cancelled)
+
+
+def job_of(answer: httpx.Response, place: str) -> Job:
+    try:
+        job = Job.model_validate_json(answer.content)
+    except ValidationError:
+        job = None
+    if job is None or not JOB_ID.fullmatch(job.id):
+        raise BackendError(f"{place} did not answer like a video API; check that the address is the engine's")
+    return job
 
 
 def may_repeat(error: Exception, is_order: bool) -> bool:
