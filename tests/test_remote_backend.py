@@ -544,8 +544,9 @@ def test_another_size_than_the_one_asked_for_is_noticed_before_it_is_made(backen
 def test_what_the_server_cannot_do_is_refused_by_name_without_asking_it(
     backend, engine, out, changes, sentence
 ):
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
         backend.generate(REQUEST.replace(**changes), out)
+    assert caught.value.field in changes
     assert engine.requests == []
 
 
@@ -553,6 +554,26 @@ def test_adapters_are_refused_by_name(backend, engine, golden, out):
     adapter = str(golden / "lora_upstream_accelerate")
     with pytest.raises(UserError, match=r"adapters cannot be sent .*\(lora_upstream_accelerate\)"):
         backend.generate(REQUEST.replace(adapters=((adapter, 1.0),)), out)
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"video": "clip"}, "video"),
+        ({"audio": "clip"}, "audio"),
+        ({"video": "clip", "audio": "clip", "regenerate_audio": True}, "video, audio, regenerate_audio"),
+        (
+            {"video": "clip", "regenerate_video": ((0.0, 0.2),), "strength": 0.5},
+            "video, regenerate_video, strength",
+        ),
+    ],
+)
+def test_a_video_or_sound_to_keep_is_refused_by_name(backend, engine, clips, tmp_path, out, changes, names):
+    (tmp_path / "mine.mp4").write_bytes(clips["good"])
+    changes = {name: tmp_path / "mine.mp4" if value == "clip" else value for name, value in changes.items()}
+    with pytest.raises(UserError, match=f"^{names} cannot be sent .*; leave it out, or generate locally"):
+        backend.generate(REQUEST.replace(**changes), out)
     assert engine.requests == []
 
 

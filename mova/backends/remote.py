@@ -470,16 +470,34 @@ def check_supported(request: GenerationRequest) -> None:
     for name, shift in shifts:
         if shift not in (None, ENGINE_SHIFT):
             raise UserError(
-                f"{name}={shift:g} cannot be sent to a server, which uses {ENGINE_SHIFT:g}; leave it out"
+                f"{name}={shift:g} cannot be sent to a server, which uses {ENGINE_SHIFT:g}; leave it out",
+                name,
             )
     if request.bridge_guidance_scale != 1:
         raise UserError(
             f"bridge_guidance_scale={request.bridge_guidance_scale:g} cannot be sent to a server, which has "
-            "no dual guidance; leave it at 1"
+            "no dual guidance; leave it at 1",
+            "bridge_guidance_scale",
         )
     if request.adapters:
         names = ", ".join(Path(source).name for source, _ in request.adapters)
-        raise UserError(f"adapters cannot be sent to a server ({names}); leave them out, or generate locally")
+        raise UserError(
+            f"adapters cannot be sent to a server ({names}); leave them out, or generate locally", "adapters"
+        )
+    tracks = {
+        "video": request.video,
+        "audio": request.audio,
+        "regenerate_video": request.regenerate_video,
+        "regenerate_audio": request.regenerate_audio,
+        "strength": request.strength != 1,
+    }
+    brought = [name for name, value in tracks.items() if value]
+    if brought:
+        raise UserError(
+            f"{', '.join(brought)} cannot be sent to a server, which makes picture and sound whole; leave it "
+            "out, or generate locally",
+            brought[0],
+        )
     if request.guidance_scale < 1:
         raise UserError(
             f"guidance_scale={request.guidance_scale:g} would count as 1 on a server; give 1 or more",
@@ -487,7 +505,9 @@ def check_supported(request: GenerationRequest) -> None:
         )
     if request.frame_rate != int(request.frame_rate):
         nearest = round(request.frame_rate)
-        raise UserError(f"frame_rate={request.frame_rate:g} must be whole on a server; nearest: {nearest}")
+        raise UserError(
+            f"frame_rate={request.frame_rate:g} must be whole on a server; nearest: {nearest}", "frame_rate"
+        )
 
 
 def form_of(request: GenerationRequest) -> dict[str, str]:
