@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 from video_server import KEY, content, dies_after, page, redirect, running_engine, slow, status
 
-from mova.backends.remote import WAITING, Patience, RemoteBackend
+from mova.backends.remote import WAITING, Patience, RemoteBackend, VideoServer
 from mova.backends.settings import RemoteServer
 from mova.errors import BackendError, Cancelled, UserError
 from mova.media.clips import read_clip, read_settings, write_mp4
 from mova.media.images import load_first_frame
+from mova.openai_client import never_cancelled
 from mova.request import GenerationRequest
 
 H, W = 32, 64
@@ -174,12 +175,16 @@ def test_a_stop_before_the_order_is_answered_still_deletes_the_job(backend, engi
     assert engine.deleted == ["video-1"]
 
 
-def test_a_server_that_cannot_delete_does_not_hold_up_a_stop(backend, engine, out, caplog):
-    engine.always("DELETE /v1/videos/ID", status(405))
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [(status(405), "APIStatusError"), (content(b"{}", content_encoding="gzip"), "BackendError")],
+)
+def test_a_server_that_cannot_delete_does_not_hold_up_a_stop(backend, engine, out, caplog, fault, name):
+    engine.always("DELETE /v1/videos/ID", fault)
     engine.looks_until_done = 10**9
     with pytest.raises(Cancelled):
         backend.generate(REQUEST, out, should_stop=lambda: "/v1/videos/video-1" in engine.paths("GET"))
-    assert "could not drop job video-1 (APIStatusError)" in caplog.text
+    assert f"could not drop job video-1 ({name})" in caplog.text
 
 
 def test_ctrl_c_deletes_the_job_and_leaves_nothing(backend, engine, tmp_path, out):
@@ -281,6 +286,7 @@ REFUSALS = [
     (LOOK, page, r"did not answer like a video API"),
     (LOOK, redirect("/v1/models"), r"redirects elsewhere"),
     (LOOK, content(b" " * 4_000_001), r"sent more than an answer may have, 4000000 bytes; use another"),
+    (LOOK, status(400, "x" * 4_000_000), r"sent more than an answer may have"),
     (LOOK, content(b"{}", content_encoding="gzip"), r"sent a compressed answer, which may hide more than"),
     (
         CONTENT,
@@ -453,6 +459,14 @@ def test_nothing_at_the_address_is_told_at_once(out):
     with pytest.raises(BackendError, match=r"nothing answers at .*; check the address, and that the server"):
         RemoteBackend("360p", RemoteServer(f"http://127.0.0.1:{port}")).generate(REQUEST, out)
     assert time.monotonic() - began < 1
+
+
+def test_an_order_that_never_left_is_not_said_to_be_taken():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        remote = RemoteServer(f"http://127.0.0.1:{free.getsockname()[1]}")
+    with pytest.raises(BackendError, match=r"^nothing answers at .*; check the address[^(]*$"):
+        VideoServer(remote, never_cancelled, PATIENCE).submit({"prompt": "a bell"}, b"a picture")
 
 
 def test_an_engine_that_drops_settings_gets_no_order(backend, engine, out):

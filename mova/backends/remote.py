@@ -67,6 +67,12 @@ JOB_ID = re.compile(r"\w[\w.-]{0,199}", re.ASCII)
 CLIP_TYPE = re.compile(r"video/.+|(?:application|binary)/octet-stream|")
 LOST = (openai.APIConnectionError, httpx.TransportError, TimeoutError)  # no answer, or not all of it
 UNSENT = (httpx.ConnectError, httpx.ConnectTimeout)
+AT_WORK = ("queued", "in_progress")  # SGLang says "queued" until a job ends
+WAITING = "on the server, which reports no steps"
+ENGINE_SHIFT = 5.0  # of both towers; SGLang's API passes no other
+MAX_SOUND_GAP_SECONDS = 0.25
+FIRST_UNGUIDED = (0, 5, 23)  # older releases of SGLang-Diffusion never step MOVA's latents without guidance
+RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?!\d|\.?dev|a|b|rc)", re.ASCII)
 
 Result = TypeVar("Result")
 
@@ -182,7 +188,7 @@ class VideoServer:
                 seconds=DELETE_SECONDS,
                 cancelled=never_cancelled,
             )
-        except (openai.APIStatusError, *LOST) as error:
+        except (BackendError, openai.APIStatusError, *LOST) as error:
             logger.warning("%s could not drop job %s (%s)", self.place, job_id, type(error).__name__)
 
     def download(self, job: Job, path: Path) -> None:
@@ -207,9 +213,8 @@ class VideoServer:
                 f"{self.place} says that its clip is at {redacted_url(job.url)}, which is not an address; "
                 "look into the server's log"
             ) from None
-        return replace(
-            self.endpoint, base_url=url, api_key=self.endpoint.api_key if self._is_own(url) else ""
-        )
+        key = self.endpoint.api_key if self._is_own(url) else ""
+        return replace(self.endpoint, base_url=url, api_key=key)
 
     def _is_own(self, url: str) -> bool:
         own, other = httpx.URL(self.root), httpx.URL(url)
@@ -330,14 +335,6 @@ def asked_wait(error: Exception, default: float) -> float:
     """Seconds that the server asks to wait, within reason, else `default`."""
     asked = error.response.headers.get("retry-after", "") if isinstance(error, openai.APIStatusError) else ""
     return min(int(asked), MAX_WAIT) if re.fullmatch("[0-9]{1,9}", asked) else default
-
-
-AT_WORK = ("queued", "in_progress")  # SGLang says "queued" until a job ends
-WAITING = "on the server, which reports no steps"
-ENGINE_SHIFT = 5.0  # of both towers; SGLang's API passes no other
-MAX_SOUND_GAP_SECONDS = 0.25
-FIRST_UNGUIDED = (0, 5, 23)  # older releases of SGLang-Diffusion never step MOVA's latents without guidance
-RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?!\d|\.?dev|a|b|rc)", re.ASCII)
 
 
 class RemoteBackend:
