@@ -124,7 +124,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         )
         self.register_to_config(boundary_ratio=boundary_ratio)
         self.dual_tower = DualTower(video_dit, audio_dit, dual_tower_bridge)
-        self.residency = Offloader(self.components, self.dual_tower)
+        self.residency = Offloader(vars(self), self.dual_tower)
         self.video_processor = VideoProcessor(vae_scale_factor=SPATIAL_STRIDE)
         self._interrupt = False
         self._num_timesteps = 0
