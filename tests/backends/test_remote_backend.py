@@ -3,6 +3,8 @@ import io
 import json
 import logging
 import os
+import re
+import socket
 import threading
 import time
 
@@ -10,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mova.backends.remote import WAITING, Patience, RemoteBackend
+from mova.backends.remote import WAITING, Patience, RemoteBackend, VideoServer
 from mova.backends.settings import RemoteServer
 from mova.errors import BackendError, Cancelled, UserError
 from mova.media.clips import read_clip, read_settings, write_mp4
 from mova.media.images import load_first_frame
+from mova.openai_client import never_cancelled
 from mova.request import GenerationRequest
 from tests.backends.video_server import KEY, content, dies_after, page, redirect, running_engine, slow, status
 from tests.disk import files_of_at_most
@@ -28,7 +31,7 @@ REQUEST = GenerationRequest(
 PATIENCE = Patience(poll=0.01, job=20, silence=5, attempts=(0.01, 0.01))
 IMPATIENCE = Patience(poll=0.01, job=20, silence=0.3, attempts=(0.01, 0.01))
 LATE = slow(1)
-HEALTH, MODELS, SCHEMA = "GET /health", "GET /v1/models", "GET /openapi.json"
+HEALTH, MODELS, SCHEMA, INFO = "GET /health", "GET /v1/models", "GET /openapi.json", "GET /server_info"
 ORDER, LOOK, CONTENT = "POST /v1/videos", "GET /v1/videos/ID", "GET /v1/videos/ID/content"
 
 
@@ -173,12 +176,16 @@ def test_a_stop_before_the_order_is_answered_still_deletes_the_job(backend, engi
     assert engine.deleted == ["video-1"]
 
 
-def test_a_server_that_cannot_delete_does_not_hold_up_a_stop(backend, engine, out, caplog):
-    engine.always("DELETE /v1/videos/ID", status(405))
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [(status(405), "APIStatusError"), (content(b"{}", content_encoding="gzip"), "BackendError")],
+)
+def test_a_server_that_cannot_delete_does_not_hold_up_a_stop(backend, engine, out, caplog, fault, name):
+    engine.always("DELETE /v1/videos/ID", fault)
     engine.looks_until_done = 10**9
     with pytest.raises(Cancelled):
         backend.generate(REQUEST, out, should_stop=lambda: "/v1/videos/video-1" in engine.paths("GET"))
-    assert "could not be told to drop job video-1 (Refused)" in caplog.text
+    assert f"could not drop job video-1 ({name})" in caplog.text
 
 
 def test_ctrl_c_deletes_the_job_and_leaves_nothing(backend, engine, tmp_path, out):
@@ -218,7 +225,7 @@ def test_a_store_elsewhere_that_refuses_is_not_said_to_want_the_key(backend, eng
 
 def test_a_key_that_is_needed_is_asked_for(engine, out):
     engine.key = KEY
-    with pytest.raises(BackendError, match="wants a key; put it in MOVA_REMOTE_API_KEY"):
+    with pytest.raises(BackendError, match="asks for a key; put it in MOVA_REMOTE_API_KEY"):
         RemoteBackend("360p", RemoteServer(engine.url), PATIENCE).generate(REQUEST, out)
 
 
@@ -251,9 +258,9 @@ FIELDS = [{"loc": ["body", "num_frames"], "msg": "Input should be a valid intege
 REFUSALS = [
     (HEALTH, status(401), r"refused the key; check that it is right"),
     (HEALTH, status(403), r"refused the key; check that it is right"),
-    (HEALTH, status(503, "loading"), r"is not ready: loading; wait until the engine has loaded its model"),
+    (HEALTH, status(503, "loading"), r"is not ready: loading; wait until it has loaded its model"),
     (HEALTH, redirect("/v1/models"), r"redirects elsewhere, which is not followed; give the address"),
-    (HEALTH, LATE, r"gave no answer in time; look into the server's log, and run again$"),
+    (HEALTH, LATE, r"gave no answer in 0\.3 s; try again, and look into the server's log$"),
     (ORDER, status(404), r"has no video API; give the address of the engine"),
     (ORDER, status(413), r"does not take an upload of this size; raise the limit of the proxy"),
     (
@@ -262,19 +269,26 @@ REFUSALS = [
         r"\(422\): num_frames: Input should be a valid integer; change what it names",
     ),
     (ORDER, status(400, "width is odd"), r"did not accept the request \(400\): width is odd; change what"),
-    (ORDER, status(500, "CUDA error"), r"failed \(500\): CUDA error; look into the server's log"),
+    (
+        ORDER,
+        status(500, "CUDA error"),
+        r"failed \(500\): CUDA error; try again, and look into the server's log",
+    ),
     (ORDER, status(503), r"is not ready: no; wait"),
     (ORDER, redirect("/v1/models"), r"redirects elsewhere, which is not followed"),
-    (ORDER, LATE, r"gave no answer in time; .* \(it may have taken the order, so look at its queue"),
-    (ORDER, page, r"sent what is no answer of a video API; check that the address is the engine's"),
-    (ORDER, content(b'{"id": "../../etc"}'), r"sent what is no answer of a video API"),
-    (ORDER, content(b'{"status": "queued"}'), r"sent what is no answer of a video API"),
-    (ORDER, content(b"[" * 100_000), r"sent what is no answer of a video API"),
+    (ORDER, LATE, r"gave no answer in 0\.3 s; .* \(it may have taken the order, so look at its queue"),
+    (ORDER, page, r"did not answer like a video API; check that the address is the engine's"),
+    (ORDER, content(b'{"id": "../../etc"}'), r"did not answer like a video API"),
+    (ORDER, content(b'{"status": "queued"}'), r"did not answer like a video API"),
+    (ORDER, content(b"[" * 100_000), r"did not answer like a video API"),
     (LOOK, status(404, "Video not found"), r"no longer knows the job video-1: .*; run again"),
-    (LOOK, status(500), r"failed \(500\): no; look into the server's log, and run again"),
-    (LOOK, LATE, r"gave no answer in time"),
-    (LOOK, page, r"sent what is no answer of a video API"),
+    (LOOK, status(500), r"failed \(500\): no; try again, and look into the server's log"),
+    (LOOK, LATE, r"gave no answer in 0\.3 s"),
+    (LOOK, page, r"did not answer like a video API"),
     (LOOK, redirect("/v1/models"), r"redirects elsewhere"),
+    (LOOK, content(b" " * 4_000_001), r"sent more than an answer may have, 4000000 bytes; use another"),
+    (LOOK, status(400, "x" * 4_000_000), r"sent more than an answer may have"),
+    (LOOK, content(b"{}", content_encoding="gzip"), r"sent a compressed answer, which may hide more than"),
     (
         CONTENT,
         status(404),
@@ -352,6 +366,16 @@ def test_a_download_that_always_dies_is_no_clip(backend, engine, tmp_path, out, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_clip_over_the_limit_is_broken_off_and_not_fetched_again(
+    backend, engine, tmp_path, out, monkeypatch
+):
+    monkeypatch.setattr("mova.backends.remote.MAX_CLIP_BYTES", 1000)
+    with pytest.raises(BackendError, match="sent more than an answer may have, 1000 bytes"):
+        backend.generate(REQUEST, out)
+    assert engine.paths("GET").count("/v1/videos/video-1/content") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_a_clip_that_is_cut_short_by_the_server_itself_is_no_clip(backend, engine, tmp_path, out, share):
     engine.clip = engine.clip[: int(len(engine.clip) * share)]
@@ -401,7 +425,7 @@ def test_a_clip_without_sound_or_with_too_little_is_refused(backend, engine, tmp
             r"could not make the clip: CUDA out of memory; look into its log",
         ),
         ({"status": "failed", "error": None}, r"could not make the clip; look into its log"),
-        ({"status": "paused"}, r"reports job video-1 as 'paused', which is no state this toolkit knows"),
+        ({"status": "paused"}, r"reports job video-1 as 'paused', a state that this toolkit does not know"),
         ({"status": "completed", "url": "ftp://a.b/c.mp4"}, r"its clip is at ftp://a\.b/c\.mp4, which is no"),
         (
             {"status": "completed", "url": "http://localhost:1/c.mp4?key=1"},
@@ -433,6 +457,14 @@ def test_nothing_at_the_address_is_told_at_once(out):
     assert time.monotonic() - began < 1
 
 
+def test_an_order_that_never_left_is_not_said_to_be_taken():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        remote = RemoteServer(f"http://127.0.0.1:{free.getsockname()[1]}")
+    with pytest.raises(BackendError, match=r"^nothing answers at .*; check the address[^(]*$"):
+        VideoServer(remote, never_cancelled, PATIENCE).submit({"prompt": "a bell"}, b"a picture")
+
+
 def test_an_engine_that_drops_settings_gets_no_order(backend, engine, out):
     properties = {name: {} for name in ("prompt", "input_reference", "size", "fps", "num_frames")}
     form = {"multipart/form-data": {"schema": {"properties": properties}}}
@@ -444,12 +476,49 @@ def test_an_engine_that_drops_settings_gets_no_order(backend, engine, out):
     assert engine.orders == []
 
 
-@pytest.mark.parametrize("route", [MODELS, SCHEMA])
+@pytest.mark.parametrize("route", [MODELS, SCHEMA, INFO])
 @pytest.mark.parametrize("fault", [status(404), page, content(b"[]"), content(b"null")])
 def test_an_engine_that_does_not_describe_itself_is_used_all_the_same(backend, engine, out, route, fault):
     engine.always(route, fault)
-    backend.generate(REQUEST, out)
+    backend.generate(REQUEST.replace(guidance_scale=1.0), out)
     assert read_settings(out)["served_model"] == (None if route == MODELS else engine.model)
+
+
+@pytest.mark.parametrize("version", ["0.5.22", "0.5.22.post1", "0.4.99"])
+def test_an_engine_that_returns_noise_without_guidance_gets_no_order_without_it(
+    backend, engine, out, version
+):
+    engine.version = version
+    with pytest.raises(UserError, match=rf"version {version}, which returns noise at guidance_scale=1; up"):
+        backend.generate(REQUEST.replace(guidance_scale=1.0), out)
+    assert engine.orders == []
+    backend.generate(REQUEST.replace(guidance_scale=1.5), out)
+
+
+@pytest.mark.parametrize("version", ["0.5.23", "0.5.23.post2", "0.6.0", "1.0.0+cu130"])
+def test_a_newer_engine_goes_without_guidance(backend, engine, out, version):
+    engine.version = version
+    assert backend.generate(REQUEST.replace(guidance_scale=1.0), out).warnings == ()
+    assert engine.orders[0]["guidance_scale"] == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        (None, "does not tell its version"),
+        ("0.0.0.dev0", r"runs version '0\.0\.0\.dev0'"),
+        ("0.5.23rc1", r"runs version '0\.5\.23rc1'"),
+        ("0.5.23.dev4+g0a1b2c3", r"runs version '0\.5\.23\.dev4\+g0a1b2c3'"),
+    ],
+)
+def test_an_engine_of_unknown_age_is_warned_about_without_guidance_alone(
+    backend, engine, out, caplog, version, said
+):
+    engine.version = version
+    (warning,) = backend.generate(REQUEST.replace(guidance_scale=1.0), out).warnings
+    assert re.search(rf"{said}, and SGLang-Diffusion before 0\.5\.23 returns noise", warning)
+    assert warning in caplog.text
+    assert backend.generate(REQUEST, out, overwrite=True).warnings == ()
 
 
 def test_another_model_than_the_one_asked_for_gets_no_order(backend, engine, out):
@@ -476,6 +545,7 @@ def test_another_size_than_the_one_asked_for_is_noticed_before_it_is_made(backen
         ({"bridge_guidance_scale": 3.0}, "bridge_guidance_scale=3 cannot be sent .*; leave it at 1"),
         ({"video_shift": 3.0}, "video_shift=3 cannot be sent to a server, which uses 5; leave it out"),
         ({"audio_shift": 1.0}, "audio_shift=1 cannot be sent"),
+        ({"guidance_scale": 0.5}, r"guidance_scale=0\.5 would count as 1 on a server; give 1 or more"),
         ({"frame_rate": 23.976}, "frame_rate=23.976 must be whole on a server; nearest: 24"),
         ({"prompt": " "}, "the prompt is empty"),
     ],
@@ -483,8 +553,9 @@ def test_another_size_than_the_one_asked_for_is_noticed_before_it_is_made(backen
 def test_what_the_server_cannot_do_is_refused_by_name_without_asking_it(
     backend, engine, out, changes, sentence
 ):
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
         backend.generate(REQUEST.replace(**changes), out)
+    assert caught.value.field in changes
     assert engine.requests == []
 
 
@@ -492,6 +563,26 @@ def test_adapters_are_refused_by_name(backend, engine, golden, out):
     adapter = str(golden / "lora_upstream_accelerate")
     with pytest.raises(UserError, match=r"adapters cannot be sent .*\(lora_upstream_accelerate\)"):
         backend.generate(REQUEST.replace(adapters=((adapter, 1.0),)), out)
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"video": "clip"}, "video"),
+        ({"audio": "clip"}, "audio"),
+        ({"video": "clip", "audio": "clip", "regenerate_audio": True}, "video, audio, regenerate_audio"),
+        (
+            {"video": "clip", "regenerate_video": ((0.0, 0.2),), "strength": 0.5},
+            "video, regenerate_video, strength",
+        ),
+    ],
+)
+def test_a_video_or_sound_to_keep_is_refused_by_name(backend, engine, clips, tmp_path, out, changes, names):
+    (tmp_path / "mine.mp4").write_bytes(clips["good"])
+    changes = {name: tmp_path / "mine.mp4" if value == "clip" else value for name, value in changes.items()}
+    with pytest.raises(UserError, match=f"^{names} cannot be sent .*; leave it out, or generate locally"):
+        backend.generate(REQUEST.replace(**changes), out)
     assert engine.requests == []
 
 

@@ -30,6 +30,7 @@ class Engine:
     def reset(self, clip: bytes = b"") -> None:
         self.clip = clip
         self.model = "OpenMOSS-Team/MOVA-360p"
+        self.version: str | None = "0.5.23"
         self.key = ""
         self.looks_until_done = 2
         self.order_seconds = 0.0
@@ -59,8 +60,8 @@ def page(_: Request) -> Awaitable[Response]:
     return _body(b"<html><body>Sign in</body></html>", "text/html")
 
 
-def content(body: bytes, kind: str = "video/mp4") -> Fault:
-    return lambda _: _body(body, kind)
+def content(body: bytes, kind: str = "video/mp4", **headers: str) -> Fault:
+    return lambda _: _body(body, kind, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
 def redirect(location: str) -> Fault:
@@ -91,8 +92,8 @@ def dies_after(body: bytes, declared: int, stalls: float = 0) -> Fault:
     return answer
 
 
-async def _body(body: bytes, kind: str) -> Response:
-    return Response(body, media_type=kind)
+async def _body(body: bytes, kind: str, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, headers=headers, media_type=kind)
 
 
 def make_app(engine: Engine) -> FastAPI:
@@ -116,6 +117,10 @@ def make_app(engine: Engine) -> FastAPI:
     @app.get("/health")
     async def health() -> dict:
         return {"status": "ok"}
+
+    @app.get("/server_info")
+    async def server_info() -> dict:
+        return {"served_model_name": engine.model, "tp_size": 1, "dp_size": 1, "version": engine.version}
 
     @app.get("/v1/models")
     async def models() -> dict:

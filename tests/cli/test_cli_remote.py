@@ -63,6 +63,7 @@ def test_the_environment_sends_a_clip_to_the_server_and_a_clip_is_made_again_the
     [
         (["--offload", "layers", "--fp8"], 2, "error: --offload, --fp8 is for this machine; leave it out"),
         (["--bridge-guidance-scale", "3"], 2, "error: bridge_guidance_scale=3 cannot be sent to a server"),
+        (["--video", "../made.mp4"], 2, "error: video cannot be sent to a server"),
         (["--remote-api-key-env", "NOT_SET"], 2, "error: the environment variable NOT_SET is empty"),
         (["--model", "720p"], 2, "serves 360p, not 720p; give --model 360p"),
         (["--frame-rate", "30"], 1, "9 frames at 24 a second, not 64x32, 9 frames at 30 a second"),
