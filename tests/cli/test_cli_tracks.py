@@ -11,10 +11,10 @@ import pytest
 
 from mova.cli.main import main
 from mova.media.clips import read_clip, read_settings, write_mp4, write_wav
-from tests.test_backend_tracks import RATE, packets, picture, voice, write_foreign
+from tests.backends.test_backend_tracks import RATE, packets, picture, voice, write_foreign
 
-ROOT = Path(__file__).parents[1]
-CHECKPOINT = str(Path(__file__).parent / "golden" / "checkpoint")
+ROOT = Path(__file__).parents[2]
+CHECKPOINT = str(ROOT / "tests" / "golden" / "checkpoint")
 SMALL = ["--model", CHECKPOINT, "--size", "64x32", "--steps", "2", "--device", "cpu"]
 
 
