@@ -1,4 +1,4 @@
-"""The command line: `python -m mova generate`, `enhance`, `inspect`, `evaluate` and `doctor`."""
+"""The command line: `python -m mova generate`, `extend`, `enhance`, `inspect`, `evaluate` and `doctor`."""
 
 import argparse
 import logging
@@ -10,6 +10,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from mova import catalog, shapes
 from mova.cli.enhance import add_enhance, enhance
 from mova.cli.exits import EXIT_CODES, run_command
+from mova.cli.extend import add_extend, extend
 from mova.cli.generate import (
     add_generate,
     add_machine,
@@ -26,10 +27,11 @@ DESCRIPTION = "Video with synchronised sound from a first frame and a text."
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mova", description=DESCRIPTION, epilog=EXIT_CODES)
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="generate | enhance | inspect | evaluate | doctor"
+        dest="command", required=True, metavar="generate | extend | enhance | inspect | evaluate | doctor"
     )
     texts = {
         "generate": "make a clip",
+        "extend": "make a clip longer, window by window, with the same voice; the picture is encoded again",
         "enhance": "turn an idea into a prompt that MOVA understands, keeping every quoted word",
         "inspect": "show what a checkpoint holds and where it would go on this machine; loads no weights",
         "evaluate": "measure clips: do sound and picture go together, and is each in order; needs no weights",
@@ -37,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     }
     adders = {
         "generate": add_generate,
+        "extend": add_extend,
         "enhance": add_enhance,
         "inspect": add_inspect,
         "evaluate": add_evaluate,
@@ -121,6 +124,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 COMMANDS = {
     "generate": generate,
+    "extend": extend,
     "enhance": enhance,
     "inspect": inspect,
     "evaluate": evaluate,
