@@ -12,7 +12,7 @@ from mova.cli.exits import STOPS, run_command
 from mova.errors import BackendError, UserError
 from mova.files import new_output
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STOPPED = "stopped; no unfinished file is left\n"
 START = "import sys, time\nfrom pathlib import Path\nfrom mova.cli.exits import run_and_exit\n"
 WRITES = """

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from video_server import running_engine
 
 from mova.cli import trials
 from mova.cli.doctor import Examination, shareable
 from mova.cli.findings import BROKEN, GOOD
 from mova.cli.main import main
 from mova.machine import Machine
+from tests.backends.video_server import running_engine
 from tests.prompting.chat_server import ScriptedServer, error
 
-CHECKPOINT = Path(__file__).parent / "golden" / "checkpoint"
+CHECKPOINT = Path(__file__).parents[1] / "golden" / "checkpoint"
 SECRET = "sk-never-shown-0123456789"
 CPU = Machine.probe("cpu")
 PATH_OF_A_MACHINE = re.compile(r"(?<![\w.~:/])/\w")
