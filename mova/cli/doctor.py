@@ -301,16 +301,17 @@ class Examination:
 
     def video_server(self) -> Finding:
         from mova.backends.remote import Patience, VideoServer
+        from mova.openai_client import never_cancelled
 
         remote, url = remote_from_environment(self.environ), self.environ.get("MOVA_REMOTE_URL", "").strip()
         if remote is None and url:  # MOVA_BACKEND does not choose it
             remote = RemoteServer.checked(url, self.environ.get("MOVA_REMOTE_API_KEY", ""))
         if remote is None:
             return Finding("video server", GOOD, "not configured (MOVA_REMOTE_URL)")
-        with VideoServer(remote, patience=Patience(silence=ANSWER_SECONDS)) as server:
-            server.check_health()
-            served = server.served_model()
-        return Finding("video server", GOOD, f"{remote.shown} is ready, it serves {served or 'a model'}")
+        server = VideoServer(remote, never_cancelled, Patience(silence=ANSWER_SECONDS))
+        server.check_health()
+        served = server.served_model() or "a model"
+        return Finding("video server", GOOD, f"{remote.shown} is ready, it serves {served}")
 
 
 def version_of(package: str) -> str | None:

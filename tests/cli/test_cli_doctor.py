@@ -24,13 +24,9 @@ PATH_OF_A_MACHINE = re.compile(r"(?<![\w.~:/])/\w")
 
 
 @pytest.fixture(autouse=True)
-def unconfigured_folder(tmp_path, monkeypatch):
-    """An empty folder without servers in the environment."""
+def without_servers(monkeypatch):
     for name in ("MOVA_LLM_BASE_URL", "OPENAI_BASE_URL", "OPENAI_API_KEY", "MOVA_BACKEND", "MOVA_REMOTE_URL"):
         monkeypatch.delenv(name, raising=False)
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
 
 
 @pytest.fixture

@@ -25,11 +25,10 @@ def command():
 """
 
 
-def stopped(tmp_path, code, number, **options):
+def stopped(code, number, **options):
     """Run Python code that says "ready", send it a signal, and read its (exit code, messages)."""
     process = subprocess.Popen(
         [sys.executable, "-c", START + code],
-        cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -43,12 +42,12 @@ def stopped(tmp_path, code, number, **options):
 
 
 @pytest.mark.parametrize("number", STOPS)
-def test_every_stop_removes_what_was_being_written(tmp_path, number):
-    assert stopped(tmp_path, f"{WRITES}\nrun_and_exit(command)", number) == (130, STOPPED)
-    assert not list(tmp_path.iterdir())
+def test_every_stop_removes_what_was_being_written(number):
+    assert stopped(f"{WRITES}\nrun_and_exit(command)", number) == (130, STOPPED)
+    assert not list(Path().iterdir())
 
 
-def test_a_signal_that_is_ignored_stays_so(tmp_path):
+def test_a_signal_that_is_ignored_stays_so():
     """`nohup`, and jobs that a script starts in the background."""
     code = """
 def command():
@@ -58,11 +57,11 @@ def command():
 run_and_exit(command)
 """
     ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
-    assert stopped(tmp_path, code, signal.SIGHUP, **ignore) == (0, "")
+    assert stopped(code, signal.SIGHUP, **ignore) == (0, "")
 
 
 @pytest.mark.parametrize("answer", ["raise RuntimeError('initialization failed')", "del half; raise"])
-def test_a_library_that_answers_the_stop_in_its_own_way_changes_nothing(tmp_path, answer):
+def test_a_library_that_answers_the_stop_in_its_own_way_changes_nothing(answer):
     code = f"""
 class Half:
     def __del__(self):
@@ -76,11 +75,11 @@ def command():
         {answer}
 run_and_exit(command)
 """
-    assert stopped(tmp_path, code, signal.SIGINT) == (130, STOPPED)
+    assert stopped(code, signal.SIGINT) == (130, STOPPED)
 
 
 @pytest.mark.parametrize("number", STOPS)
-def test_a_stop_after_the_end_takes_nothing_back(tmp_path, number):
+def test_a_stop_after_the_end_takes_nothing_back(number):
     code = """
 import atexit
 def late():
@@ -89,17 +88,17 @@ def late():
 atexit.register(late)
 run_and_exit(lambda: 0)
 """
-    assert stopped(tmp_path, code, number) == (0, "")
+    assert stopped(code, number) == (0, "")
 
 
-def test_a_stop_while_the_name_is_claimed_leaves_no_empty_file(tmp_path, monkeypatch):
+def test_a_stop_while_the_name_is_claimed_leaves_no_empty_file(monkeypatch):
     def interrupted(self, target):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt), new_output(tmp_path / "clip.mp4") as temporary:
+    with pytest.raises(KeyboardInterrupt), new_output(Path("clip.mp4")) as temporary:
         temporary.write_text("whole")
-    assert not list(tmp_path.iterdir())
+    assert not list(Path().iterdir())
 
 
 @pytest.mark.parametrize(
