@@ -128,7 +128,7 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """Where the clips are and the size they are trained at. None is the model's own size or length."""
+    """The clips, and the size they are trained at. None is the model's own size or length."""
 
     path: Name
     size: str | None = None  # WIDTHxHEIGHT; with buckets, the number of pixels that every aspect gets
@@ -139,7 +139,7 @@ class Data(Section):
     without_sound: Literal["refuse", "mute"] = "refuse"  # mute: such clips teach the picture only
     caption_prefix: str = ""
     held_out: int = Field(1, ge=0)  # clips that are never trained on and measure the loss
-    regularization: Name | None = None  # clips of what the model can already, mixed in so that it keeps that
+    regularization: Name | None = None  # clips of existing skills, mixed in so that they stay
     regularization_count: int = Field(0, ge=0, le=MAX_REGULARIZATION)  # instead: the run generates so many
     regularization_prompts: tuple[str, ...] = ()  # of those, in turn; none: the model's own examples
     regularization_share: float | None = Field(None, gt=0, lt=1)  # of the samples; None: REGULARIZATION_SHARE
@@ -316,7 +316,7 @@ class Samples(Section):
 
 
 class Run(Section):
-    """The loop, the machine, and how often it looks up."""
+    """The loop, the machine, and the intervals of checkpoints and validation."""
 
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(1, ge=1)

@@ -184,7 +184,7 @@ class Engine:
         }
 
     def measure(self) -> dict[str, Figures]:
-        """Fixed-noise losses of the weights that would be saved: on windows held out, learnt, and kept."""
+        """Fixed-noise losses of the weights that would be saved, for each set of windows."""
         with self.shown():
             return {name: measure(self.pipeline, each, self.load) for name, each in self.measured.items()}
 

@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 NOISES = MAX_WINDOWS  # of each timestep
-LEAST_FALL = 0.001  # of the loss; less is no learning, however steady. Pocket falls by 1 to 7 % in STEPS
+LEAST_FALL = 0.001  # of the loss; less is not learning, however steady. Pocket falls by 1 to 7 % in STEPS
 Losses = dict[str, list[float]]  # by expert and timestep, one for each noise
 
 

@@ -160,7 +160,7 @@ def make_samples(
 ) -> Iterator[Path]:
     """Write samples/step-000100-0.mp4 and so on for every sample, with the pipeline as it is now.
 
-    Without `write` they are made and forgotten, in a process whose part of the weights the writer needs.
+    Without `write` the clips are discarded: the process only supplies its part of the weights.
     """
     for index, sample in enumerate(config.samples.clips):
         path = config.output / "samples" / f"step-{step:06d}-{index}.mp4"

@@ -82,7 +82,7 @@ def estimate_run(config: Config, card: Card, inputs: PlanInputs) -> Plan:
     largest = max(windows, key=lambda shape: shape.video_tokens)
     step, operations = step_seconds(config, card, inputs, windows)
     seconds = {
-        "keeping": regularization_seconds(config, card, inputs, largest),
+        "regularization": regularization_seconds(config, card, inputs, largest),
         "encoding": 0.0
         if inputs.cached and windows == inputs.windows
         else encoding_seconds(card, inputs, windows),

@@ -74,6 +74,7 @@ def test_over_all_samples_the_held_ones_are_the_shares_of_the_settings(video, au
     assert no == 0  # a held picture has timestep 0
     assert (1 - high) * low_video == pytest.approx(video)
     assert high * high_audio + (1 - high) * low_audio == pytest.approx(audio)
+    assert low_video + low_audio <= 1 + 1e-9  # each sample holds one at most
     if share == "natural":  # samples with a made picture keep the schedule's timesteps
         assert high == pytest.approx(0.358 * (1 - video))
 
