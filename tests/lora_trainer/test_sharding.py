@@ -84,9 +84,8 @@ def run_whole_then_sharded_with_a_stop(folder: Path):
 
     with pytest.raises(Cancelled):
         trainer.run(on_step=stop_at_2)
-    config, cache, pipeline = parts_there(folder, "shards")
-    state = saved_state(config, resume=True, is_first=trainer.engine.workers.is_first)
-    Trainer(config, cache, pipeline, state=state).run()
+    config, *there = parts_there(folder, "shards")
+    Trainer(config, *there, state=saved_state(config, resume=True, is_first=False)).run()
 
 
 @pytest.mark.slow
