@@ -64,7 +64,8 @@ def overfit_config(config: Config, steps: int) -> Config:
     """`config` with changes for a short run on one clip: no dropouts, no schedule, both experts alike."""
     changes = merge(SETTINGS, {"run": {"steps": steps}})
     if all(name in config.towers.trained() for name in EXPERTS):
-        changes["objective"]["high_share"] = min(0.5, 1 - config.objective.hold_video)
+        share = min(0.5, 1 - config.objective.hold_video)
+        changes = merge(changes, {"objective": {"high_share": share}})  # SETTINGS stays as it is
     return Config.model_validate(merge(config.model_dump(), changes))
 
 
