@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from mova.errors import UserError
+from mova.errors import BackendError, UserError
 
 if TYPE_CHECKING:
     import httpx
@@ -33,6 +33,7 @@ PRIVATE_NAMES = (
     ".corp",
 )
 MAX_BYTES = 4_000_000
+NO_KEY = "none"  # stands for the key that the openai client insists on
 # Passed by `is_global` although not public servers: relays to IPv4, and protocol assignments.
 REFUSED_NETWORKS = tuple(
     ipaddress.ip_network(text)
@@ -128,23 +129,25 @@ def public_client(address: PublicAddress, timeout: float, max_bytes: int = MAX_B
     """A client that talks to `address` alone: pinned, no redirects, no proxies, a cap on size."""
     import httpx
 
-    transport = _pinned_transport_class()(address, max_bytes)
-    hooks = {"request": [keep_plain_headers]}
+    transport = _pinned_transport_class()(address)
+    hooks = {"request": [keep_plain_headers], "response": [_size_limit(max_bytes)]}
     return httpx.Client(
         transport=transport, timeout=timeout, follow_redirects=False, trust_env=False, event_hooks=hooks
     )
 
 
-def own_client(timeout: float) -> "httpx.Client":
+def own_client(timeout: float, max_bytes: int | None = None) -> "httpx.Client":
     """A client for an address that the machine's owner chose: proxies of the environment, no redirects."""
     import httpx
 
-    hooks = {"request": [keep_plain_headers]}
+    hooks = {"request": [keep_plain_headers], "response": [_size_limit(max_bytes)] if max_bytes else []}
     return httpx.Client(timeout=timeout, follow_redirects=False, event_hooks=hooks, verify=_tls())
 
 
 def keep_plain_headers(request: "httpx.Request") -> None:
-    """Drop what the openai client adds from its environment: another service's organisation and project."""
+    """Drop what the openai client adds: NO_KEY, and from its environment another service's project."""
+    if request.headers.get("authorization") == f"Bearer {NO_KEY}":
+        del request.headers["authorization"]
     for name in list(request.headers):
         if name.startswith(("openai-", "x-stainless-")):
             del request.headers[name]
@@ -172,37 +175,52 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-@lru_cache(maxsize=1)
-def _pinned_transport_class() -> type:
-    """Made at the first use, as httpx is not imported before it is needed."""
+def _size_limit(max_bytes: int) -> "Callable[[httpx.Response], None]":
+    """A response hook that raises BackendError after `max_bytes`, and for what is compressed."""
     import httpx
 
-    class TooLarge(httpx.ReadError):
-        """The server sends more than it may."""
-
     class CappedStream(httpx.SyncByteStream):
-        def __init__(self, stream: httpx.SyncByteStream, max_bytes: int) -> None:
+        def __init__(self, stream: httpx.SyncByteStream, place: str) -> None:
             self.stream = stream
-            self.max_bytes = max_bytes
+            self.place = place
 
         def __iter__(self) -> Iterator[bytes]:
             received = 0
             for chunk in self.stream:
                 received += len(chunk)
-                if received > self.max_bytes:
-                    raise TooLarge(f"the answer is over {self.max_bytes} bytes")
+                if received > max_bytes:
+                    raise BackendError(
+                        f"{self.place} sent more than an answer may have, {max_bytes} bytes; use another "
+                        "server"
+                    )
                 yield chunk
 
         def close(self) -> None:
             self.stream.close()
 
+    def limit(response: httpx.Response) -> None:
+        place = f"{response.request.url.scheme}://{response.request.headers['host']}"
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise BackendError(
+                f"{place} sent a compressed answer, which may hide more than an answer may have; use another "
+                "server"
+            )
+        response.stream = CappedStream(response.stream, place)
+
+    return limit
+
+
+@lru_cache(maxsize=1)
+def _pinned_transport_class() -> type:
+    """Made at the first use, as httpx is not imported before it is needed."""
+    import httpx
+
     class PinnedTransport(httpx.HTTPTransport):
         """Connects to the checked IP; the name stays in the Host header and in the certificate check."""
 
-        def __init__(self, address: PublicAddress, max_bytes: int) -> None:
+        def __init__(self, address: PublicAddress) -> None:
             super().__init__(trust_env=False, verify=_tls())
             self.address = address
-            self.max_bytes = max_bytes
 
         def handle_request(self, request: httpx.Request) -> httpx.Response:
             host = request.url.raw_host.decode("ascii").lower().removesuffix(".")
@@ -210,10 +228,6 @@ def _pinned_transport_class() -> type:
                 raise httpx.UnsupportedProtocol("the request leaves the checked address")
             request.extensions = {**request.extensions, "sni_hostname": self.address.host}
             request.url = request.url.copy_with(host=self.address.ip)
-            response = super().handle_request(request)
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise TooLarge("the answer is compressed, so its size cannot be limited")
-            response.stream = CappedStream(response.stream, self.max_bytes)
-            return response
+            return super().handle_request(request)
 
     return PinnedTransport

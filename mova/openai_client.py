@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from mova.errors import BackendError, Cancelled, UserError
 from mova.net import (
+    NO_KEY,
     PublicAddress,
     Resolve,
     check_public,
@@ -161,15 +162,17 @@ def body_of(reply: object) -> Any:  # noqa: ANN401 - as the server has it
 
 def explain(error: Exception, endpoint: Endpoint, had_image: bool = False) -> BackendError:
     """The BackendError for whatever the openai client raised."""
+    import httpx
     import openai
 
     place = endpoint.redacted
     detail = detail_of(error, endpoint.api_key)
-    if isinstance(error, TimeoutError | openai.APITimeoutError):
-        text = f"{place} gave no answer in {endpoint.timeout:.0f} s; try again, or a smaller model"
+    if isinstance(error, TimeoutError | openai.APITimeoutError | httpx.TimeoutException):
+        hint = "or a smaller model" if endpoint.model else "and look into the server's log"
+        text = f"{place} gave no answer in {endpoint.timeout:.3g} s; try again, {hint}"
     elif isinstance(error, openai.APIStatusError):
         text = explain_status(error, endpoint, had_image, detail)
-    elif isinstance(error, openai.APIConnectionError):
+    elif isinstance(error, openai.APIConnectionError | httpx.TransportError):
         text = explain_connection(error, place)
     elif isinstance(error, openai.APIError):  # an error event in the middle of a stream
         text = f"{place} broke off while answering{detail}; try again"
@@ -214,9 +217,15 @@ def explain_status(error: Exception, endpoint: Endpoint, had_image: bool, detail
             f"{place} could not take the first frame{detail}; choose a model that sees, or go without "
             "the image"
         )
+    if status == 413:
+        return f"{place} does not take an upload of this size; raise the limit of the proxy in front of it"
+    if status == 503:
+        return f"{place} is not ready{detail}; wait until it has loaded its model, and try again"
     if status >= 500:
         return f"{place} failed ({status}){detail}; try again, and look into the server's log"
-    return f"{place} did not accept the request ({status}){detail}"
+    return (
+        f"{place} did not accept the request ({status}){detail}; change what it names, or update the server"
+    )
 
 
 def address_hint(endpoint: Endpoint) -> str:
@@ -231,8 +240,6 @@ def explain_connection(error: Exception, place: str) -> str:
     while cause is not None and len(causes) < 8:
         causes.append(type(cause).__name__)
         cause = cause.__cause__ or cause.__context__
-    if "TooLarge" in causes:
-        return f"{place} sent more than an answer may have; use another server"
     if "SSLCertVerificationError" in causes or "SSLError" in causes:
         return f"{place} has no valid certificate, or does not speak https; check the address"
     if "gaierror" in causes:
@@ -340,18 +347,21 @@ def run_until(
             on_text(value)
 
 
-def connect(endpoint: Endpoint) -> "OpenAI":
-    """The openai client for `endpoint`, with its key, to its address and nowhere else."""
+def connect(endpoint: Endpoint, max_retries: int = 2, max_bytes: int | None = None) -> "OpenAI":
+    """The openai client for `endpoint`, with its key if it has one, to its address and nowhere else.
+
+    `max_bytes` caps each answer of an `endpoint` that is not pinned.
+    """
     from openai import OpenAI
 
     seconds = endpoint.timeout
-    http_client = public_client(endpoint.pinned, seconds) if endpoint.pinned else own_client(seconds)
+    pinned = endpoint.pinned
     return OpenAI(
-        api_key=endpoint.api_key or "none",
+        api_key=endpoint.api_key or NO_KEY,
         base_url=endpoint.base_url,
         timeout=seconds,
-        max_retries=2,
-        http_client=http_client,
+        max_retries=max_retries,
+        http_client=public_client(pinned, seconds) if pinned else own_client(seconds, max_bytes),
     )
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -26,15 +27,25 @@ def checkpoint_copy(tmp_path, golden) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pipeline(golden):
+def fresh(golden):
+    """Loads the golden checkpoint on the CPU as a pipeline of the test's own; in float32 by default."""
+
+    def load(dtype=None):
+        import torch
+
+        from mova.pipeline import MOVAPipeline
+
+        pipeline = MOVAPipeline.from_pretrained(golden / "checkpoint", torch_dtype=dtype or torch.float32)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def pipeline(fresh):
     """The golden checkpoint in float32 on the CPU. Shared: a test that changes it must change it back."""
-    import torch
-
-    from mova.pipeline import MOVAPipeline
-
-    pipeline = MOVAPipeline.from_pretrained(golden / "checkpoint", torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return fresh()
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +54,48 @@ def golden_tensors(golden):
     from safetensors.torch import load_file
 
     return lambda stem: load_file(golden / f"{stem}.safetensors")
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory) -> Path:
+    """The folder of pocket's word banks."""
+    from recipes.pocket.new_concepts.puppet import PUPPET_CAST
+    from recipes.pocket.world.speech import WORLD, build_bank, espeak_is_installed
+
+    if not espeak_is_installed():
+        pytest.skip("espeak-ng is not installed: no words to speak")
+    folder = tmp_path_factory.mktemp("speech")
+    for cast in (WORLD, PUPPET_CAST):
+        build_bank(folder, cast)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Path:
+    """A folder of three clips of 0.75 s at 24, 30 and 25 frames/s. Do not change it."""
+    from tests.lora_trainer.clips import make_clip
+
+    folder = tmp_path_factory.mktemp("clips")
+    flashes = ((0.2,), (0.4,), (0.1, 0.5))
+    for name, frame_rate, times in zip("abc", (24, 30, 25), flashes, strict=True):
+        caption = f'Lamp {name} blinks. A beep, "beep", is heard.'
+        make_clip(folder / f"{name}.mp4", 0.75, frame_rate, times, caption)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def running_server():
+    from tests.prompting.chat_server import ScriptedServer
+
+    server = ScriptedServer()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def scripted(running_server):
+    """A scripted server of chat completions."""
+    running_server.reset()
+    return running_server

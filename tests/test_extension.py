@@ -8,7 +8,7 @@ from mova.backends.local import LocalBackend
 from mova.errors import Cancelled, UserError
 from mova.media.clips import read_clip, read_settings, write_mp4
 from mova.request import GenerationRequest
-from tests.test_backend_tracks import RATE, H, W, picture, voice, write_foreign
+from tests.backends.test_backend_tracks import RATE, H, W, picture, voice, write_foreign
 
 WINDOW = GenerationRequest("", height=H, width=W, num_frames=9, num_inference_steps=2, seed=7)
 

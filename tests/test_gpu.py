@@ -12,19 +12,10 @@ from mova.models.bridge import Bridge
 from mova.models.dit import AudioDiT, VideoDiT
 from mova.models.dual_tower import DualTower
 from mova.offload import LayerStreamer, WeightSwap
-from mova.pipeline import MOVAPipeline
 from mova.placement import Placement, choose, compile_blocks, place
-from tests.tiny import relative_error
+from tests.tiny import SHORT_RUN, relative_error
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
-SMALL = {
-    "prompt": "a ball falls",
-    "height": 32,
-    "width": 48,
-    "num_frames": 5,
-    "num_inference_steps": 4,
-    "output_type": "latent",
-}
 
 
 @pytest.fixture(autouse=True)
@@ -36,10 +27,9 @@ def exact_float32():
 
 
 @pytest.fixture
-def load(golden):
+def load(fresh):
     def load(dtype=torch.float32, placement=None):
-        pipeline = MOVAPipeline.from_pretrained(golden / "checkpoint", torch_dtype=dtype)
-        pipeline.set_progress_bar_config(disable=True)
+        pipeline = fresh(dtype)
         if placement:
             place(pipeline, placement)
         return pipeline
@@ -48,7 +38,7 @@ def load(golden):
 
 
 def run(pipeline, **changes):
-    out = pipeline(generator=torch.Generator().manual_seed(3), **SMALL | changes)
+    out = pipeline(generator=torch.Generator().manual_seed(3), **SHORT_RUN | changes)
     return out.frames.cpu(), out.audio.cpu()
 
 

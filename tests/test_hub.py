@@ -1,6 +1,5 @@
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import textwrap
@@ -9,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import running_hub
 from safetensors.torch import load_file, save_file
 
 from mova import checkpoint
 from mova.errors import UserError
 from mova.pipeline import MOVAPipeline
+from tests.hub_server import running_hub
+from tests.ports import closed_address
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,12 +44,6 @@ def run(code, endpoint, tmp_path):
     return done.returncode, done.stdout, done.stderr
 
 
-def closed_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
 def test_a_repo_id_is_downloaded_once_and_loads_as_its_folder(hub, options, golden):
     pipeline = MOVAPipeline.from_pretrained("org/tiny", **options)
     expected = load_file(golden / "checkpoint" / "audio_dit" / "diffusion_pytorch_model.safetensors")
@@ -73,7 +67,7 @@ def test_a_download_that_broke_off_goes_on_and_says_so_offline(options, tmp_path
     ):
         MOVAPipeline.from_pretrained("org/tiny", local_files_only=True, **options)
     MOVAPipeline.from_pretrained("org/tiny", **options)
-    offline = options | {"endpoint": closed_port()}
+    offline = options | {"endpoint": closed_address()}
     assert MOVAPipeline.from_pretrained("org/tiny", **offline).config.boundary_ratio == 0.9
     assert not list(tmp_path.rglob("*.incomplete"))
 
@@ -98,7 +92,7 @@ def test_a_repo_that_lacks_a_component_says_which(hub, options):
     ],
 )
 def test_a_repo_that_cannot_be_had_is_one_sentence(hub, tmp_path, repo, options, sentence):
-    endpoint = closed_port() if options.pop("endpoint", None) else hub.url
+    endpoint = closed_address() if options.pop("endpoint", None) else hub.url
     with pytest.raises(UserError, match=sentence) as caught:
         MOVAPipeline.from_pretrained(repo, endpoint=endpoint, cache_dir=tmp_path / "cache", **options)
     assert "\n" not in str(caught.value)
@@ -145,7 +139,7 @@ def test_a_hub_that_is_down_costs_seconds_and_one_sentence(tmp_path):
     began = time.monotonic()
     code, output, messages = run(
         "import sys; from mova.cli.main import main; sys.exit(main(['inspect', 'org/tiny']))",
-        closed_port(),
+        closed_address(),
         tmp_path,
     )
     assert (code, output) == (2, "")

@@ -27,7 +27,9 @@ def test_a_name_that_is_not_there_is_refused_like_a_modules():
 def test_light_names_load_no_torch_and_the_pipeline_does():
     code = (
         "import sys; from mova import GenerationRequest, Machine, RemoteBackend, UserError, Enhancer; "
-        "assert 'torch' not in sys.modules; from mova import MOVAPipeline, Placement, place; "
+        "from mova.backends.settings import RemoteServer; RemoteBackend('360p', RemoteServer('http://gpu')); "
+        "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules); "
+        "from mova import MOVAPipeline, Placement, place; "
         "assert 'torch' in sys.modules"
     )
     root = Path(__file__).parents[1]

@@ -7,6 +7,16 @@ from mova.models.bridge import Bridge
 from mova.models.dit import AudioDiT, VideoDiT
 from mova.models.dual_tower import DualTower
 
+# The arguments of a short run of the golden model, two steps of each expert.
+SHORT_RUN = {
+    "prompt": "a ball falls",
+    "height": 32,
+    "width": 48,
+    "num_frames": 5,
+    "num_inference_steps": 4,
+    "output_type": "latent",
+}
+
 
 def dual_tower(
     video_layers=3, audio_layers=2, video_heads=2, audio_heads=2, head_dim=12, bridge_head_dim=12, seed=0

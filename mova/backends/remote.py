@@ -1,8 +1,11 @@
-"""Makes clips on a server of the video API (`/v1/videos`), such as SGLang-Diffusion on many GPUs.
+"""Make clips on a server of the video API (`/v1/videos`), such as SGLang-Diffusion on many GPUs.
 
 The server crops nothing: it gets the first frame at the clip's own size, fitted as for a local run, and a
 white one for text alone, as its MOVA needs a frame. What it cannot do is refused by name before it is asked.
 The clip it sends is decoded to its end before it takes its place, and then carries its settings.
+
+The openai client carries the requests, by its plain verbs: its `videos` methods are deprecated since OpenAI
+closed its own video service, and warn at every call.
 """
 
 import io
@@ -11,13 +14,15 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
 import httpx
 import numpy as np
+import openai
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
@@ -28,11 +33,14 @@ from mova.errors import BackendError, Cancelled, UserError
 from mova.files import temporary_beside
 from mova.media.clips import MAX_CLIP_BYTES, copy_with_settings, measure_clip
 from mova.media.images import white_frame
-from mova.net import check_url, own_client, redacted_url
+from mova.net import check_url, redacted_url
 from mova.openai_client import (
+    POLL_SECONDS,
+    Endpoint,
     IsCancelled,
+    connect,
     detail_of_body,
-    explain_connection,
+    explain,
     ignore_text,
     never_cancelled,
     raise_if_cancelled,
@@ -47,11 +55,24 @@ from mova.request import (
 )
 from mova.text import clean_prompt
 
+logger = logging.getLogger(__name__)
+
 MAX_WAIT = 60  # seconds that a server may ask for
 BUSY = (429, 500, 502, 503, 504)
 ANSWER_SECONDS = 60.0
+DELETE_SECONDS = 5.0
+DOWNLOAD_SECONDS = 1800.0
 MAX_ANSWER_BYTES = 4_000_000
-TICK = 0.1  # seconds between two looks at whether to stop
+JOB_ID = re.compile(r"\w[\w.-]{0,199}", re.ASCII)
+CLIP_TYPE = re.compile(r"video/.+|(?:application|binary)/octet-stream|")
+LOST = (openai.APIConnectionError, httpx.TransportError, TimeoutError)  # no answer, or not all of it
+UNSENT = (httpx.ConnectError, httpx.ConnectTimeout)
+AT_WORK = ("queued", "in_progress")  # SGLang says "queued" until a job ends
+WAITING = "on the server, which reports no steps"
+ENGINE_SHIFT = 5.0  # of both towers; SGLang's API passes no other
+MAX_SOUND_GAP_SECONDS = 0.25
+FIRST_UNGUIDED = (0, 5, 23)  # older releases of SGLang-Diffusion never step MOVA's latents without guidance
+RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?!\d|\.?dev|a|b|rc)", re.ASCII)
 
 Result = TypeVar("Result")
 
@@ -70,181 +91,8 @@ class Patience:
     attempts: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
 
 
-class Refused(Exception):  # noqa: N818 - an answer; it becomes an error once nothing is left to try
-    """The server answered, but not with what was asked for."""
-
-    def __init__(self, status: int, body: bytes, headers: httpx.Headers) -> None:
-        self.status = status
-        self.body = body
-        self.headers = headers
-
-    def asked_wait(self, default: float) -> float:
-        """Seconds that the server asks to wait, within reason."""
-        asked = self.headers.get("retry-after", "")
-        return min(int(asked), MAX_WAIT) if re.fullmatch("[0-9]{1,9}", asked) else default
-
-
-LOST = (httpx.HTTPError, TimeoutError)  # no answer
-UNSENT = (httpx.ConnectError, httpx.ConnectTimeout)
-
-
-class Connection:
-    """The line to one server.
-
-    Every wait is broken off with Cancelled soon after `cancelled` becomes true.
-    """
-
-    def __init__(self, remote: RemoteServer, cancelled: IsCancelled, patience: Patience) -> None:
-        self.remote = remote
-        self.place = remote.shown
-        self.cancelled = cancelled
-        self.patience = patience
-        self._client = own_client(patience.silence)
-
-    def close(self) -> None:
-        self._client.close()
-
-    def own(self, path: str) -> httpx.URL:
-        """The server's address of `path`."""
-        return httpx.URL(self.remote.url + path)
-
-    def is_own(self, url: httpx.URL) -> bool:
-        own = self.own("")
-        return (url.scheme, url.netloc) == (own.scheme, own.netloc)
-
-    def stream(
-        self,
-        method: str,
-        url: httpx.URL,
-        **content: Any,  # noqa: ANN401 - as httpx takes it
-    ) -> AbstractContextManager[httpx.Response]:
-        """A request under way, with the key if it is this server's."""
-        key = self.remote.api_key
-        headers = {"Authorization": f"Bearer {key}"} if key and self.is_own(url) else {}
-        return self._client.stream(method, url, headers=headers, **content)
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        cancelled: IsCancelled | None = None,
-        seconds: float = ANSWER_SECONDS,
-        **content: Any,  # noqa: ANN401 - as httpx takes it
-    ) -> bytes:
-        """The body of a successful answer. Raises Refused, or one of LOST."""
-
-        def work() -> bytes:
-            with self.stream(method, self.own(path), **content) as response:
-                return successful(response)
-
-        return self.within(seconds, cancelled or self.cancelled, work)
-
-    def within(self, seconds: float, cancelled: IsCancelled, work: Callable[[], Result]) -> Result:
-        """The result of `work`, or TimeoutError. It goes on by itself, unheard, if it is left for that."""
-        return run_until(lambda _: work(), ignore_text, cancelled, seconds, lambda: None)
-
-    def patiently(
-        self,
-        attempt: Callable[[], Result],
-        is_repeatable: bool = True,
-        waits: Sequence[float] | None = None,
-        place: str = "",
-    ) -> Result:
-        """The result of `attempt`, tried again after each of `waits` where that may help and does no harm.
-
-        `place` is named in errors.
-        """
-        place = place or self.place
-        for wait in (*(self.patience.attempts if waits is None else waits), None):
-            try:
-                return attempt()
-            except Refused as refused:
-                again = refused.status in BUSY if is_repeatable else refused.status == 429
-                if wait is None or not again:
-                    raise self._refusal(refused, place) from None
-                wait = refused.asked_wait(wait)
-            except LOST as error:
-                is_harmless = is_repeatable or isinstance(error, UNSENT)
-                if wait is None or not is_harmless:
-                    raise loss(error, place, is_harmless) from None
-            self.pause(wait)
-        raise AssertionError("the last attempt returns or raises")
-
-    def pause(self, seconds: float) -> None:
-        """Wait. Raises Cancelled soon after that is asked for."""
-        end = time.monotonic() + seconds
-        raise_if_cancelled(self.cancelled)
-        while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, TICK))
-            raise_if_cancelled(self.cancelled)
-
-    def detail(self, said: object) -> str:
-        """What the server said, as ": ..." to be put into a sentence, without the key; or nothing."""
-        return detail_of_body(said, self.remote.api_key)
-
-    def _refusal(self, refused: Refused, place: str) -> BackendError:
-        try:
-            said = json.loads(refused.body)
-        except (ValueError, RecursionError):
-            said = None
-        text = refusal_text(refused, self.detail(said), bool(self.remote.api_key))
-        return BackendError(f"{place} {text}")
-
-
-def loss(error: Exception, place: str, is_harmless: bool = True) -> BackendError:
-    """The sentence for a request without an answer; it may have done harm if it was an order."""
-    if isinstance(error, TimeoutError | httpx.TimeoutException):
-        text = f"{place} gave no answer in time; look into the server's log, and run again"
-    else:
-        text = explain_connection(error, place)
-    return BackendError(
-        text + ("" if is_harmless else " (it may have taken the order, so look at its queue before that)")
-    )
-
-
-def refusal_text(refused: Refused, detail: str, had_key: bool) -> str:
-    status = refused.status
-    if 300 <= status < 400:
-        return "redirects elsewhere, which is not followed; give the address it leads to"
-    if status in (401, 403) and had_key:
-        return "refused the key; check that it is right, and this server's"
-    if status in (401, 403):
-        return "wants a key; put it in MOVA_REMOTE_API_KEY"
-    if status == 404:
-        return "has no video API; give the address of the engine, up to and without /v1/videos"
-    if status == 413:
-        return "does not take an upload of this size; raise the limit of the proxy in front of it"
-    if status == 429:
-        return f"accepts no more for now{detail}; run again in {refused.asked_wait(MAX_WAIT):.0f} s"
-    if status == 503:
-        return f"is not ready{detail}; wait until the engine has loaded its model, and run again"
-    if status >= 500:
-        return f"failed ({status}){detail}; look into the server's log, and run again"
-    return f"did not accept the request ({status}){detail}; change what it names, or update the engine"
-
-
-def successful(response: httpx.Response) -> bytes:
-    """The body, or as much of it as an answer may have. Raises Refused unless it is one of success."""
-    body = b""
-    for chunk in response.iter_raw():
-        body += chunk
-        if len(body) > MAX_ANSWER_BYTES:
-            break
-    if not response.is_success:
-        raise Refused(response.status_code, body, response.headers)
-    return body
-
-
-logger = logging.getLogger(__name__)
-
-DELETE_SECONDS = 5.0
-DOWNLOAD_SECONDS = 1800.0
-JOB_ID = re.compile(r"\w[\w.-]{0,199}", re.ASCII)
-CLIP_TYPE = re.compile(r"video/.+|(?:application|binary)/octet-stream|")
-
-
 class Job(BaseModel):
-    """What is read of a VideoResponse; servers leave out and add what they like."""
+    """The fields that are read of a VideoResponse; servers leave out and add what they like."""
 
     id: str
     status: str = "queued"
@@ -254,50 +102,48 @@ class Job(BaseModel):
 
 
 class VideoServer:
-    """A conversation with one server, which ends with its `with`.
+    """A conversation with one server.
 
     All methods raise BackendError for what the server does wrong, and Cancelled soon after `cancelled`
     becomes true.
     """
 
-    def __init__(
-        self, remote: RemoteServer, cancelled: IsCancelled = never_cancelled, patience: Patience | None = None
-    ) -> None:
+    def __init__(self, remote: RemoteServer, cancelled: IsCancelled, patience: Patience) -> None:
+        self.root = remote.url
         self.place = remote.shown
-        self.line = Connection(remote, cancelled, patience or Patience())
-
-    def __enter__(self) -> "VideoServer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.line.close()
+        self.cancelled = cancelled
+        self.patience = patience
+        self.endpoint = Endpoint(f"{remote.url}/v1", api_key=remote.api_key, timeout=patience.silence)
 
     def check_health(self) -> None:
         """Raise unless the server is there, is ready, and takes the key."""
 
-        def look() -> bytes:
+        def look() -> None:
             try:
-                return self.line.request("GET", "/health")
-            except Refused as refused:
-                if refused.status != 404:
-                    raise
-                # A gateway may let nothing but the API through.
-                return self.line.request("GET", "/v1/models")
+                self._get(f"{self.root}/health")
+            except openai.NotFoundError:  # a gateway may let nothing but the API through
+                self._get("/models")
 
-        self.line.patiently(look, waits=())
+        self._try(look, waits=())
 
     def served_model(self) -> str | None:
-        """The name of the model it serves, or None if it does not tell."""
-        listed = self._optional("/v1/models")
+        """The name of the model it serves, or None if it does not say."""
+        listed = self._described("/v1/models")
         try:
             name = listed["data"][0]["id"]
         except (KeyError, IndexError, TypeError):
             return None
         return name if isinstance(name, str) else None
 
+    def version(self) -> str:
+        """The engine's version, or "" if it does not say; `info` in its OpenAPI schema is not about it."""
+        info = self._described("/server_info")
+        version = info.get("version") if isinstance(info, dict) else None
+        return version[:40] if isinstance(version, str) else ""
+
     def form_fields(self) -> frozenset[str] | None:
         """The form fields that `POST /v1/videos` reads, by the server's own schema; None if it shows none."""
-        schema = self._optional("/openapi.json")
+        schema = self._described("/openapi.json")
         try:
             content = schema["paths"]["/v1/videos"]["post"]["requestBody"]["content"]
             form = content["multipart/form-data"]["schema"]
@@ -309,112 +155,186 @@ class VideoServer:
 
     def submit(self, fields: dict[str, str], first_frame: bytes) -> Job:
         """Order a clip, once; `first_frame` is a PNG. This is not cancelled: the job's name would be lost."""
-        content = {
-            "data": fields,
-            "files": {"input_reference": ("first_frame.png", first_frame, "image/png")},
-        }
-        return self._job(
-            self.line.patiently(
-                lambda: self.line.request("POST", "/v1/videos", cancelled=never_cancelled, **content),
-                is_repeatable=False,
+
+        def order(client: openai.OpenAI) -> httpx.Response:
+            return client.post(
+                "/videos",
+                cast_to=httpx.Response,
+                body=fields,
+                files={"input_reference": ("first_frame.png", first_frame, "image/png")},
+                options={"headers": {"Content-Type": "multipart/form-data"}},
             )
-        )
+
+        answer = self._try(lambda: self._ask(order, cancelled=never_cancelled), is_order=True)
+        return job_of(answer, self.place)
 
     def poll(self, job_id: str) -> Job:
-        def look() -> bytes:
+        def look() -> httpx.Response:
             try:
-                return self.line.request("GET", f"/v1/videos/{job_id}")
-            except Refused as refused:
-                if refused.status != 404:
-                    raise
+                return self._get(f"/videos/{job_id}")
+            except openai.NotFoundError:
                 raise BackendError(
-                    f"{self.place} no longer knows the job {job_id}: the engine was started anew, or the job "
+                    f"{self.place} no longer knows the job {job_id}: the engine was restarted, or the job "
                     "was deleted; run again"
                 ) from None
 
-        return self._job(self.line.patiently(look))
+        return job_of(self._try(look), self.place)
 
     def delete(self, job_id: str) -> None:
-        """Tell the server to forget the job. SGLang does, but goes on making the clip."""
-        path = f"/v1/videos/{job_id}"
+        """Ask the server to forget the job. SGLang does, but still finishes the clip it is making."""
         try:
-            self.line.request("DELETE", path, cancelled=never_cancelled, seconds=DELETE_SECONDS)
-        except (Refused, *LOST) as error:
-            logger.warning(
-                "%s could not be told to drop job %s (%s)", self.place, job_id, type(error).__name__
+            self._ask(
+                lambda client: client.delete(f"/videos/{job_id}", cast_to=httpx.Response),
+                seconds=DELETE_SECONDS,
+                cancelled=never_cancelled,
             )
+        except (BackendError, openai.APIStatusError, *LOST) as error:
+            logger.warning("%s could not drop job %s (%s)", self.place, job_id, type(error).__name__)
 
     def download(self, job: Job, path: Path) -> None:
         """Write the job's clip to `path`. Raises OSError too, from the disk."""
-        url = self.line.own(f"/v1/videos/{job.id}/content")
-        if job.url:  # it put the clip into a store elsewhere
-            try:
-                url = httpx.URL(check_url(job.url))
-            except UserError:
-                raise BackendError(
-                    f"{self.place} says that its clip is at {redacted_url(job.url)}, which is no address; "
-                    "look into the server's log"
-                ) from None
+        endpoint = self._store(job)
 
         def fetch() -> None:
             with path.open("wb") as file:  # here, so that nothing is written any more once this is left
-                self.line.within(DOWNLOAD_SECONDS, self.line.cancelled, lambda: self._fetch(url, file))
+                work = partial(self._copy, endpoint, file)
+                self._ask(work, endpoint, DOWNLOAD_SECONDS, MAX_CLIP_BYTES)
 
-        self.line.patiently(fetch, place=redacted_url(str(url)))
+        self._try(fetch, endpoint)
 
-    def _fetch(self, url: httpx.URL, file: BinaryIO) -> None:
-        place = redacted_url(str(url))
-        with self.line.stream("GET", url) as response:
-            if 400 <= response.status_code < 500 and not self.line.is_own(url):
+    def _store(self, job: Job) -> Endpoint:
+        """The address of the job's clip, with the key if the server keeps it itself."""
+        if not job.url:
+            return replace(self.endpoint, base_url=f"{self.endpoint.base_url}/videos/{job.id}/content")
+        try:
+            url = check_url(job.url)
+        except UserError:
+            raise BackendError(
+                f"{self.place} says that its clip is at {redacted_url(job.url)}, which is not an address; "
+                "look into the server's log"
+            ) from None
+        key = self.endpoint.api_key if self._is_own(url) else ""
+        return replace(self.endpoint, base_url=url, api_key=key)
+
+    def _is_own(self, url: str) -> bool:
+        own, other = httpx.URL(self.root), httpx.URL(url)
+        return (own.scheme, own.netloc) == (other.scheme, other.netloc)
+
+    def _copy(self, endpoint: Endpoint, file: BinaryIO, client: openai.OpenAI) -> None:
+        url, place = endpoint.base_url, endpoint.redacted
+        try:
+            response = client.get(url, cast_to=httpx.Response, stream=True, stream_cls=openai.Stream[bytes])
+        except openai.APIStatusError as error:
+            if 400 <= error.status_code < 500 and not self._is_own(url):
                 raise BackendError(
-                    f"{place} does not give out the clip ({response.status_code}); look into the server's log"
-                )
-            if response.status_code == 404:
+                    f"{place} does not give out the clip ({error.status_code}); look into the server's log"
+                ) from None
+            if error.status_code == 404:
                 raise BackendError(
                     f"{place} is not there although the job is done; start the engine with "
                     "--output-path FOLDER, so that it keeps its clips, and run again"
-                )
-            if not response.is_success:
-                successful(response)
+                ) from None
+            raise
+        with closing(response):
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if not CLIP_TYPE.fullmatch(kind):
                 raise BackendError(
                     f"{place} sent {kind[:40]!r} where a clip should be; check that the address is the "
                     "engine's, and run again"
                 )
-            received = 0
             for chunk in response.iter_raw():
-                received += len(chunk)
-                if received > MAX_CLIP_BYTES:
-                    raise BackendError(
-                        f"{place} sent over {MAX_CLIP_BYTES // 2**30} GiB; ask for a shorter clip"
-                    )
                 file.write(chunk)
 
-    def _optional(self, path: str) -> Any:  # noqa: ANN401 - whatever JSON is there
-        try:
-            return json.loads(self.line.request("GET", path))
-        except (Refused, ValueError, RecursionError):
-            return None
-        except LOST as error:
-            raise loss(error, self.place) from None
+    def _described(self, path: str) -> Any:  # noqa: ANN401 - whatever JSON is there
+        """The JSON that the server shows at `path` about itself, or None."""
 
-    def _job(self, body: bytes) -> Job:
-        try:
-            job = Job.model_validate_json(body)
-        except ValidationError:
-            job = None
-        if job is None or not JOB_ID.fullmatch(job.id):
-            raise BackendError(
-                f"{self.place} sent what is no answer of a video API; check that the address is the engine's"
+        def look() -> Any:  # noqa: ANN401
+            try:
+                return json.loads(self._get(self.root + path).content)
+            except (openai.APIStatusError, ValueError, RecursionError):
+                return None
+
+        return self._try(look, waits=())
+
+    def _get(self, path: str) -> httpx.Response:
+        return self._ask(lambda client: client.get(path, cast_to=httpx.Response))
+
+    def _ask(
+        self,
+        work: Callable[[openai.OpenAI], Result],
+        endpoint: Endpoint | None = None,
+        seconds: float = ANSWER_SECONDS,
+        max_bytes: int = MAX_ANSWER_BYTES,
+        cancelled: IsCancelled | None = None,
+    ) -> Result:
+        """The result of `work`, or what the client raised."""
+        with connect(endpoint or self.endpoint, max_retries=0, max_bytes=max_bytes) as client:
+            return run_until(
+                lambda _: work(client), ignore_text, cancelled or self.cancelled, seconds, client.close
             )
-        return job
+
+    def _try(
+        self,
+        attempt: Callable[[], Result],
+        endpoint: Endpoint | None = None,
+        is_order: bool = False,
+        waits: Sequence[float] | None = None,
+    ) -> Result:
+        """The result of `attempt`, repeated after each of `waits` where that may help and does no harm."""
+        left = iter(self.patience.attempts if waits is None else waits)
+        while True:
+            try:
+                return attempt()
+            except (openai.APIStatusError, *LOST) as error:
+                wait = next(left, None)
+                if wait is None or not may_repeat(error, is_order):
+                    raise self._failure(error, endpoint or self.endpoint, is_order) from None
+                wait = asked_wait(error, wait)
+            self.pause(wait)
+
+    def _failure(self, error: Exception, endpoint: Endpoint, is_order: bool) -> BackendError:
+        status = error.status_code if isinstance(error, openai.APIStatusError) else None
+        if status in (401, 403) and not endpoint.api_key:
+            return BackendError(f"{self.place} asks for a key; put it in MOVA_REMOTE_API_KEY")
+        if status == 404:
+            return BackendError(
+                f"{self.place} has no video API; give the address of the engine, up to and without /v1/videos"
+            )
+        failure = explain(error, endpoint)
+        if is_order and isinstance(error, LOST) and not isinstance(error.__cause__, UNSENT):
+            return BackendError(f"{failure} (it may have taken the order, so look at its queue before that)")
+        return failure
+
+    def pause(self, seconds: float) -> None:
+        """Wait. Raises Cancelled soon after that is asked for."""
+        end = time.monotonic() + seconds
+        raise_if_cancelled(self.cancelled)
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, POLL_SECONDS))
+            raise_if_cancelled(self.cancelled)
 
 
-AT_WORK = ("queued", "in_progress")  # SGLang says "queued" until a job ends
-WAITING = "on the server, which reports no steps"
-ENGINE_SHIFT = 5.0  # of both towers; SGLang's API passes no other
-MAX_SOUND_GAP_SECONDS = 0.25
+def job_of(answer: httpx.Response, place: str) -> Job:
+    try:
+        job = Job.model_validate_json(answer.content)
+    except ValidationError:
+        job = None
+    if job is None or not JOB_ID.fullmatch(job.id):
+        raise BackendError(f"{place} did not answer like a video API; check that the address is the engine's")
+    return job
+
+
+def may_repeat(error: Exception, is_order: bool) -> bool:
+    """True if another attempt may help, and cannot order a second clip."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in ((429,) if is_order else BUSY)
+    return not is_order or isinstance(error.__cause__, UNSENT)
+
+
+def asked_wait(error: Exception, default: float) -> float:
+    """Seconds that the server asks to wait, within reason, else `default`."""
+    asked = error.response.headers.get("retry-after", "") if isinstance(error, openai.APIStatusError) else ""
+    return min(int(asked), MAX_WAIT) if re.fullmatch("[0-9]{1,9}", asked) else default
 
 
 class RemoteBackend:
@@ -444,28 +364,29 @@ class RemoteBackend:
         settings = run_settings(request, self.model, out) | {"backend": "remote"}
         report = progress or (lambda _: None)
         seconds: dict[str, float] = {}
-        with VideoServer(self.remote, should_stop or never_cancelled, self.patience) as server:
-            with timed(seconds, "submit"):
-                report(Progress("submit"))
-                settings["served_model"] = self._check(server)
-                job = server.submit(form_of(request), png_of(image, request))
-            try:
-                with timed(seconds, "remote"):
-                    job = self._wait(server, job, request, report)
-                with temporary_beside(out) as received:
-                    with timed(seconds, "download"):
-                        report(Progress("download"))
-                        server.download(job, received)
-                    with timed(seconds, "write"):
-                        report(Progress("write"))
-                        check_clip(received, request, server.place)
-                        copy_with_settings(received, out, settings, overwrite)
-            except (Cancelled, KeyboardInterrupt):
-                server.delete(job.id)
-                raise
-        return GenerationResult(out, request, self.model, seconds)
+        server = VideoServer(self.remote, should_stop or never_cancelled, self.patience)
+        with timed(seconds, "submit"):
+            report(Progress("submit"))
+            settings["served_model"] = self._check_model(server)
+            warnings = check_guidance(server, request.guidance_scale)
+            job = server.submit(form_of(request), png_of(image, request))
+        try:
+            with timed(seconds, "remote"):
+                job = self._wait(server, job, request, report)
+            with temporary_beside(out) as received:
+                with timed(seconds, "download"):
+                    report(Progress("download"))
+                    server.download(job, received)
+                with timed(seconds, "write"):
+                    report(Progress("write"))
+                    check_clip(received, request, server.place)
+                    copy_with_settings(received, out, settings, overwrite)
+        except (Cancelled, KeyboardInterrupt):
+            server.delete(job.id)
+            raise
+        return GenerationResult(out, request, self.model, seconds, warnings)
 
-    def _check(self, server: VideoServer) -> str | None:
+    def _check_model(self, server: VideoServer) -> str | None:
         """The model that the server says it runs. Raises unless a clip of ours can be ordered there."""
         server.check_health()
         served = server.served_model()
@@ -500,18 +421,44 @@ class RemoteBackend:
                     f"{machine.human_seconds(self.patience.job)}; look into the server's log, or fetch it "
                     f"later from {server.place}/v1/videos/{job.id}/content"
                 )
-            server.line.pause(self.patience.poll)
+            server.pause(self.patience.poll)
             job = server.poll(job.id)
         if job.status == "failed":
-            raise BackendError(
-                f"{server.place} could not make the clip{server.line.detail(job.error)}; look into its log"
-            )
+            detail = detail_of_body(job.error, self.remote.api_key)
+            raise BackendError(f"{server.place} could not make the clip{detail}; look into its log")
         if job.status != "completed":
             raise BackendError(
-                f"{server.place} reports job {job.id} as {job.status[:40]!r}, which is no state this toolkit "
-                "knows; look into the server's log"
+                f"{server.place} reports job {job.id} as {job.status[:40]!r}, a state that this toolkit "
+                "does not know; look into the server's log"
             )
         return job
+
+
+def check_guidance(server: VideoServer, guidance_scale: float) -> tuple[str, ...]:
+    """Warnings about an engine that is asked to go without guidance.
+
+    Raises:
+        UserError: its version returns noise then.
+    """
+    if guidance_scale != 1:
+        return ()
+    version, first = server.version(), ".".join(map(str, FIRST_UNGUIDED))
+    release = RELEASE.match(version)
+    if release and tuple(map(int, release.groups())) < FIRST_UNGUIDED:
+        raise UserError(
+            f"{server.place} runs version {version}, which returns noise at guidance_scale=1; update it to "
+            f"SGLang-Diffusion {first}, or give a guidance_scale above 1",
+            "guidance_scale",
+        )
+    if release:
+        return ()
+    runs = f"runs version {version!r}" if version else "does not tell its version"
+    warning = (
+        f"{server.place} {runs}, and SGLang-Diffusion before {first} returns noise at guidance_scale=1; look "
+        "at the clip"
+    )
+    logger.warning(warning)
+    return (warning,)
 
 
 def check_supported(request: GenerationRequest) -> None:
@@ -520,19 +467,44 @@ def check_supported(request: GenerationRequest) -> None:
     for name, shift in shifts:
         if shift not in (None, ENGINE_SHIFT):
             raise UserError(
-                f"{name}={shift:g} cannot be sent to a server, which uses {ENGINE_SHIFT:g}; leave it out"
+                f"{name}={shift:g} cannot be sent to a server, which uses {ENGINE_SHIFT:g}; leave it out",
+                name,
             )
     if request.bridge_guidance_scale != 1:
         raise UserError(
             f"bridge_guidance_scale={request.bridge_guidance_scale:g} cannot be sent to a server, which has "
-            "no dual guidance; leave it at 1"
+            "no dual guidance; leave it at 1",
+            "bridge_guidance_scale",
         )
     if request.adapters:
         names = ", ".join(Path(source).name for source, _ in request.adapters)
-        raise UserError(f"adapters cannot be sent to a server ({names}); leave them out, or generate locally")
+        raise UserError(
+            f"adapters cannot be sent to a server ({names}); leave them out, or generate locally", "adapters"
+        )
+    tracks = {
+        "video": request.video,
+        "audio": request.audio,
+        "regenerate_video": request.regenerate_video,
+        "regenerate_audio": request.regenerate_audio,
+        "strength": request.strength != 1,
+    }
+    brought = [name for name, value in tracks.items() if value]
+    if brought:
+        raise UserError(
+            f"{', '.join(brought)} cannot be sent to a server, which makes picture and sound whole; leave it "
+            "out, or generate locally",
+            brought[0],
+        )
+    if request.guidance_scale < 1:
+        raise UserError(
+            f"guidance_scale={request.guidance_scale:g} would count as 1 on a server; give 1 or more",
+            "guidance_scale",
+        )
     if request.frame_rate != int(request.frame_rate):
         nearest = round(request.frame_rate)
-        raise UserError(f"frame_rate={request.frame_rate:g} must be whole on a server; nearest: {nearest}")
+        raise UserError(
+            f"frame_rate={request.frame_rate:g} must be whole on a server; nearest: {nearest}", "frame_rate"
+        )
 
 
 def form_of(request: GenerationRequest) -> dict[str, str]:

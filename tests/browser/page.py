@@ -2,13 +2,14 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,9 +19,7 @@ class Server:
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.outputs, self.log = folder / "outputs", folder / "log"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         tiny = {
             "MOVA_MODEL": "tests/golden/checkpoint",

@@ -1,21 +1,10 @@
 """Prompts by a server and by a language model here, as a person has them written."""
 
-import threading
-
 import pytest
 
-from tests.prompting.chat_server import GOOD_ANSWER, GOOD_PROMPT, IDEA, KEY, ScriptedServer, error
+from tests.prompting.chat_server import GOOD_ANSWER, GOOD_PROMPT, IDEA, KEY, error
 
 QUOTE = "Here it comes."
-
-
-@pytest.fixture
-def scripted():
-    server = ScriptedServer()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 def ask(demo, idea=IDEA):

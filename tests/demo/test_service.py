@@ -8,7 +8,6 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
-from video_server import KEY, running_engine
 
 from demo.api import without_folders
 from demo.form import AdapterChoice, Form
@@ -20,6 +19,7 @@ from demo.settings import Settings
 from mova.errors import UserError
 from mova.media.clips import read_settings, write_mp4
 from mova.request import GenerationRequest
+from tests.backends.video_server import KEY, running_engine
 
 
 @pytest.fixture(scope="module")

@@ -1,21 +1,8 @@
-"""A data set of short clips, encoded once, and small runs on the golden model."""
+"""Small runs on the golden model, whose clips are encoded once."""
 
 import pytest
 
 from mova.adapters.strengths import TOWERS
-from tests.lora_trainer.clips import make_clip
-
-FLASHES = ((0.2,), (0.4,), (0.1, 0.5))
-
-
-@pytest.fixture(scope="session")
-def clips(tmp_path_factory):
-    """A folder of three clips of 0.75 s at 24, 30 and 25 frames/s. Do not change it."""
-    folder = tmp_path_factory.mktemp("clips")
-    for name, frame_rate, flashes in zip("abc", (24, 30, 25), FLASHES, strict=True):
-        caption = f'Lamp {name} blinks. A beep, "beep", is heard.'
-        make_clip(folder / f"{name}.mp4", 0.75, frame_rate, flashes, caption)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from lora_trainer.manifest import read_items
 from mova.errors import UserError
 from mova.media.clips import write_mp4
 from tests.lora_trainer.clips import SAMPLE_RATE, make_clip, picture, wave
-from tests.lora_trainer.test_reading import write_streams
+from tests.lora_trainer.test_decode import write_streams
 
 FLASHES = (0.4, 0.9, 1.3)
 SECONDS = 2.0

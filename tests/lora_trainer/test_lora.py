@@ -11,7 +11,6 @@ from safetensors import safe_open
 from lora_trainer.lora import save_adapter
 from mova.adapters.strengths import TOWERS
 from mova.errors import UserError
-from mova.pipeline import MOVAPipeline
 from tests.lora_trainer.conftest import run_steps
 from tests.tiny import relative_error
 
@@ -51,10 +50,9 @@ def save(engine, path):
     return path
 
 
-def test_the_saved_file_makes_the_pipeline_compute_what_was_trained(trained, golden, tmp_path):
+def test_the_saved_file_makes_the_pipeline_compute_what_was_trained(trained, fresh, tmp_path):
     path = save(trained, tmp_path / "adapter.safetensors")
-    fresh = MOVAPipeline.from_pretrained(golden / "checkpoint", torch_dtype=torch.float32)
-    fresh.set_progress_bar_config(disable=True)
+    plain = fresh()
     small = {"height": 32, "width": 64, "num_frames": 9, "num_inference_steps": 4, "output_type": "latent"}
 
     def run(pipeline):
@@ -64,9 +62,9 @@ def test_the_saved_file_makes_the_pipeline_compute_what_was_trained(trained, gol
         }
         return pipeline(generator=torch.Generator().manual_seed(0), **text, **small)
 
-    base, ours = run(fresh), run(trained.pipeline)
-    fresh.load_lora_weights(path)
-    loaded = run(fresh)
+    base, ours = run(plain), run(trained.pipeline)
+    plain.load_lora_weights(path)
+    loaded = run(plain)
     assert relative_error(loaded.frames, ours.frames) < 1e-5
     assert relative_error(loaded.audio, ours.audio) < 1e-5
     assert relative_error(loaded.frames, base.frames) > 1e-3

@@ -12,7 +12,6 @@ from lora_trainer.plan import memory
 from lora_trainer.quantised import QuantisedLinear, held_bytes, linear_layers, quantise
 from lora_trainer.validation import measure
 from mova.adapters.strengths import TOWERS
-from mova.pipeline import MOVAPipeline
 from tests.lora_trainer.conftest import run_steps
 from tests.lora_trainer.test_engine import equal, through_a_file
 from tests.lora_trainer.test_lora import save
@@ -181,17 +180,12 @@ def test_plan_counts_the_bytes_that_are_held(engine, base):
         assert memory.frozen_bytes(towers, name, trained.config, 4) == sum(frozen)
 
 
-def test_the_adapter_works_on_the_plain_base(engine, golden, base, tmp_path):
+def test_the_adapter_works_on_the_plain_base(engine, fresh, base, tmp_path):
     trained = engine(run__base=base, run__accumulation=1)
     run_steps(trained, 2)
     path = save(trained, tmp_path / "adapter.safetensors")
     text = {key: trained.cache.text("")[None] for key in ("prompt_embeds", "negative_prompt_embeds")}
     small = {"height": 32, "width": 64, "num_frames": 9, "num_inference_steps": 2, "output_type": "latent"}
-
-    def fresh():
-        pipeline = MOVAPipeline.from_pretrained(golden / "checkpoint", torch_dtype=torch.float32)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
 
     def run(pipeline):
         return pipeline(generator=torch.Generator().manual_seed(0), **text, **small)

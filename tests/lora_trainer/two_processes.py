@@ -6,7 +6,6 @@ forked from it.
 
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from lora_trainer.base_model import load_model
 from lora_trainer.config import Config
 from lora_trainer.latent_cache import checkpoint_folder, read_index
+from tests.ports import free_port
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["lora_trainer.train", __name__])
@@ -24,9 +24,7 @@ FORKS.set_forkserver_preload(["lora_trainer.train", __name__])
 def in_two_processes(work: Callable[[Path], Any], folder: Path, config: Config, codes=(0, 0)) -> list[Any]:
     """What `work(folder)` returns in each of two processes that ends with 0; `codes` are the exit codes."""
     (folder / "config.json").write_text(config.model_dump_json())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     processes = [FORKS.Process(target=_process, args=(work, folder, rank, port)) for rank in range(2)]
     for process in processes:
         process.start()

@@ -1,4 +1,4 @@
-"""Servers for these tests: a scripted one for faults, and `transformers serve` with models made here.
+"""`transformers serve` with models made here.
 
 With MOVA_TEST_LLM_BASE_URL (and _MODEL, _API_KEY) the tests of a real server run
 against that address instead.
@@ -6,10 +6,8 @@ against that address instead.
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,21 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.prompting.chat_server import GOOD_ANSWER, RealServer, ScriptedServer
-
-
-@pytest.fixture(scope="session")
-def running_server() -> Iterator[ScriptedServer]:
-    server = ScriptedServer()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-
-
-@pytest.fixture
-def scripted(running_server: ScriptedServer) -> ScriptedServer:
-    running_server.reset()
-    return running_server
+from tests.ports import free_port
+from tests.prompting.chat_server import GOOD_ANSWER, RealServer
 
 
 @pytest.fixture(scope="session")
@@ -59,9 +44,7 @@ def real_server(
     text, seeing = (str(request.getfixturevalue(name)) for name in ("text_model", "seeing_model"))
     home = tmp_path_factory.mktemp("hf")
     (home / "hub").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [shutil.which("transformers", path=str(Path(sys.executable).parent)), "serve"]
     options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--log-level", "error"]
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -1,28 +1,14 @@
-"""Shared by the recipe's tests: a word bank spoken once a session, and a tiny model of the world's rates."""
+"""A tiny model of the world's rates."""
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 
 from mova.pipeline import MOVAPipeline
 from recipes.pocket.evaluation.generate import load_pipeline
-from recipes.pocket.new_concepts.puppet import PUPPET_CAST
 from recipes.pocket.world.clip import SAMPLE_RATE
-from recipes.pocket.world.speech import WORLD, build_bank, espeak_is_installed
-
-
-@pytest.fixture(scope="session")
-def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the word banks."""
-    if not espeak_is_installed():
-        pytest.skip("espeak-ng is not installed: no words to speak")
-    folder = tmp_path_factory.mktemp("speech")
-    for cast in (WORLD, PUPPET_CAST):
-        build_bank(folder, cast)
-    return folder
 
 
 @pytest.fixture(scope="session")

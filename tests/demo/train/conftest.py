@@ -1,4 +1,4 @@
-"""The train tab's service on the golden checkpoint, and clips to train on."""
+"""The train tab's service on the golden checkpoint."""
 
 import pytest
 
@@ -6,7 +6,6 @@ from demo.service import DemoService
 from demo.settings import Settings
 from demo.train.service import TrainService
 from demo.worker import WorkerProcess
-from tests.lora_trainer.conftest import clips  # noqa: F401
 
 
 @pytest.fixture(scope="session")
