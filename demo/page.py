@@ -42,6 +42,8 @@ def build_page(service: DemoService) -> gr.Blocks:
                 with gr.Tab("Train", id="train", elem_id="train-tab") as train_tab:
                     build_train(service, visitor, generate, tabs, train_tab)
         machine = gr.HTML(html.note(service.machine), elem_id="machine")
+        if not service.settings.is_public:
+            gr.HTML(html.note("Something is not right? python -m mova doctor examines this installation."))
         generate.connect(demo, machine)
         enhance.connect()
         for card in enhance.cards:

@@ -27,6 +27,7 @@ from lora_trainer.output_lock import own_output
 from lora_trainer.quantised import check_base
 from lora_trainer.validation import Figures, check_sample, make_samples, swapped_experts
 from lora_trainer.windows import check_held_out, plan_windows
+from mova.cli.exits import STOPS
 from mova.errors import BackendError, Cancelled, UserError
 from mova.files import writable_parent
 from mova.pipeline import MOVAPipeline
@@ -250,8 +251,9 @@ class Trainer:
 
     @contextmanager
     def _stop_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask to stop; a second one does it at once."""
-        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Ctrl-C, SIGTERM and SIGHUP ask to stop; a second one does it at once. What is ignored stays so."""
+        handlers = {number: signal.getsignal(number) for number in STOPS}
+        previous = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
 
         def ask(number: int, _: object) -> None:
             self.stopping = True

@@ -1,8 +1,13 @@
 """`python -m mova`."""
 
-import sys
+from mova.cli.exits import run_and_exit
 
-from mova.cli.main import main
+
+def command() -> int:
+    from mova.cli.main import main  # only here can a stop be answered with a sentence
+
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit(command)

@@ -8,12 +8,15 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from mova.errors import BackendError, UserError
 
@@ -75,13 +78,17 @@ def new_output(path: Path, overwrite: bool = False) -> Iterator[Path]:
     check_output(path, overwrite)
     with temporary_beside(path) as temporary:
         yield temporary
-        if not overwrite:
-            # Claims the name in one step. A hard link would do as well, but exFAT and many shares have none.
-            try:
+        # The name is claimed in one step. A hard link would do as well, but exFAT and many shares have none.
+        try:
+            if not overwrite:
                 path.open("xb").close()
-            except FileExistsError:
-                raise name_taken(path) from None
-        temporary.replace(path)
+            temporary.replace(path)
+        except FileExistsError:
+            raise name_taken(path) from None
+        except BaseException:  # a stop in between must not leave the empty claim
+            if not overwrite and temporary.exists() and path.exists() and not path.stat().st_size:
+                path.unlink()
+            raise
 
 
 @contextmanager
@@ -102,10 +109,19 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
-        if error.errno in DISK_FULL:
-            raise BackendError(f"{path} cannot be written ({reason}); free some space there") from error
-        raise UserError(f"{path} cannot be written ({reason}); choose another name or folder") from error
+        raise disk_error(path, error) from error
+    except SafetensorError as error:  # its writer gives the system's error in words only
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise disk_error(path, OSError(int(number[1]), os.strerror(int(number[1])))) from error
+
+
+def disk_error(path: Path, error: OSError) -> UserError | BackendError:
+    reason = error.strerror or error
+    if error.errno in DISK_FULL:
+        return BackendError(f"{path} cannot be written ({reason}); free some space there")
+    return UserError(f"{path} cannot be written ({reason}); choose another name or folder")
 
 
 def writable_parent(path: Path) -> Path:

@@ -82,6 +82,7 @@ LIGHT = [
     *("mova", "mova.request", "mova.shapes", "mova.catalog", "mova.guidance", "mova.machine"),
     "mova.cli.main",
     *("lora_trainer.config", "lora_trainer.manifest", "lora_trainer.commands", "lora_trainer.__main__"),
+    *("lora_trainer.regularization", "lora_trainer.adapter_commands", "mova.cli.exits"),
     *("lora_trainer.jobs.runs", "lora_trainer.jobs.process", "lora_trainer.jobs.publish"),
     *("lora_trainer.jobs.hub", "lora_trainer.jobs.hub_entry", "lora_trainer.clip_folder"),
 ]

@@ -11,7 +11,8 @@ from tqdm import tqdm
 from mova import catalog, shapes
 from mova.adapters.strengths import parse_adapter
 from mova.backends.settings import RemoteServer, remote_from_environment, remote_from_option
-from mova.errors import UserError, field_errors, printable
+from mova.cli.exits import say
+from mova.errors import UserError, field_errors
 from mova.files import check_frames_folder, check_output
 from mova.machine import DTYPES, human_seconds, suitable_model
 from mova.request import GenerationRequest, Progress, check_source
@@ -405,7 +406,3 @@ class StepBar:
         elif sys.stderr.isatty() or (self.bar.total is None and progress.stage != self.stage):
             self.bar.refresh()
         self.stage = progress.stage
-
-
-def say(text: str) -> None:
-    sys.stderr.write(f"{printable(text, lines=True)}\n")

@@ -1,4 +1,4 @@
-"""The command line: `python -m mova generate`, `extend`, `enhance`, `inspect` and `evaluate`."""
+"""The command line: `python -m mova generate`, `extend`, `enhance`, `inspect`, `evaluate` and `doctor`."""
 
 import argparse
 import logging
@@ -9,6 +9,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mova import catalog, shapes
 from mova.cli.enhance import add_enhance, enhance
+from mova.cli.exits import EXIT_CODES, run_command
 from mova.cli.extend import add_extend, extend
 from mova.cli.generate import (
     add_generate,
@@ -16,22 +17,17 @@ from mova.cli.generate import (
     generate,
     models,
     placement_options,
-    say,
 )
-from mova.errors import BackendError, UserError
 from mova.machine import Machine
 from mova.request import GenerationRequest
 
 DESCRIPTION = "Video with synchronised sound from a first frame and a text."
-EXIT_CODES = (
-    "Exit codes: 0 done; 1 the machine or a server failed; 2 the request cannot be met as it is; 130 stopped."
-)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mova", description=DESCRIPTION, epilog=EXIT_CODES)
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="generate | extend | enhance | inspect | evaluate"
+        dest="command", required=True, metavar="generate | extend | enhance | inspect | evaluate | doctor"
     )
     texts = {
         "generate": "make a clip",
@@ -39,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         "enhance": "turn an idea into a prompt that MOVA understands, keeping every quoted word",
         "inspect": "show what a checkpoint holds and where it would go on this machine; loads no weights",
         "evaluate": "measure clips: do sound and picture go together, and is each in order; needs no weights",
+        "doctor": "examine this installation, trying each part; exit code 1 if one is broken",
     }
     adders = {
         "generate": add_generate,
@@ -46,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         "enhance": add_enhance,
         "inspect": add_inspect,
         "evaluate": add_evaluate,
+        "doctor": add_doctor,
     }
     for name, add in adders.items():
         description = f"{texts[name].capitalize()}."
@@ -77,23 +75,20 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="log each stage")
 
 
+def add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=f"{models()}; default: the machine's")
+    parser.add_argument("--device", help="cuda, cuda:1, mps, cpu; default: the best there is")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--verbose", action="store_true", help="log each stage")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
     options = build_parser().parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s")
     logging.getLogger("mova").setLevel(logging.INFO if options.verbose else logging.WARNING)
-    try:
-        with logging_redirect_tqdm():
-            return COMMANDS[options.command](options)
-    except UserError as error:
-        say(f"error: {error}")
-        return 2
-    except BackendError as error:
-        say(f"failed: {error}")
-        return 1
-    except KeyboardInterrupt:
-        say("stopped; no unfinished file is left")
-        return 130
+    with logging_redirect_tqdm():
+        return run_command(lambda: COMMANDS[options.command](options))
 
 
 def inspect(options: argparse.Namespace) -> int:
@@ -121,10 +116,17 @@ def evaluate(options: argparse.Namespace) -> int:
     return evaluate_clips(options.clips, options.image, options.json)
 
 
+def doctor(options: argparse.Namespace) -> int:
+    from mova.cli.doctor import examine_installation  # brings torch and PyAV
+
+    return examine_installation(options.model, options.device, options.json)
+
+
 COMMANDS = {
     "generate": generate,
     "extend": extend,
     "enhance": enhance,
     "inspect": inspect,
     "evaluate": evaluate,
+    "doctor": doctor,
 }

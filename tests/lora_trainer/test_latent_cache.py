@@ -1,6 +1,9 @@
 """The cache holds what the encoders make of each window, goes on where it stopped, substitutes no clip."""
 
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from tests.lora_trainer.clips import make_clip
 from tests.media.test_streams import write
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -158,3 +162,20 @@ def test_windows_of_clips_that_were_read_otherwise_before_are_made_again_and_oth
     assert reader_of(write(tmp_path / "a.ts")) == {"reader": 2}
     hdr = {"x264-params": "colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc"}
     assert reader_of(write(tmp_path / "a.mov", options=hdr)) == {"reader": 2}
+
+
+def test_a_full_disk_while_tensors_are_written_is_a_sentence_and_leaves_nothing(tmp_path):
+    code = f"""
+import resource, torch
+from pathlib import Path
+from lora_trainer.latent_cache import write_tensors
+from mova.errors import BackendError
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_tensors(Path({str(tmp_path)!r}) / "text.safetensors", {{"text": torch.zeros(10_000)}}, {{}})
+except BackendError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "text.safetensors cannot be written (File too large); free some space there" in done.stdout
+    assert not list(tmp_path.iterdir())
