@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from demo.added import keep_added
 from demo.costs import Costs
 from demo.form import (
     OWN,
@@ -274,6 +275,12 @@ class DemoService:
             with field_errors("image"):
                 prepare_image(request.image, folder / FIRST_FRAME)
             request = request.replace(image=folder / FIRST_FRAME)
+        if source := request.video or request.audio:
+            with field_errors("added"):
+                kept = keep_added(source, folder)
+            request = request.replace(
+                video=kept if request.video else None, audio=kept if request.audio else None
+            )
         adapters = []
         for number, (source, strength) in enumerate(request.adapters, 1):
             if Path(source).is_file():
