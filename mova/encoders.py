@@ -26,6 +26,9 @@ SAMPLE_RATES = (1000, 384_000)  # Hz
 NO_FRAMES = "the video has no frames; give at least one"
 SLACK_SECONDS = 0.001  # of difference in length that is not worth a note
 MIRRORED_SECONDS = 0.25  # over twice as far as the audio encoder looks ahead
+TURN_SECONDS = (
+    0.008  # of it, in which it turns from a point reflection, which keeps the slope, to a mirror image
+)
 ENCODED_FRAMES = (
     121  # past these the causal encoder has forgotten the first frame; its latents repeat exactly
 )
@@ -245,7 +248,11 @@ def fit_waveforms(
     padded = torch.cat((waveforms, waveforms.new_zeros(*waveforms.shape[:2], missing)), dim=-1)
     if any(start <= seconds + SLACK_SECONDS and end > seconds for start, end in spans):
         mirrored = min(missing, given - 1, round(MIRRORED_SECONDS * sample_rate))
-        padded[..., given : given + mirrored] = waveforms[..., given - 1 - mirrored : given - 1].flip(-1)
+        tail = waveforms[..., given - 1 - mirrored : given - 1].flip(-1)
+        turn = waveforms.new_zeros(mirrored)
+        length = min(mirrored, round(TURN_SECONDS * sample_rate))
+        turn[:length] = torch.linspace(2, 0, length)
+        padded[..., given : given + mirrored] = tail + turn * (waveforms[..., -1:] - tail)
         return padded, ""
     note = f"the audio lasts {seconds:.2f} s; the clip's end after it is silent" if changed else ""
     return padded, note

@@ -127,6 +127,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         self.residency = Offloader(self.components, self.dual_tower)
         self.video_processor = VideoProcessor(vae_scale_factor=SPATIAL_STRIDE)
         self._interrupt = False
+        self._num_timesteps = 0
 
     @classmethod
     def from_pretrained(
@@ -156,6 +157,11 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
     @property
     def interrupt(self) -> bool:
         return self._interrupt
+
+    @property
+    def num_timesteps(self) -> int:
+        """Denoising steps of the running, or the last, call: fewer than asked with a strength below 1."""
+        return self._num_timesteps
 
     def enable_group_offload(self, *_: object, **__: object) -> None:
         """Refused, like the library's other offloads: its hooks sit on forwards that are not called here.
@@ -330,7 +336,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         """
         scheduler, device = self.scheduler, self._execution_device
         sigmas = scheduler.starting_at(sigmas, (tracks[0].start, tracks[1].start))
-        steps = len(sigmas) - 1
+        steps = self._num_timesteps = len(sigmas) - 1
         latents, audio_latents, condition = (each.to(device) for each in (latents, audio_latents, condition))
         video, audio = (each.to(device) for each in tracks)
         noise, audio_noise = latents, audio_latents

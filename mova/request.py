@@ -17,8 +17,9 @@ from mova.errors import UserError, check_finite, field_errors
 from mova.files import check_output, sha256_of
 from mova.guidance import MAX_SCALE, branches
 from mova.media.images import load_first_frame
-from mova.shapes import FRAME_RATES, MAX_PROMPT_TOKENS, check_num_frames, check_size
+from mova.shapes import FRAME_RATES, MAX_PROMPT_TOKENS, TEMPORAL_STRIDE, check_num_frames, check_size
 from mova.text import clean_prompt
+from mova.tracks import Span, check_given, check_strength, spans_to_make
 
 # The least and the most that a run can do something with, by field.
 LIMITS = {
@@ -34,6 +35,7 @@ LIMITS = {
 WHOLE = ("num_inference_steps", "seed")
 OPTIONAL = ("video_shift", "audio_shift", "seed")
 FITS = ("crop", "pad")
+SOURCES = {"image": "first frame", "video": "video", "audio": "sound"}  # fields that name a file
 BYTES_PER_PIXEL = 0.15  # of an mp4, generously: moving noise at this quality takes 0.1
 MAX_PROMPT_CHARACTERS = 20_000  # many times what the model reads, and the settings still fit into a clip
 
@@ -65,6 +67,11 @@ class GenerationRequest:
     pixels. `crop_position` says which part of an image is kept when it is cropped: 0 the left or top, 1 the
     right or bottom; 0.5, the middle, is what the models were released with. A `seed` of None is replaced by
     a random one when the run starts, which the result reports.
+
+    `video` and `audio` are files to keep: the picture of the one, the sound of the other, which may be the
+    same. What `regenerate_video` and `regenerate_audio` name, all (True) or spans (start, end) in seconds, is
+    made again; with a `strength` below 1 it starts from what was given, noised to this sigma. Without an
+    image the first frame is the video's. The prompt may be empty with a video or an audio.
     """
 
     prompt: str
@@ -83,6 +90,16 @@ class GenerationRequest:
     fit: str = "crop"
     crop_position: float = 0.5
     adapters: tuple[tuple[str, Strength], ...] = ()
+    video: Path | None = None
+    audio: Path | None = None
+    regenerate_video: bool | tuple[Span, ...] = False
+    regenerate_audio: bool | tuple[Span, ...] = False
+    strength: float = 1.0
+
+    @property
+    def sources(self) -> dict[str, Path]:
+        """The files it is made from, by field: "image", "video", "audio"."""
+        return {name: path for name in SOURCES if (path := getattr(self, name)) is not None}
 
     @property
     def forwards(self) -> int:
@@ -100,6 +117,7 @@ class GenerationRequest:
                 "num_frames", or is "" for `out`. BackendError: the disk has no room for the clip.
         """
         check_fields(**vars(self))
+        self._check_tracks()
         if out is None:
             return None
         pixels = self.height * self.width * self.num_frames
@@ -109,6 +127,35 @@ class GenerationRequest:
         with field_errors("image"):
             return load_first_frame(self.image, self.height, self.width, self.fit, self.crop_position)
 
+    def _check_tracks(self) -> None:
+        seconds = self.num_frames / self.frame_rate
+        made: dict[str, tuple[Span, ...]] = {}
+        for name in ("video", "audio"):
+            regenerate = getattr(self, f"regenerate_{name}")
+            with field_errors(f"regenerate_{name}"):
+                if name not in self.sources:
+                    check_given(name, regenerate)
+                made[name] = spans_to_make(f"regenerate_{name}", regenerate, seconds)
+        with field_errors("strength"):
+            check_strength(self.strength, any(made.values()))
+        if self.video is None and self.audio is None:
+            return
+        from mova.media.given import probe_audio, probe_video  # brings PyAV
+
+        video_frames = 0
+        if self.video is not None:
+            with field_errors("video"):
+                video_frames = probe_video(self.video).num_frames(self.frame_rate)
+        if self.audio is not None:
+            with field_errors("audio"):
+                probe_audio(self.audio)
+        is_whole = video_frames > self.num_frames - TEMPORAL_STRIDE and not made["video"]
+        if self.audio is not None and is_whole and not made["audio"]:
+            raise UserError(
+                "video and audio are both kept: nothing is left to make; regenerate a part of one",
+                "regenerate_audio",
+            )
+
     def to_settings(self, folder: Path | None = None) -> dict[str, Any]:
         """The request as JSON-ready values, the form that is written into a clip.
 
@@ -116,7 +163,8 @@ class GenerationRequest:
         clip that is given away does not reveal where it was made.
         """
         settings = dataclasses.asdict(self)
-        settings["image"] = _name_of(self.image, folder) if self.image else None
+        settings |= {name: None for name in SOURCES}
+        settings |= {name: _name_of(path, folder) for name, path in self.sources.items()}
         settings["adapters"] = [[_name_of(source, folder), strength] for source, strength in self.adapters]
         return settings
 
@@ -138,9 +186,11 @@ class GenerationRequest:
 
     def with_files_in(self, folder: Path) -> "GenerationRequest":
         """The request with the paths of files that `to_settings` wrote by name alone and `folder` has."""
-        image = self.image
-        if image and not image.is_absolute() and (folder / image.name).is_file():
-            image = folder / image.name
+        here = {
+            name: folder / path.name
+            for name, path in self.sources.items()
+            if not path.is_absolute() and (folder / path.name).is_file()
+        }
         adapters = tuple(
             (
                 str(folder / source)
@@ -150,7 +200,7 @@ class GenerationRequest:
             )
             for source, strength in self.adapters
         )
-        return self.replace(image=image, adapters=adapters)
+        return self.replace(**here, adapters=adapters)
 
     def seeded(self) -> "GenerationRequest":
         """The request with a seed: its own, or a random one."""
@@ -201,7 +251,8 @@ def check_fields(**values: Any) -> None:  # noqa: ANN401 - what comes in may be 
         if name in values:
             with field_errors(name):
                 check_text(text, values[name] or "")
-    if "prompt" in values and not clean_prompt(values["prompt"] or ""):
+    has_track = values.get("video") is not None or values.get("audio") is not None
+    if "prompt" in values and not has_track and not clean_prompt(values["prompt"] or ""):
         raise UserError("the prompt is empty; say what is seen and what is heard", "prompt")
     if "height" in values:
         check_size(values["height"], values["width"])
@@ -241,19 +292,24 @@ def check_text(name: str, text: str) -> None:
         raise UserError(f"{name} holds bytes that are not text; save or type it as UTF-8")
 
 
-def check_source_image(image: Path, sha256: str | None) -> None:
-    """Raise UserError unless `image`, from a clip's settings, is there and is what the clip was made from."""
-    if not image.is_file():
+def check_source(field: str, path: Path, sha256: str | None) -> None:
+    """Raise UserError unless `path`, from a clip's settings, is there and is what the clip was made from.
+
+    `field` is one of SOURCES.
+    """
+    what = SOURCES[field]
+    if not path.is_file():
         raise UserError(
-            f"the clip was made from {image}, which is not here; give its first frame with --image", "image"
+            f"the clip was made from {path}, which is not here; give its {what} with --{field}", field
         )
-    if sha256 is not None and sha256_of(image) != sha256:
+    if sha256 is not None and sha256_of(path) != sha256:
         raise UserError(
-            f"{image} has changed since the clip was made from it; give the first frame with --image", "image"
+            f"{path} has changed since the clip was made from it; give the {what} with --{field}", field
         )
 
 
 def run_settings(request: GenerationRequest, model: str, out: Path) -> dict[str, Any]:
-    """Settings for the clip at `out`: the request, the model and the first frame's SHA-256."""
-    image_sha256 = sha256_of(request.image) if request.image else None
-    return request.to_settings(out.parent) | {"model": model, "image_sha256": image_sha256}
+    """Settings for the clip at `out`: the request, the model, and the SHA-256 of each source."""
+    digests = {f"{name}_sha256": sha256_of(path) for name, path in request.sources.items()}
+    without = {f"{name}_sha256": None for name in SOURCES}
+    return request.to_settings(out.parent) | {"model": model} | without | digests

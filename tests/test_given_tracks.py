@@ -184,8 +184,10 @@ def test_what_is_kept_of_both_tracks_follows_its_line_from_the_noise_in_every_st
 
 
 def mirrored_after(waveform, samples):
-    """The sound with its mirror image behind it, up to a quarter of a second, then silence."""
-    mirror = waveform[-2::-1][: min(samples - len(waveform), RATE // 4)]
+    """The sound, up to a quarter of a second of its reflection (first about its last sample), silence."""
+    mirror = waveform[-2::-1][: min(samples - len(waveform), RATE // 4)].copy()
+    turn = torch.linspace(2, 0, min(len(mirror), round(0.008 * RATE))).numpy()
+    mirror[: len(turn)] += turn * (waveform[-1] - mirror[: len(turn)])
     return np.pad(np.concatenate((waveform, mirror)), (0, samples - len(waveform) - len(mirror)))
 
 

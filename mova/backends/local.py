@@ -18,11 +18,11 @@ from mova.adapters.files import Adapter
 from mova.adapters.sources import read_adapter
 from mova.adapters.strengths import Strength
 from mova.backends import timed
+from mova.backends.given import GivenTracks
 from mova.errors import BackendError
 from mova.inspection import Checkpoint, inspect_checkpoint
 from mova.machine import Machine, estimate_time
-from mova.media.clips import write_mp4
-from mova.pipeline import MOVAPipeline, StepCallback
+from mova.pipeline import MOVAPipeline, MOVAPipelineOutput, StepCallback
 from mova.request import (
     GenerationRequest,
     GenerationResult,
@@ -133,6 +133,7 @@ class LocalBackend:
     ) -> GenerationResult:
         """As `mova.backends.Backend.generate`."""
         image = request.check(out, overwrite)
+        given = GivenTracks.read(request)
         adapters = [(read_adapter(source), strength) for source, strength in request.adapters]
         request = request.seeded()
         settings = run_settings(request, self.model, out)
@@ -143,25 +144,28 @@ class LocalBackend:
                 report(Progress("load"))
                 pipeline = self.load(request)
             with timed(seconds, "generate"), with_adapters(pipeline, adapters):
-                frames, sound = self._run(pipeline, request, image, report, should_stop)
+                output = self._run(pipeline, request, image, given.arguments(), report, should_stop)
         with timed(seconds, "write"):
-            report(Progress("write", request.num_inference_steps, request.num_inference_steps))
+            report(Progress("write", pipeline.num_timesteps, pipeline.num_timesteps))
             settings |= {"dtype": self.placement.dtype, "fp8": self.placement.fp8}
+            frames = to_uint8(output.frames[0])
             sample_rate = pipeline.audio_vae.config.sample_rate
-            write_mp4(out, frames, sound, request.frame_rate, sample_rate, settings, overwrite)
-        return GenerationResult(out, request, self.model, seconds, warnings(pipeline, request))
+            notes = given.write(out, frames, output.audio[0].numpy(), sample_rate, settings, overwrite)
+        told = (*warnings(pipeline, request), *output.notes, *notes)
+        return GenerationResult(out, request, self.model, seconds, told)
 
     def _run(
         self,
         pipeline: MOVAPipeline,
         request: GenerationRequest,
         image: np.ndarray | None,
+        given: dict[str, Any],
         report: ProgressCallback,
         should_stop: Callable[[], bool] | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Frames uint8 [F, H, W, 3] and sound float32 [1, S]."""
+    ) -> MOVAPipelineOutput:
+        """The pipeline's output, of type "pt". `given` are its arguments for the two tracks."""
         report(Progress("encode", 0, request.num_inference_steps))
-        output = pipeline(
+        return pipeline(
             prompt=request.prompt,
             image=image,
             negative_prompt=request.negative_prompt,
@@ -176,21 +180,21 @@ class LocalBackend:
             audio_shift=request.audio_shift,
             generator=torch.Generator().manual_seed(request.seed),
             output_type="pt",
-            callback_on_step_end=self._on_step(report, request.num_inference_steps),
+            callback_on_step_end=self._on_step(report),
             callback_on_step_end_tensor_inputs=("denoised_latents",),
             should_stop=should_stop,
+            **given,
         )
-        frames = (output.frames[0] * 255).round().byte().permute(0, 2, 3, 1)  # [F, H, W, 3]
-        return frames.cpu().numpy(), output.audio[0].numpy()
 
-    def _on_step(self, report: ProgressCallback, steps: int) -> StepCallback:
+    def _on_step(self, report: ProgressCallback) -> StepCallback:
         began = time.perf_counter()
         finished: list[float] = []
 
         def on_step(
             pipeline: MOVAPipeline, step: int, timestep: Tensor, tensors: dict[str, Any]
         ) -> dict[str, Any]:
-            del pipeline, timestep  # the step count says enough
+            del timestep  # the step count says enough
+            steps = pipeline.num_timesteps
             finished.append(time.perf_counter())
             elapsed = finished[-1] - began
             # The first step comes after the encoders; from the second on it is left out of the rate.
@@ -202,6 +206,11 @@ class LocalBackend:
             return {}
 
         return on_step
+
+
+def to_uint8(frames: Tensor) -> np.ndarray:
+    """Frames [F, 3, H, W] in 0..1 as uint8 [F, H, W, 3]."""
+    return (frames * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def warnings(pipeline: MOVAPipeline, request: GenerationRequest) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from mova.errors import UserError, printable
 from mova.media.clips import read_clip, read_settings
 from mova.media.images import load_first_frame
 from mova.metrics.report import ClipHealth, measure
-from mova.request import GenerationRequest, check_source_image
+from mova.request import GenerationRequest, check_source
 
 
 def evaluate_clips(paths: list[Path], image: Path | None = None, as_json: bool = False) -> int:
@@ -75,7 +75,7 @@ def _own_first_frame(path: Path, height: int, width: int) -> np.ndarray | None:
         request = GenerationRequest.from_settings(settings)
         if request.image is None:
             return None
-        check_source_image(request.image, settings.get("image_sha256"))
+        check_source("image", request.image, settings.get("image_sha256"))
         return load_first_frame(request.image, height, width, request.fit, request.crop_position)
     except UserError:  # a clip of another tool, a moved picture: there is nothing to compare with
         return None

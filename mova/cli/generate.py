@@ -14,7 +14,7 @@ from mova.backends.settings import RemoteServer, remote_from_environment, remote
 from mova.errors import UserError, printable
 from mova.files import check_frames_folder, check_output
 from mova.machine import DTYPES, human_seconds, suitable_model
-from mova.request import GenerationRequest, Progress, check_source_image
+from mova.request import GenerationRequest, Progress, check_source
 
 
 def add_generate(parser: argparse.ArgumentParser) -> None:
@@ -134,8 +134,9 @@ def generate(options: argparse.Namespace) -> int:
     request = build_request(options, settings, catalog.find_model(str(name)))
     out = options.out or default_output(request.seed)
     check_outputs(options, out)
-    if options.image is None and request.image is not None:
-        check_source_image(request.image, settings.get("image_sha256"))
+    for name, path in request.sources.items():
+        if str(path) == settings.get(name):
+            check_source(name, path, settings.get(f"{name}_sha256"))
     request.check(out, options.overwrite)
     if remote:
         from mova.backends.remote import RemoteBackend

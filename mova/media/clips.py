@@ -24,7 +24,15 @@ from PIL import Image
 from mova.errors import BackendError, UserError, check_finite
 from mova.files import check_frames_folder, new_output, temporary_beside
 from mova.media.formats import VIDEO_FORMATS
-from mova.media.streams import SoundTrack, Upright, audio_frames, video_frames
+from mova.media.streams import (
+    SoundTrack,
+    Upright,
+    audio_frames,
+    opened,
+    packet_times,
+    video_frames,
+    video_stream,
+)
 from mova.shapes import MAX_FRAMES, MAX_SIDE
 
 X264 = {
@@ -34,6 +42,7 @@ X264 = {
 BT709 = 1  # H.273 gives it this number as matrix, primaries and transfer
 AUDIO_BIT_RATE = 192_000
 AAC_SAMPLE_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+AVCC = b"\x01"  # how the codec data of H.264 begin where its packets are as an mp4 holds them
 MAX_SETTINGS_BYTES = 1_000_000
 MAX_CLIP_BYTES = 2**30
 MAX_RATE = 120.0  # frames a second
@@ -82,11 +91,10 @@ def write_mp4(
     check_finite("frame_rate", frame_rate, 1, MAX_RATE)
     waveform = _checked_waveform(waveform)
     comment = settings_comment(settings)
-    aac_rate = min((rate for rate in AAC_SAMPLE_RATES if rate >= sample_rate), default=AAC_SAMPLE_RATES[-1])
-    options = {"movflags": "+faststart", "movie_timescale": str(aac_rate)}
+    aac_rate = _aac_rate(sample_rate)
     with (
         new_output(path, overwrite) as temporary,
-        av.open(f"file:{temporary}", "w", format="mp4", options=options) as container,
+        av.open(f"file:{temporary}", "w", format="mp4", options=_mp4_options(aac_rate)) as container,
     ):
         container.metadata["comment"] = comment
         _encode(container, _each_image(frames), waveform, frame_rate, sample_rate, aac_rate)
@@ -288,6 +296,15 @@ def _audio_frame(waveform: np.ndarray, start: int, end: int, sample_rate: int) -
     return frame
 
 
+def _aac_rate(sample_rate: int) -> int:
+    """The rate at which AAC can hold sound of `sample_rate`: its own, or the next above."""
+    return min((rate for rate in AAC_SAMPLE_RATES if rate >= sample_rate), default=AAC_SAMPLE_RATES[-1])
+
+
+def _mp4_options(sample_rate: int) -> dict[str, str]:
+    return {"movflags": "+faststart", "movie_timescale": str(sample_rate)}
+
+
 def _layout(waveform: np.ndarray) -> str:
     return "mono" if waveform.shape[0] == 1 else "stereo"
 
@@ -368,7 +385,7 @@ def copy_with_settings(source: Path, path: Path, settings: dict[str, Any], overw
     # The source is opened first: what fails in the writing is then explained as such, not as its damage.
     with open_clip(source) as container:
         chosen = checked_streams(source, container)
-        options = {"movflags": "+faststart", "movie_timescale": str(chosen[1].rate)}
+        options = _mp4_options(chosen[1].rate)
         with (
             new_output(path, overwrite) as temporary,
             av.open(f"file:{temporary}", "w", format="mp4", options=options) as output,
@@ -379,3 +396,68 @@ def copy_with_settings(source: Path, path: Path, settings: dict[str, Any], overw
                 if packet.dts is not None:  # the last one of a stream is empty
                     packet.stream = copies[packet.stream.index]
                     output.mux(packet)
+
+
+def obstacle_to_copying(source: Path) -> str:
+    """The reason why the picture of `source` cannot be copied into an mp4 that browsers play, or "".
+
+    Raises:
+        UserError: `source` cannot be read.
+    """
+    with opened(source) as container:
+        video = video_stream(container, source.name)
+        codec = video.codec_context
+        if codec.name != "h264" or codec.pix_fmt not in ("yuv420p", "yuvj420p"):
+            return f"it is {codec.name} {codec.pix_fmt}, which not every browser plays"
+        if (codec.extradata or b"")[:1] != AVCC:
+            return "its packets are those of another container"
+        if any(packet.dts is None or packet.pts is None for packet in container.demux(video) if packet.size):
+            return "its packets lack time stamps"
+    return ""
+
+
+def write_mp4_with_picture_of(
+    source: Path,
+    path: Path,
+    waveform: np.ndarray,
+    sample_rate: int,
+    settings: dict[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Write the picture of `source`, packet by packet as it is, with a new sound, to the mp4 `path`.
+
+    `waveform` is as for `write_mp4`, and used whole. Both begin at second 0.
+
+    Raises:
+        UserError: `source` cannot be read; else as `write_mp4`.
+    """
+    waveform = _checked_waveform(waveform)
+    comment = settings_comment(settings)
+    aac_rate = _aac_rate(sample_rate)
+    # The source is opened first: what fails in the writing is then explained as such, not as its damage.
+    with opened(source) as container:
+        video = video_stream(container, source.name)
+        start = round(min(packet_times(container, video, source.name)[0]) / video.time_base)
+    with (
+        opened(source) as container,
+        new_output(path, overwrite) as temporary,
+        av.open(f"file:{temporary}", "w", format="mp4", options=_mp4_options(aac_rate)) as output,
+    ):
+        output.metadata["comment"] = comment
+        video = video_stream(container, source.name)
+        copy = output.add_stream_from_template(video)
+        audio = output.add_stream("aac", rate=aac_rate, layout=_layout(waveform), bit_rate=AUDIO_BIT_RATE)
+        written = 0
+        for packet in container.demux(video):
+            if not packet.size:  # the last one of a stream is empty
+                continue
+            packet.pts, packet.dts = packet.pts - start, packet.dts - start
+            packet.stream = copy
+            end = min(int(packet.dts * video.time_base * sample_rate), waveform.shape[1])
+            if end > written:
+                output.mux(audio.encode(_audio_frame(waveform, written, end, sample_rate)))
+                written = end
+            output.mux(packet)
+        if written < waveform.shape[1]:
+            output.mux(audio.encode(_audio_frame(waveform, written, waveform.shape[1], sample_rate)))
+        output.mux(audio.encode())
