@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import psutil
 
 from mova.catalog import DEFAULT_MODEL, SMALL_MODEL
@@ -49,6 +50,7 @@ GPUS = (
 UNKNOWN_GPU_TFLOPS = 100
 UNKNOWN_GPU_LINK = 12
 CPU_TFLOPS_PER_CORE = 0.05
+RELEASED_SHIFT = 5.0  # of the noise schedule, and pocket's
 # Of one slow core, for a pixel of a frame: encoding and decoding with pocket's video VAE, base_dim 32 on
 # patches of 2x2. An earlier one took 13e-6 there, and 2.8 times as long as this one where both were measured.
 # Operations grow with the square of base_dim, and patches are fewer places.
@@ -215,13 +217,28 @@ def estimate_time(
         configs["audio_vae"], request.height, request.width, request.num_frames, request.frame_rate
     )
     towers = (configs[name] for name in ("video_dit", "audio_dit", "dual_tower_bridge"))
-    flops = forward_flops(*towers, shape) * request.num_inference_steps * request.forwards
+    shift = configs.get("scheduler", {}).get("shift", RELEASED_SHIFT)
+    flops = forward_flops(*towers, shape) * steps_run(request, shift) * request.forwards
     denoising = flops / (sustained_tflops(device_name, cores) * 1e12)
     if device_name != "CPU":
         return ClipTime(denoising, 0.0)
     vae, pixels = configs["video_vae"], request.height * request.width * request.num_frames
     width = vae["base_dim"] / (vae.get("patch_size") or 1)
     return ClipTime(denoising, CODING_SECONDS * width**2 * pixels / cores)
+
+
+def steps_run(request: GenerationRequest, shift: float) -> int:
+    """The denoising steps of a run: with a strength below 1, those before it starts are left out.
+
+    `shift` is the checkpoint's. It agrees with `mova.scheduler.PairScheduler.starting_at`.
+    """
+    uniform = np.linspace(1, 0, request.num_inference_steps + 1)
+    is_moving = np.zeros(request.num_inference_steps, bool)
+    for own, start in zip((request.video_shift, request.audio_shift), request.starts, strict=True):
+        factor = shift if own is None else own
+        sigmas = np.float32(factor * uniform / (1 + (factor - 1) * uniform))
+        is_moving |= sigmas[1:] < np.float32(start)
+    return int(is_moving.sum())
 
 
 def human_seconds(seconds: float) -> str:

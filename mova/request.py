@@ -102,6 +102,15 @@ class GenerationRequest:
         return {name: path for name in SOURCES if (path := getattr(self, name)) is not None}
 
     @property
+    def starts(self) -> tuple[float, float]:
+        """The sigmas that video and audio start from: 0 for one that is held, 1 for one that is all made."""
+        tracks = ((self.video, self.regenerate_video), (self.audio, self.regenerate_audio))
+        video, audio = (
+            1.0 if given is None else self.strength if regenerate else 0.0 for given, regenerate in tracks
+        )
+        return video, audio
+
+    @property
     def forwards(self) -> int:
         """Forwards that a denoising step needs: one to three."""
         return len(branches(self.guidance_scale, self.bridge_guidance_scale))

@@ -151,8 +151,10 @@ class LocalBackend:
             frames = to_uint8(output.frames[0])
             sample_rate = pipeline.audio_vae.config.sample_rate
             notes = given.write(out, frames, output.audio[0].numpy(), sample_rate, settings, overwrite)
-        told = (*warnings(pipeline, request), *output.notes, *notes)
-        return GenerationResult(out, request, self.model, seconds, told)
+        notes = output.notes + notes
+        for note in notes:
+            logger.warning("%s", note)
+        return GenerationResult(out, request, self.model, seconds, warnings(pipeline, request) + notes)
 
     def _run(
         self,

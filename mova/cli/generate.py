@@ -11,10 +11,11 @@ from tqdm import tqdm
 from mova import catalog, shapes
 from mova.adapters.strengths import parse_adapter
 from mova.backends.settings import RemoteServer, remote_from_environment, remote_from_option
-from mova.errors import UserError, printable
+from mova.errors import UserError, field_errors, printable
 from mova.files import check_frames_folder, check_output
 from mova.machine import DTYPES, human_seconds, suitable_model
 from mova.request import GenerationRequest, Progress, check_source
+from mova.tracks import Span
 
 
 def add_generate(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     clip.add_argument(
         "--image",
         type=Path,
-        help="first frame; without one the clip starts from a white frame, by text alone",
+        help="first frame; without one the clip starts from a white frame, by text, or the video's first",
     )
     clip.add_argument("--negative-prompt", help="what to steer away from; default: the model's own")
     clip.add_argument(
@@ -37,9 +38,13 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         metavar="CLIP",
         help="make this clip again; what else is given replaces its settings",
     )
-    clip.add_argument("--size", metavar="WIDTHxHEIGHT", help="multiples of 16; default: the model's own")
+    clip.add_argument(
+        "--size",
+        metavar="WIDTHxHEIGHT",
+        help="multiples of 16; default: the model's own, in the video's shape",
+    )
     length = clip.add_mutually_exclusive_group()
-    length.add_argument("--frames", type=int, help="4k+1; default: the preset's")
+    length.add_argument("--frames", type=int, help="4k+1; default: as the video or audio, else the preset's")
     length.add_argument("--seconds", type=float, help="length, rounded to a valid number of frames")
     clip.add_argument("--frame-rate", type=float, help="frames a second, default 24, as trained")
     clip.add_argument("--fit", choices=("crop", "pad"), help="how the image fills the clip, default crop")
@@ -49,6 +54,28 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         help="which part of the image is kept: 0 left or top, 1 right or bottom, default 0.5",
     )
     clip.add_argument("--seed", type=int, help="the same seed makes the same clip; default: random, reported")
+
+    tracks = parser.add_argument_group(
+        "your own sound or picture",
+        "what is given comes out as it went in, and the rest is made to go with it",
+    )
+    tracks.add_argument("--audio", type=Path, metavar="FILE", help="a sound to make a picture for")
+    tracks.add_argument("--video", type=Path, metavar="FILE", help="a picture to make a sound for")
+    again = "; SPANS are seconds, such as 1.0-1.6 or 0-0.5,1.2-2; without them all of it"
+    for track, other in (("audio", "picture"), ("video", "sound")):
+        tracks.add_argument(
+            f"--regenerate-{track}",
+            nargs="?",
+            const=True,
+            metavar="SPANS",
+            help=f"make this part of the given {track} again and keep the rest, and the video's own {other}"
+            f"{again}",
+        )
+    tracks.add_argument(
+        "--strength",
+        type=float,
+        help="below 1, what is made again stays nearer to what was given, and takes fewer steps; default 1",
+    )
 
     quality = parser.add_argument_group("quality and cost")
     quality.add_argument(
@@ -134,9 +161,9 @@ def generate(options: argparse.Namespace) -> int:
     request = build_request(options, settings, catalog.find_model(str(name)))
     out = options.out or default_output(request.seed)
     check_outputs(options, out)
-    for name, path in request.sources.items():
-        if str(path) == settings.get(name):
-            check_source(name, path, settings.get(f"{name}_sha256"))
+    for field, path in request.sources.items():
+        if getattr(options, field) is None and path != options.video:
+            check_source(field, path, settings.get(f"{field}_sha256"))
     request.check(out, options.overwrite)
     if remote:
         from mova.backends.remote import RemoteBackend
@@ -179,10 +206,10 @@ def build_request(options: argparse.Namespace, settings: dict, model: catalog.Mo
         request = GenerationRequest.from_settings(settings)
         if options.preset:  # asked for on top of the clip's settings
             request = request.replace(**{key: defaults[key] for key in ("num_frames", "num_inference_steps")})
-    elif options.prompt is None:
+    elif options.prompt is None and options.video is None and options.audio is None:
         raise UserError("give --prompt: what is seen and what is heard")
     else:
-        request = GenerationRequest(options.prompt, **defaults)
+        request = GenerationRequest("", **defaults)
     given = {
         "prompt": options.prompt,
         "image": options.image,
@@ -198,13 +225,63 @@ def build_request(options: argparse.Namespace, settings: dict, model: catalog.Mo
         "fit": options.fit,
         "crop_position": options.crop_position,
         "adapters": tuple(parse_adapter(text) for text in options.lora) or None,
+        "strength": options.strength,
     }
     if options.size:
         given["height"], given["width"] = shapes.parse_size(options.size)
     request = request.replace(**{key: value for key, value in given.items() if value is not None})
+    request = with_tracks(request, options)
     if options.seconds is not None:
         request = request.replace(num_frames=shapes.frames_for_seconds(options.seconds, request.frame_rate))
     return request.seeded()
+
+
+def with_tracks(request: GenerationRequest, options: argparse.Namespace) -> GenerationRequest:
+    """`request` with the video and audio of the command line, and the length and shape that follow from them.
+
+    Where a part of a video is regenerated its own sound, if it has one and no other is given, is kept.
+    """
+    spans = {
+        name: parse_spans(f"--{name.replace('_', '-')}", text)
+        for name in ("regenerate_video", "regenerate_audio")
+        if (text := getattr(options, name)) is not None
+    }
+    if options.video is None and options.audio is None and not spans:
+        return request
+    from mova.media.given import frames_to_follow, probe_video
+
+    audio = request.audio if request.audio != request.video or options.video is None else None
+    request = request.replace(video=options.video or request.video, audio=options.audio or audio, **spans)
+    if request.video and not request.audio and (request.regenerate_video or request.regenerate_audio):
+        with field_errors("video"):
+            has_sound = probe_video(request.video).has_sound
+        request = request.replace(audio=request.video if has_sound else None)
+    if options.video and not options.size and not options.source:
+        facts = probe_video(options.video)
+        aspect = min(max(facts.width / facts.height, 0.4), 2.5)
+        height, width = shapes.size_for_aspect(aspect, request.height * request.width)
+        request = request.replace(height=height, width=width)
+    if (options.video or options.audio) and options.frames is None and options.seconds is None:
+        num_frames = frames_to_follow(request.video, request.audio, request.frame_rate)
+        request = request.replace(num_frames=num_frames)
+    return request
+
+
+def parse_spans(flag: str, text: str | bool) -> bool | tuple[Span, ...]:
+    """The spans of "1.0-1.6,2-2.5", in seconds; True, for a flag that stands alone, as it is.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if text is True:
+        return True
+    try:
+        spans = [tuple(map(float, span.split("-"))) for span in text.split(",")]
+    except ValueError:
+        spans = [()]
+    if any(len(span) != 2 for span in spans):
+        raise UserError(f"{flag} {text!r} is not START-END in seconds; for example 1.0-1.6 or 0-0.5,1.2-2")
+    return tuple(spans)
 
 
 def default_output(seed: int) -> Path:
@@ -309,6 +386,8 @@ class StepBar:
 
     def update(self, progress: Progress) -> None:
         left = progress.seconds_left
+        if self.bar.total is not None and progress.steps:
+            self.bar.total = progress.steps  # a strength below 1 takes fewer than asked
         self.bar.set_description_str(progress.stage, refresh=False)
         self.bar.set_postfix_str(f"{human_seconds(left)} left" if left else "", refresh=False)
         if progress.step > self.bar.n:
