@@ -106,13 +106,31 @@ def copy_streams(source: Path, target: Path) -> None:
                     output.mux(packet)
 
 
+def overlap_seconds(model: catalog.ModelSpec) -> float:
+    """Seconds of the clip so far that a continuation holds."""
+    return min(OVERLAP_SECONDS, model.num_frames / model.frame_rate / 2)
+
+
 def next_window(num_frames: int, model: catalog.ModelSpec) -> Window:
     """The one window that continues a clip of `num_frames`, as long as the model was trained at."""
-    rate = model.frame_rate
-    overlap = min(OVERLAP_SECONDS, model.num_frames / rate / 2)
+    rate, overlap = model.frame_rate, overlap_seconds(model)
     held = (round(overlap * rate) - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
     (window,) = plan_extension(num_frames, (model.num_frames - held) / rate, rate, overlap, model.num_frames)
     return window
+
+
+def added_frames(request: GenerationRequest) -> int:
+    """Frames by which the request makes its video longer; 0 if it does not."""
+    if not request.video:
+        return 0
+    return max(0, request.num_frames - probe(request.video).num_frames(request.frame_rate))
+
+
+def one_window(request: GenerationRequest, model: catalog.ModelSpec) -> GenerationRequest:
+    """What the model runs for a request, which decides the cost: of a longer clip, only the window."""
+    if not added_frames(request):
+        return request
+    return request.replace(num_frames=min(request.num_frames, model.num_frames))
 
 
 @dataclass(frozen=True)
@@ -141,7 +159,7 @@ def making(request: GenerationRequest) -> Making:
     seconds = request.num_frames / request.frame_rate
     video = None
     if request.video:
-        held = probe(request.video).num_frames(request.frame_rate) / request.frame_rate
+        held = seconds - added_frames(request) / request.frame_rate
         video = ((held, seconds),) if held < seconds else request.regenerate_video
     audio = request.regenerate_audio if request.audio else None
     return Making(seconds, _made(video, seconds), _made(audio, seconds))

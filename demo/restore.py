@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from demo import history
-from demo.added import EXTEND, REDO_PICTURE, REDO_SOUND, RETAKE, probe
+from demo.added import EXTEND, REDO_PICTURE, REDO_SOUND, RETAKE, added_frames
 from demo.form import MAX_ADAPTERS, TALL, WIDE, AdapterChoice, Form, describe_model, preset_of
 from demo.service import DemoService
 from mova.adapters.strengths import is_repo
@@ -78,7 +78,7 @@ def _added_of(request: GenerationRequest, folder: Path | None) -> dict[str, Any]
         return {}
     added = folder / source.name
     act = REDO_SOUND
-    if request.video and probe(added).num_frames(request.frame_rate) < request.num_frames:
+    if added_frames(request.with_files_in(folder)):
         act = EXTEND
     elif request.regenerate_video:
         act = RETAKE if request.regenerate_audio else REDO_PICTURE
