@@ -139,12 +139,11 @@ class LocalBackend:
         settings = run_settings(request, self.model, out)
         report = progress or (lambda _: None)
         seconds: dict[str, float] = {}
-        with translated_memory_errors():
-            with timed(seconds, "load"):
-                report(Progress("load"))
-                pipeline = self.load(request)
-            with timed(seconds, "generate"), with_adapters(pipeline, adapters):
-                output = self._run(pipeline, request, image, given.arguments(), report, should_stop)
+        with timed(seconds, "load"), translated_memory_errors():
+            report(Progress("load"))
+            pipeline = self.load(request)
+        with timed(seconds, "generate"):
+            output = self.run(request, adapters, image, given.arguments(), report, should_stop)
         with timed(seconds, "write"):
             report(Progress("write", pipeline.num_timesteps, pipeline.num_timesteps))
             settings |= {"dtype": self.placement.dtype, "fp8": self.placement.fp8}
@@ -156,37 +155,44 @@ class LocalBackend:
             logger.warning("%s", note)
         return GenerationResult(out, request, self.model, seconds, warnings(pipeline, request) + notes)
 
-    def _run(
+    def run(
         self,
-        pipeline: MOVAPipeline,
         request: GenerationRequest,
+        adapters: list[tuple[Adapter, Strength]],
         image: np.ndarray | None,
         given: dict[str, Any],
         report: ProgressCallback,
         should_stop: Callable[[], bool] | None,
     ) -> MOVAPipelineOutput:
-        """The pipeline's output, of type "pt". `given` are its arguments for the two tracks."""
+        """The pipeline's output for `request`, frames [1, F, 3, H, W] in 0..1.
+
+        `adapters` are those of the request, read, and `given` the pipeline's arguments for the two tracks.
+
+        Raises:
+            UserError, BackendError, Cancelled: as `generate`.
+        """
         report(Progress("encode", 0, request.num_inference_steps))
-        return pipeline(
-            prompt=request.prompt,
-            image=image,
-            negative_prompt=request.negative_prompt,
-            height=request.height,
-            width=request.width,
-            num_frames=request.num_frames,
-            frame_rate=request.frame_rate,
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
-            bridge_guidance_scale=request.bridge_guidance_scale,
-            video_shift=request.video_shift,
-            audio_shift=request.audio_shift,
-            generator=torch.Generator().manual_seed(request.seed),
-            output_type="pt",
-            callback_on_step_end=self._on_step(report),
-            callback_on_step_end_tensor_inputs=("denoised_latents",),
-            should_stop=should_stop,
-            **given,
-        )
+        with translated_memory_errors(), with_adapters(self.load(request), adapters) as pipeline:
+            return pipeline(
+                prompt=request.prompt,
+                image=image,
+                negative_prompt=request.negative_prompt,
+                height=request.height,
+                width=request.width,
+                num_frames=request.num_frames,
+                frame_rate=request.frame_rate,
+                num_inference_steps=request.num_inference_steps,
+                guidance_scale=request.guidance_scale,
+                bridge_guidance_scale=request.bridge_guidance_scale,
+                video_shift=request.video_shift,
+                audio_shift=request.audio_shift,
+                generator=torch.Generator().manual_seed(request.seed),
+                output_type="pt",
+                callback_on_step_end=self._on_step(report),
+                callback_on_step_end_tensor_inputs=("denoised_latents",),
+                should_stop=should_stop,
+                **given,
+            )
 
     def _on_step(self, report: ProgressCallback) -> StepCallback:
         began = time.perf_counter()
@@ -221,7 +227,7 @@ def warnings(pipeline: MOVAPipeline, request: GenerationRequest) -> tuple[str, .
 
 
 @contextmanager
-def with_adapters(pipeline: MOVAPipeline, adapters: list[tuple[Adapter, Strength]]) -> Iterator[None]:
+def with_adapters(pipeline: MOVAPipeline, adapters: list[tuple[Adapter, Strength]]) -> Iterator[MOVAPipeline]:
     """Attach the adapters, each with its strength, inside the context and only there."""
     try:
         names = [f"adapter_{index}" for index in range(len(adapters))]
@@ -229,7 +235,7 @@ def with_adapters(pipeline: MOVAPipeline, adapters: list[tuple[Adapter, Strength
             pipeline.load_lora_weights(adapter, adapter_name=name)
         if adapters:
             pipeline.set_adapters(names, [strength for _, strength in adapters])
-        yield
+        yield pipeline
     finally:
         if adapters:
             pipeline.unload_lora_weights()

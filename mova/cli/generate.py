@@ -191,12 +191,22 @@ def read_source(options: argparse.Namespace) -> dict:
     """The settings of the clip given with --from, or none."""
     if options.source is None:
         return {}
+    settings = settings_of(options.source)
+    if "extension" in settings:
+        raise UserError(
+            f"{options.source} was made by extending {settings['video']}; run python -m mova extend with it"
+        )
+    return settings
+
+
+def settings_of(clip: Path) -> dict:
+    """The settings in the clip. Raises UserError as `mova.media.clips.read_settings`."""
     from mova.media.clips import read_settings
 
-    settings = read_settings(options.source)
+    settings = read_settings(clip)
     request = GenerationRequest.from_settings(settings)
     # A file in the clip's folder is written without the folder.
-    return settings | request.with_files_in(options.source.parent).to_settings()
+    return settings | request.with_files_in(clip.parent).to_settings()
 
 
 def build_request(options: argparse.Namespace, settings: dict, model: catalog.ModelSpec) -> GenerationRequest:

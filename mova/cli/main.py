@@ -1,4 +1,4 @@
-"""The command line: `python -m mova generate`, `enhance`, `inspect` and `evaluate`."""
+"""The command line: `python -m mova generate`, `extend`, `enhance`, `inspect` and `evaluate`."""
 
 import argparse
 import logging
@@ -9,6 +9,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mova import catalog, shapes
 from mova.cli.enhance import add_enhance, enhance
+from mova.cli.extend import add_extend, extend
 from mova.cli.generate import (
     add_generate,
     add_machine,
@@ -30,16 +31,18 @@ EXIT_CODES = (
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mova", description=DESCRIPTION, epilog=EXIT_CODES)
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="generate | enhance | inspect | evaluate"
+        dest="command", required=True, metavar="generate | extend | enhance | inspect | evaluate"
     )
     texts = {
         "generate": "make a clip",
+        "extend": "make a clip longer, window by window, with the same voice; the picture is encoded again",
         "enhance": "turn an idea into a prompt that MOVA understands, keeping every quoted word",
         "inspect": "show what a checkpoint holds and where it would go on this machine; loads no weights",
         "evaluate": "measure clips: do sound and picture go together, and is each in order; needs no weights",
     }
     adders = {
         "generate": add_generate,
+        "extend": add_extend,
         "enhance": add_enhance,
         "inspect": add_inspect,
         "evaluate": add_evaluate,
@@ -118,4 +121,10 @@ def evaluate(options: argparse.Namespace) -> int:
     return evaluate_clips(options.clips, options.image, options.json)
 
 
-COMMANDS = {"generate": generate, "enhance": enhance, "inspect": inspect, "evaluate": evaluate}
+COMMANDS = {
+    "generate": generate,
+    "extend": extend,
+    "enhance": enhance,
+    "inspect": inspect,
+    "evaluate": evaluate,
+}
