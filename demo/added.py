@@ -159,7 +159,7 @@ def making(request: GenerationRequest) -> Making:
     seconds = request.num_frames / request.frame_rate
     video = None
     if request.video:
-        held = seconds - added_frames(request) / request.frame_rate
+        held = (request.num_frames - added_frames(request)) / request.frame_rate
         video = ((held, seconds),) if held < seconds else request.regenerate_video
     audio = request.regenerate_audio if request.audio else None
     return Making(seconds, _made(video, seconds), _made(audio, seconds))

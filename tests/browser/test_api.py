@@ -21,7 +21,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from mova.media.clips import read_clip
+from mova.media.clips import read_clip, write_wav
 from tests.browser.page import serving
 from tests.demo.test_forms import bomb, polyglot
 
@@ -75,6 +75,28 @@ def test_a_program_writes_a_prompt_and_asks_for_the_cost(api):
     cost = api.predict(preset="quick", api_name="/estimate")
     assert (cost["width"], cost["height"], cost["num_frames"], cost["steps"]) == (64, 32, 9, 15)
     assert cost["seconds"] > 0
+
+
+def test_a_program_changes_a_clip_in_each_of_the_four_ways(api, tmp_path):
+    clip, _ = api.predict(**SMALL | {"seed": 5}, api_name="/generate")
+    first = read_clip(Path(clip))
+    given = {"clip": handle_file(clip), "preset": "quick", "seed": 6}
+    part = {"start": 0.1, "end": 0.25}
+    made = {}
+    for name, more in (("extend", {}), ("redo_sound", {}), ("redo_picture", {}), ("retake", part)):
+        path, settings = api.predict(**given | more, api_name=f"/{name}")
+        made[name] = read_clip(Path(path))
+        assert (settings["prompt"], settings["seed"], settings["video"]) == (PROMPT, 6, "given.mp4")
+    assert len(made["extend"].frames) == 9 + 12
+    assert np.array_equal(made["redo_sound"].frames, first.frames)
+    assert np.abs(made["redo_picture"].waveform - first.waveform).max() < 0.02  # of AAC
+    assert made["retake"].frames.shape == first.frames.shape
+    write_wav(tmp_path / "voice.wav", first.waveform, first.sample_rate)
+    sound = given | {"clip": handle_file(str(tmp_path / "voice.wav"))}
+    path, settings = api.predict(**sound, api_name="/redo_picture")
+    assert settings["audio"] == "given.wav"
+    assert "a sound lacks what is to stay or to be changed" in refusal(api, **sound, api_name="/extend")
+    assert "ends before it starts" in refusal(api, **given, start=0.3, end=0.1, api_name="/retake")
 
 
 @pytest.mark.parametrize(
@@ -138,9 +160,13 @@ def test_an_agent_makes_a_clip_by_the_tools_of_the_mcp_server(server):
             return tools, [(answer.isError, answer.content[0].text) for answer in answers]
 
     tools, (enhanced, made, refused) = anyio.run(talk)
-    assert set(tools) == {"generate", "enhance", "estimate"}
+    changes = {"extend", "redo_sound", "redo_picture", "retake"}
+    assert set(tools) == {"generate", "enhance", "estimate"} | changes
+    assert tools["extend"].inputSchema["required"] == ["clip"]
+    assert tools["retake"].inputSchema["required"] == ["clip", "start", "end"]
     assert tools["generate"].inputSchema["required"] == ["prompt"]
-    assert all("description" in each for each in tools["generate"].inputSchema["properties"].values())
+    properties = [each for tool in tools.values() for each in tool.inputSchema["properties"].values()]
+    assert all("description" in each for each in properties)
     assert not enhanced[0]
     assert "wuff" in enhanced[1]
     assert not made[0]

@@ -109,6 +109,8 @@ def test_a_phone_shows_the_card_without_sideways_scrolling(chromium, server, tmp
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
     found = axe.run(demo.page, options=rules).response["violations"]
-    assert [(each["id"], node["target"], node["failureSummary"]) for each in found for node in each["nodes"]] == []
+    assert [
+        (each["id"], node["target"], node["failureSummary"]) for each in found for node in each["nodes"]
+    ] == []
     demo.close()
     assert demo.complaints == []
