@@ -23,7 +23,7 @@ from mova.backends import timed
 from mova.backends.given import GivenTracks, padded
 from mova.backends.local import LocalBackend, to_uint8, warnings
 from mova.files import new_output
-from mova.media.clips import write_mp4
+from mova.media.clips import HELD_AUDIO_BIT_RATE, write_mp4
 from mova.media.given import probe_video
 from mova.media.sound import resample
 from mova.request import GenerationRequest, GenerationResult, Progress, ProgressCallback, run_settings
@@ -114,7 +114,16 @@ def extend_clip(
         num_frames = sum(len(frames) for frames, _ in pieces)
         sound = padded(sound, int(sound_rate * num_frames / request.frame_rate) + 1)
         images = (frames for frames, _ in pieces)
-        write_mp4(out, images, sound, request.frame_rate, sound_rate, settings, overwrite)
+        write_mp4(
+            out,
+            images,
+            sound,
+            request.frame_rate,
+            sound_rate,
+            settings,
+            overwrite,
+            audio_bit_rate=HELD_AUDIO_BIT_RATE,
+        )
     shutil.rmtree(folder)
     told = warnings(backend.load(request), request) + given.notes_on_size()
     return GenerationResult(out, request, backend.model, seconds, told)

@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from mova.media.clips import obstacle_to_copying, write_mp4, write_mp4_with_picture_of
+from mova.media.clips import (
+    AUDIO_BIT_RATE,
+    HELD_AUDIO_BIT_RATE,
+    can_copy_sound,
+    obstacle_to_copying,
+    write_mp4,
+    write_mp4_with_picture_of,
+    write_mp4_with_sound_of,
+)
 from mova.media.given import AudioFacts, VideoFacts, probe_audio, probe_video, read_audio, read_video
 from mova.media.images import crop_box
 from mova.media.sound import resample
@@ -109,15 +117,32 @@ class GivenTracks:
             UserError, BackendError: as `mova.media.clips.write_mp4`.
         """
         sound, rate = self.mixed_sound(made, made_rate)
+        bit_rate = AUDIO_BIT_RATE if sound is made else HELD_AUDIO_BIT_RATE
         notes = self.notes_on_length()
         obstacle = self.obstacle() if self.holds_picture else ""
         if self.holds_picture and not obstacle:
             length = int(rate * self.video.seconds)
             sound = padded(sound[:, :length], length)
-            write_mp4_with_picture_of(self.request.video, path, sound, rate, settings, overwrite)
+            write_mp4_with_picture_of(
+                self.request.video, path, sound, rate, settings, overwrite, audio_bit_rate=bit_rate
+            )
             return notes + self.notes_on_sight()
-        sound = padded(sound, int(rate * self.seconds) + 1)
-        write_mp4(path, frames, sound, self.request.frame_rate, rate, settings, overwrite)
+        if self.copies_sound():
+            write_mp4_with_sound_of(
+                self.request.audio, path, frames, self.request.frame_rate, settings, overwrite
+            )
+        else:
+            sound = padded(sound, int(rate * self.seconds) + 1)
+            write_mp4(
+                path,
+                frames,
+                sound,
+                self.request.frame_rate,
+                rate,
+                settings,
+                overwrite,
+                audio_bit_rate=bit_rate,
+            )
         if obstacle:
             notes += (f"the picture was encoded again: {obstacle}",)
         return notes + self.notes_on_size()
@@ -129,6 +154,14 @@ class GivenTracks:
         if self.request.fit != "crop" or self.cropped_share() > CROPPED:
             return "its shape was changed"
         return obstacle_to_copying(self.request.video)
+
+    def copies_sound(self) -> bool:
+        """The sound is held whole, and its stream can go into the clip as it is."""
+        if self.sound is None or self.audio_spans or self.audio.start != 0:
+            return False
+        if self.audio.seconds > self.seconds + SLACK_SECONDS or self.audio.channels > 2:
+            return False
+        return (self.video is None or self.video.start == 0) and can_copy_sound(self.request.audio)
 
     def cropped_share(self) -> float:
         """The share of a side of the video that the model does not see."""

@@ -28,6 +28,7 @@ from mova.media.streams import (
     SoundTrack,
     Upright,
     audio_frames,
+    audio_stream,
     opened,
     packet_times,
     video_frames,
@@ -41,6 +42,8 @@ X264 = {
 }
 BT709 = 1  # H.273 gives it this number as matrix, primaries and transfer
 AUDIO_BIT_RATE = 192_000
+# Of people's own sound: a stereo voice at 48 kHz comes out with a correlation of 0.9998 in place of 0.9985.
+HELD_AUDIO_BIT_RATE = 320_000
 AAC_SAMPLE_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 AVCC = b"\x01"  # how the codec data of H.264 begin where its packets are as an mp4 holds them
 MAX_SETTINGS_BYTES = 1_000_000
@@ -76,6 +79,7 @@ def write_mp4(
     sample_rate: int,
     settings: dict[str, Any],
     overwrite: bool = False,
+    audio_bit_rate: int = AUDIO_BIT_RATE,
 ) -> None:
     """Write H.264 (yuv420p, BT.709) with AAC, as an mp4 that plays before it is loaded to the end.
 
@@ -91,13 +95,13 @@ def write_mp4(
     check_finite("frame_rate", frame_rate, 1, MAX_RATE)
     waveform = _checked_waveform(waveform)
     comment = settings_comment(settings)
-    aac_rate = _aac_rate(sample_rate)
+    options = _mp4_options(_aac_rate(sample_rate))
     with (
         new_output(path, overwrite) as temporary,
-        av.open(f"file:{temporary}", "w", format="mp4", options=_mp4_options(aac_rate)) as container,
+        av.open(f"file:{temporary}", "w", format="mp4", options=options) as container,
     ):
         container.metadata["comment"] = comment
-        _encode(container, _each_image(frames), waveform, frame_rate, sample_rate, aac_rate)
+        _encode(container, _each_image(frames), waveform, frame_rate, sample_rate, audio_bit_rate)
 
 
 def settings_comment(settings: dict[str, Any]) -> str:
@@ -240,19 +244,14 @@ def _encode(
     waveform: np.ndarray,
     frame_rate: float,
     sample_rate: int,
-    aac_rate: int,
+    audio_bit_rate: int,
 ) -> None:
-    exact_rate = Fraction(frame_rate).limit_denominator(1001)
-    first = next(images)
-    video = _add_video(container, first.shape, exact_rate)
-    audio = container.add_stream("aac", rate=aac_rate, layout=_layout(waveform), bit_rate=AUDIO_BIT_RATE)
-    to_yuv = _yuv_converter(first.shape, 1 / exact_rate)
+    video, images = _add_video(container, images, frame_rate)
+    audio = _add_audio(container, waveform, sample_rate, audio_bit_rate)
     start = 0
-    for index, image in enumerate(itertools.chain([first], images)):
-        to_yuv.push(_video_frame(image, index, 1 / exact_rate))
-        container.mux(video.encode(to_yuv.pull()))
+    for count in _mux_images(container, video, images):
         # A frame and its sound go in together, so that a player finds both in one place of the file.
-        end = int(sample_rate * (index + 1) / frame_rate)  # rounded as ClipShape.num_samples is
+        end = int(sample_rate * count / frame_rate)  # rounded as ClipShape.num_samples is
         if end > waveform.shape[1]:
             raise ValueError(
                 f"the sound is shorter than the video: {waveform.shape[1]} samples, over {end} needed"
@@ -263,13 +262,38 @@ def _encode(
     container.mux(audio.encode())
 
 
-def _add_video(container: OutputContainer, shape: tuple[int, ...], frame_rate: Fraction) -> av.VideoStream:
-    video = container.add_stream("libx264", rate=frame_rate, options=X264)
-    video.height, video.width, video.pix_fmt = shape[0], shape[1], "yuv420p"
+def _mux_images(
+    container: OutputContainer, video: av.VideoStream, images: Iterator[np.ndarray]
+) -> Iterator[int]:
+    """Encode image by image, and yield how many are in; the encoder is not flushed."""
+    time_base = 1 / video.codec_context.framerate
+    to_yuv = _yuv_converter((video.height, video.width), time_base)
+    for index, image in enumerate(images):
+        to_yuv.push(_video_frame(image, index, time_base))
+        container.mux(video.encode(to_yuv.pull()))
+        yield index + 1
+
+
+def _add_video(
+    container: OutputContainer, images: Iterator[np.ndarray], frame_rate: float
+) -> tuple[av.VideoStream, Iterator[np.ndarray]]:
+    """The stream for `images`, and them, as the first is looked at for its size."""
+    exact_rate = Fraction(frame_rate).limit_denominator(1001)
+    first = next(images)
+    video = container.add_stream("libx264", rate=exact_rate, options=X264)
+    video.height, video.width, video.pix_fmt = first.shape[0], first.shape[1], "yuv420p"
     tags = video.codec_context
     tags.color_range = ColorRange.MPEG
     tags.colorspace = tags.color_primaries = tags.color_trc = BT709
-    return video
+    return video, itertools.chain([first], images)
+
+
+def _add_audio(
+    container: OutputContainer, waveform: np.ndarray, sample_rate: int, bit_rate: int
+) -> av.AudioStream:
+    return container.add_stream(
+        "aac", rate=_aac_rate(sample_rate), layout=_layout(waveform), bit_rate=bit_rate
+    )
 
 
 def _yuv_converter(shape: tuple[int, ...], time_base: Fraction) -> Graph:
@@ -423,6 +447,7 @@ def write_mp4_with_picture_of(
     sample_rate: int,
     settings: dict[str, Any],
     overwrite: bool = False,
+    audio_bit_rate: int = AUDIO_BIT_RATE,
 ) -> None:
     """Write the picture of `source`, packet by packet as it is, with a new sound, to the mp4 `path`.
 
@@ -433,7 +458,7 @@ def write_mp4_with_picture_of(
     """
     waveform = _checked_waveform(waveform)
     comment = settings_comment(settings)
-    aac_rate = _aac_rate(sample_rate)
+    options = _mp4_options(_aac_rate(sample_rate))
     # The source is opened first: what fails in the writing is then explained as such, not as its damage.
     with opened(source) as container:
         video = video_stream(container, source.name)
@@ -441,12 +466,12 @@ def write_mp4_with_picture_of(
     with (
         opened(source) as container,
         new_output(path, overwrite) as temporary,
-        av.open(f"file:{temporary}", "w", format="mp4", options=_mp4_options(aac_rate)) as output,
+        av.open(f"file:{temporary}", "w", format="mp4", options=options) as output,
     ):
         output.metadata["comment"] = comment
         video = video_stream(container, source.name)
         copy = output.add_stream_from_template(video)
-        audio = output.add_stream("aac", rate=aac_rate, layout=_layout(waveform), bit_rate=AUDIO_BIT_RATE)
+        audio = _add_audio(output, waveform, sample_rate, audio_bit_rate)
         written = 0
         for packet in container.demux(video):
             if not packet.size:  # the last one of a stream is empty
@@ -461,3 +486,44 @@ def write_mp4_with_picture_of(
         if written < waveform.shape[1]:
             output.mux(audio.encode(_audio_frame(waveform, written, waveform.shape[1], sample_rate)))
         output.mux(audio.encode())
+
+
+def can_copy_sound(source: Path) -> bool:
+    """Whether the sound of `source` is AAC as an mp4 holds it. Raises UserError if it cannot be read."""
+    with opened(source) as container:
+        codec = audio_stream(container, source.name).codec_context
+        is_mp4 = {"mp4", "mov"} & set(container.format.name.split(","))
+        return bool(is_mp4 and codec.name == "aac" and codec.extradata)
+
+
+def write_mp4_with_sound_of(
+    source: Path,
+    path: Path,
+    frames: Frames,
+    frame_rate: float,
+    settings: dict[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Write a new picture with the sound of `source`, packet by packet as it is, to the mp4 `path`.
+
+    Raises:
+        UserError: `source` cannot be read; else as `write_mp4`.
+    """
+    comment = settings_comment(settings)
+    with opened(source) as container:
+        audio = audio_stream(container, source.name)
+        packets = (packet for packet in container.demux(audio) if packet.size)
+        packet = next(packets, None)
+        with (
+            new_output(path, overwrite) as temporary,
+            av.open(f"file:{temporary}", "w", format="mp4", options=_mp4_options(audio.rate)) as output,
+        ):
+            output.metadata["comment"] = comment
+            video, images = _add_video(output, _each_image(frames), frame_rate)
+            copy = output.add_stream_from_template(audio)
+            for count in _mux_images(output, video, images):
+                while packet is not None and packet.dts * packet.time_base < count / frame_rate:
+                    packet.stream = copy
+                    output.mux(packet)
+                    packet = next(packets, None)
+            output.mux(video.encode())
