@@ -1,4 +1,4 @@
-"""How many of the cases each way of writing prompts brings through each rule.
+"""Share of the cases that each way of writing prompts brings through each rule.
 
     python -m benchmarks.prompt_rules [--base-url URL [--model NAME] [--api-key-env NAME]] [--local MODEL]
 

@@ -255,7 +255,7 @@ class PublicApi:
     def estimate(
         self, preset: str = catalog.DEFAULT_PRESET, seconds: float | None = None, steps: float | None = None
     ) -> dict[str, Any]:
-        """What a clip would cost here before it is made.
+        """The cost of a clip here before it is made.
 
         Args:
             preset: quick, standard or full.

@@ -23,7 +23,7 @@ class TrainingOffloader(Offloader):
     """
 
     def __init__(self, pipeline: MOVAPipeline, device: torch.device, offload: str) -> None:
-        super().__init__(pipeline.components, pipeline.dual_tower)
+        super().__init__(vars(pipeline), pipeline.dual_tower)
         self._device, self.offload = device, offload
         self.swaps: dict[str, WeightSwap] = {}
         self.streamer: LayerStreamer | None = None

@@ -47,7 +47,7 @@ def printable(text: str, lines: bool = False) -> str:
 
 
 def steers(sign: str) -> bool:
-    """Whether a character acts in place of being seen: controls, overrides of direction, lone surrogates."""
+    """True for a character that acts instead of being shown: controls, direction overrides, surrogates."""
     kind = unicodedata.category(sign)
     return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and sign not in "\u200c\u200d\u00ad")
 

@@ -26,7 +26,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_sidecar(name: str) -> bool:
-    """Whether a name is that of what systems leave beside people's files: macOS's ._NAME, Thumbs.db, ..."""
+    """True for the name of a file that operating systems leave in folders: macOS's ._NAME, Thumbs.db, ..."""
     return name.startswith("._") or name.lower() in SIDECARS
 
 

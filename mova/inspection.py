@@ -161,7 +161,7 @@ def free_memory(machine: Machine) -> str:
 
 
 def location(name: str, placement: Placement) -> str:
-    """Where the weights of a component are while clips are made."""
+    """Location of a component's weights while clips are made."""
     device, home = placement.device, homes(placement)[name]
     if home == "stage":
         stage = "encodes" if name == "text_encoder" else "denoises" if name in EXPERTS else "runs"

@@ -158,7 +158,7 @@ def sustained_tflops(device_name: str, cores: int) -> float:
 
 
 def lacks_for_released(machine: Machine) -> str:
-    """What a machine (all of its memory) lacks for MOVA-360p, as the end of a sentence; empty if nothing."""
+    """The lack of a machine (all of its memory) for MOVA-360p, as the end of a sentence; empty if none."""
     if not machine.is_gpu:
         return "there is no NVIDIA GPU"
     if machine.vram < RELEASED_VRAM:

@@ -198,13 +198,14 @@ def parameters_at(index: int, *lists: nn.ModuleList) -> list[nn.Parameter]:
 class Offloader:
     """Leaves every component where its owner put it (`pipe.to("cuda")`).
 
-    `components` are a pipeline's, by name; `dual_tower` is what runs the towers among them.
+    `components` are a pipeline's, by name; a view such as `vars(pipe)` follows those that are replaced later.
+    `dual_tower` is what runs the towers among them.
     """
 
     weights_may_change = True  # between runs, by replacing a parameter's data
 
     def __init__(self, components: Mapping[str, Any], dual_tower: DualTower) -> None:
-        self.modules = {name: part for name, part in components.items() if isinstance(part, nn.Module)}
+        self.modules = components
         self.dual_tower = dual_tower
 
     @property
@@ -244,7 +245,9 @@ class ComponentOffloader(Offloader):
         self._device = device
         self.resident = frozenset(resident)
         self.on_host = frozenset(on_host)
-        self.swaps = {name: WeightSwap([module]) for name, module in self.modules.items()}
+        self.swaps = {
+            name: WeightSwap([part]) for name, part in components.items() if isinstance(part, nn.Module)
+        }
         for name in self.resident & self.swaps.keys():
             self.swaps[name].load(device)
 

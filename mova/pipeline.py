@@ -76,7 +76,7 @@ class MOVAPipelineOutput(BaseOutput):
 
 @dataclass(frozen=True)
 class Brought:
-    """What the user brought for one track, fitted: pixels [N, 3, F, H, W] or samples [N, 1, S]."""
+    """One track as the user brought it, fitted: pixels [N, 3, F, H, W] or samples [N, 1, S]."""
 
     media: Tensor
     made: tuple[Span, ...]  # seconds of it that are made again
@@ -124,7 +124,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         )
         self.register_to_config(boundary_ratio=boundary_ratio)
         self.dual_tower = DualTower(video_dit, audio_dit, dual_tower_bridge)
-        self.residency = Offloader(self.components, self.dual_tower)
+        self.residency = Offloader(vars(self), self.dual_tower)
         self.video_processor = VideoProcessor(vae_scale_factor=SPATIAL_STRIDE)
         self._interrupt = False
         self._num_timesteps = 0
@@ -342,7 +342,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         noise, audio_noise = latents, audio_latents
 
         def given_at(pair: Tensor) -> list[Tensor]:
-            """What was given, noised to a pair of sigmas; the noise itself where nothing was."""
+            """The given latents, noised to a pair of sigmas; the noise itself where nothing was given."""
             parts = zip((video, audio), (noise, audio_noise), pair, strict=True)
             return [
                 drawn if track.given is None else scheduler.add_noise(track.given, drawn, sigma)

@@ -41,7 +41,7 @@ FP8_SKIP = (
 
 @dataclass(frozen=True)
 class Placement:
-    """How a pipeline uses a machine.
+    """A pipeline's use of a machine.
 
     `offload`: "none" keeps everything on the device, "component" what is in use, "layers" three layers of it.
     `hold_both`: both video experts stay in memory (the device's without offload, else the host's); otherwise

@@ -16,7 +16,6 @@ from mova.adapters.strengths import Strength, by_tower, is_repo
 from mova.errors import UserError, check_finite, field_errors
 from mova.files import check_output, sha256_of
 from mova.guidance import MAX_SCALE, branches
-from mova.media.images import load_first_frame
 from mova.shapes import FRAME_RATES, MAX_PROMPT_TOKENS, TEMPORAL_STRIDE, check_num_frames, check_size
 from mova.text import clean_prompt
 from mova.tracks import Span, check_given, check_strength, spans_to_make
@@ -133,6 +132,8 @@ class GenerationRequest:
         check_output(out, overwrite, needed_bytes=int(pixels * BYTES_PER_PIXEL))
         if self.image is None:
             return None
+        from mova.media.images import load_first_frame  # brings Pillow, which only a picture needs
+
         with field_errors("image"):
             return load_first_frame(self.image, self.height, self.width, self.fit, self.crop_position)
 

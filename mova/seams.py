@@ -1,4 +1,4 @@
-"""Where what is made joins what was given: frames and samples, after decoding."""
+"""Seams between given and made material: frames and samples, after decoding."""
 
 import math
 from collections.abc import Sequence

@@ -79,7 +79,7 @@ def spans_to_make(name: str, regenerate: Regenerate, seconds: float) -> tuple[Sp
     `name` is that of the argument, for the messages. True is the whole clip, False is nothing.
 
     Raises:
-        UserError: a span is no pair of numbers, reversed, outside the clip, or overlaps another.
+        UserError: a span is not a pair of numbers, is reversed, outside the clip, or overlaps another.
     """
     if isinstance(regenerate, bool):
         return ((0.0, seconds),) if regenerate else ()

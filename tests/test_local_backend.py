@@ -169,7 +169,7 @@ def test_a_broken_adapter_is_refused_before_anything_is_loaded(golden, tmp_path,
     broken.write_text("<html>")
     backend = LocalBackend(str(golden / "checkpoint"))
     stages = []
-    with pytest.raises(UserError, match="cannot be read as an adapter"):
+    with pytest.raises(UserError, match="is a web page"):
         backend.generate(REQUEST.replace(adapters=((str(broken), 1.0),)), out, stages.append)
     assert stages == []
     assert backend.placement is None

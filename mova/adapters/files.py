@@ -238,7 +238,7 @@ def check_safetensors(path: Path, size: int) -> None:
 
 
 def kind_of(start: bytes) -> str:
-    """What a file is that begins with these bytes, and what to do, as the end of a sentence."""
+    """The kind of a file that begins with these bytes, and what to do, as the end of a sentence."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not start:
         return "is empty (0 bytes); download it again"

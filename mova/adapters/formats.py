@@ -208,7 +208,7 @@ def assign(root: str, path: str, roots: set[str], expert: str | None, source: ob
 
 
 def header_config(header: Mapping[str, str]) -> dict[str, Any]:
-    """What other tools write into a header, in peft's words."""
+    """The strength facts that other tools write into a header, in peft's words."""
     config: dict[str, Any] = {}
     for word in _CONFIG_WORDS:
         config |= _object(header.get(word))
@@ -234,7 +234,7 @@ def _object(text: str | None) -> dict[str, Any]:
 
 
 def module_config(config: Mapping[str, Any], root: str, path: str) -> dict[str, Any]:
-    """What peft's metadata says of one module: r, lora_alpha, use_rslora, use_dora, as far as stated."""
+    """Peft's metadata of one module: r, lora_alpha, use_rslora, use_dora, as far as stated."""
     own = f"{root or 'transformer'}."
     prefix = own if f"{own}lora_alpha" in config else ""
     names = ("r", "lora_alpha", "use_rslora", "use_dora")
@@ -248,7 +248,7 @@ def module_config(config: Mapping[str, Any], root: str, path: str) -> dict[str, 
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a key of peft's patterns, a path or the end of one, is for a module.
+    """True if a key of peft's patterns, a path or the end of one, is for a module.
 
     Raises:
         UserError: it is a regular expression, which a stranger's file may make run for ever.

@@ -1,4 +1,4 @@
-"""Where adapters come from: a file, a folder or a repo of the Hub. What is read is checked here."""
+"""Sources of adapters: a file, a folder or a repo of the Hub. What is read is checked here."""
 
 import logging
 import re
@@ -98,7 +98,7 @@ def read_config(path: Path) -> str:
 
 
 def is_video(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether layers are as wide as those of the released video experts."""
+    """True if layers are as wide as those of the released video experts."""
     return any(_VIDEO_WIDTH in tensor.shape for tensor in tensors.values())
 
 
@@ -139,7 +139,7 @@ def expert_in_name(path: Path, beside: Container[str] | None = None) -> str | No
 
 
 def is_beside(path: Path, name: str) -> bool:
-    """Whether a file of that name, in whatever case, lies in the folder of `path`."""
+    """True if a file of that name, in whatever case, lies in the folder of `path`."""
     folder = path.parent
     return folder.is_dir() and any(each.name.lower() == name.lower() for each in folder.iterdir())
 

@@ -48,7 +48,7 @@ def by_tower(strength: Strength, source: str = "the adapter") -> dict[str, float
 
 
 def is_repo(source: str) -> bool:
-    """Whether `source` may name a Hub repo (org/name) or a file in one (org/name/folder/file.safetensors)."""
+    """True if `source` may name a Hub repo (org/name) or a file in one (org/name/folder/file.safetensors)."""
     file = source.count("/") == 1 and source.endswith((".safetensors", ".pt"))
     return not file and _REPO.fullmatch(source) is not None
 

@@ -43,7 +43,7 @@ KNEE = 0.6  # of paper white: what is darker keeps its light
 
 
 def to_rgb(frame: av.VideoFrame, name: str) -> np.ndarray:
-    """uint8 [H, W, 3] of a decoded frame. Raises UserError where its colours cannot be told."""
+    """uint8 [H, W, 3] of a decoded frame. Raises UserError where its colours are unknown."""
     if frame.colorspace not in MATRICES and not frame.format.is_rgb:
         raise UserError(
             f"{name} has colours of H.273 matrix {int(frame.colorspace)} (ICtCp, Dolby Vision or the like), "

@@ -148,7 +148,7 @@ def _to_srgb(image: Image.Image, name: str) -> Image.Image:
         )
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         raise UserError(
-            f"{name} has a colour profile that cannot be used, so its colours cannot be told; save it as sRGB"
+            f"{name} has a colour profile that cannot be used, so its colours are unknown; save it as sRGB"
         ) from error
     if opaque.mode == "RGB" and _keeps_colours(transform):
         return image
@@ -159,7 +159,7 @@ def _to_srgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _keeps_colours(transform: ImageCms.ImageCmsTransform) -> bool:
-    """Whether it changes no colour by more than its own rounding."""
+    """True if the profile changes no colour by more than its own rounding."""
     steps = np.arange(0, 256, 17, np.uint8)
     colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(64, 64, 3)
     changed = np.asarray(ImageCms.applyTransform(Image.fromarray(colours), transform), np.int16)

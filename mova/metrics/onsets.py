@@ -36,7 +36,7 @@ BEFORE_SECONDS, AFTER_SECONDS = 0.006, 0.002  # energies that are compared there
 
 @dataclass(frozen=True)
 class Onsets:
-    """Where sounds begin (seconds, ascending) and by how many decibels the bands rise there on average."""
+    """Starts of sounds (seconds, ascending) and the mean rise of the bands there, in decibels."""
 
     seconds: np.ndarray  # float64 [N]
     strengths: np.ndarray  # float64 [N]
@@ -54,7 +54,7 @@ def find_onsets(waveform: np.ndarray, sample_rate: int) -> Onsets:
 
 
 def is_struck(waveform: np.ndarray, sample_rate: int) -> bool:
-    """Whether `waveform` [S] sounds by strokes: short, or loud at once and then long in fading.
+    """True if `waveform` [S] sounds by strokes: short, or loud at once and then long in fading.
 
     Speech and steady noise swell as often as they fade, and their loudness changes are evenly distributed.
     """

@@ -89,7 +89,7 @@ def _sync_problems(sync: Sync) -> tuple[str, ...]:
 
 def _timing(sync: Sync) -> str:
     if sync.offset_ms is None or not sync.is_clear:
-        return "Whether sound and picture go together cannot be told: there are no clear events in both."
+        return "Sync cannot be measured: picture and sound do not both have clear events."
     what = "lips and voice" if sync.evidence == "speech" else "sounds and what is seen"
     text = f"The timing of {what} matches (offset {sync.offset_ms:+.0f} ms)"
     if _sync_problems(sync):

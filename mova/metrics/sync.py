@@ -17,7 +17,7 @@ THUMBNAIL_WIDTH = 56
 PYRAMID_LEVELS = 3  # motion up to a fifth of the width between two frames
 ITERATIONS = 2
 WINDOW_RADIUS = 2  # of the flow, thumbnail pixels
-STEADINESS = 20.0  # luma^2: below such contrast there is no motion to tell
+STEADINESS = 20.0  # luma^2: below such contrast no motion can be measured
 PATCH_RADIUS = (3, 4)  # rows and columns around the liveliest place: a mouth, if there is one
 PATCHES = 2
 SUBFRAMES = 4  # steps of the offset, a frame
@@ -36,7 +36,7 @@ NEARLY_AS_GOOD = 0.85
 
 @dataclass(frozen=True)
 class Sync:
-    """How sound and picture lie in time.
+    """Alignment of sound and picture in time.
 
     `evidence` is "events" (onsets against sudden changes), "speech" (loudness against the liveliest place) or
     "none" (no sound, or nothing moves); then offset and rival are None. A positive `offset_ms` means that
@@ -87,7 +87,7 @@ def thumbnails(frames: np.ndarray) -> np.ndarray:
 
 
 def motion_change(luma: np.ndarray) -> np.ndarray:
-    """How much the motion field changes at each frame [F], in pixels of the thumbnails: a bounce, a strike.
+    """Change of the motion field at each frame [F], in pixels of the thumbnails: a bounce, a strike.
 
     The motion *into* a frame is compared with that *out of* it. The speed itself peaks before and after an
     impact, so it would tell the wrong moment.
@@ -100,7 +100,7 @@ def motion_change(luma: np.ndarray) -> np.ndarray:
 
 
 def flash(luma: np.ndarray) -> np.ndarray:
-    """How suddenly each frame [F] differs from the one before, in levels: a light, a key that lights up."""
+    """Suddenness of each frame's [F] difference from the one before, in levels: a lamp, a lit key."""
     if len(luma) < 3:
         return np.zeros(len(luma))
     difference = np.abs(np.diff(luma, axis=0)).mean((1, 2), dtype=np.float64)
@@ -108,7 +108,7 @@ def flash(luma: np.ndarray) -> np.ndarray:
 
 
 def liveliest_openness(luma: np.ndarray) -> np.ndarray:
-    """How far the liveliest places are from their rest in each frame: [candidates, F], in levels.
+    """Distance of the liveliest places from their rest in each frame: [candidates, F], in levels.
 
     Of a speaking face that is its mouth, as long as the head keeps its place. Rest is guessed twice: as the
     median over time and as the first frame.
@@ -194,7 +194,7 @@ def _rival(fits: np.ndarray, best: int) -> int | None:
 
 
 def _above_surroundings(curves: np.ndarray, frames: int) -> np.ndarray:
-    """What stands out of the median over `frames` around it, of [C, F]: events, not a lively scene."""
+    """Curves [C, F] above their median over the `frames` around: events, not a lively scene."""
     radius = max(frames // 2, 1)
     around = np.pad(curves, ((0, 0), (radius, radius)), mode="edge")
     middle = np.median(np.lib.stride_tricks.sliding_window_view(around, 2 * radius + 1, axis=1), axis=-1)

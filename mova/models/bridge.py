@@ -11,7 +11,7 @@ from mova.shapes import TEMPORAL_STRIDE
 
 
 class Conditioner(nn.Module):
-    """What one modality reads from the other: `y` is normalised here, `x` only as queries."""
+    """Cross-attention from one modality to the other: `y` is normalised here, `x` only as queries."""
 
     def __init__(self, dim: int, context_dim: int, num_heads: int) -> None:
         super().__init__()

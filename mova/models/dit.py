@@ -1,4 +1,4 @@
-"""What the video and the audio tower share: embeddings, the transformer block and the output head."""
+"""Parts shared by the video and the audio tower: embeddings, the transformer block and the output head."""
 
 import math
 

@@ -24,7 +24,7 @@ ATTENTION_ORDER = [
 
 
 class Conditions(NamedTuple):
-    """What every layer is given beside the two token streams. `bridge_rotary` of None skips the bridge."""
+    """Inputs of every layer other than the two token streams. `bridge_rotary` of None skips the bridge."""
 
     video_text: Tensor
     video_modulation: Tensor

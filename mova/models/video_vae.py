@@ -40,7 +40,7 @@ def to_channels_last(vae: AutoencoderKLWan) -> None:
 
 
 def fits_whole(vae: AutoencoderKLWan, num_frames: int, height: int, width: int) -> bool:
-    """Whether a clip is small enough to go through `vae` in one piece."""
+    """True if a clip is small enough to go through `vae` in one piece."""
     config = vae.config
     channels = max(config.base_dim, config.decoder_base_dim or 0) * config.dim_mult[0]
     places = num_frames * height * width // (config.patch_size or 1) ** 2

@@ -1,1 +1,1 @@
-"""Prompts: how they are cleaned, planned, written, checked and mended. No torch at import."""
+"""Prompts: how they are cleaned, planned, written, checked and repaired. No torch at import."""

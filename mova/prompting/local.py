@@ -124,14 +124,14 @@ class LocalWriter:
 
 @lru_cache(maxsize=8)
 def can_see(source: str) -> bool:
-    """Whether the model takes images. Reads its config only. Raises UserError if there is none."""
+    """True if the model takes images. Reads its config only. Raises UserError if there is none."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as SEEING
 
     try:
         return AutoConfig.from_pretrained(source).model_type in SEEING
     except (OSError, ValueError) as error:
-        raise UserError(f"{source} is no model that can be loaded; give a folder or a Hub repo id") from error
+        raise UserError(f"{source} cannot be loaded as a model; give a folder or a Hub repo id") from error
 
 
 @lru_cache(maxsize=1)

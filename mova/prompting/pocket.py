@@ -77,7 +77,7 @@ class PocketReading:
 
 @dataclass
 class Slots:
-    """What has been read so far; `lost` are the facts that could not be kept."""
+    """The state of a reading; `lost` are the facts that could not be kept."""
 
     said: dict[str, Any] = field(default_factory=dict)
     adjectives: list[str] = field(default_factory=list)
@@ -377,7 +377,7 @@ def _render(
 
 
 def _unpractised(slots: Slots) -> Iterator[str]:
-    """What the prompt states and pocket's clips never had."""
+    """Facts that the prompt states and pocket's clips never had."""
     scenes, said = load_lists("scenes"), slots.said
     for name, values in scenes["practised"].items():
         if name in said and said[name] not in values.split("|"):

@@ -132,7 +132,7 @@ def restore_quotes(answer: str, masked: MaskedText) -> str:
 
 
 def locate(text: str, quotes: tuple[Quote, ...]) -> list[int | None]:
-    """Where each quote starts in `text`, looking for one after the other; None for one that is not there.
+    """Start of each quote in `text`, looking for one after the other; None for one that is not there.
 
     Words are compared as the text encoder will read them. A quote that stands before its predecessor is
     found too, so that positions out of order mean quotes out of order.
@@ -200,7 +200,7 @@ def _matching(text: str, start: int, limit: int, mark: str, closing: str) -> int
 
 
 def _marks(text: str, start: int, limit: int, marks: str) -> Iterator[int]:
-    """Where any of `marks` stand behind `start`: the next MAX_MARKS of them."""
+    """Positions of any of `marks` behind `start`: the next MAX_MARKS of them."""
     found = re.compile(f"[{re.escape(marks)}]").finditer(text, start + 1, limit)
     return (match.start() for match in islice(found, MAX_MARKS))
 

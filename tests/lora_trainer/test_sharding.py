@@ -14,7 +14,7 @@ from lora_trainer.config import EXPERTS
 from lora_trainer.engine import Engine
 from lora_trainer.journal import Journal
 from lora_trainer.quantised import LAYER
-from lora_trainer.train import Trainer
+from lora_trainer.train import Trainer, saved_state
 from mova.adapters.strengths import TOWERS
 from mova.errors import BackendError, Cancelled, UserError
 from tests.lora_trainer.conftest import run_steps
@@ -84,7 +84,8 @@ def run_whole_then_sharded_with_a_stop(folder: Path):
 
     with pytest.raises(Cancelled):
         trainer.run(on_step=stop_at_2)
-    Trainer(*parts_there(folder, "shards")).run(resume=True)
+    config, *there = parts_there(folder, "shards")
+    Trainer(config, *there, state=saved_state(config, resume=True, is_first=False)).run()
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def test_a_failed_clip_says_each_fault_in_a_sentence(ball):
         assert said in faults
     silent = measure(plain, np.zeros(32666), 16000, 24)
     assert "The clip is silent." in silent.problems()
-    assert "cannot be told" in silent.sentences()[-1]
+    assert "cannot be measured" in silent.sentences()[-1]
 
 
 def test_figures_are_json_and_sound_may_be_mono_or_stereo(ball):

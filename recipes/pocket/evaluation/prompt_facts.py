@@ -48,7 +48,7 @@ def read_ideas(path: Path) -> dict[str, list[Idea]]:
 
 
 def lost_facts(idea: Idea, result: EnhanceResult) -> list[str]:
-    """What keeps `result` from passing: facts that the writer's own prompt lacks, and broken rules."""
+    """The reasons why `result` does not pass: facts that the writer's own prompt lacks, and broken rules."""
     text = result.text if result.route in BY_WRITER else ""
     for index, quote in enumerate(idea.quotes):
         text = text.replace(quote, f"<Q{index + 1}>", 1)
@@ -57,7 +57,7 @@ def lost_facts(idea: Idea, result: EnhanceResult) -> list[str]:
 
 
 def is_handed_over(idea: Idea, result: EnhanceResult) -> bool:
-    """Whether the template took over, broke no rule, and has every word of the idea."""
+    """True if the template took over, broke no rule, and has every word of the idea."""
     own = set(WORD.findall(idea.text.lower()))
     is_whole = own <= set(WORD.findall(result.text.lower()))
     return result.route not in BY_WRITER and is_whole and not broken_rules(result)
@@ -94,7 +94,7 @@ def split_prompt(prompt: str, has_dialogue: bool) -> CaptionParts | None:
 
 
 def states(parts: CaptionParts, family: str, name: str, value: object) -> bool:
-    """Whether the prompt says that the attribute `name` is `value`, wherever it speaks of it."""
+    """True if the prompt says that the attribute `name` is `value`, wherever it speaks of it."""
     readers = {"ball": _states_of_ball, "face": _states_of_face, "piano": _states_of_piano}
     if name == "wall":
         return bool(re.search(rf"\ban? {value} wall\b|wall is {value}\.", parts.first_frame))
@@ -160,7 +160,7 @@ def _states_of_piano(parts: CaptionParts, name: str, value: object) -> bool:
 
 
 def agrees_with_itself(parts: CaptionParts, family: str) -> bool:
-    """Whether what is said twice is said alike: counts, sounds, notes, the speaker."""
+    """True if what is said twice is said alike: counts, sounds, notes, the speaker."""
     if family == "ball":
         times = re.search(rf"\b({'|'.join(captions.COUNTS.values())})\b", parts.progression)
         count = next((n for n, words in captions.COUNTS.items() if times and words == times[1]), 0)
@@ -187,7 +187,7 @@ def agrees_with_itself(parts: CaptionParts, family: str) -> bool:
 
 
 def keeps_quotes(prompt: str, quotes: int) -> bool:
-    """Whether the placeholders are there once each and in order, and no others."""
+    """True if the placeholders are there once each and in order, and no others."""
     return PLACEHOLDER.findall(prompt) == [f"<Q{index + 1}>" for index in range(quotes)]
 
 
