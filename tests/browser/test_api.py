@@ -186,15 +186,14 @@ def post(url, data, kind="application/json"):
         return error.code, error.read().decode()
 
 
-def call(server, values):
-    """/generate by plain HTTP: the status and all that the stream says."""
+def call(server, values, name="generate"):
+    """An endpoint by plain HTTP: the status and all that the stream says."""
     body = json.dumps({"data": values}).encode()
-    status, text = post(f"{server.url}/gradio_api/call/generate", body)
+    address = f"{server.url}/gradio_api/call/{name}"
+    status, text = post(address, body)
     if status != 200:
         return status, text
-    with urllib.request.urlopen(
-        f"{server.url}/gradio_api/call/generate/{json.loads(text)['event_id']}", timeout=60
-    ) as stream:
+    with urllib.request.urlopen(f"{address}/{json.loads(text)['event_id']}", timeout=60) as stream:
         return 200, stream.read().decode()
 
 
@@ -202,6 +201,8 @@ def test_no_file_of_the_machine_is_read_for_a_stranger(server, golden):
     for path in ("/etc/passwd", "../../etc/passwd", str(golden / "image.png"), str(server.outputs / ".key")):
         image = {"path": path, "meta": {"_type": "gradio.FileData"}}
         status, text = call(server, [PROMPT, image, "quick", "wide", 0.4, 1, 3, 5, 1, None, ""])
+        assert "event: error" in text or status >= 400, path
+        status, text = call(server, [image, PROMPT, "quick", 1], "extend")
         assert "event: error" in text or status >= 400, path
         for prefix in ("/gradio_api/file=", "/file="):
             assert post(f"{server.url}{prefix}{path}", None)[0] in (403, 404, 405)

@@ -1,6 +1,7 @@
 """What is added to the form: its kind, the request it makes, what is refused, and what is written of it."""
 
 import math
+import struct
 import wave as wave_file
 from dataclasses import replace
 
@@ -10,15 +11,18 @@ import numpy as np
 import pytest
 
 from demo import html
-from demo.added import CLIP, SILENT, SOUND, keep_added, making, probe
+from demo.added import CLIP, SILENT, SOUND, keep_added, making, one_window, probe
+from demo.costs import Costs
 from demo.form import Form
 from demo.generate_form import GenerateForm
 from demo.restore import form_of
 from demo.service import DemoService
 from demo.settings import Settings
+from mova import catalog
 from mova.backends.settings import RemoteServer
 from mova.errors import UserError
-from mova.media.clips import write_wav
+from mova.media.clips import read_clip, write_wav
+from mova.request import GenerationRequest
 from tests.lora_trainer.clips import make_clip, wave
 
 SECONDS = 17 / 24
@@ -184,8 +188,37 @@ def test_of_a_video_only_picture_and_sound_are_kept_and_they_are_the_same(files,
     for kind in ("video", "audio"):
         assert packets(kept, kind) == packets(files[CLIP], kind)
     assert probe(kept) == probe(files[CLIP])
+    assert np.array_equal(read_clip(kept).waveform, read_clip(files[CLIP]).waveform)
     kept, given = (wav_samples(path) for path in (keep_added(files[SOUND], tmp_path), files[SOUND]))
     assert np.abs(kept - given).max() <= 1  # 16 bits are read as n / 32768 and written as 32767 x
+
+
+def test_a_video_that_a_phone_turned_is_kept_turned(files, tmp_path):
+    upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    turned = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    data = files[CLIP].read_bytes()
+    at = data.index(upright, data.index(b"tkhd"))
+    (tmp_path / "phone.mp4").write_bytes(data[:at] + turned + data[at + len(turned) :])
+    kept = keep_added(tmp_path / "phone.mp4", tmp_path)
+    assert probe(kept) == probe(tmp_path / "phone.mp4")
+    assert (probe(kept).video.height, probe(kept).video.width) == (64, 32)
+
+
+def test_a_lower_strength_and_a_longer_clip_cost_what_is_run(tmp_path):
+    costs = Costs(Settings())
+    costs.device_name, costs.cores = "CPU", 2
+    model = catalog.MODELS["pocket"]
+    clip = make_clip(tmp_path / "clip.mp4", 49 / 24, 24, (0.3,), None, height=128, width=224)
+    standard = {"num_inference_steps": 12, "guidance_scale": 2.0, "bridge_guidance_scale": 2.0}
+    form = Form(prompt="-", model="pocket", added=str(clip), **standard)
+
+    def seconds(**values):
+        request = replace(form, **values).request(Settings())
+        return costs.seconds(one_window(request, model), model.source)
+
+    fresh = costs.seconds(GenerationRequest("-", **model.defaults(model.preset())), model.source)
+    assert seconds(act="extend") == seconds(act="sound") == pytest.approx(fresh)
+    assert seconds(act="retake", strength=0.5) < 0.6 * fresh
 
 
 def wav_samples(path):
