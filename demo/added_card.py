@@ -87,10 +87,13 @@ class AddedCard:
 
     def choose_act(self, path: str, act: str) -> Updates:
         """The part that a choice starts with: a middle third to fix, else all."""
-        seconds = round(probe(Path(path)).seconds, 2) if path else 0.0
+        try:
+            seconds = round(probe(Path(path)).seconds, 2)
+        except UserError:  # the file is gone: the card says so
+            return {}
         part = (round(seconds / 3, 2), round(2 * seconds / 3, 2)) if act == RETAKE else (0.0, seconds)
         return {
-            component: gr.update(value=value, maximum=seconds or self.settings.max_seconds)
+            component: gr.update(value=value, maximum=seconds)
             for component, value in zip((self.span_start, self.span_end), part, strict=True)
         }
 

@@ -317,9 +317,9 @@ class GenerateForm:
         """The first frame with what is cut off dimmed, and the fields that decide it."""
         shown, hidden = gr.update(visible=True), gr.update(visible=False)
         form = self.read(values)
-        if not form.image or not form.starts_from_image(form.read_added()):
-            return {self.crop_box: hidden, self.crop: ""}
         try:
+            if not form.image or not form.starts_from_image(form.read_added()):
+                return {self.crop_box: hidden, self.crop: ""}
             height, width = form.size(describe_model(form.model, self.service.settings))
             picture, cut = history.draw_crop(
                 Path(form.image), height, width, form.fit, float(form.crop_position)

@@ -252,6 +252,17 @@ def test_the_card_says_what_is_kept_and_offers_what_can_be_done(settings, form, 
     assert not shown[card.box]["visible"] and shown[page.make]["value"] == "Make the clip"
 
 
+def test_a_file_that_is_gone_is_said_in_the_card_and_nothing_else_breaks(settings, form, tmp_path):
+    with gr.Blocks():
+        page = GenerateForm(DemoService(settings))
+    gone = str(tmp_path / "gone.mp4")
+    values = page.fill(replace(form, added=gone, image=gone))
+    assert "gone.mp4 is no longer here; add it again" in page.show_added(values)[page.card.tracks]
+    assert "gone.mp4 is no longer here" in page.preview_crop(values)[page.crop]
+    assert "gone.mp4 is no longer here" in page.describe(values)
+    assert page.card.choose_act(gone, "retake") == {}
+
+
 def test_an_upload_goes_where_it_belongs(settings, files, golden, tmp_path):
     with gr.Blocks():
         page = GenerateForm(DemoService(settings))
