@@ -151,7 +151,7 @@ class Form:
         fields = {"num_frames": num_frames, "video": video, "audio": audio}
         if act == EXTEND:
             return fields | self._extension(num_frames, model, settings)
-        made = self._part(num_frames / rate)
+        made = self._part(num_frames / rate, added)
         is_new = made is True and self.strength == 1
         if added.kind != CLIP:
             if not is_new:
@@ -164,13 +164,14 @@ class Form:
         changed = {REDO_SOUND: ("audio",), REDO_PICTURE: ("video",), RETAKE: ("video", "audio")}[act]
         return fields | {f"regenerate_{name}": made for name in changed} | {"strength": float(self.strength)}
 
-    def _part(self, seconds: float) -> Regenerate:
+    def _part(self, seconds: float, added: Added) -> Regenerate:
         """What is made again of a clip of `seconds`: the marked span, or True for all of it."""
+        last = min(seconds, added.seconds) - SLIDER_STEP
         with field_errors("strength"):
             check_strength(self.strength, has_start=True)
         with field_errors("span_end"):
             check_finite("the end", self.span_end, 0, math.inf)
-            end = self.span_end if 0 < self.span_end < seconds - SLIDER_STEP else seconds
+            end = self.span_end if 0 < self.span_end < last else seconds
             (span,) = spans_to_make("the part", ((self.span_start, end),), seconds)
         return True if span == (0.0, seconds) else (span,)
 

@@ -99,6 +99,20 @@ def test_what_was_added_is_kept_but_for_what_is_asked_for(
     assert (request.num_frames, request.height, request.width) == (17, 32, 64)
 
 
+@pytest.mark.parametrize("seconds", [0.5, 0.6, 0.68, 0.75])
+def test_the_span_that_the_page_fills_in_is_all_of_a_sound_and_of_a_clip(settings, form, tmp_path, seconds):
+    write_wav(tmp_path / "voice.wav", wave(seconds), 48_000)
+    clip = make_clip(tmp_path / "clip.mp4", seconds, 24, (), None, height=32, width=64)
+    with gr.Blocks():
+        page = GenerateForm(DemoService(settings))
+    for path, act in ((tmp_path / "voice.wav", "extend"), (clip, "sound"), (clip, "picture")):
+        values = page.fill(replace(form, added=str(path), act=act))
+        filled = page.card.choose_act(str(path), act)
+        values |= {component: update["value"] for component, update in filled.items()}
+        request = page.read(values).request(settings)
+        assert (request.regenerate_video, request.regenerate_audio) == (act == "picture", False)
+
+
 def test_an_extension_is_one_window_more_of_both_tracks(form, settings, files):
     """The model's window is 17 frames, of which 9 are held."""
     request = replace(form, added=str(files[CLIP]), act="extend").request(settings)
