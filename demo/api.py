@@ -8,16 +8,19 @@ the image, and would get a path instead of a link) and results without the names
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from demo.added import EXTEND, REDO_PICTURE, REDO_SOUND, RETAKE
 from demo.form import WIDE, Form
 from demo.service import DemoService, client_address
 from demo.settings import describe_model, public_name
 from demo.writers import WriterChoice, offered_writers, open_enhancer, writer_name
 from mova import catalog
 from mova.errors import BackendError, UserError
+from mova.media.clips import read_settings
 from mova.prompting.enhancer import EnhanceRequest
 
 WATCH_SECONDS = 0.4
@@ -64,7 +67,6 @@ class PublicApi:
         Returns:
             The clip, and its settings as JSON, the seed among them.
         """
-        service = self.service
         with gradio_errors():
             given = {
                 "prompt": prompt,
@@ -77,9 +79,147 @@ class PublicApi:
                 "bridge_guidance_scale": sync_guidance,
                 "negative_prompt": negative,
             }
-            form = fill(service, model, preset, given)
-            visitor = service.visitors.issue()
-            run = service.submit(visitor, form, client_address(request))
+            form = fill(self.service, model, preset, given)
+        return self._make(form, request, progress)
+
+    def extend(
+        self,
+        clip: str,
+        prompt: str | None = None,
+        preset: str = catalog.DEFAULT_PRESET,
+        seed: float | None = None,
+        request: gr.Request | None = None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio asks for it so
+    ) -> tuple[str, dict[str, Any]]:
+        """Make a clip longer by one window of the model, picture and sound; what there is stays.
+
+        Args:
+            clip: A video with sound.
+            prompt: What is seen and heard; leave it out for the clip's own, if it carries one.
+            preset: quick, standard or full; decides the steps.
+            seed: The same seed makes the same clip; leave it out for a random one.
+
+        Returns:
+            The longer clip, and its settings as JSON, the seed among them.
+        """
+        chosen = {"act": EXTEND, "seed": seed}
+        return self._change(clip, prompt, preset, chosen, request, progress)
+
+    def redo_sound(
+        self,
+        clip: str,
+        prompt: str | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        strength: float | None = None,
+        preset: str = catalog.DEFAULT_PRESET,
+        seed: float | None = None,
+        request: gr.Request | None = None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio asks for it so
+    ) -> tuple[str, dict[str, Any]]:
+        """Make the sound of a video, silent or not, all of it or a part; the picture stays.
+
+        Args:
+            clip: A video, with sound or silent.
+            prompt: What is seen and heard; leave it out for the clip's own, if it carries one.
+            start: Second from which the sound is made; leave it out for the beginning.
+            end: Second up to which it is made; leave it out for the end.
+            strength: How much may change, up to 1; less stays closer to the sound that is there.
+            preset: quick, standard or full; decides the steps.
+            seed: The same seed makes the same clip; leave it out for a random one.
+
+        Returns:
+            The clip, and its settings as JSON, the seed among them.
+        """
+        chosen = {"act": REDO_SOUND, "span_start": start, "span_end": end, "strength": strength, "seed": seed}
+        return self._change(clip, prompt, preset, chosen, request, progress)
+
+    def redo_picture(
+        self,
+        clip: str,
+        prompt: str | None = None,
+        image: str | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        strength: float | None = None,
+        preset: str = catalog.DEFAULT_PRESET,
+        seed: float | None = None,
+        request: gr.Request | None = None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio asks for it so
+    ) -> tuple[str, dict[str, Any]]:
+        """Make the picture of a sound or of a clip, all of it or a part; the sound stays.
+
+        Args:
+            clip: A sound, or a video with sound.
+            prompt: What is seen and heard; leave it out for the clip's own, if it carries one.
+            image: The picture it starts from; leave it out for the clip's first frame.
+            start: Second from which the picture is made; leave it out for the beginning.
+            end: Second up to which it is made; leave it out for the end.
+            strength: How much may change, up to 1; less stays closer to the picture that is there.
+            preset: quick, standard or full; decides the steps.
+            seed: The same seed makes the same clip; leave it out for a random one.
+
+        Returns:
+            The clip, and its settings as JSON, the seed among them.
+        """
+        chosen = {"act": REDO_PICTURE, "span_start": start, "span_end": end, "strength": strength}
+        chosen |= {"seed": seed, "image": image}
+        return self._change(clip, prompt, preset, chosen, request, progress)
+
+    def retake(
+        self,
+        clip: str,
+        start: float,
+        end: float,
+        prompt: str | None = None,
+        strength: float | None = None,
+        preset: str = catalog.DEFAULT_PRESET,
+        seed: float | None = None,
+        request: gr.Request | None = None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio asks for it so
+    ) -> tuple[str, dict[str, Any]]:
+        """Make a part of a clip again, picture and sound; the rest stays.
+
+        Args:
+            clip: A video with sound.
+            start: Second at which the part begins.
+            end: Second at which it ends.
+            prompt: What is seen and heard; leave it out for the clip's own, if it carries one.
+            strength: How much may change, up to 1; less stays closer to what is there.
+            preset: quick, standard or full; decides the steps.
+            seed: The same seed makes the same clip; leave it out for a random one.
+
+        Returns:
+            The clip, and its settings as JSON, the seed among them.
+        """
+        chosen = {"act": RETAKE, "span_start": start, "span_end": end, "strength": strength, "seed": seed}
+        return self._change(clip, prompt, preset, chosen, request, progress)
+
+    def _change(
+        self,
+        clip: str,
+        prompt: str | None,
+        preset: str,
+        chosen: dict[str, Any],
+        request: gr.Request | None,
+        progress: gr.Progress,
+    ) -> tuple[str, dict[str, Any]]:
+        with gradio_errors():
+            if not clip:
+                raise UserError("there is no clip; give a video or a sound")
+            given = chosen | {"added": clip, "prompt": own_prompt(Path(clip)) if prompt is None else prompt}
+            form = fill(self.service, "", preset, given)
+            added = form.read_added()
+            if added.act(form.act) != form.act:
+                raise UserError(f"a {added.kind} lacks what is to stay or to be changed; give another file")
+        return self._make(form, request, progress)
+
+    def _make(
+        self, form: Form, request: gr.Request | None, progress: gr.Progress
+    ) -> tuple[str, dict[str, Any]]:
+        service = self.service
+        with gradio_errors():
+            run = service.submit(service.visitors.issue(), form, client_address(request))
         try:
             while not run.watch(WATCH_SECONDS):
                 state = run.state()
@@ -163,6 +303,19 @@ class PublicApi:
         ]
         outputs = [gr.Video(label="clip", visible=False), gr.JSON(label="settings", visible=False)]
         button.click(self.generate, inputs, outputs, api_name="generate", **trigger)
+        by_label = {component.label: component for component in inputs}
+        by_label |= {"clip": gr.File(type="filepath", label="clip", visible=False)}
+        by_label |= {label: _number(label) for label in ("start", "end", "strength")}
+        part = ("start", "end", "strength")
+        run = ("preset", "seed")
+        for function, labels in (
+            (self.extend, ("clip", "prompt", *run)),
+            (self.redo_sound, ("clip", "prompt", *part, *run)),
+            (self.redo_picture, ("clip", "prompt", "image", *part, *run)),
+            (self.retake, ("clip", "start", "end", "prompt", "strength", *run)),
+        ):
+            asked = [by_label[label] for label in labels]
+            button.click(function, asked, outputs, api_name=function.__name__, **trigger)
         idea = [_text("idea"), gr.Number(8.0, label="seconds", visible=False)]
         about = [_text("prompt"), gr.JSON(label="about", visible=False)]
         button.click(self.enhance, idea, about, api_name="enhance", **trigger)
@@ -200,6 +353,14 @@ def fill(service: DemoService, model: str, preset: str, given: dict[str, Any]) -
     values = {name: value for name, value in given.items() if value is not None}
     fixed = {"model": name, "preset": chosen.name, "random_seed": given.get("seed") is None}
     return Form(**best | values | fixed)
+
+
+def own_prompt(clip: Path) -> str:
+    """The prompt that the clip carries, or an empty one."""
+    try:
+        return str(read_settings(clip).get("prompt", ""))
+    except UserError:
+        return ""
 
 
 @contextmanager

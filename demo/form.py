@@ -1,16 +1,32 @@
 """The values of the generate form, the request they make, and the field that is wrong."""
 
+import math
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+from demo.added import (
+    ACTS,
+    CLIP,
+    EXTEND,
+    REDO_PICTURE,
+    REDO_SOUND,
+    RETAKE,
+    SILENT,
+    Added,
+    next_window,
+    probe,
+)
 from demo.settings import Settings, describe_model
 from mova import catalog
 from mova.adapters.strengths import Strength, is_repo
 from mova.errors import UserError, check_finite, field_errors
+from mova.media.given import VideoFacts
 from mova.media.images import open_image
 from mova.request import GenerationRequest, check_fields
-from mova.shapes import frames_for_seconds, parse_size, size_for_aspect
+from mova.shapes import frames_for_seconds, nearest_side, parse_size, size_for_aspect
+from mova.tracks import Regenerate, check_strength, spans_to_make
 
 WIDE, TALL, SQUARE, AS_IMAGE = "wide", "tall", "square", "image"
 SHAPES = (WIDE, TALL, SQUARE, AS_IMAGE)
@@ -18,6 +34,7 @@ MAX_SEED = 2**53 - 1  # what a browser's number can hold
 MAX_UPLOAD_SIDE = 2048  # as the largest clip
 MAX_ADAPTERS = 4
 OWN = "trained:"
+SLIDER_STEP = 0.02  # seconds by which the slider's end may miss the clip's
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,8 @@ class Form:
     """The values of the form; fields that a request has too have its names.
 
     `image` is a file or None, `preset` None where steps and length match no preset. A `seed` of None is a
-    random one, a shift of None or 0 the model's own.
+    random one, a shift of None or 0 the model's own. `added` is a sound or a video, which the clip follows;
+    `act` says what is done with it, in the seconds from `span_start` to `span_end`; 0 is its end.
     """
 
     image: str | None = None
@@ -67,6 +85,11 @@ class Form:
     crop_position: float = 0.5
     exact_size: str = ""
     adapters: tuple[AdapterChoice, ...] = ()
+    added: str = ""
+    act: str = EXTEND
+    span_start: float = 0.0
+    span_end: float = 0.0
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         # An untouched text field of the page is sent as null.
@@ -79,16 +102,18 @@ class Form:
         self._check(settings)
         model = describe_model(self.model, settings)
         height, width = self.size(model)
-        with field_errors("seconds"):
-            num_frames = frames_for_seconds(self.seconds, model.frame_rate)
+        added = self.read_added()
+        tracks = self._tracks(added, model, settings) if added else {}
+        if added is None:
+            with field_errors("seconds"):
+                tracks["num_frames"] = frames_for_seconds(self.seconds, model.frame_rate)
         chosen = [(slot, choice) for slot, choice in enumerate(self.adapters) if choice.is_chosen]
         return GenerationRequest(
             prompt=self.prompt,
-            image=Path(self.image) if self.image else None,
+            image=Path(self.image) if self.image and self.starts_from_image(added) else None,
             negative_prompt=self.negative_prompt,
             height=height,
             width=width,
-            num_frames=num_frames,
             frame_rate=model.frame_rate,
             num_inference_steps=int(self.num_inference_steps),
             guidance_scale=float(self.guidance_scale),
@@ -99,7 +124,64 @@ class Form:
             fit=self.fit,
             crop_position=float(self.crop_position),
             adapters=tuple(_adapter(slot, choice) for slot, choice in chosen),
+            **tracks,
         ).seeded()
+
+    def read_added(self) -> Added | None:
+        """The added file's facts. Raises UserError with the form's field."""
+        if not self.added:
+            return None
+        with field_errors("added"):
+            return probe(Path(self.added))
+
+    def starts_from_image(self, added: Added | None) -> bool:
+        """False where the first frame is one of the added video's."""
+        return added is None or (added.act(self.act) == REDO_PICTURE and not self.span_start)
+
+    def _tracks(self, added: Added, model: catalog.ModelSpec, settings: Settings) -> dict[str, Any]:
+        """The request's fields that follow from what was added. Raises UserError with the form's field."""
+        if settings.remote:
+            raise UserError("the engine that makes the clips takes no sound or video; remove it", "added")
+        path, act, rate = Path(self.added), added.act(self.act), model.frame_rate
+        with field_errors("added"):
+            check_finite(f"seconds of {path.name}", round(added.seconds, 2), 1 / rate, settings.max_seconds)
+            num_frames = added.num_frames(rate)
+        video = path if added.video else None
+        audio = path if added.kind != SILENT else None
+        fields = {"num_frames": num_frames, "video": video, "audio": audio}
+        if act == EXTEND:
+            return fields | self._extension(num_frames, model, settings)
+        made = self._part(num_frames / rate, added)
+        is_new = made is True and self.strength == 1
+        if added.kind != CLIP:
+            if not is_new:
+                raise UserError(
+                    f"nothing but the {added.kind} is there: no part of it can be made again", "span_end"
+                )
+            return fields
+        if act == REDO_SOUND and is_new:
+            return fields | {"audio": None}
+        changed = {REDO_SOUND: ("audio",), REDO_PICTURE: ("video",), RETAKE: ("video", "audio")}[act]
+        return fields | {f"regenerate_{name}": made for name in changed} | {"strength": float(self.strength)}
+
+    def _part(self, seconds: float, added: Added) -> Regenerate:
+        """What is made again of a clip of `seconds`: the marked span, or True for all of it."""
+        last = min(seconds, added.seconds) - SLIDER_STEP
+        with field_errors("strength"):
+            check_strength(self.strength, has_start=True)
+        with field_errors("span_end"):
+            check_finite("the end", self.span_end, 0, math.inf)
+            end = self.span_end if 0 < self.span_end < last else seconds
+            (span,) = spans_to_make("the part", ((self.span_start, end),), seconds)
+        return True if span == (0.0, seconds) else (span,)
+
+    def _extension(self, num_frames: int, model: catalog.ModelSpec, settings: Settings) -> dict[str, Any]:
+        """One window more."""
+        window, rate = next_window(num_frames, model), model.frame_rate
+        total = window.start + window.num_frames
+        with field_errors("added"):
+            check_finite("seconds of the longer clip", round(total / rate, 2), 0, settings.max_seconds)
+        return {"num_frames": total, "regenerate_audio": ((num_frames / rate, total / rate),)}
 
     def size(self, model: catalog.ModelSpec) -> tuple[int, int]:
         """(height, width) in pixels, valid for the towers. Raises UserError with the form's field."""
@@ -108,6 +190,9 @@ class Form:
                 return self._parse_exact_size(model)
             except UserError as error:  # of width or height, which are no fields of the form
                 raise UserError(str(error), "exact_size") from error
+        added = self.read_added()
+        if added and added.video:
+            return _size_of(added.video, model)
         if self.shape == WIDE:
             return model.height, model.width
         if self.shape == TALL:
@@ -116,7 +201,7 @@ class Form:
         if self.shape == AS_IMAGE and self.image:
             with field_errors("image"):
                 image = open_image(Path(self.image))
-            aspect = min(max(image.width / image.height, 0.4), 2.5)
+            aspect = _in_reason(image.width / image.height)
         return size_for_aspect(aspect, model.height * model.width)
 
     def _parse_exact_size(self, model: catalog.ModelSpec) -> tuple[int, int]:
@@ -130,17 +215,22 @@ class Form:
 
     def _check(self, settings: Settings) -> None:
         """Check what only the form has here, and the request's fields by the request's own rules."""
-        check_fields(prompt=self.prompt, negative_prompt=self.negative_prompt)
+        if self.prompt or not self.added:
+            check_fields(prompt=self.prompt)
+        check_fields(negative_prompt=self.negative_prompt)
         with field_errors("model"):
             self._check_model(settings)
         if self.shape not in SHAPES:
             raise UserError(f"shape={self.shape!r} is not known; choose one of {', '.join(SHAPES)}", "shape")
+        if self.act not in ACTS:
+            raise UserError(f"act={self.act!r} is not known; choose one of {', '.join(ACTS)}", "act")
         seed = None if self.random_seed else self.seed
         with field_errors("seed"):
             if seed is not None:
                 check_finite("seed", seed, 0, MAX_SEED)
-        with field_errors("seconds"):
-            check_finite("seconds", self.seconds, 0.2, settings.max_seconds)
+        if not self.added:
+            with field_errors("seconds"):
+                check_finite("seconds", self.seconds, 0.2, settings.max_seconds)
         with field_errors("num_inference_steps"):
             check_finite("steps", self.num_inference_steps, 1, settings.max_steps)
         check_fields(
@@ -163,6 +253,18 @@ class Form:
         describe_model(self.model, settings)
         if self.model not in catalog.MODELS and self.model != settings.model:
             raise UserError(f"{self.model!r} is not one of this page's models")
+
+
+def _in_reason(aspect: float) -> float:
+    return min(max(aspect, 0.4), 2.5)
+
+
+def _size_of(video: VideoFacts, model: catalog.ModelSpec) -> tuple[int, int]:
+    """(height, width) for an added video: its own, so that it stays as it is, where the model can have it."""
+    own, trained = (video.height, video.width), model.height * model.width
+    if 0.5 <= own[0] * own[1] / trained <= 2 and own == tuple(map(nearest_side, own)):
+        return own
+    return size_for_aspect(_in_reason(video.width / video.height), trained)
 
 
 def adapter_field(slot: int, part: str) -> str:

@@ -7,6 +7,7 @@ import gradio as gr
 from gradio.components import Component
 
 from demo import history, html
+from demo.added_card import BUTTON, BUTTONS, AddedCard
 from demo.fields import PRIVATE, PictureField, Updates, Values
 from demo.form import (
     AS_IMAGE,
@@ -83,12 +84,11 @@ class GenerateForm:
     def __init__(self, service: DemoService) -> None:
         self.service = service
         self._lay_out_picture_and_prompt()
+        self.card = AddedCard(service.settings)
         self._lay_out_shape()
         with gr.Row(elem_classes="mova-phone-wrap"):
             # It can be pressed once the browser has a name (`GenerateTab.greet`).
-            self.make = gr.Button(
-                "Make the clip", variant="primary", elem_id="make", scale=3, interactive=False
-            )
+            self.make = gr.Button(BUTTON, variant="primary", elem_id="make", scale=3, interactive=False)
             self.stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=90)
         with gr.Accordion("More settings", open=False, elem_id="advanced"):
             self._lay_out_advanced()
@@ -97,10 +97,11 @@ class GenerateForm:
                 self.more_adapters = gr.Button("Add another adapter", size="sm", elem_id="more-adapters")
         self.adapters_shown = gr.State(1)
         names = [field.name for field in fields(Form) if field.name != "adapters"]
-        self.own: dict[str, Component] = {name: getattr(self, name) for name in names}
+        own = {name: getattr(self, name) for name in names if name not in self.card.parts}
+        self.own: dict[str, Component] = own | self.card.parts
 
     def _lay_out_picture_and_prompt(self) -> None:
-        with gr.Group():
+        with gr.Group() as self.picture_box:
             self.image = PictureField(
                 label="First frame (optional)",
                 type="filepath",
@@ -131,7 +132,16 @@ class GenerateForm:
                 elem_id="prompt",
             )
             self.meters = gr.HTML(elem_id="meters", padding=True)
-        self.suggest = gr.Button("Improve the wording", size="sm", elem_id="suggest")
+        with gr.Row():
+            self.suggest = gr.Button("Improve the wording", size="sm", elem_id="suggest", min_width=120)
+            self.add = gr.UploadButton(
+                "+ Add a picture, sound or video",
+                file_types=["image", "audio", "video"],
+                type="filepath",
+                size="sm",
+                elem_id="add",
+                min_width=120,
+            )
         with gr.Column(visible=False, elem_classes="mova-tight") as self.suggestion_box:
             self.suggestion_notes = gr.HTML(elem_id="suggestion-notes")
             self.suggestion = gr.Textbox(
@@ -307,9 +317,9 @@ class GenerateForm:
         """The first frame with what is cut off dimmed, and the fields that decide it."""
         shown, hidden = gr.update(visible=True), gr.update(visible=False)
         form = self.read(values)
-        if not form.image:
-            return {self.crop_box: hidden, self.crop: ""}
         try:
+            if not form.image or not form.starts_from_image(form.read_added()):
+                return {self.crop_box: hidden, self.crop: ""}
             height, width = form.size(describe_model(form.model, self.service.settings))
             picture, cut = history.draw_crop(
                 Path(form.image), height, width, form.fit, float(form.crop_position)
@@ -327,6 +337,22 @@ class GenerateForm:
             self.crop_position: gr.update(
                 visible=bool(cut), label=KEEP_HEIGHT if cut == "height" else KEEP_WIDTH
             ),
+        }
+
+    def show_added(self, values: Values) -> Updates:
+        """The card of what was added; fields that do not apply to it are hidden."""
+        form = self.read(values)
+        updates = self.card.show(form)
+        try:
+            added = form.read_added()
+        except UserError:
+            added = None
+        has_picture = added is not None and added.video is not None
+        return updates | {
+            self.picture_box: gr.update(visible=form.starts_from_image(added)),
+            self.shape: gr.update(visible=not has_picture),
+            self.seconds: gr.update(visible=added is None),
+            self.make: gr.update(value=BUTTONS[added.act(form.act)] if added else BUTTON),
         }
 
     def show_adapters(self, count: int) -> Updates:
@@ -410,6 +436,8 @@ class GenerateForm:
         demo.load(describe_when_ready, read, [self.cost_note, machine], concurrency_limit=None, **PRIVATE)
         cost = (self.describe, read, [self.cost_note])
         meters = (self.measure_prompt, [self.prompt, self.model, self.seconds], [self.meters])
+        shown = [*self.card.shown, self.picture_box, self.shape, self.seconds, self.make]
+        added = (self.show_added, read, shown)
         crop = (self.preview_crop, read, [self.crop_box, self.crop, self.fit, self.crop_position])
         seed = (self.seed, self.random_seed)
         shifts = (self.video_shift, self.audio_shift)
@@ -418,7 +446,8 @@ class GenerateForm:
         for changed, answers in (
             ((self.prompt,), [meters]),
             ((self.seconds,), [meters, cost]),
-            ((self.model,), [meters, crop, cost]),
+            ((self.model,), [meters, added, crop, cost]),
+            (self.card.parts.values(), [added, crop, cost]),
             ((self.image, self.shape, self.exact_size), [crop, cost]),
             ((self.fit, self.crop_position), [crop]),
             ((self.num_inference_steps, *best[:2], *shifts, *seed), [cost]),
@@ -426,8 +455,17 @@ class GenerateForm:
             answered = gr.on([component.change for component in changed], *answers[0], **latest)
             for answer in answers[1:]:
                 answered = answered.then(*answer, **latest)
+        self._connect_card()
         self._connect_adapters()
         self._connect_suggestion()
+
+    def _connect_card(self) -> None:
+        card = self.card
+        part = [card.span_start, card.span_end]
+        taken = [self.image, *card.parts.values(), card.note]
+        self.add.upload(lambda path: card.take(self.image, path), [self.add], taken, **PRIVATE)
+        card.act.input(card.choose_act, [card.added, card.act], part, **PRIVATE)
+        card.remove.click(lambda: "", None, [card.added], **PRIVATE)
 
     def _connect_adapters(self) -> None:
         shown = self.adapters_shown

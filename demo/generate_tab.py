@@ -1,12 +1,15 @@
 """The generate tab: the form on one side, the clip on the other, examples and the visitor's clips below."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
 from gradio.components import Component
 
 from demo import history, html
+from demo.added import EXTEND, REDO_PICTURE, REDO_SOUND, RETAKE
 from demo.examples import Example, thumbnail
 from demo.fields import PRIVATE, Updates, Values
 from demo.form import AS_IMAGE
@@ -90,6 +93,16 @@ class GenerateTab:
             self.download_settings = gr.DownloadButton(
                 "Settings", elem_id="download-json", min_width=90, **small
             )
+        with gr.Row(elem_classes="mova-phone-wrap"):
+            self.act_buttons = {
+                act: gr.Button(label, elem_id=elem_id, min_width=100, **small)
+                for act, label, elem_id in (
+                    (EXTEND, "Extend", "extend"),
+                    (REDO_SOUND, "Redo the sound", "redo-sound"),
+                    (REDO_PICTURE, "Redo the picture", "redo-picture"),
+                    (RETAKE, "Retake a part", "retake"),
+                )
+            }
         with gr.Row(elem_classes="mova-phone-wrap"):
             self.reuse_button = gr.Button("Use these settings", elem_id="reuse", min_width=110, **small)
             self.continue_button = gr.Button("Continue from its end", elem_id="go-on", min_width=110, **small)
@@ -277,6 +290,16 @@ class GenerateTab:
         note = html.note("The clip's settings are in the form.", "good") + html.note(remark)
         return self.form.fill(form) | {self.status: note}
 
+    def bring(self, act: str, visitor: str, clip_id: str) -> Updates:
+        """Fill the form with the shown clip, its settings, and what is to be done with it."""
+        record = self._record(visitor, clip_id)
+        if record is None:
+            return {self.status: html.note("only your own clips can be changed", "error")}
+        model = str(record.settings["model"])
+        form = form_of(self.service, record.settings, record.first_frame, model, record.folder)
+        form = replace(form, added=str(record.clip), act=act, random_seed=True, strength=1.0)
+        return self.form.fill(form) | self.form.card.choose_act(form.added, act)
+
     def continue_clip(self, visitor: str, clip_id: str) -> Updates:
         """Take the shown clip's last frame as the next one's first."""
         record = self._record(visitor, clip_id)
@@ -339,12 +362,15 @@ class GenerateTab:
             self.example_gallery.select(self.pick_example, None, [*form.filled, *self.shown], **PRIVATE)
         shown, filled = [visitor, self.shown_clip], [*form.filled, self.status]
         self.reuse_button.click(self.reuse, shown, filled, **PRIVATE)
+        for act, button in self.act_buttons.items():
+            button.click(partial(self.bring, act), shown, filled, **PRIVATE)
         continued = [form.image, form.shape, self.status]
         self.continue_button.click(self.continue_clip, shown, continued, **PRIVATE)
         self.train_button.click(self.keep_for_training, shown, [self.figures], **PRIVATE)
         deleted = [self.result, self.player, self.status, self.figures, *listing]
         self.delete_button.click(self.delete, shown, deleted, **PRIVATE)
         self.restore_button.upload(self.restore, [visitor, self.restore_button], filled, **PRIVATE)
+        form.card.load.click(self.restore, [visitor, form.card.added], filled, **PRIVATE)
         form.connect(demo, self.about, machine)
 
 

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from demo.added import Making
 from mova.machine import human_seconds
 from mova.prompting.rules import Violation
 
@@ -67,6 +68,22 @@ def progress(stage: str, step: int, steps: int, seconds_left: float | None, prev
         f'aria-valuemax="100" aria-valuenow="{100 * share:.0f}">'
         f'<i style="width:{100 * share:.0f}%"></i></div></div>'
     )
+
+
+def tracks(making: Making) -> str:
+    """Both tracks along time, what is made filled, and the same in words."""
+    rows = []
+    spans = (making.picture, making.sound)
+    for name, made, words in zip(("Picture", "Sound"), spans, making.words(), strict=True):
+        bars = "".join(
+            f'<i style="left:{100 * start / making.seconds:.2f}%;'
+            f'width:{100 * (end - start) / making.seconds:.2f}%"></i>'
+            for start, end in made
+        )
+        rows.append(f"<p><b>{name}</b> <span>{words}</span></p>")
+        rows.append(f'<div class="mova-track" aria-hidden="true">{bars}</div>')
+    axis = f'<p class="mova-axis" aria-hidden="true"><span>0 s</span><span>{making.seconds:.2f} s</span></p>'
+    return f'<div class="mova-tracks">{"".join(rows)}{axis}</div>'
 
 
 def picture(webp: bytes, description: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from demo import history
+from demo.added import EXTEND, REDO_PICTURE, REDO_SOUND, RETAKE, added_frames
 from demo.form import MAX_ADAPTERS, TALL, WIDE, AdapterChoice, Form, describe_model, preset_of
 from demo.service import DemoService
 from mova.adapters.strengths import is_repo
@@ -28,6 +29,8 @@ def restore_clip(service: DemoService, visitor: str, clip: Path) -> tuple[Form, 
     if missing := len(settings.get("adapters", ())) - len(form.adapters):
         which = "One of its adapters is a file" if missing == 1 else f"{missing} of its adapters are files"
         remark = f"{remark} {which} not on this page: choose it again.".strip()
+    if settings.get("video") or settings.get("audio"):
+        remark = f"{remark} It was made with a sound or video that is not on this page: add it again.".strip()
     return form, remark
 
 
@@ -64,7 +67,30 @@ def form_of(
         crop_position=request.crop_position,
         adapters=tuple(_adapter_choices(request, folder)),
         exact_size="" if is_own_size else f"{request.width}x{request.height}",
+        **_added_of(request, folder),
     )
+
+
+def _added_of(request: GenerationRequest, folder: Path | None) -> dict[str, Any]:
+    """The form's fields for the sound or video that the clip was made with, if the clip's `folder` has it."""
+    source = request.video or request.audio
+    if source is None or folder is None or not (folder / source.name).is_file():
+        return {}
+    added = folder / source.name
+    act = REDO_SOUND
+    if added_frames(request.with_files_in(folder)):
+        act = EXTEND
+    elif request.regenerate_video:
+        act = RETAKE if request.regenerate_audio else REDO_PICTURE
+    spans = [each for each in (request.regenerate_video, request.regenerate_audio) if isinstance(each, tuple)]
+    start, end = spans[0][0] if spans and act != EXTEND else (0.0, 0.0)
+    return {
+        "added": str(added),
+        "act": act,
+        "span_start": start,
+        "span_end": end,
+        "strength": request.strength,
+    }
 
 
 def _adapter_choices(request: GenerationRequest, folder: Path | None) -> Iterator[AdapterChoice]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from demo.added import keep_added, one_window
 from demo.costs import Costs
 from demo.form import (
     OWN,
@@ -208,7 +209,8 @@ class DemoService:
                 return str(error), "", ""
             return self.describe(dataclasses.replace(form, prompt="-"))
         model = describe_model(form.model, self.settings)
-        return describe_size(request), self.costs.sentence(request, model.source), caution(request, model)
+        run = one_window(request, model)
+        return describe_size(request), self.costs.sentence(run, model.source), caution(run, model)
 
     def count_tokens(self, prompt: str, model: str) -> tuple[int, str] | None:
         """Tokens of the prompt and the end that would be cut, or None while the tokenizer is not here."""
@@ -264,8 +266,9 @@ class DemoService:
         except BackendError:
             self.history.discard(folder)
             raise
-        source = describe_model(run.model, self.settings).source
-        self.costs.learn(outcome.request, source, outcome.seconds.get("generate", seconds))
+        model = describe_model(run.model, self.settings)
+        made = one_window(outcome.request, model)
+        self.costs.learn(made, model.source, outcome.seconds.get("generate", seconds))
         logger.info("a clip in %s", human_seconds(seconds))
 
     def _copy_inputs(self, request: GenerationRequest, folder: Path) -> GenerationRequest:
@@ -274,6 +277,12 @@ class DemoService:
             with field_errors("image"):
                 prepare_image(request.image, folder / FIRST_FRAME)
             request = request.replace(image=folder / FIRST_FRAME)
+        if source := request.video or request.audio:
+            with field_errors("added"):
+                kept = keep_added(source, folder)
+            request = request.replace(
+                video=kept if request.video else None, audio=kept if request.audio else None
+            )
         adapters = []
         for number, (source, strength) in enumerate(request.adapters, 1):
             if Path(source).is_file():

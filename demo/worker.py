@@ -16,21 +16,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from demo.added import added_frames, one_window, overlap_seconds
 from demo.history import CLIP
-from demo.settings import Settings, public_name
+from demo.settings import Settings, describe_model, public_name
+from mova.catalog import ModelSpec
 from mova.errors import BackendError, Cancelled, UserError
 from mova.machine import GIB
-from mova.request import GenerationRequest, Progress
+from mova.request import GenerationRequest, GenerationResult, Progress
 
 if TYPE_CHECKING:
     from mova.backends import Backend
+    from mova.backends.local import LocalBackend
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +161,10 @@ def make_clip(
     try:
         check_gpu_memory(needed_vram)
         backend = open_backend(model, settings)
-        result = backend.generate(request, folder / CLIP, progress, progress.should_stop)
+        if added_frames(request):
+            result = extend(backend, request, describe_model(model, settings), folder, progress)
+        else:
+            result = backend.generate(request, folder / CLIP, progress, progress.should_stop)
         progress(Progress("measure", request.num_inference_steps, request.num_inference_steps))
         health = describe_clip(folder)
     except UserError as error:
@@ -168,6 +174,29 @@ def make_clip(
     except Cancelled:
         return RunOutcome("stopped")
     return RunOutcome("done", "", result.request, result.seconds, result.warnings, health)
+
+
+def extend(
+    backend: "LocalBackend",
+    request: GenerationRequest,
+    model: ModelSpec,
+    folder: Path,
+    progress: "ProgressWriter",
+) -> GenerationResult:
+    """Make the request's video longer, by one window. Raises as `mova.backends.Backend.generate`."""
+    from mova.backends.extension import Extension, extend_clip
+
+    window = request.replace(
+        video=None, audio=None, regenerate_audio=False, num_frames=one_window(request, model).num_frames
+    )
+    seconds = added_frames(request) / request.frame_rate
+    extension = Extension(request.video, window, seconds, overlap_seconds(model))
+
+    def report(own: Progress) -> None:
+        progress(replace(own, stage="denoise") if own.stage.startswith("window") else own)
+
+    result = extend_clip(backend, extension, folder / CLIP, report, progress.should_stop)
+    return replace(result, request=request)
 
 
 @lru_cache(maxsize=1)  # another model replaces the one before

@@ -9,6 +9,7 @@ from pathlib import Path
 import gradio as gr
 import spaces
 
+from demo.added import one_window
 from demo.costs import Costs
 from demo.queue import ClipRun
 from demo.service import MakeClip
@@ -40,7 +41,8 @@ def on_zero_gpu(costs: Costs) -> MakeClip:
 
     def book(request: GenerationRequest, model: str, folder: Path, settings: Settings, vram: int) -> int:
         del folder, vram
-        return costs.booked_seconds(request, describe_model(model, settings).source)
+        described = describe_model(model, settings)
+        return costs.booked_seconds(one_window(request, described), described.source)
 
     on_gpu = spaces.GPU(make_clip, duration=book, size=settings.zerogpu_size)
 

@@ -3,8 +3,9 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mova.adapters.strengths import PARTS, TOWERS, parse_adapter
 from mova.errors import UserError, printable
@@ -88,6 +89,7 @@ def run_info(options: argparse.Namespace) -> int:
     lines = {
         "trained on": described["base_model"],
         "trigger words:": ", ".join(described["trigger_words"]),
+        "held in training:": held_tracks(described["recipe"]),
         "recipe:": json.dumps(described["recipe"], ensure_ascii=False) if described["recipe"] else "",
     }
     sys.stdout.write("".join(f"{title} {printable(text)}\n" for title, text in lines.items() if text))
@@ -176,3 +178,15 @@ def describe(adapter: "Adapter") -> dict:
         "trigger_words": list(metadata.trigger_words),
         "recipe": metadata.recipe,
     }
+
+
+def held_tracks(recipe: Mapping[str, Any]) -> str:
+    """The tracks that the training held, with the share of its samples: "picture 100%"; empty if none."""
+    objective = recipe.get("objective")
+    shares = objective if isinstance(objective, dict) else {}
+    held = {"picture": shares.get("hold_video"), "sound": shares.get("hold_audio")}
+    return ", ".join(
+        f"{track} {share:.0%}"
+        for track, share in held.items()
+        if isinstance(share, int | float) and 0 < share <= 1
+    )

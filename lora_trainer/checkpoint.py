@@ -42,6 +42,7 @@ FREE = (
     "run.alarm_steps",
     "run.tracker",
 )
+ADDED = {"objective.hold_video": 0.0, "objective.hold_audio": 0.0}  # that earlier runs lack: how they ran
 
 
 def save_state(
@@ -164,7 +165,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 def check_same_run(stored: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise UserError where the settings differ in what decides the weights."""
-    old, new = flat(with_new_names(stored)), flat(now)
+    old, new = ADDED | flat(with_new_names(stored)), flat(now)
     differing = [
         f"{key}: {old.get(key)} then, {new.get(key)} now"
         for key in sorted(old.keys() | new.keys())

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora_trainer.manifest import MAX_CAPTION_BYTES, DatasetItem, read_caption, sound_beside
+from lora_trainer.manifest import MAX_CAPTION_BYTES, DatasetItem, companion_sound, read_caption
 from mova.errors import UserError
 from mova.files import is_sidecar, new_output, read_json, sha256_of, write_json
 from mova.media.formats import AUDIO_FORMATS, VIDEO_FORMATS
@@ -43,7 +43,7 @@ class ClipSet:
         for video in self.videos():
             text = video.with_suffix(".txt")
             item = DatasetItem(
-                video.name, video, read_caption(text) if text.is_file() else "", sound_beside(video)
+                video.name, video, read_caption(text) if text.is_file() else "", companion_sound(video)
             )
             fix = fixes.get(video.name, {})
             sound = self.folder / fix["audio"] if "audio" in fix else item.audio

@@ -64,6 +64,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "objective": {"video_weight": 0.0},
     },
+    "dubbing": {
+        "towers": {
+            **dict.fromkeys(EXPERTS, OFF),
+            "audio_dit": {"rank": 32, "targets": FFN},
+            "dual_tower_bridge": {"rank": 16, "targets": "video_to_audio"},
+        },
+        "objective": {"hold_video": 1.0, "high_share": "natural"},
+    },
+    "lip_sync": {
+        "towers": {
+            **{name: {"rank": 32} for name in EXPERTS},
+            "audio_dit": OFF,
+            "dual_tower_bridge": {"rank": 16, "targets": "audio_to_video"},
+        },
+        "objective": {"hold_audio": 1.0},
+    },
 }
 # "released": the public trainer. "paper": arXiv 2602.08794, phases 2 and 3, at LoRA's learning rate.
 # "balanced": the released one with the schedule's own share of experts, and some empty captions, without
@@ -112,7 +128,7 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """Where the clips are and the size they are trained at. None is the model's own size or length."""
+    """The clips, and the size they are trained at. None is the model's own size or length."""
 
     path: Name
     size: str | None = None  # WIDTHxHEIGHT; with buckets, the number of pixels that every aspect gets
@@ -123,7 +139,7 @@ class Data(Section):
     without_sound: Literal["refuse", "mute"] = "refuse"  # mute: such clips teach the picture only
     caption_prefix: str = ""
     held_out: int = Field(1, ge=0)  # clips that are never trained on and measure the loss
-    regularization: Name | None = None  # clips of what the model can already, mixed in so that it keeps that
+    regularization: Name | None = None  # clips of existing skills, mixed in so that they stay
     regularization_count: int = Field(0, ge=0, le=MAX_REGULARIZATION)  # instead: the run generates so many
     regularization_prompts: tuple[str, ...] = ()  # of those, in turn; none: the model's own examples
     regularization_share: float | None = Field(None, gt=0, lt=1)  # of the samples; None: REGULARIZATION_SHARE
@@ -195,7 +211,12 @@ class Towers(Section):
 
 
 class Objective(Section):
-    """What is minimised. `high_share` is `video_dit`'s share of the steps; "natural" is the schedule's."""
+    """The loss, and how samples are drawn.
+
+    `high_share` is `video_dit`'s share of the steps; "natural" is the schedule's share of the samples whose
+    picture is made. A held track is clean and has no loss: the other is learnt for it. A held picture has
+    timestep 0, which is `video_dit_2`'s.
+    """
 
     video_weight: float = Field(1.0, ge=0, le=100)
     audio_weight: float = Field(1.0, ge=0, le=100)
@@ -204,6 +225,8 @@ class Objective(Section):
     bridge_dropout: float = Field(0.0, ge=0, le=1)
     high_share: float | Literal["natural"] = "natural"
     hold_steps: int = Field(1, ge=1)  # optimizer steps in a row with the same expert
+    hold_video: float = Field(0.0, ge=0, le=1)  # share of the samples with the picture held
+    hold_audio: float = Field(0.0, ge=0, le=1)  # share of the samples with the sound held
 
     @model_validator(mode="after")
     def _weights(self) -> "Objective":
@@ -212,6 +235,32 @@ class Objective(Section):
         if not isinstance(self.high_share, str) and not 0 <= self.high_share <= 1:
             raise ValueError(f'high_share={self.high_share} must be from 0 to 1, or "natural"')
         return self
+
+    @model_validator(mode="after")
+    def _held(self) -> "Objective":
+        if self.hold_video + self.hold_audio > 1:
+            raise ValueError("hold_video and hold_audio are shares of the samples; together 1 at most")
+        for held, made in (("video", "audio"), ("audio", "video")):
+            if getattr(self, f"hold_{held}") and not getattr(self, f"{made}_weight"):
+                raise ValueError(f"hold_{held} needs a loss of the other track; set {made}_weight above 0")
+        if self.hold_video and self.high_share != "natural" and self.high_share + self.hold_video > 1:
+            raise ValueError(
+                f"high_share={self.high_share:g} leaves too few samples for hold_video={self.hold_video:g}, "
+                f"which run on {EXPERTS[1]}; lower one of them, or set high_share to natural"
+            )
+        return self
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Weights of the losses of picture and sound: 0 for a track that is held in every sample."""
+        video = 0.0 if self.hold_video == 1 else self.video_weight
+        return video, 0.0 if self.hold_audio == 1 else self.audio_weight
+
+    def high_noise_share(self, natural: float) -> float:
+        """`video_dit`'s share of the steps, where that of the schedule is `natural`."""
+        if self.high_share == "natural":
+            return natural * (1 - self.hold_video)
+        return float(self.high_share)
 
 
 class Optimizer(Section):
@@ -230,11 +279,24 @@ class Optimizer(Section):
 
 
 class Sample(Section):
-    """A clip made at intervals, with the same seed each time and from the base model first."""
+    """A clip made at intervals, with the same seed each time and from the base model first.
 
-    prompt: str = Field(min_length=1)
+    A `video` or an `audio` is held, and the other track is made for it; the prompt may then be empty.
+    """
+
+    prompt: str = ""
     image: PathName | None = None
+    video: PathName | None = None
+    audio: PathName | None = None
     seed: int = Field(42, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _tracks(self) -> "Sample":
+        if self.video and self.audio:
+            raise ValueError("video and audio are both held: nothing is left to make; give one of them")
+        if not (self.prompt or self.video or self.audio):
+            raise ValueError("prompt is empty; give one, or a video or an audio")
+        return self
 
 
 class Samples(Section):
@@ -254,7 +316,7 @@ class Samples(Section):
 
 
 class Run(Section):
-    """The loop, the machine, and how often it looks up."""
+    """The loop, the machine, and the intervals of checkpoints and validation."""
 
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(1, ge=1)
@@ -290,7 +352,9 @@ class Config(Section):
     model: Name
     output: PathName
     data: Data
-    preset: Literal["look", "voice", "look_and_voice", "motion", "sound_only"] = "look_and_voice"
+    preset: Literal["look", "voice", "look_and_voice", "motion", "sound_only", "dubbing", "lip_sync"] = (
+        "look_and_voice"
+    )
     recipe: Literal["balanced", "released", "paper"] = "balanced"
     towers: Towers = Towers()
     objective: Objective = Objective()
@@ -307,13 +371,23 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _experts(self) -> "Config":
-        share, trained = self.objective.high_share, self.towers.trained()
+        objective, trained = self.objective, self.towers.trained()
+        share = objective.high_noise_share(natural=0.5)
+        cause = "hold_video 1" if objective.hold_video == 1 else f"high_share {share:g}"
         for name, never in zip(EXPERTS, (0, 1), strict=True):
             if share == never and name in trained:
                 raise ValueError(
-                    f"{name} would never run with objective.high_share {share:g}; "
-                    f"set towers.{name}.train to false"
+                    f"{name} would never run with objective.{cause}; set towers.{name}.train to false"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _sound(self) -> "Config":
+        if self.data.without_sound == "mute" and 1 in (self.objective.hold_video, self.objective.hold_audio):
+            raise ValueError(
+                "a clip without sound teaches nothing where a track is held in every sample; "
+                "set data.without_sound to refuse"
+            )
         return self
 
     @property

@@ -35,7 +35,7 @@ SEEK_BACK = 1.0  # seconds; decoders of sound need a run-up
 
 @dataclass(frozen=True)
 class Probe:
-    """What the packets of a clip say. Seconds count from the first frame; early sound starts below 0."""
+    """Sizes and times by a clip's packets. Seconds count from the first frame; early sound starts below 0."""
 
     seconds: float
     num_frames: int
@@ -163,7 +163,7 @@ def reader_of(item: DatasetItem) -> dict[str, int]:
 
 @lru_cache(maxsize=1000)
 def _is_unusual(path: Path, stamp: int) -> bool:  # noqa: ARG001 - a file that is written again is another
-    """Whether a clip is of wide or high-dynamic-range colours, or in a container with guessed stamps."""
+    """True for wide or high-dynamic-range colours, and for containers with guessed time stamps."""
     frame = next(video_frames(path), None)
     colours = frame is not None and (frame.color_trc in HDR or frame.color_primaries in TO_BT709)
     return colours or path.suffix.lower() not in STEADY

@@ -125,7 +125,7 @@ def examine(
 
 @contextmanager
 def clip_errors(clip: ExaminedClip) -> Iterator[None]:
-    """Make whatever goes wrong in the block a finding of the clip: the others are still to be looked at."""
+    """Make whatever goes wrong in the block a finding of the clip: the other clips are still examined."""
     try:
         yield
     except Exception as error:
@@ -147,7 +147,7 @@ def read_clip(clip: ExaminedClip) -> None:
 
 
 def check_windows(clip: ExaminedClip, windows: list[Window]) -> Iterator[Finding]:
-    """Read every window as training will, and tell which cannot be."""
+    """Read every window as training will; a finding if some cannot be read."""
     failures = []
     for window in windows:
         key = window.start, window.num_frames, window.frame_rate
@@ -161,7 +161,7 @@ def check_windows(clip: ExaminedClip, windows: list[Window]) -> Iterator[Finding
 
 
 def failure(window: Window) -> str:
-    """Why a window cannot be read; empty if it can."""
+    """The reason why a window cannot be read; empty if it can."""
     try:
         read_frames(window.item, window.times, *TRIED)
         if window.has_sound:
@@ -204,7 +204,7 @@ def check_streams(clip: ExaminedClip, config: Config) -> Iterator[Finding]:
     if facts.has_sound:
         if abs(facts.sound_start) > START_GATE:
             late = f"sound starts {facts.sound_start:+.2f} s from the picture"
-            yield found("start", "note", late, "kept so; check that it is meant")
+            yield found("start", "note", late, "it stays so; check that this is intended")
         missing = facts.seconds - facts.sound_start - facts.sound_seconds
         if missing > 0.25:
             yield found("ends early", "warning", f"sound ends {missing:.2f} s early", "cut the clip there")
@@ -291,7 +291,7 @@ def check_duplicates(clips: list[ExaminedClip]) -> Iterator[tuple[ExaminedClip, 
 
 
 def looks_same(one: ExaminedClip, other: ExaminedClip) -> bool:
-    """Whether two clips show the same at 16 moments, up to how they were encoded."""
+    """True if two clips show the same at 16 moments, up to differences in encoding."""
     lengths = one.picture.times[-1], other.picture.times[-1]
     shapes = one.picture.frames.shape[1:], other.picture.frames.shape[1:]
     if abs(lengths[0] - lengths[1]) > 0.2 or shapes[0] != shapes[1]:

@@ -24,13 +24,14 @@ from lora_trainer.objective import (
     NoiseDraw,
     draw,
     expert_range,
+    hold_chances,
     losses,
     sample_generator,
     training_sigmas,
 )
 from lora_trainer.optimizers import averaged, build_optimizer, set_learning_rates
 from lora_trainer.quantised import BASES, quantise
-from lora_trainer.validation import Figures, fixed_measurements, measure, split
+from lora_trainer.validation import Figures, fixed_measurements, held_in_measurements, measure, split
 from lora_trainer.windows import Window, check_held_out
 from mova.adapters.strengths import TOWERS
 from mova.errors import BackendError, UserError
@@ -83,12 +84,11 @@ class Engine:
             self.workers.check_several()
         self.learnt, held_out, regularization = split(cache, config.data.held_out)
         self.sampler = self._sampler(regularization)
-        self.measured = {
-            "held_out": fixed_measurements(pipeline, held_out),
-            "training": fixed_measurements(pipeline, self.learnt),
-        }
+        parts = {"held_out": held_out, "training": self.learnt}
         if regularization:
-            self.measured[KEPT] = fixed_measurements(pipeline, regularization)
+            parts[KEPT] = regularization
+        held = held_in_measurements(config.objective)
+        self.measured = {name: fixed_measurements(pipeline, each, held) for name, each in parts.items()}
         trained = config.towers.trained()
         self.lora = TrainableLora({name: getattr(pipeline, name) for name in trained}, config)
         if config.run.base in BASES:
@@ -184,7 +184,7 @@ class Engine:
         }
 
     def measure(self) -> dict[str, Figures]:
-        """Fixed-noise losses of the weights that would be saved: on windows held out, learnt, and kept."""
+        """Fixed-noise losses of the weights that would be saved, for each set of windows."""
         with self.shown():
             return {name: measure(self.pipeline, each, self.load) for name, each in self.measured.items()}
 
@@ -260,17 +260,25 @@ class Engine:
     def _draw(self, batch: Batch, number: int) -> list[NoiseDraw]:
         shapes = batch.video_latents.shape[1:], batch.audio_latents.shape[1:]
         rows, objective, seed = self.rows[self.expert], self.config.objective, self.config.run.seed
+        hold = hold_chances(objective, self.expert, self.high_share)
+        # A clip without sound has none to hold, and none to learn for its picture.
         return [
-            draw(shapes, rows, self.sigmas, objective, sample_generator(seed, number, index))
-            for index in range(len(batch.text))
+            draw(
+                shapes,
+                rows,
+                self.sigmas,
+                objective,
+                sample_generator(seed, number, index),
+                hold if has_sound else (0.0, 0.0),
+            )
+            for index, has_sound in enumerate(batch.has_sound.tolist())
         ]
 
     def _backward(self, batch: Batch, draws: list[NoiseDraw], windows: list[Window]) -> tuple[Tensor, Tensor]:
         """The detached losses of the micro-batch, its gradients being in the layers."""
         objective = self.config.objective
         parts = [each.mean() for each in losses(self.pipeline.dual_tower, batch, draws, self.timesteps)]
-        weights = (objective.video_weight, objective.audio_weight)
-        loss = sum(weight * part for weight, part in zip(weights, parts, strict=True) if weight)
+        loss = sum(weight * part for weight, part in zip(objective.weights, parts, strict=True) if weight)
         if not torch.isfinite(loss):
             raise BackendError(f"the loss of {windows[0].name} in step {self.step + 1} is {loss.item()}")
         with self.pipeline.residency.backward():
@@ -291,8 +299,8 @@ class Engine:
             value.lerp_(self.lora.weights[key], 1 - decay)
 
     def _high_share(self) -> float:
-        share = self.config.objective.high_share
-        share = len(self.rows[EXPERTS[0]]) / len(self.sigmas) if share == "natural" else float(share)
+        natural = len(self.rows[EXPERTS[0]]) / len(self.sigmas)
+        share = self.config.objective.high_noise_share(natural)
         for name, part in zip(EXPERTS, (share, 1 - share), strict=True):
             if part > 0 and not self.rows[name]:
                 raise UserError(f"{name} serves no timestep of this checkpoint; set objective.high_share")

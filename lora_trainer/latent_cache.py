@@ -314,7 +314,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], identity: dict[str, An
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a cached file. Raises UserError where it is missing or damaged."""
-    again = "run `python -m lora_trainer cache` again, it makes what is missing"
+    again = "run `python -m lora_trainer cache` again to encode what is missing"
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -333,7 +333,7 @@ def is_whole(path: Path) -> bool:
     try:
         read_tensors(path)
     except UserError:
-        logger.warning("%s is damaged and is made again", path.name)
+        logger.warning("%s is damaged and is encoded again", path.name)
         return False
     return True
 

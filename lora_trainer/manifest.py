@@ -1,4 +1,4 @@
-"""Which clips there are, with their captions: a folder, a manifest file, or a dataset repo of the Hub."""
+"""Clips of a data set with their captions, from a folder, a manifest file, or a dataset repo of the Hub."""
 
 import logging
 import os
@@ -142,13 +142,13 @@ class Folder:
 
 
 def scan_folder(folder: Folder) -> list[DatasetItem]:
-    """A clip for each video with a caption beside it. Raises UserError naming those without."""
+    """A clip for each video with a `.txt` of its name. Raises UserError naming those without."""
     videos = sorted(path for path in folder.files if path.suffix.lower() in VIDEO_FORMATS)
     if not videos:
         raise UserError(
             f"{folder.path} holds no clips ({', '.join(VIDEO_FORMATS)}); put clips and .txt captions there"
         )
-    missing = [video.name for video in videos if beside(video, (".txt",)) == []]
+    missing = [video.name for video in videos if not companions(video, (".txt",))]
     if missing:
         raise UserError(
             f"{folder.path}: {', '.join(missing)} lack a caption; write what is seen and heard into NAME.txt"
@@ -156,9 +156,9 @@ def scan_folder(folder: Folder) -> list[DatasetItem]:
     items, problems = [], []
     for video in videos:
         try:
-            caption = read_caption(beside(video, (".txt",))[0])
+            caption = read_caption(companions(video, (".txt",))[0])
             name = str(video.relative_to(folder.path))
-            items.append(DatasetItem(name, video, caption, sound_beside(video)))
+            items.append(DatasetItem(name, video, caption, companion_sound(video)))
         except UserError as error:
             problems.append(str(error))
     if problems:
@@ -195,7 +195,7 @@ def read_caption(path: Path) -> str:
     return read_text(path).strip()
 
 
-def beside(video: Path, suffixes: Iterable[str]) -> list[Path]:
+def companions(video: Path, suffixes: Iterable[str]) -> list[Path]:
     """Files of a video's name with these suffixes, in small or capital letters."""
     found = []
     for suffix in suffixes:
@@ -204,11 +204,11 @@ def beside(video: Path, suffixes: Iterable[str]) -> list[Path]:
     return found
 
 
-def sound_beside(video: Path) -> Path | None:
+def companion_sound(video: Path) -> Path | None:
     """The sound file of a video's name. Raises UserError if there are several."""
-    found = beside(video, AUDIO_FORMATS)
+    found = companions(video, AUDIO_FORMATS)
     if len(found) > 1:
-        raise UserError(f"{video} has {len(found)} sound files beside it; keep one")
+        raise UserError(f"{video} has {len(found)} sound files of its name; keep one")
     return found[0] if found else None
 
 
@@ -228,7 +228,7 @@ def read_manifest(path: Path, within: Path | None = None) -> list[DatasetItem]:
         audio = column(row, AUDIO_KEYS)
         clip = resolve(video, path.parent, VIDEO_FORMATS, within, where)
         sound = resolve(audio, path.parent, AUDIO_FORMATS | VIDEO_FORMATS, within, where) if audio else None
-        sound = None if sound == clip else sound or sound_beside(clip)
+        sound = None if sound == clip else sound or companion_sound(clip)
         start, end = seconds(row, "start", where) or 0.0, seconds(row, "end", where)
         if end is not None and end <= start:
             raise UserError(f"{where}: end {end:g} is not after start {start:g}")
@@ -256,7 +256,7 @@ def column(row: Mapping[str, Any], keys: Iterable[str]) -> str | None:
 
 def resolve(name: str, folder: Path, formats: Mapping[str, str], within: Path | None, where: str) -> Path:
     path = folder / name
-    # By the name alone: the Hub's cache links its files into a store beside the snapshot.
+    # By the name alone: the Hub's cache links its files into a store outside the snapshot.
     if within is not None and (".." in Path(name).parts or Path(name).is_absolute()):
         raise UserError(f"{where}: {name} points out of the data set; such a data set is not read")
     if path.suffix.lower() not in formats:

@@ -122,7 +122,7 @@ def cancellation(channels: np.ndarray) -> float:
 
 
 def speech_score(wave: np.ndarray, sample_rate: int) -> float:
-    """How much the level swings at the pace of syllables (3 to 8 Hz) while a voice's pitch is there; 0 to 1.
+    """Share, 0 to 1, of level swings at the pace of syllables (3 to 8 Hz) where a voice's pitch is heard.
 
     A guess: for a hint, never for a decision.
     """

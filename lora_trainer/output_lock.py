@@ -1,6 +1,6 @@
 """The owner of an output folder: one process at a time.
 
-The lock belongs to the process: however it ends, the system opens it for the next.
+The system releases the lock when the process ends, however it ends.
 """
 
 import os

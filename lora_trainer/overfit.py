@@ -12,7 +12,7 @@ from typing import Any
 from lora_trainer.config import EXPERTS, Config, merge
 from lora_trainer.latent_cache import Cache
 from lora_trainer.train import OnStep, Trainer
-from lora_trainer.validation import MAX_WINDOWS, fixed_measurements, losses_of
+from lora_trainer.validation import MAX_WINDOWS, fixed_measurements, held_in_measurements, losses_of
 from lora_trainer.windows import Window, clips_of, plan_windows
 from mova.errors import UserError
 from mova.pipeline import MOVAPipeline
@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 NOISES = MAX_WINDOWS  # of each timestep
-LEAST_FALL = 0.001  # of the loss; less is no learning, however steady. Pocket falls by 1 to 7 % in STEPS
+LEAST_FALL = 0.001  # of the loss; less is not learning, however steady. Pocket falls by 1 to 7 % in STEPS
 Losses = dict[str, list[float]]  # by expert and timestep, one for each noise
 
 
@@ -64,7 +64,8 @@ def overfit_config(config: Config, steps: int) -> Config:
     """`config` with changes for a short run on one clip: no dropouts, no schedule, both experts alike."""
     changes = merge(SETTINGS, {"run": {"steps": steps}})
     if all(name in config.towers.trained() for name in EXPERTS):
-        changes["objective"]["high_share"] = 0.5
+        share = min(0.5, 1 - config.objective.hold_video)
+        changes = merge(changes, {"objective": {"high_share": share}})  # SETTINGS stays as it is
     return Config.model_validate(merge(config.model_dump(), changes))
 
 
@@ -102,18 +103,21 @@ def measure(trainer: Trainer) -> dict[str, Losses]:
     """Losses of the window by tower, at several timesteps with NOISES noises each."""
     engine, windows = trainer.engine, trainer.cache.windows * NOISES
     with engine.shown():
-        return losses_of(trainer.pipeline, fixed_measurements(trainer.pipeline, windows), engine.load)
+        held = held_in_measurements(trainer.config.objective)
+        measurements = fixed_measurements(trainer.pipeline, windows, held)
+        return losses_of(trainer.pipeline, measurements, engine.load)
 
 
 def objective(config: Config, losses: dict[str, Losses]) -> Losses:
     """The weighted sum of video and audio losses, measurement by measurement."""
-    video = {timestep: values for name in EXPERTS for timestep, values in losses.get(name, {}).items()}
-    audio = losses.get("audio_dit", {timestep: [0.0] * NOISES for timestep in video})
-    weights = config.objective.video_weight, config.objective.audio_weight
-    return {
-        timestep: [weights[0] * v + weights[1] * a for v, a in zip(values, audio[timestep], strict=True)]
-        for timestep, values in video.items()
-    }
+    video, audio = config.objective.weights
+    weights = {**dict.fromkeys(EXPERTS, video), "audio_dit": audio}
+    total: Losses = {}
+    for tower in weights.keys() & losses.keys():
+        for timestep, values in losses[tower].items():
+            sums = total.get(timestep, [0.0] * NOISES)
+            total[timestep] = [old + weights[tower] * new for old, new in zip(sums, values, strict=True)]
+    return total
 
 
 def verdict(tower: str, before: Losses, after: Losses) -> Verdict:

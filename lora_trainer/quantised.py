@@ -2,7 +2,7 @@
 
 int8: a scale for each row, its largest value being 127. nf4: bitsandbytes' 4-bit normal floats, a scale for
 each block of 64. Codes, scales and bias are plain frozen parameters, so swaps and streaming move them like
-any others. Widening is the same in the forward and the backward pass, and nothing wide is kept between them.
+any others. Widening is the same in the forward and the backward pass; no widened weight is kept in between.
 """
 
 import re

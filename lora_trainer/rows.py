@@ -14,7 +14,7 @@ from typing import Any
 
 from mova.errors import UserError
 
-# What other trainers call the same columns.
+# The same columns as other trainers name them.
 VIDEO_KEYS = ("video", "video_path", "file_name", "file_path", "media_path", "path")
 AUDIO_KEYS = ("audio", "audio_path", "input_audio")
 CAPTION_KEYS = ("caption", "prompt", "text")

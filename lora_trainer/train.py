@@ -25,12 +25,11 @@ from lora_trainer.lora import save_adapter
 from lora_trainer.optimizers import check_library, library
 from lora_trainer.output_lock import own_output
 from lora_trainer.quantised import check_base
-from lora_trainer.validation import Figures, make_samples, swapped_experts
+from lora_trainer.validation import Figures, check_sample, make_samples, swapped_experts
 from lora_trainer.windows import check_held_out, plan_windows
 from mova.cli.exits import STOPS
 from mova.errors import BackendError, Cancelled, UserError
 from mova.files import writable_parent
-from mova.media.images import open_image
 from mova.pipeline import MOVAPipeline
 
 logger = logging.getLogger(__name__)
@@ -72,11 +71,10 @@ def check_settings(config: Config, workers: Workers) -> None:
     if config.run.offload == "shards":
         workers.check_several()
     for number, sample in enumerate(config.samples.clips):
-        if sample.image:
-            try:
-                open_image(sample.image)
-            except UserError as error:
-                raise UserError(f"samples.clips.{number}.image: {error}") from error
+        try:
+            check_sample(sample)
+        except UserError as error:
+            raise UserError(f"samples.clips.{number}.{error}") from error
     for key, folder in (("output", config.output), ("data.cache", config.cache)):
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{key}: {folder} is a file; give the name of a folder")

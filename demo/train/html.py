@@ -126,7 +126,7 @@ def cost(cost: Cost, steps: int, price: float | None, pace: float | None, most_s
 
     A rented machine is given back after `most_seconds`, and its price is in US dollars.
     """
-    setup, keeping = (cost.seconds.get(what, 0.0) for what in ("setup", "keeping"))
+    setup, keeping = (cost.seconds.get(what, 0.0) for what in ("setup", "regularization"))
     seconds = LOAD_SECONDS + (setup + keeping + pace * steps if pace else sum(cost.seconds.values()))
     # Where steps take milliseconds, overhead dominates, and the plan counts only arithmetic.
     about = "At least" if not pace and seconds < LEAST_SECONDS else "About"

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
 PUSH_SECONDS, PUSH_SHARE = 60, 1 / 50  # between commits: at first, and of the time that has gone
-SAVE_SECONDS = 300  # kept of the job's time for saving
+SAVE_SECONDS = 300  # at the end of the job's time, reserved for saving
 LAST_TRIES = 10
 LEFT = [ABOUT, CONFIG, JOURNAL, f"{CHECKPOINTS}/*", f"{KEPT}/*"]  # for the next job
 HUB_FAILS = (OSError, httpx2.TransportError)  # what the Hub answers is an OSError, too

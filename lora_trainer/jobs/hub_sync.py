@@ -40,10 +40,10 @@ class RepoSync:
         self.has_old_checkpoint = (run.folder / CHECKPOINTS).exists()
 
     def push(self, is_last: bool = False) -> None:
-        """One commit. The adapter, which is large, goes with each new sample; at the end also what a stopped
-        run needs to resume."""
-        # Texts grow meanwhile: each is read once, and first, so that the files which it tells of are there.
-        # How the run ended comes with the adapter: who reads it, asks no more.
+        """Push one commit. The adapter, which is large, goes with each new sample; the checkpoint that a
+        stopped run resumes from goes with the last commit."""
+        # Texts grow meanwhile: each is read once, and first, so that the files it names are uploaded with it.
+        # The outcome comes with the adapter: the page stops asking when it has read it.
         names = [name for name in TEXTS if is_last or name != OUTCOME]
         texts = {name: path for name in names if (path := self.run.folder / name).is_file()}
         stamps = {name: stamp(path) for name, path in texts.items()}

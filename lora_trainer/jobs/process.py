@@ -1,7 +1,7 @@
 """A training run in a process of its own: `python -m lora_trainer.jobs.process RUN`, started by `runs`.
 
-It waits for the device, trains, and writes its outcome. The device's lock belongs to the process: however it
-ends, the system opens it for the next.
+It waits for the device, trains, and writes its outcome. The system releases the device's lock when the
+process ends, however it ends.
 """
 
 import logging

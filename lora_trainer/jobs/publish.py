@@ -162,7 +162,7 @@ def losses(events: list[dict[str, Any]]) -> str:
     if base is None or last is None:
         return ""
     part = "held_out" if base["held_out"] else "training"
-    whose = "clips that were kept back" if part == "held_out" else "the clips it learnt from"
+    whose = "held-out clips" if part == "held_out" else "training clips"
     title = f"Loss on {whose}, the same noise before and after:\n"
     rows = [title, "| | base | with this LoRA |", "| --- | --- | --- |"]
     for tower, bins in base[part].items():

@@ -124,7 +124,7 @@ class TrainingRun:
         return "\n".join(line.rpartition("\r")[2] for line in text.rstrip().split("\n")[-lines:])
 
     def status(self) -> Status:
-        """How it is now."""
+        """The current status."""
         outcome = read_json(self.folder / OUTCOME)
         if outcome:
             return Status(outcome["kind"], outcome["message"])
@@ -132,7 +132,7 @@ class TrainingRun:
         if job and (ended := self._end_of_job(job)):
             return ended
         if not job and not is_alive(self.folder):
-            return Status("broken", self._epitaph())
+            return Status("broken", self._reason_broken())
         if (self.folder / STOP).exists():
             return Status("stopping", "It saves what it has learnt, then stops.")
         if job and job["stage"] == SENDING:
@@ -151,7 +151,7 @@ class TrainingRun:
         return Status("running", spent or "", "train", step, count, (count - step) * pace)
 
     def _end_of_job(self, job: Mapping[str, Any]) -> Status | None:
-        """How a job ended that did not say so itself."""
+        """The status of a job that ended without reporting its outcome; None if it has not ended."""
         kept = "what it had sent is here" if self.adapter else "it had sent nothing yet"
         said = f" ({job['message']})" if job["message"] else ""
         if job["stage"] == REFUSED:
@@ -164,14 +164,14 @@ class TrainingRun:
             return Status("broken", f"nothing was heard of the job for long; {kept}. Look at {job['url']}")
         return None
 
-    def _epitaph(self) -> str:
+    def _reason_broken(self) -> str:
         saved = self.saved_step()
         kept = f"all up to step {saved} is saved" if saved else "nothing was learnt yet"
         if shutil.disk_usage(self.folder).free < NO_SPACE:
-            return f"the disk is full; {kept}: free some space, then go on"
+            return f"the disk is full; {kept}: free some space, then resume"
         return (
             "the run was ended from outside (killed, out of memory, or the machine was switched off); "
-            f"{kept}: go on from there"
+            f"{kept}: resume from there"
         )
 
 
@@ -288,7 +288,7 @@ class RunRegistry:
             pass
 
     def runs(self, owner: str) -> list[TrainingRun]:
-        """The owner's runs, the newest first."""
+        """The owner's runs, newest first."""
         folders = (self.root / owner).iterdir() if (self.root / owner).is_dir() else ()
         found = [read_run(folder) for folder in folders]
         return sorted((run for run in found if run), key=lambda run: run.about.created, reverse=True)

@@ -23,7 +23,7 @@ from lora_trainer.plan.flops import (
 from lora_trainer.plan.inputs import Card, PlanInputs
 from lora_trainer.plan.memory import PROCESS, Sizes
 from lora_trainer.quantised import BASES
-from lora_trainer.validation import BINS, MAX_WINDOWS
+from lora_trainer.validation import BINS, MAX_WINDOWS, held_in_measurements
 from mova.catalog import find_model
 from mova.guidance import branches
 from mova.machine import DTYPES, GIB, forward_flops, human_bytes, human_seconds
@@ -82,7 +82,7 @@ def estimate_run(config: Config, card: Card, inputs: PlanInputs) -> Plan:
     largest = max(windows, key=lambda shape: shape.video_tokens)
     step, operations = step_seconds(config, card, inputs, windows)
     seconds = {
-        "keeping": regularization_seconds(config, card, inputs, largest),
+        "regularization": regularization_seconds(config, card, inputs, largest),
         "encoding": 0.0
         if inputs.cached and windows == inputs.windows
         else encoding_seconds(card, inputs, windows),
@@ -125,7 +125,7 @@ def step_seconds(
     config: Config, card: Card, inputs: PlanInputs, windows: Mapping[ClipShape, int]
 ) -> tuple[float, float]:
     """(seconds, operations) of the mean optimizer step, over windows and experts; weights arrive in time."""
-    run, share = config.run, high_share(config, inputs)
+    run, share = config.run, config.objective.high_noise_share(inputs.high_share)
     seconds = operations = 0.0
     for expert, weight in zip(EXPERTS, (share, 1 - share), strict=True):
         for shape, count in windows.items():
@@ -139,11 +139,6 @@ def step_seconds(
         size = memory.frozen_bytes(inputs.towers, EXPERTS[0], config, DTYPES[card.dtype])
         seconds += switches / run.steps * size / (card.link * 1e9)
     return seconds, operations
-
-
-def high_share(config: Config, inputs: PlanInputs) -> float:
-    share = config.objective.high_share
-    return inputs.high_share if share == "natural" else float(share)
 
 
 def streaming_seconds(config: Config, card: Card, inputs: PlanInputs) -> float:
@@ -186,7 +181,7 @@ def validation_seconds(
     count = sum(windows.values()) - inputs.regularization_windows
     held = round(count * config.data.held_out / max(1, inputs.clips))
     measured = sum(min(MAX_WINDOWS, part) for part in (held, count - held, inputs.regularization_windows))
-    forwards = measured * sum(BINS.values())
+    forwards = measured * sum(BINS.values()) * len(held_in_measurements(config.objective))
     one = forwards * mean_forward_seconds(card, inputs, windows)
     return times(config.run.steps, config.run.validate_every) * one
 

@@ -58,7 +58,7 @@ def training_pass(
     """Operations of one micro-batch of windows of this shape, with `expert` as the video tower."""
     video, audio, bridge = (configs[name] for name in (expert, "audio_dit", "dual_tower_bridge"))
     n, a, trained = shape.video_tokens, shape.audio_latents, config.towers.trained()
-    hears, sees = config.objective.audio_weight > 0, config.objective.video_weight > 0
+    sees, hears = (weight > 0 for weight in config.objective.weights)
     bridged = min(bridge["visual_layers"], bridge["audio_layers"])
     edges = ends(video, n, sees) + ends(audio, a, hears)
     layers, recomputed = Flops(), 0.0

@@ -22,15 +22,7 @@ from mova.catalog import find_model
 from mova.checkpoint import MODULES, build, load_tokenizer, read_boundary_ratio, read_config, resolve
 from mova.errors import UserError
 from mova.inspection import CONFIGS, Checkpoint
-from mova.machine import (
-    CPU_TFLOPS_PER_CORE,
-    GIB,
-    UNKNOWN_GPU_LINK,
-    Machine,
-    find_gpu,
-    known_gpu,
-    sustained_tflops,
-)
+from mova.machine import GIB, UNKNOWN_GPU_LINK, Machine, find_gpu, known_gpu, sustained_tflops
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape, parse_size
 from mova.text import clean_prompt
 
@@ -74,14 +66,16 @@ class PlanInputs:
 
 def find_card(config: Config, gpu: str | None, processes: int = 1) -> Card:
     """The named GPU with all its memory free, or this machine as it is. Raises UserError."""
-    wanted = None if config.run.dtype == "auto" else config.run.dtype
-    if gpu is not None:
-        found = find_gpu(gpu)
-        dtype = wanted or "bfloat16"
-        rate = found.tflops * (FLOAT32_RATE if dtype == "float32" else 1)
-        return Card(found.name, int(found.gib * GIB), None, rate, found.link, True, dtype, processes)
-    machine = Machine.probe(config.run.device)
-    dtype, known = wanted or machine.dtype, known_gpu(machine.name)
+    if gpu is None:
+        return card_of(Machine.probe(config.run.device), config.run.dtype, processes)
+    named = find_gpu(gpu)
+    machine = Machine("cuda", named.name, int(named.gib * GIB), ram=0, cores=0, has_bfloat16=True)
+    return replace(card_of(machine, config.run.dtype, processes), ram=None)
+
+
+def card_of(machine: Machine, dtype: str = "auto", processes: int = 1) -> Card:
+    """The card of a machine, with the rates of the table; `dtype` is as `run.dtype`."""
+    dtype, known = machine.dtype if dtype == "auto" else dtype, known_gpu(machine.name)
     rate = sustained_tflops(machine.name if machine.is_gpu else "CPU", machine.cores)
     rate *= FLOAT32_RATE if machine.is_gpu and dtype == "float32" else 1
     link = known.link if known else UNKNOWN_GPU_LINK
@@ -92,15 +86,8 @@ def rented_card(config: Config, offer: Offer) -> Card:
     """A machine of the Hub's jobs. Of its virtual cores two share one."""
     if offer.gpu:
         return replace(find_card(config, offer.gpu.name), name=offer.name, ram=offer.ram or None)
-    return Card(
-        name=offer.name,
-        vram=offer.ram,
-        ram=offer.ram,
-        tflops=CPU_TFLOPS_PER_CORE * offer.cores / 2,
-        link=UNKNOWN_GPU_LINK,
-        is_gpu=False,
-        dtype="float32",
-    )
+    cores = max(1, offer.cores // 2)
+    return card_of(Machine("cpu", offer.name, offer.ram, offer.ram, cores, has_bfloat16=False), "float32")
 
 
 def plan_inputs(config: Config, items: list[DatasetItem] | None = None) -> PlanInputs:

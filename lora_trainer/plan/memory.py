@@ -129,7 +129,7 @@ def layer_sizes(towers: Mapping[str, nn.Module], part: str, config: Config, widt
 
 
 def activations(towers: Mapping[str, nn.Module], shape: ClipShape, config: Config) -> tuple[int, int, int]:
-    """Numbers kept for the backward pass: (between layers, inside layers, gradients under way).
+    """Numbers kept for the backward pass: (between layers, inside layers, gradients of activations).
 
     With checkpointing one layer's inside is there at a time. What is counted is what autograd saves of each
     operation: frozen layers save no input, those under a LoRA do.

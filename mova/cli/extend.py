@@ -20,7 +20,10 @@ def add_extend(parser: argparse.ArgumentParser) -> None:
         "--overlap", type=float, default=1.0, help="seconds of the clip so far that a window holds, default 1"
     )
     parser.add_argument(
-        "--window", type=float, metavar="SECONDS", help="length of a window; default: the trained length"
+        "--window",
+        type=float,
+        metavar="SECONDS",
+        help="length of a window; default: the model's trained length",
     )
     own = "default: the clip's own settings"
     parser.add_argument("--prompt", help=f"what is seen and heard from here on; {own}")
@@ -48,7 +51,7 @@ def extend(options: argparse.Namespace) -> int:
     windows = extension.windows()
     backend = LocalBackend(name, options.device, **placement_options(options, settings))
     seconds = sum(backend.plan(extension.request_of(window)).seconds for window in windows)
-    say(f"{len(windows)} windows; denoising takes about {human_seconds(seconds)}")
+    say(f"windows: {len(windows)}; denoising takes about {human_seconds(seconds)}")
     folder = extension.folder(backend, out)
     try:
         with StepBar(len(windows) * request.num_inference_steps) as bar:
@@ -90,7 +93,9 @@ def build_request(options: argparse.Namespace, settings: dict, model: catalog.Mo
         request = request.replace(height=height, width=width)
     given = {"prompt": options.prompt, "num_inference_steps": options.steps, "seed": options.seed}
     request = request.replace(**{key: value for key, value in given.items() if value is not None})
-    window = model.num_frames / model.frame_rate if options.window is None else options.window
+    # Of a model that is not in the catalogue only the length of its clip is known.
+    length = model.num_frames if model.name in catalog.MODELS or not settings else request.num_frames
+    window = length / request.frame_rate if options.window is None else options.window
     num_frames = shapes.frames_for_seconds(window, request.frame_rate)
     seed = int(sha256_of(options.clip)[:8], 16) if request.seed is None else request.seed
     return request.replace(video=None, audio=None, num_frames=num_frames, seed=seed)

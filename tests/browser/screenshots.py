@@ -1,6 +1,6 @@
 """Pictures of the page in every state: `python -m tests.browser.screenshots FOLDER` (needs Chromium).
 
-Each state is taken at 1280 and 390 pixels, light and dark. With MOVA_MODEL set it is that model, else the
+Each state is taken at 1440 and 390 pixels, light and dark. With MOVA_MODEL set it is that model, else the
 tiny one of the tests.
 """
 
@@ -13,10 +13,11 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from mova.media.clips import write_wav
 from tests.browser.page import ROOT, Demo, serving
-from tests.lora_trainer.clips import make_clip
+from tests.lora_trainer.clips import make_clip, wave
 
-WIDTHS = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
+WIDTHS = {"desktop": {"width": 1440, "height": 900}, "phone": {"width": 390, "height": 844}}
 PROMPT = (
     'A woman at a kitchen table looks up and smiles. She says, "Good morning." '
     "The audio shows her calm voice and a kettle."
@@ -110,6 +111,26 @@ def take(demo: Demo, stem: Path) -> None:
     page.locator("#suggestion-notes p").first.wait_for(timeout=30_000)
     shoot("13-wording")
     take_training(demo, shoot)
+    take_added(demo, shoot)
+
+
+def take_added(demo: Demo, shoot: Callable[..., None]) -> None:
+    """A sound that is added, and the visitor's newest clip in each of the four ways."""
+    page = demo.page
+    demo.open()
+    with tempfile.TemporaryDirectory() as folder:
+        sound = Path(folder) / "voice.wav"
+        write_wav(sound, wave(1.5, (0.3, 0.9)), 48_000)
+        page.locator("input:has(+ #add)").set_input_files(sound)
+        page.locator("#tracks b").first.wait_for()
+        shoot("18-sound", 1500)
+    page.locator("#remove-added").click()
+    page.locator("#mine button").first.click()
+    for number, button in enumerate(("extend", "redo-sound", "redo-picture", "retake"), 19):
+        page.locator(f"#{button}").click()
+        shoot(f"{number}-{button}", 2000)
+    demo.make(preset="Quick", seconds=240)
+    shoot("23-retaken", 2000)
 
 
 def take_training(demo: Demo, shoot: Callable[..., None]) -> None:

@@ -21,7 +21,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from mova.media.clips import read_clip
+from mova.media.clips import read_clip, write_wav
 from tests.browser.page import serving
 from tests.demo.test_form import bomb, polyglot
 
@@ -77,6 +77,28 @@ def test_a_program_writes_a_prompt_and_asks_for_the_cost(api):
     assert cost["seconds"] > 0
 
 
+def test_a_program_changes_a_clip_in_each_of_the_four_ways(api, tmp_path):
+    clip, _ = api.predict(**SMALL | {"seed": 5}, api_name="/generate")
+    first = read_clip(Path(clip))
+    given = {"clip": handle_file(clip), "preset": "quick", "seed": 6}
+    part = {"start": 0.1, "end": 0.25}
+    made = {}
+    for name, more in (("extend", {}), ("redo_sound", {}), ("redo_picture", {}), ("retake", part)):
+        path, settings = api.predict(**given | more, api_name=f"/{name}")
+        made[name] = read_clip(Path(path))
+        assert (settings["prompt"], settings["seed"], settings["video"]) == (PROMPT, 6, "given.mp4")
+    assert len(made["extend"].frames) == 9 + 12
+    assert np.array_equal(made["redo_sound"].frames, first.frames)
+    assert np.abs(made["redo_picture"].waveform - first.waveform).max() < 0.02  # of AAC
+    assert made["retake"].frames.shape == first.frames.shape
+    write_wav(tmp_path / "voice.wav", first.waveform, first.sample_rate)
+    sound = given | {"clip": handle_file(str(tmp_path / "voice.wav"))}
+    path, settings = api.predict(**sound, api_name="/redo_picture")
+    assert settings["audio"] == "given.wav"
+    assert "a sound lacks what is to stay or to be changed" in refusal(api, **sound, api_name="/extend")
+    assert "ends before it starts" in refusal(api, **given, start=0.3, end=0.1, api_name="/retake")
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
@@ -123,9 +145,13 @@ def test_an_agent_makes_a_clip_by_the_tools_of_the_mcp_server(server):
             return tools, [(answer.isError, answer.content[0].text) for answer in answers]
 
     tools, (enhanced, made, refused) = anyio.run(talk)
-    assert set(tools) == {"generate", "enhance", "estimate"}
+    changes = {"extend", "redo_sound", "redo_picture", "retake"}
+    assert set(tools) == {"generate", "enhance", "estimate"} | changes
+    assert tools["extend"].inputSchema["required"] == ["clip"]
+    assert tools["retake"].inputSchema["required"] == ["clip", "start", "end"]
     assert tools["generate"].inputSchema["required"] == ["prompt"]
-    assert all("description" in each for each in tools["generate"].inputSchema["properties"].values())
+    properties = [each for tool in tools.values() for each in tool.inputSchema["properties"].values()]
+    assert all("description" in each for each in properties)
     assert not enhanced[0]
     assert "wuff" in enhanced[1]
     assert not made[0]
@@ -145,15 +171,14 @@ def post(url, data, kind="application/json"):
         return error.code, error.read().decode()
 
 
-def call(server, values):
-    """/generate by plain HTTP: the status and all that the stream says."""
+def call(server, values, name="generate"):
+    """An endpoint by plain HTTP: the status and all that the stream says."""
     body = json.dumps({"data": values}).encode()
-    status, text = post(f"{server.url}/gradio_api/call/generate", body)
+    address = f"{server.url}/gradio_api/call/{name}"
+    status, text = post(address, body)
     if status != 200:
         return status, text
-    with urllib.request.urlopen(
-        f"{server.url}/gradio_api/call/generate/{json.loads(text)['event_id']}", timeout=60
-    ) as stream:
+    with urllib.request.urlopen(f"{address}/{json.loads(text)['event_id']}", timeout=60) as stream:
         return 200, stream.read().decode()
 
 
@@ -161,6 +186,8 @@ def test_no_file_of_the_machine_is_read_for_a_stranger(server, golden):
     for path in ("/etc/passwd", "../../etc/passwd", str(golden / "image.png"), str(server.outputs / ".key")):
         image = {"path": path, "meta": {"_type": "gradio.FileData"}}
         status, text = call(server, [PROMPT, image, "quick", "wide", 0.4, 1, 3, 5, 1, None, ""])
+        assert "event: error" in text or status >= 400, path
+        status, text = call(server, [image, PROMPT, "quick", 1], "extend")
         assert "event: error" in text or status >= 400, path
         for prefix in ("/gradio_api/file=", "/file="):
             assert post(f"{server.url}{prefix}{path}", None)[0] in (403, 404, 405)

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mova.cli.main import main
+from mova.catalog import find_model
+from mova.cli import extend, generate
+from mova.cli.main import build_parser, main
 from mova.media.clips import read_clip, read_settings, write_mp4, write_wav
 from tests.backends.test_backend_tracks import RATE, packets, picture, voice, write_foreign
 
@@ -97,13 +99,16 @@ def test_from_makes_such_a_clip_again_and_checks_its_sources(run):
     assert "the clip was made from given.mp4, which is not here; give its video with --video" in messages
 
 
-def test_without_a_size_the_clip_has_the_shape_of_the_video(run):
-    write_foreign(Path("tall.mp4"), size=(64, 32))
-    command = ["generate", "--video", "tall.mp4", "--model", "pocket", "--steps", "1", "--out", "a.mp4"]
-    assert run(*command, "--guidance-scale", "1", "--bridge-guidance-scale", "1")[0] == 0
-    settings = read_settings(Path("a.mp4"))
-    assert (settings["height"], settings["width"]) == (240, 128)
-    assert packets(Path("a.mp4")) == packets(Path("tall.mp4"))
+def test_without_a_size_the_clip_has_the_shape_and_the_length_of_the_video():
+    write_foreign(Path("tall.mp4"), num_frames=30, size=(64, 32))
+    options = build_parser().parse_args(["generate", "--video", "tall.mp4"])
+    request = generate.build_request(options, {}, find_model("pocket"))
+    assert (request.height, request.width, request.num_frames) == (240, 128, 29)
+    options = build_parser().parse_args(
+        ["generate", "--video", "tall.mp4", "--frames", "9", "--size", "64x32"]
+    )
+    request = generate.build_request(options, {}, find_model("pocket"))
+    assert (request.height, request.width, request.num_frames) == (32, 64, 9)
 
 
 @pytest.mark.parametrize(
@@ -145,14 +150,14 @@ def test_a_clip_is_extended_with_its_own_settings(run):
     assert "was made by extending a.mp4; run python -m mova extend" in messages
 
 
-def test_a_clip_of_another_tool_is_extended_by_the_prompt_alone(run):
-    command = ["extend", "given.mp4", "--seconds", "0.1", "--window", "0.375", "--overlap", "0.2"]
-    code, output, messages = run(*command, "--model", "pocket", "--steps", "1", "--prompt", "A ball.")
-    assert code == 0, messages
-    seed = output.strip().partition("\tseed ")[2]
-    assert read_settings(Path("given-extended.mp4"))["prompt"] == "A ball."
-    Path("given-extended.mp4").unlink()
-    assert run(*command, "--model", "pocket", "--steps", "1", "--prompt", "A ball.")[1].strip().endswith(seed)
+def test_a_clip_of_another_tool_is_extended_by_the_prompt_at_its_shape_and_always_with_one_seed():
+    options = build_parser().parse_args(["extend", "given.mp4", "--seconds", "1", "--prompt", "A ball."])
+    requests = [extend.build_request(options, {}, find_model("pocket")) for _ in range(2)]
+    assert requests[0] == requests[1]
+    assert requests[0].seed is not None
+    assert (requests[0].prompt, requests[0].num_frames) == ("A ball.", find_model("pocket").num_frames)
+    assert (requests[0].height, requests[0].width) == (128, 240)
+    assert extend.own_settings(Path("silent.mp4")) == {}
 
 
 def test_ctrl_c_keeps_the_finished_windows_and_says_how_to_resume(run):

@@ -17,9 +17,10 @@ from demo.restore import form_of
 from demo.service import DemoService
 from demo.settings import Settings
 from mova.errors import UserError
-from mova.media.clips import read_settings, write_mp4
+from mova.media.clips import read_clip, read_settings, write_mp4, write_wav
 from mova.request import GenerationRequest
 from tests.backends.video_server import KEY, running_engine
+from tests.lora_trainer.clips import wave
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +172,39 @@ def test_the_part_of_the_picture_that_is_kept_is_the_one_that_was_chosen(service
         assert abs(brightest / 240 - (0.08, 0.5, 0.92)[channel]) < 0.1
     assert draw_crop(tmp_path / "wide.png", 40, 240, "crop")[1] == ""
     assert draw_crop(tmp_path / "wide.png", 40, 480, "crop")[1] == "height"
+
+
+def test_what_is_held_comes_out_as_it_went_in_and_the_rest_is_made(service, visitor, form, tmp_path):
+    """A sound, a silent video, and the four ways on with a clip."""
+    first = make(service, visitor, changed(form, seconds=0.71)).folder / "clip.mp4"
+    write_wav(tmp_path / "voice.wav", 0.3 * wave(17 / 24, (0.2,)), 48_000)
+    sung = make(service, visitor, changed(form, prompt="", added=str(tmp_path / "voice.wav")))
+    assert sung.outcome.kind == "done", sung.outcome.message
+    heard = read_clip(sung.folder / "clip.mp4").waveform[0]
+    assert np.corrcoef(heard, 0.3 * wave(17 / 24, (0.2,))[: len(heard)])[0, 1] > 0.99
+    before = read_clip(first)
+    for act, part in (("sound", {}), ("picture", {}), ("retake", {"span_start": 0.25, "span_end": 0.5})):
+        made = []
+        for seed in (1, 2):
+            again = changed(form, prompt="", added=str(first), act=act, random_seed=False, seed=seed, **part)
+            run = make(service, visitor, again)
+            assert run.outcome.kind == "done", run.outcome.message
+            made.append(read_clip(run.folder / "clip.mp4"))
+        settings = read_settings(run.folder / "clip.mp4")
+        assert str(run.folder) not in json.dumps(settings)
+        restored = form_of(service, settings, None, service.model_name, run.folder)
+        assert (restored.act, restored.added) == (act, str(run.folder / "given.mp4"))
+        for clip in made:
+            steps = np.abs(clip.frames.astype(int) - before.frames).mean((1, 2, 3))
+            sound = np.abs(clip.waveform - before.waveform)[0]
+            if act == "sound":
+                assert steps.max() == 0
+            if act == "picture":
+                assert sound.max() < 0.02  # of AAC
+            if act == "retake":
+                assert steps[:4].max() < 4 and sound[: 8000 // 5].max() < 0.02
+        assert (act == "sound") == np.array_equal(made[0].frames, made[1].frames)
+        assert (act == "picture") == np.array_equal(made[0].waveform, made[1].waveform)
 
 
 def test_a_refused_request_leaves_nothing_behind(service, visitor, form, tmp_path):

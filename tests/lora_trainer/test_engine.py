@@ -34,6 +34,7 @@ VARIANTS = {
     "dropout": {"run.dropout": 0.3, "run.batch_size": 2, "run.gradient_checkpointing": True},
     "schedule_free": {"optimizer.name": "schedule_free"},
     "prodigy": {"optimizer.name": "prodigy", "optimizer.learning_rate": None},
+    "held": {"objective.hold_video": 0.4, "objective.hold_audio": 0.4, "run.batch_size": 2},
 }
 
 

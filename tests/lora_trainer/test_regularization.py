@@ -174,8 +174,8 @@ def test_a_run_makes_its_own_clips_to_keep_first_counted_before_and_only_what_is
     assert known.texts == without.texts + 2
     card = find_card(config, None)
     seconds = [estimate_run(config, card, each).seconds for each in (known, without)]
-    assert seconds[0]["keeping"] > 0 and seconds[0]["validation"] > seconds[1]["validation"]
-    assert "keeping" not in seconds[1]
+    assert seconds[0]["regularization"] > 0 and seconds[0]["validation"] > seconds[1]["validation"]
+    assert "regularization" not in seconds[1]
     told = []
     cache = build_cache(config, *choose_device(config), lambda *each: told.append(each))
     assert told[:4] == [("keep", done, 3) for done in range(4)]
@@ -234,7 +234,7 @@ def keep(golden, tmp_path):
             "--model",
             str(golden / "checkpoint"),
             "--out",
-            str(tmp_path / out),
+            out and str(tmp_path / out),
             "--device",
             "cpu",
         ]
@@ -279,6 +279,8 @@ def test_the_command_refuses_what_it_cannot_make_before_it_makes_anything(keep, 
     ):
         assert keep(prompts, *options) == 2, sentence
         assert sentence in capsys.readouterr().err
+    assert keep(["A lamp."], out="") == 2
+    assert "--out is empty" in capsys.readouterr().err
     assert not (tmp_path / "kept").exists()
     assert keep(["A lamp."], "--count", "1") == 0
     assert keep(["Another."], "--count", "1") == 2

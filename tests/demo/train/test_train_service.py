@@ -138,9 +138,9 @@ def test_clips_to_keep_count_in_the_cost_and_need_prompts_where_there_are_no_exa
         service.start(owner, TrainForm(keep=True))
     wishes = TrainForm(steps=20, keep=True, keep_prompts="A drum.")
     cost, without = service.cost(owner, wishes), service.cost(owner, TrainForm(steps=20))
-    assert cost.seconds["keeping"] > 0 and "keeping" not in without.seconds
+    assert cost.seconds["regularization"] > 0 and "regularization" not in without.seconds
     assert "The clips to keep take at least" in html.cost(cost, 20, None, None)
-    as_measured = html.cost(replace(cost, seconds=cost.seconds | {"keeping": 1000.0}), 20, None, 1.0)
+    as_measured = html.cost(replace(cost, seconds=cost.seconds | {"regularization": 1000.0}), 20, None, 1.0)
     assert "About 17 min" in as_measured  # a pace does not cover them
 
 

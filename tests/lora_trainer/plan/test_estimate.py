@@ -180,6 +180,24 @@ def test_time_follows_card_length_and_batch(planned):
     assert planned("H200", run__gradient_checkpointing=False)[0].step_seconds < 0.8 * plan.step_seconds
 
 
+def test_an_expert_that_never_runs_as_every_picture_is_held_costs_no_time(planned):
+    """Neither its steps nor its way to the device. The rest costs as without a loss of the picture."""
+    shares = {"objective__high_share": "natural"}
+    dubbing, _ = planned("4090", HALF, preset="dubbing", run__offload="experts", **shares)
+    sound, _ = planned("4090", HALF, preset="sound_only", run__offload="experts", **shares)
+    assert dubbing.petaflops == pytest.approx(sound.petaflops)
+    ways = [plan.step_seconds * plan.steps for plan in (dubbing, sound)]
+    gib_moved, link = 28.6e9, 25e9
+    assert ways[1] - ways[0] == pytest.approx(
+        715 * gib_moved / link, rel=0.05
+    )  # 358 of 1000 steps, both ways
+    assert dubbing.seconds["validation"] == pytest.approx(sound.seconds["validation"])
+    both, _ = planned("4090", HALF, objective__hold_video=0.1, objective__hold_audio=0.1, **shares)
+    plain, _ = planned("4090", HALF, **shares)
+    assert both.seconds["validation"] == pytest.approx(3 * plain.seconds["validation"])
+    assert both.step_seconds == pytest.approx(plain.step_seconds)
+
+
 def test_streaming_short_clips_waits_for_the_link(planned):
     tiny = dataclasses.replace(FULL, num_frames=5)
     kept, streamed = (planned("4090", tiny, run__offload=each)[0] for each in ("none", "layers"))
@@ -192,6 +210,8 @@ def test_streaming_short_clips_waits_for_the_link(planned):
         {"run__gradient_checkpointing": True},
         {"objective__audio_weight": 0.0, "towers__audio_dit__train": False},
         {"objective__video_weight": 0.0, "towers__audio_dit__targets": "attention_ffn"},
+        {"preset": "dubbing", "objective__high_share": "natural"},
+        {"preset": "lip_sync"},
     ],
 )
 def test_operations_are_those_that_torch_counts(engine, changes):
