@@ -82,8 +82,8 @@ class LocalBackend:
     def __init__(
         self, model: str, device: str | None = None, want_preview: bool = False, **fixed: object
     ) -> None:
-        self.model = model
-        self.source = catalog.find_model(model).source
+        spec = catalog.find_model(model)
+        self.model, self.source = spec.name, spec.source
         self.device = device
         self.want_preview = want_preview
         self.fixed = fixed

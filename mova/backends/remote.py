@@ -344,8 +344,8 @@ class RemoteBackend:
     """
 
     def __init__(self, model: str, remote: RemoteServer, patience: Patience | None = None) -> None:
-        self.model = model
-        self.source = catalog.find_model(model).source
+        spec = catalog.find_model(model)
+        self.model, self.source = spec.name, spec.source
         self.remote = remote
         self.patience = patience or Patience()
 
