@@ -114,7 +114,7 @@ def test_mistakes_are_sentences(run, tmp_path):
         ((IDEA, "--candidates", "99"), "give 1 to 16"),
         ((IDEA, "--base-url", "localhost:8000"), "not a server address"),
         ((IDEA, "--base-url", "http://localhost/v1", "--api-key-env", "NOT_SET"), "NOT_SET is empty"),
-        ((IDEA, "--local", str(tmp_path)), "no model that can be loaded"),
+        ((IDEA, "--local", str(tmp_path)), "cannot be loaded as a model"),
         ((IDEA, "--template", "--tokenizer", str(tmp_path)), "holds no tokenizer.json"),
     ):
         code, _, messages = run(*arguments)

@@ -70,7 +70,7 @@ def test_cancelling_stops_it(text_model):
 
 
 def test_what_is_no_model_is_named(tmp_path):
-    with pytest.raises(UserError, match="no model that can be loaded"):
+    with pytest.raises(UserError, match="cannot be loaded as a model"):
         LocalWriter(str(tmp_path)).write(WriterRequest((("user", "go"),)))
 
 
