@@ -29,6 +29,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process with threads of its own cannot be forked
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors import safe_open
@@ -121,8 +122,20 @@ def set_up_train(folder: Path, number: int) -> list[str]:
     ]
 
 
+def set_up_extend(folder: Path, number: int) -> list[str]:
+    """A small clip to continue by two windows, and, every other time, an output to replace."""
+    shutil.copy(TEMPLATES / "made.mp4", folder / "clip.mp4")
+    if number % 2:
+        (folder / "out").mkdir()
+        shutil.copy(TEMPLATES / "made.mp4", folder / "out" / "longer.mp4")
+    window = ["--seconds", "0.6", "--overlap", "0.2", "--window", "0.55"]
+    where = ["--device", "cpu", "--out", "out/longer.mp4", *(["--overwrite"] if number % 2 else [])]
+    return ["extend", "clip.mp4", *window, *where]
+
+
 COMMANDS = {
     "generate": Command("mova", mova.cli.main.main, set_up_generate, (("out",), ("out", "out/clip.mp4"))),
+    "extend": Command("mova", mova.cli.main.main, set_up_extend, ((".",), ("out", "out/longer.mp4"))),
     "train": Command(
         "lora_trainer",
         lora_trainer.__main__.main,
@@ -194,6 +207,8 @@ def is_whole(path: Path) -> bool:
                 return len(file.readframes(file.getnframes())) == file.getnframes() * file.getsampwidth() > 0
         if path.suffix == ".png":
             Image.open(path).load()
+        if path.suffix == ".npz":  # a finished window of `extend`
+            return all(np.load(path)[key].size > 0 for key in np.load(path))
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 return bool(list(file.keys()))
@@ -249,8 +264,9 @@ def trial(command: Command, case: str, number: int, seconds: dict[bool, float], 
         faults = faults_of(case, code, messages, before, folder)
         for path in locked:
             path.chmod(0o755 if path.is_dir() else 0o644)
-        if command.module == "lora_trainer" and code != 0:
-            again = arguments if "--resume" in arguments else [*arguments, "--resume"]
+        if (command.module == "lora_trainer" or arguments[0] == "extend") and code != 0:
+            is_as_before = arguments[0] == "extend" or "--resume" in arguments
+            again = arguments if is_as_before else [*arguments, "--resume"]
             resumed, said, *_ = wait(*start(command, again, folder, None, False))
             if resumed:
                 faults.append(f"resume: {said[-500:]}")
@@ -319,6 +335,9 @@ def prepare() -> None:
     for name in "ab":
         make_clip(TEMPLATES / "clips" / f"{name}.mp4", 0.75)
     make_clip(TEMPLATES / "clip.mp4", 0.5, caption=None)
+    small = ["--size", "64x32", "--frames", "9", "--steps", "2", "--guidance-scale", "1"]
+    made = ["generate", "--model", str(CHECKPOINT), "--prompt", "a lamp", "--device", "cpu", *small]
+    mova.cli.main.main([*made, "--out", str(TEMPLATES / "made.mp4")])
 
 
 def row(name: str, case: str, tally: Tally) -> str:
