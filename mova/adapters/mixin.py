@@ -5,14 +5,14 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from diffusers.loaders.lora_base import LoraBaseMixin
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from mova.adapters.files import Adapter, AdapterMetadata, LoraUpdate, check_adapter
+from mova.adapters.files import Adapter, LoraUpdate
 from mova.adapters.sources import read_adapter
 from mova.adapters.strengths import TOWERS, Strength, by_tower
 from mova.errors import UserError
@@ -176,31 +176,6 @@ def attach(model: nn.Module, layers: Mapping[str, LoraUpdate], adapter_name: str
             for half, module in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
                 parameter = module[adapter_name].weight
                 parameter.data = state[f"{path}.{half}.weight"].to(parameter.device)
-
-
-def extract_adapter(
-    towers: Mapping[str, nn.Module], adapter_name: str = "default", metadata: AdapterMetadata | None = None
-) -> Adapter:
-    """The adapter that peft holds in these towers, on the CPU: what a training has to save.
-
-    Raises:
-        UserError: there is none in any tower, it is broken, or it has more than the two matrices.
-    """
-    layers = {}
-    for tower, model in towers.items():
-        config: Any = getattr(model, "peft_config", {}).get(adapter_name)
-        if config is not None and (config.use_dora or config.lora_bias):
-            raise UserError(f"{tower} was trained with DoRA or biases, which adapter files do not hold")
-        for path, layer in lora_layers(model):
-            if adapter_name in layer.lora_A:
-                halves = (layer.lora_A[adapter_name], layer.lora_B[adapter_name])
-                down, up = (half.weight.detach().cpu().clone() for half in halves)
-                layers[f"{tower}.{path}"] = LoraUpdate(
-                    down, up, float(layer.lora_alpha[adapter_name]), config.use_rslora
-                )
-    adapter = Adapter(layers, metadata or AdapterMetadata())
-    check_adapter(adapter, f"adapter {adapter_name!r}")
-    return adapter
 
 
 def check_fits(adapter: Adapter, towers: Mapping[str, nn.Module], source: object) -> None:
