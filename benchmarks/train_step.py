@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -36,8 +37,8 @@ from lora_trainer.distributed import Workers
 from lora_trainer.engine import Engine
 from lora_trainer.plan import flops, memory
 from lora_trainer.plan.estimate import step_seconds
-from lora_trainer.plan.inputs import Card, PlanInputs
-from mova.machine import GIB, GPUS, UNKNOWN_GPU_LINK, UNKNOWN_GPU_TFLOPS
+from lora_trainer.plan.inputs import Card, PlanInputs, card_of
+from mova.machine import GIB, UNKNOWN_GPU_LINK, Machine
 from mova.shapes import ClipShape
 
 RESIDENT_GIB = 100  # a card with less is not asked to hold both experts
@@ -134,7 +135,7 @@ def measure_setting(options: argparse.Namespace) -> None:
     sizes, side = configs(options.tiny), (64, 96) if options.tiny else (352, 640)
     shapes = [ClipShape(*side, frames, 24.0, 48000, 960) for frames in options.frames]
     floor = product_tflops(workers.device)
-    card, meta, rows = card_of(workers, floor), meta_towers(sizes), []
+    card, meta, rows = worker_card(workers, floor), meta_towers(sizes), []
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         engine = engine_of(setting, shapes, sizes, workers, Path(folder))
@@ -205,7 +206,7 @@ def predicted(
 ) -> dict[str, float | dict]:
     """Predictions of `plan` for this row, and the figures to which its constants can be fitted.
 
-    Seconds are (forward + recomputed + backward / BACKWARD_RATE) / rate: the rates are in `mova.catalog.GPUS`
+    Seconds are (forward + recomputed + backward / BACKWARD_RATE) / rate: the rates are in `mova.machine.GPUS`
     and `lora_trainer.plan.flops`, the memory that is not counted in `lora_trainer.plan.memory`.
     """
     config = engine.config
@@ -256,15 +257,11 @@ def product_tflops(device: torch.device) -> float:
     return 2 * size**3 / min(seconds) / 1e12
 
 
-def card_of(workers: Workers, tflops: float) -> Card:
+def worker_card(workers: Workers, tflops: float) -> Card:
     device, count = workers.device, workers.count
     if device.type == "cpu":  # the measured rate: the catalogue has none for tiny layers
         return Card("CPU", 0, None, tflops, UNKNOWN_GPU_LINK, is_gpu=False, dtype="float32", processes=count)
-    name = torch.cuda.get_device_name(device)
-    known = next((gpu for gpu in GPUS if gpu.name in name), None)
-    rate, link = (known.tflops, known.link) if known else (UNKNOWN_GPU_TFLOPS, UNKNOWN_GPU_LINK)
-    free, _ = torch.cuda.mem_get_info(device)
-    return Card(name, free, None, rate, link, is_gpu=True, dtype="bfloat16", processes=count)
+    return replace(card_of(Machine.probe(str(device)), "bfloat16", count), ram=None)
 
 
 def markdown(rows: list[dict]) -> str:
