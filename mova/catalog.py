@@ -1,11 +1,13 @@
 """Models by name, and their quality presets. No torch."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mova.errors import UserError
+from mova.request import GenerationRequest
 from mova.shapes import frames_for_seconds
 
 PROMPTS = Path(__file__).parents[1] / "prompts"
@@ -14,25 +16,43 @@ POCKET = Path(__file__).parents[1] / "assets" / "pocket"
 
 @dataclass(frozen=True)
 class Preset:
-    """A trade of quality for time: denoising steps, and the share of the trained length."""
+    """A trade of quality for time: denoising steps, and the share of the trained length.
+
+    `changes` are further fields of the request. `adapter` is a file that these steps need.
+    """
 
     name: str
     num_inference_steps: int
     length: float
     note: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Path | None = None
 
 
-PRESET_NAMES = ("quick", "standard", "full")
-DEFAULT_PRESET = "standard"
+PRESET_NAMES = ("turbo", "draft", "fast", "standard", "exact")  # from the fastest
+FORMER_NAMES = {"quick": "draft", "full": "exact"}
+TURBO, STANDARD = "turbo", "standard"
+# Cost no figure of pocket over two points; a step cache on top of them cost its words 2.5 (docs/speed.md).
+SAVINGS = {"solver": "unipc", "guidance_interval": (0.7, 1.0)}
 RELEASED_PRESETS = (
-    Preset("quick", 15, 0.5, "half the length, to try an idea"),
+    Preset("draft", 12, 0.5, "half the length, to try an idea", SAVINGS | {"cache_threshold": 0.1}),
+    Preset("fast", 18, 1.0, "the trained length, a third of the time of exact", SAVINGS),
     Preset("standard", 25, 1.0, "the trained length, half the steps"),
-    Preset("full", 50, 1.0, "as the released scripts run"),
+    Preset("exact", 50, 1.0, "as the released scripts run"),
 )
 POCKET_PRESETS = (
-    Preset("quick", 4, 1.0, "the fewest steps"),
+    Preset(
+        "turbo",
+        4,
+        1.0,
+        "four steps by an adapter that learnt them",
+        {"guidance_scale": 1.0, "bridge_guidance_scale": 1.0},
+        POCKET / "turbo.safetensors",
+    ),
+    Preset("draft", 4, 1.0, "the fewest steps", {"solver": "unipc"}),
+    Preset("fast", 8, 1.0, "half the time of standard", SAVINGS),
     Preset("standard", 12, 1.0, "more steps hardly improve it"),
-    Preset("full", 20, 1.0, "the most steps, hardly better"),
+    Preset("exact", 20, 1.0, "the most steps, hardly better"),
 )
 
 
@@ -41,6 +61,7 @@ class ModelSpec:
     """A checkpoint by a short name: the size it was trained for, and the settings that suit it.
 
     `negative_prompt_file` lies in prompts/; None for a model that learnt guidance from the empty prompt.
+    `refine` is a request's where a part of both tracks is made: a retake, or what continues a clip.
     """
 
     name: str
@@ -49,10 +70,11 @@ class ModelSpec:
     width: int
     num_frames: int = 193
     frame_rate: float = 24.0
-    presets: tuple[Preset, ...] = RELEASED_PRESETS
+    known_presets: tuple[Preset, ...] = RELEASED_PRESETS
     guidance_scale: float = 5.0
     bridge_guidance_scale: float = 1.0
     negative_prompt_file: str | None = "negative.zh.txt"
+    refine: int = 0
 
     @property
     def negative_prompt(self) -> str:
@@ -61,11 +83,32 @@ class ModelSpec:
             return ""
         return (PROMPTS / self.negative_prompt_file).read_text(encoding="utf-8").strip()
 
-    def preset(self, name: str = DEFAULT_PRESET) -> Preset:
-        """The preset of that name. Raises UserError if there is none."""
-        found = next((preset for preset in self.presets if preset.name == name), None)
+    @property
+    def presets(self) -> tuple[Preset, ...]:
+        """Those it has, from the fastest: one that needs an adapter, where the file is here."""
+        return tuple(each for each in self.known_presets if each.adapter is None or each.adapter.is_file())
+
+    @property
+    def default_preset(self) -> str:
+        return TURBO if any(preset.name == TURBO for preset in self.presets) else STANDARD
+
+    @property
+    def on_a_server(self) -> "ModelSpec":
+        """The model with presets that a server can follow: it knows steps and lengths, and no adapters."""
+        plain = tuple(replace(each, changes={}) for each in self.known_presets if each.adapter is None)
+        return replace(self, known_presets=plain)
+
+    def preset(self, name: str | None = None) -> Preset:
+        """The preset of that name, or of a former one; the default if None.
+
+        Raises:
+            UserError: the model has none of that name.
+        """
+        wanted = self.default_preset if name is None else FORMER_NAMES.get(name, name)
+        found = next((preset for preset in self.presets if preset.name == wanted), None)
         if found is None:
-            raise UserError(f"there is no preset {name!r}; choose one of {', '.join(PRESET_NAMES)}")
+            names = ", ".join(preset.name for preset in self.presets)
+            raise UserError(f"there is no preset {name!r} of this model; choose one of {names}", "preset")
         return found
 
     def clip_length(self, preset: Preset) -> int:
@@ -74,16 +117,36 @@ class ModelSpec:
 
     def defaults(self, preset: Preset) -> dict[str, Any]:
         """The fields of a GenerationRequest that follow from model and preset."""
-        return {
+        own = {
             "height": self.height,
             "width": self.width,
             "frame_rate": self.frame_rate,
-            "num_frames": self.clip_length(preset),
-            "num_inference_steps": preset.num_inference_steps,
             "guidance_scale": self.guidance_scale,
             "bridge_guidance_scale": self.bridge_guidance_scale,
             "negative_prompt": self.negative_prompt,
         }
+        return own | self.decided_by(preset)
+
+    def decided_by(self, preset: Preset) -> dict[str, Any]:
+        """The fields that a preset decides; of what another preset of the model changes, the usual value."""
+        usual = GenerationRequest(
+            "", guidance_scale=self.guidance_scale, bridge_guidance_scale=self.bridge_guidance_scale
+        )
+        changed = {name for each in self.presets for name in each.changes}
+        adapters = () if preset.adapter is None else ((str(preset.adapter), 1.0),)
+        return {
+            "num_frames": self.clip_length(preset),
+            "num_inference_steps": preset.num_inference_steps,
+            **{name: getattr(usual, name) for name in sorted(changed)},
+            **preset.changes,
+            "adapters": adapters,
+        }
+
+
+def is_preset_adapter(source: str) -> bool:
+    """True for the file that a preset attaches, which belongs to the toolkit and not to the clip."""
+    path = Path(source)
+    return any(path == preset.adapter for model in MODELS.values() for preset in model.known_presets)
 
 
 MODELS = {
@@ -97,10 +160,11 @@ MODELS = {
             height=128,
             width=224,
             num_frames=49,
-            presets=POCKET_PRESETS,
+            known_presets=POCKET_PRESETS,
             guidance_scale=2.0,
             bridge_guidance_scale=2.0,
             negative_prompt_file=None,
+            refine=2,
         ),
     )
 }

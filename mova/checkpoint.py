@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from mova.files import is_sidecar, write_json
 from mova.models.audio_vae import AudioVAE
 from mova.models.bridge import Bridge
 from mova.models.dit import AudioDiT, VideoDiT
+from mova.models.fp8 import LAYERS, Fp8Linear, to_8_bits
 from mova.scheduler import PairScheduler
 
 ANY = object()
@@ -38,6 +39,8 @@ _DIT_OPTIONS = {
     "require_clip_embedding": ANY,
     "require_vae_embedding": ANY,
 }
+_WAN_MODEL = ("mova.diffusion.models.wan_video_dit", "WanModel")
+_8_BITS = {"quantization": (None, "fp8")}  # of the checkpoints that `mova.conversion` writes
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class Component:
 
 
 COMPONENTS = {
-    "video_dit": Component(VideoDiT, ("mova.diffusion.models.wan_video_dit", "WanModel"), _DIT_OPTIONS),
-    "video_dit_2": Component(VideoDiT, ("mova.diffusion.models.wan_video_dit", "WanModel"), _DIT_OPTIONS),
+    "video_dit": Component(VideoDiT, _WAN_MODEL, _DIT_OPTIONS | _8_BITS),
+    "video_dit_2": Component(VideoDiT, _WAN_MODEL, _DIT_OPTIONS | _8_BITS),
     "audio_dit": Component(
         AudioDiT, ("mova.diffusion.models.wan_audio_dit", "WanAudioModel"), _DIT_OPTIONS | {"vae_type": "dac"}
     ),
@@ -73,7 +76,8 @@ COMPONENTS = {
             "apply_first_frame_bias_in_rope": False,
             "trainable_condition_scale": False,
             "pooled_adaln": False,
-        },
+        }
+        | _8_BITS,
     ),
     "audio_vae": Component(
         AudioVAE,
@@ -292,6 +296,8 @@ def load_module(name: str, folder: Path, dtype: torch.dtype | None = None) -> nn
     """A network in evaluation mode, without gradients. Raises UserError as `load_components`."""
     with torch.device("meta"):
         module = build(name, folder).eval()
+        if name in LAYERS and is_8_bits(module.config):
+            to_8_bits(name, module)
     load_weights(module, folder, dtype)
     return module.requires_grad_(False)
 
@@ -314,13 +320,20 @@ def build(name: str, folder: Path) -> nn.Module | ConfigMixin:
     return part
 
 
+def is_8_bits(config: Mapping[str, Any]) -> bool:
+    """True for the config of a component whose large layers are held in 8 bits."""
+    return config.get("quantization") == "fp8"
+
+
 def load_weights(module: nn.Module, folder: Path, dtype: torch.dtype | None) -> None:
     """Give every parameter of a meta `module` its tensor from the folder's files, strictly."""
     state, source = {}, {}
+    coarse = [path for path, layer in module.named_modules() if isinstance(layer, Fp8Linear)]
+    as_stored = {f"{path}.{name}" for path in coarse for name in ("weight", "weight_scale")}
     for file in weight_files(folder):
         with opened(file) as shard:
             for key in shard.keys():  # noqa: SIM118 - no mapping
-                state[key] = shard.get_tensor(key).to(dtype)
+                state[key] = shard.get_tensor(key).to(None if key in as_stored else dtype)
                 source[key] = file
     tied = ("shared.weight", "encoder.embed_tokens.weight")
     is_tied = isinstance(module, UMT5EncoderModel)
@@ -335,6 +348,11 @@ def load_weights(module: nn.Module, folder: Path, dtype: torch.dtype | None) -> 
         f"{source[key]}: {key} is {list(state[key].shape)}, expected {list(tensor.shape)}"
         for key, tensor in expected.items()
         if key in state and state[key].shape != tensor.shape
+    ]
+    problems += [
+        f"{source[key]}: {key} is {state[key].dtype}, expected {expected[key].dtype}"
+        for key in as_stored & state.keys()
+        if state[key].dtype != expected[key].dtype
     ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -13,6 +13,7 @@ from mova.checkpoint import (
     COMPONENTS,
     MODULES,
     check_folder,
+    is_8_bits,
     read_boundary_ratio,
     read_config,
     read_header,
@@ -49,6 +50,10 @@ class Checkpoint:
     @property
     def parameters(self) -> dict[str, int]:
         return {name: part.parameters for name, part in self.contents.items()}
+
+    def place(self, machine: Machine, workspace: int, **fixed: object) -> Placement:
+        """The placement that `mova.placement.choose` finds; with fp8 if that is what the files hold."""
+        return choose(machine, self.parameters, workspace, is_8_bits(self.configs["video_dit"]), **fixed)
 
     def clip_shape(self, height: int, width: int, num_frames: int, frame_rate: float) -> ClipShape:
         """The sizes of a clip in this checkpoint's latents and samples."""
@@ -101,9 +106,10 @@ def headers(folder: Path, name: str, repo: str | None) -> Iterator[SafetensorsFi
 
 
 def summarise(parts: Iterable[SafetensorsFileMetadata]) -> ComponentSummary:
-    tensors = [tensor for part in parts for tensor in part.tensors.values()]
+    named = [each for part in parts for each in part.tensors.items()]
+    tensors = [tensor for _, tensor in named]
     return ComponentSummary(
-        parameters=sum(tensor.parameter_count for tensor in tensors),
+        parameters=sum(t.parameter_count for name, t in named if not name.endswith(".weight_scale")),
         size=sum(end - start for start, end in (tensor.data_offsets for tensor in tensors)),
         dtypes=tuple(sorted({tensor.dtype for tensor in tensors})),
     )
@@ -116,23 +122,26 @@ def report(checkpoint: Checkpoint, machine: Machine, request: GenerationRequest,
     """
     workspace = checkpoint.workspace(request, machine, fixed.get("dtype"))
     try:
-        placement = choose(machine, checkpoint.parameters, workspace, **fixed)
+        placement = checkpoint.place(machine, workspace, **fixed)
         verdict = placement.why
     except UserError as error:
         placement, verdict = None, str(error)
     shape = checkpoint.clip_shape(request.height, request.width, request.num_frames, request.frame_rate)
     flops, steps = checkpoint.forward_flops(shape), request.num_inference_steps
-    seconds = estimate_time(request, checkpoint.configs, machine.name, machine.cores).denoising
+    sharing = fixed.get("gpus") or 1, fixed.get("parallel") or "auto"
+    time = estimate_time(request, checkpoint.configs, machine.name, machine.cores, *sharing)
     return "\n".join(
         [
             *component_table(checkpoint, placement),
             "",
             f"machine: {machine.name}, {free_memory(machine)} free",
             f"placement: {verdict}",
+            *([f"attention: {placement.attention}"] if placement else []),
             f"clip: {shape.width}x{shape.height}, {shape.num_frames} frames, {shape.seconds:.1f} s; "
             f"{human_bytes(workspace)} of working memory",
             f"time: {flops / 1e12:,.{0 if flops > 1e13 else 2}f} TFLOP a forward, "
-            f"{request.forwards} forwards a step; {steps} steps take about {human_seconds(seconds)}",
+            f"{time.forwards} forwards in {steps} steps take about {human_seconds(time.denoising)}"
+            + (f"; {time.layout}" if sharing[0] > 1 else ""),
         ]
     )
 

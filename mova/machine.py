@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import psutil
 
 from mova.catalog import DEFAULT_MODEL, SMALL_MODEL
 from mova.errors import UserError
+from mova.layout import Layout
 from mova.request import GenerationRequest
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
 
@@ -62,7 +62,10 @@ NEEDS = "MOVA-360p needs an NVIDIA GPU with 12 GB and 80 GB of memory"
 
 @dataclass(frozen=True)
 class Machine:
-    """A device with the computer around it. Memory in bytes: what is free to `probe`, all to `installed`."""
+    """A device with the computer around it. Memory in bytes: what is free to `probe`, all to `installed`.
+
+    `capability` is the compute capability of an NVIDIA card.
+    """
 
     device: str
     name: str
@@ -70,6 +73,7 @@ class Machine:
     ram: int
     cores: int
     has_bfloat16: bool
+    capability: tuple[int, int] | None = None
 
     @classmethod
     def probe(cls, device: str | None = None) -> "Machine":
@@ -89,8 +93,9 @@ class Machine:
             torch.empty(0, device=device)
             if kind == "cuda":
                 vram, _ = torch.cuda.mem_get_info(device)
-                bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
-                return cls(device, torch.cuda.get_device_name(device), vram, memory, cores, bfloat16)
+                capability = torch.cuda.get_device_capability(device)
+                name, bfloat16 = torch.cuda.get_device_name(device), capability >= (8, 0)
+                return cls(device, name, vram, memory, cores, bfloat16, capability)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -193,10 +198,15 @@ def forward_flops(
 
 @dataclass(frozen=True)
 class ClipTime:
-    """Seconds of a clip on a loaded model. `coding`, pixels to latents and back, counts on a CPU only."""
+    """Seconds of a clip on a loaded model. `coding`, pixels to latents and back, counts on a CPU only.
 
+    `layout` is that of the steps with most forwards.
+    """
+
+    forwards: int
     denoising: float
     coding: float
+    layout: Layout
 
     @property
     def total(self) -> float:
@@ -204,11 +214,17 @@ class ClipTime:
 
 
 def estimate_time(
-    request: GenerationRequest, configs: Mapping[str, Mapping[str, Any]], device_name: str, cores: int
+    request: GenerationRequest,
+    configs: Mapping[str, Mapping[str, Any]],
+    device_name: str,
+    cores: int,
+    gpus: int = 1,
+    parallel: str = "auto",
 ) -> ClipTime:
     """Predict the time of a clip from the configs of a checkpoint's towers, bridge and VAEs, by component.
 
-    A guess within a factor of two off the measured devices; loading comes on top.
+    A guess within a factor of two off the measured devices; loading comes on top. `gpus` and `parallel` are
+    those of a Placement.
 
     Raises:
         KeyError: a config lacks a value that the count needs.
@@ -218,27 +234,17 @@ def estimate_time(
     )
     towers = (configs[name] for name in ("video_dit", "audio_dit", "dual_tower_bridge"))
     shift = configs.get("scheduler", {}).get("shift", RELEASED_SHIFT)
-    flops = forward_flops(*towers, shape) * steps_run(request, shift) * request.forwards
-    denoising = flops / (sustained_tflops(device_name, cores) * 1e12)
+    by_step = request.forwards_by_step(shift)
+    heads = configs["video_dit"]["num_heads"]
+    layouts = [Layout.choose(forwards, gpus, heads, parallel) for forwards in by_step]
+    alone = sum(forwards / layout.speedup for forwards, layout in zip(by_step, layouts, strict=True))
+    denoising = alone * forward_flops(*towers, shape) / (sustained_tflops(device_name, cores) * 1e12)
+    forwards, layout = sum(by_step), max(layouts, key=lambda layout: layout.forwards)
     if device_name != "CPU":
-        return ClipTime(denoising, 0.0)
+        return ClipTime(forwards, denoising, 0.0, layout)
     vae, pixels = configs["video_vae"], request.height * request.width * request.num_frames
     width = vae["base_dim"] / (vae.get("patch_size") or 1)
-    return ClipTime(denoising, CODING_SECONDS * width**2 * pixels / cores)
-
-
-def steps_run(request: GenerationRequest, shift: float) -> int:
-    """The denoising steps of a run: with a strength below 1, those before it starts are left out.
-
-    `shift` is the checkpoint's. It agrees with `mova.scheduler.PairScheduler.starting_at`.
-    """
-    uniform = np.linspace(1, 0, request.num_inference_steps + 1)
-    is_moving = np.zeros(request.num_inference_steps, bool)
-    for own, start in zip((request.video_shift, request.audio_shift), request.starts, strict=True):
-        factor = shift if own is None else own
-        sigmas = np.float32(factor * uniform / (1 + (factor - 1) * uniform))
-        is_moving |= sigmas[1:] < np.float32(start)
-    return int(is_moving.sum())
+    return ClipTime(forwards, denoising, CODING_SECONDS * width**2 * pixels / cores, layout)
 
 
 def human_seconds(seconds: float) -> str:

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 SLOTS = 3  # layers on the device at once: one runs, two arrive
 ALIGNMENT = 256  # bytes
+AUDIO_PART = 2  # of a layer: what runs without the picture too
 
 
 class PackedLayer:
@@ -76,17 +77,18 @@ class Slot:
             self._views[key] = packed.views(self.buffers[part])
         return self._views[key]
 
-    def fetch(self, layer: list[PackedLayer]) -> None:
-        for buffer, packed in zip(self.buffers, layer, strict=True):
+    def fetch(self, layer: list[PackedLayer], first: int) -> None:
+        """Copy the parts of `layer` from the `first` on."""
+        for buffer, packed in zip(self.buffers[first:], layer[first:], strict=True):
             buffer[: len(packed.buffer)].copy_(packed.buffer, non_blocking=True)
 
 
 class LayerStreamer:
     """Feeds `DualTower.forward` with the layers of the active expert, the audio tower and the bridge.
 
-    A layer has two parts: its video block, and what both experts share (audio block and bridge). With
-    `hold_both` the video blocks of both experts stay packed, else those of the active one. Without CUDA the
-    copies are plain and in order.
+    A layer has three parts: its video block, the audio-to-video bridge, and what the sound alone needs (audio
+    block, video-to-audio bridge); the last two serve both experts. With `hold_both` the video blocks of both
+    experts stay packed, else those of the active one. Without CUDA the copies are plain and in order.
     """
 
     def __init__(
@@ -99,27 +101,26 @@ class LayerStreamer:
         self.pin = device.type == "cuda"
         self.copies = torch.cuda.Stream(device) if self.pin else None
         bridge = tower.dual_tower_bridge
+        to_video, to_audio = bridge.audio_to_video_conditioners, bridge.video_to_audio_conditioners
         self.shared_parts = [
-            parameters_at(
-                i,
-                tower.audio_dit.blocks,
-                bridge.audio_to_video_conditioners,
-                bridge.video_to_audio_conditioners,
-            )
+            (parameters_at(i, to_video), parameters_at(i, tower.audio_dit.blocks, to_audio))
             for i in range(tower.num_layers)
         ]
         self.video_parts = {
             name: [parameters_at(i, expert.blocks) for i in range(tower.num_layers)]
             for name, expert in experts.items()
         }
-        every = [*self.shared_parts, *(part for parts in self.video_parts.values() for part in parts)]
+        every = [
+            *chain.from_iterable(self.shared_parts),
+            *(part for parts in self.video_parts.values() for part in parts),
+        ]
         self.streamed = frozenset(id(parameter) for part in every for parameter in part)
-        self.shared: list[PackedLayer] = []
+        self.shared: list[list[PackedLayer]] = []
         self.video: dict[str, list[PackedLayer]] = {}
         self.layers: list[list[PackedLayer]] = []
         self.slots: list[Slot] = []
         self.active: str | None = None
-        self.arriving: deque[tuple[int, Slot]] = deque()
+        self.arriving: deque[tuple[int, int, Slot]] = deque()
         self.turn = 0
         self.last, self.direction = 0, 1
 
@@ -130,7 +131,7 @@ class LayerStreamer:
         self.stop()
         began = time.perf_counter()
         if not self.shared:
-            self.shared = [PackedLayer(part, self.pin) for part in self.shared_parts]
+            self.shared = [[PackedLayer(part, self.pin) for part in parts] for parts in self.shared_parts]
         if expert not in self.video:
             buffers = [None] * len(self.shared)
             if not self.hold_both and self.video:
@@ -139,8 +140,10 @@ class LayerStreamer:
             parts = zip(self.video_parts[expert], buffers, strict=True)
             self.video[expert] = [PackedLayer(part, self.pin, not self.hold_both, b) for part, b in parts]
             logger.info("packed the layers of %s in %.1f s", expert, time.perf_counter() - began)
-        self.layers = [list(parts) for parts in zip(self.video[expert], self.shared, strict=True)]
-        sizes = [max(len(layer[part].buffer) for layer in self.layers) for part in range(2)]
+        self.layers = [
+            [video, *shared] for video, shared in zip(self.video[expert], self.shared, strict=True)
+        ]
+        sizes = [max(len(layer[part].buffer) for layer in self.layers) for part in range(3)]
         self.slots = [Slot(sizes, self.device) for _ in range(SLOTS)]
         self.active = expert
         self.tower.before_layer = self._arrive
@@ -154,34 +157,37 @@ class LayerStreamer:
                 packed.point_at(packed.host)
         self.layers, self.slots, self.active = [], [], None
 
-    def _arrive(self, index: int) -> None:
+    def _arrive(self, index: int, audio_only: bool = False) -> None:
         """Layer `index` is about to run: wait for it, use it, and send for the one two further on."""
-        if not self.arriving or self.arriving[0][0] != index:  # a pass begins, or the last one broke off
+        first = AUDIO_PART if audio_only else 0
+        if not self.arriving or self.arriving[0][0] != index or self.arriving[0][1] > first:
+            # A pass begins, or the last one broke off.
             self._wait()
             self.direction = -1 if index and self.last in (index, index + 1) else 1
             for ahead in range(SLOTS - 1):
-                self._send_for(index + ahead * self.direction)
+                self._send_for(index + ahead * self.direction, first)
         self.last = index
-        _, slot = self.arriving.popleft()
+        _, _, slot = self.arriving.popleft()
         if slot.ready is not None:
             torch.cuda.current_stream(self.device).wait_event(slot.ready)
-        for part, packed in enumerate(self.layers[index]):
+        for part, packed in enumerate(self.layers[index][first:], first):
             packed.point_at(slot.views(part, packed))
-        self._send_for(index + (SLOTS - 1) * self.direction)
+        self._send_for(index + (SLOTS - 1) * self.direction, first)
 
-    def _send_for(self, index: int) -> None:
+    def _send_for(self, index: int, first: int) -> None:
+        """Send for the parts of layer `index` from the `first` on."""
         index %= len(self.layers)
         slot = self.slots[self.turn % SLOTS]
         self.turn += 1
         if self.copies is None:
-            slot.fetch(self.layers[index])
+            slot.fetch(self.layers[index], first)
         else:
             # What runs now was enqueued after the slot's last layer, so the slot is free when that is done.
             self.copies.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(self.copies):
-                slot.fetch(self.layers[index])
+                slot.fetch(self.layers[index], first)
                 slot.ready.record()
-        self.arriving.append((index, slot))
+        self.arriving.append((index, first, slot))
 
     def _wait(self) -> None:
         if self.copies is not None:
@@ -221,6 +227,14 @@ class Offloader:
     def use_towers(self) -> Iterator[None]:
         """The audio tower, the bridge and the expert that `activate` names are on the device."""
         yield
+
+    def has_room(self, size: int) -> bool:
+        """True if the device can hold `size` bytes more."""
+        if self.device.type != "cuda":
+            return True
+        free, _ = torch.cuda.mem_get_info(self.device)
+        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return size <= free + unused
 
     def activate(self, expert: str) -> None:
         """Make `expert` ("video_dit" or "video_dit_2") the one that runs."""
@@ -314,6 +328,9 @@ class LayerOffloader(ComponentOffloader):
         finally:
             self.streamer.stop()
             rest.evict()
+
+    def has_room(self, size: int) -> bool:  # noqa: ARG002 - what the device has left is for larger clips
+        return False
 
     def activate(self, expert: str) -> None:
         Offloader.activate(self, expert)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,19 @@ from mova.encoders import (
     to_waveforms,
 )
 from mova.errors import Cancelled, UserError
-from mova.guidance import Branch, branches
+from mova.forwards import Run
+from mova.guidance import ALWAYS, Branch, Guidance, Interval
 from mova.models.audio_vae import AudioVAE
 from mova.models.bridge import Bridge
 from mova.models.dit import AudioDiT, VideoDiT
 from mova.models.dual_tower import DualTower
 from mova.offload import Offloader
+from mova.parallel import Call, Team
 from mova.request import check_fields
-from mova.scheduler import PairScheduler
+from mova.scheduler import PairScheduler, Solver
 from mova.seams import put_back_frames, put_back_sound
 from mova.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE, ClipShape
+from mova.step_cache import StepCache
 from mova.tracks import (
     AUDIO_RAMP,
     VIDEO_RAMP,
@@ -49,15 +53,19 @@ from mova.tracks import (
     Track,
     audio_keep,
     check_given,
+    check_refine,
     check_strength,
     frames_for_sound,
     made_frames,
+    passes,
     ramped,
+    refining,
     spans_to_make,
     video_keep,
 )
 
 DEFAULT_FRAMES = 193  # the trained length
+SEEN_ONCE = 1e-9  # a threshold of the step cache at which a held picture, and nothing else, is looked at once
 StepCallback = Callable[["MOVAPipeline", int, Tensor, dict[str, Any]], dict[str, Any]]
 
 
@@ -126,6 +134,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         self.dual_tower = DualTower(video_dit, audio_dit, dual_tower_bridge)
         self.residency = Offloader(vars(self), self.dual_tower)
         self.video_processor = VideoProcessor(vae_scale_factor=SPATIAL_STRIDE)
+        self.team: Team | None = None  # set by `mova.placement.place`
         self._interrupt = False
         self._num_timesteps = 0
 
@@ -160,7 +169,10 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
 
     @property
     def num_timesteps(self) -> int:
-        """Denoising steps of the running, or the last, call: fewer than asked with a strength below 1."""
+        """Denoising steps of the running, or the last, call: those of all its passes.
+
+        With a strength below 1 they are fewer than asked.
+        """
         return self._num_timesteps
 
     def enable_group_offload(self, *_: object, **__: object) -> None:
@@ -212,6 +224,12 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         regenerate_audio: Regenerate = False,
         strength: float = 1.0,
         audio_sample_rate: int | None = None,
+        solver: str = "euler",
+        guidance_interval: Interval = ALWAYS,
+        audio_guidance_scale: float | None = None,
+        audio_bridge_guidance_scale: float | None = None,
+        cache_threshold: float = 0.0,
+        refine: int = 0,
     ) -> MOVAPipelineOutput | tuple:
         """Make a clip, or several, each as if it were made alone.
 
@@ -233,6 +251,10 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
             guidance_scale: text guidance; 1 is off and needs half the time.
             bridge_guidance_scale: steers towards synchrony (paper equation 6; it evaluates 2 to 4); 1 is off.
             video_shift, audio_shift: of the schedules; None is the checkpoint's.
+            solver: "euler", or "unipc", which needs fewer steps.
+            guidance_interval: sigmas of the video (of the audio where the video is held) between which
+                guidance is used; outside of it a step is one forward with the prompt.
+            audio_guidance_scale, audio_bridge_guidance_scale: of the audio; None is the video's.
             generator: one for all clips, or one for each. Noise is drawn on the generator's device, video
                 first, then audio, so a CPU generator gives the same noise on every machine.
             latents, audio_latents: starting noise [B, 16, T, H, W] and [B, C, L] in place of the generator's.
@@ -241,17 +263,33 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
             callback_on_step_end: diffusers' callback; may ask for the tensors in `_callback_tensor_inputs`.
                 `pipe._interrupt = True` in it ends the run.
             should_stop: asked before each forward (two or three a step); True ends the run.
+            cache_threshold: leave the video blocks out of steps in which the picture's velocity is expected
+                to have changed by less than this share of it (0.1 is much); the sound is made in every step.
+                A picture that is kept is then looked at once. 0 is off.
+            refine: further passes over what is made: of the sound with the new picture held, which is looked
+                at once, then of the picture with the new sound held, and so on; each from the same noise.
 
         Raises:
             UserError: an argument is out of range; the message names a value that works.
             Cancelled: the run was ended on request.
         """
-        self._check(height, width, frame_rate, output_type, callback_on_step_end_tensor_inputs)
+        self._check(output_type, callback_on_step_end_tensor_inputs)
+        check_fields(
+            height=height,
+            width=width,
+            frame_rate=frame_rate,
+            guidance_scale=guidance_scale,
+            bridge_guidance_scale=bridge_guidance_scale,
+            audio_guidance_scale=audio_guidance_scale,
+            audio_bridge_guidance_scale=audio_bridge_guidance_scale,
+            solver=solver,
+            guidance_interval=guidance_interval,
+        )
         clips, size_note = (None, "") if video is None else to_clips(video, height, width)
         waveforms = self._waveforms(audio, audio_sample_rate)
         if num_frames is None:
             num_frames = self._num_frames(clips, waveforms, frame_rate)
-        check_fields(num_frames=num_frames)
+        check_fields(num_frames=num_frames, cache_threshold=cache_threshold, refine=refine)
         shape = self.clip_shape(height, width, num_frames, frame_rate)
         picture, picture_note = self._bring_picture(clips, regenerate_video, shape)
         sound, sound_note = self._bring_sound(waveforms, regenerate_audio, shape)
@@ -260,14 +298,33 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
                 "video and audio are both kept: nothing is left to make; regenerate a part of one"
             )
         check_strength(strength, any(each and each.made for each in (picture, sound)))
-        forwards = branches(guidance_scale, bridge_guidance_scale)
+        check_refine(refine, any(each and each.is_held for each in (picture, sound)))
+        guidance = Guidance(
+            guidance_scale,
+            bridge_guidance_scale,
+            audio_guidance_scale,
+            audio_bridge_guidance_scale,
+            guidance_interval,
+        )
+        turbo_notes = self.check_turbo(
+            {
+                "guidance_scale": guidance_scale,
+                "bridge_guidance_scale": bridge_guidance_scale,
+                "audio_guidance_scale": audio_guidance_scale,
+                "audio_bridge_guidance_scale": audio_bridge_guidance_scale,
+            },
+            num_inference_steps,
+            (video_shift, audio_shift),
+            solver,
+            self.scheduler.config.shift,
+        )
         sigmas = self.scheduler.sigmas(num_inference_steps, video_shift, audio_shift)
         self._interrupt = False
 
         text = self._text("prompt", prompt, prompt_embeds, may_be_empty=bool(picture or sound))
         batch = len(text) * num_videos_per_prompt
         text = negative = spread(text, batch, "prompts")
-        if not all(branch.use_prompt for branch in forwards):
+        if guidance.needs_negative:
             negative = self._text(
                 "negative_prompt", negative_prompt, negative_prompt_embeds, may_be_empty=True
             )
@@ -282,37 +339,44 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
             self._track(picture, self.encode_video, strength, batch, "videos"),
             self._track(sound, self.encode_audio, strength, batch, "sounds"),
         )
-        latents, audio_latents = draw_noise(
-            batch, self._latent_sizes(shape), generator, (latents, audio_latents)
-        )
+        noise = draw_noise(batch, self.latent_sizes(shape), generator, (latents, audio_latents))
+        starts = passes((tracks[0].start, tracks[1].start), refine)
+        steps = [len(self.scheduler.starting_at(sigmas, pair)) - 1 for pair in starts]
+        self._num_timesteps = sum(steps)
 
         def stopped() -> bool:
             return self._interrupt or (should_stop is not None and should_stop())
 
-        def on_step(step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        def on_step(
+            before: int, step: int, timestep: Tensor, tensors: dict[str, Tensor]
+        ) -> dict[str, Tensor]:
             if callback_on_step_end is None:
                 return tensors
             asked = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-            return tensors | callback_on_step_end(self, step, timestep, asked)
+            return tensors | callback_on_step_end(self, before + step, timestep, asked)
 
-        latents, audio_latents = self.denoise(
-            latents,
-            audio_latents,
-            condition,
-            (text, negative),
-            sigmas,
-            forwards,
-            frame_rate,
-            on_step,
-            stopped,
-            tracks,
-        )
+        pair = noise
+        for index, pass_starts in enumerate(starts):
+            pair = self.denoise(
+                *noise,
+                condition,
+                (text, negative),
+                sigmas,
+                guidance.branches,
+                frame_rate,
+                partial(on_step, sum(steps[:index])),
+                stopped,
+                tuple(map(refining, tracks, pair, pass_starts)) if index else tracks,
+                solver,
+                cache_threshold or (SEEN_ONCE if index else 0.0),
+            )
+        latents, audio_latents = pair
         if output_type == "latent":
             frames, audio = latents, audio_latents
         else:
             frames = self.video_processor.postprocess_video(self._frames(latents, picture), output_type)
             audio = self._sound(audio_latents, sound, shape)
-        notes = tuple(note for note in (size_note, picture_note, sound_note) if note)
+        notes = tuple(note for note in (size_note, picture_note, sound_note, *turbo_notes) if note)
         return MOVAPipelineOutput(frames, audio, notes) if return_dict else (frames, audio)
 
     @torch.no_grad()
@@ -323,21 +387,24 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
         condition: Tensor,
         texts: tuple[Tensor, Tensor],
         sigmas: Tensor,
-        forwards: list[Branch],
+        forwards: Callable[[float], list[Branch]],
         frame_rate: float,
         on_step: Callable[[int, Tensor, dict[str, Tensor]], dict[str, Tensor]],
         stopped: Callable[[], bool],
         tracks: tuple[Track, Track] = (Track(), Track()),
+        solver: str = "euler",
+        cache_threshold: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
-        """Clean latents from noise, float32: for each step its forwards, their weighted sum, the Euler step.
+        """Clean latents from noise, float32: each step's forwards, their weighted sums, the solver's step.
 
-        `texts` are the embeddings of the prompts and of the negative prompts. What a track keeps follows its
+        `texts` are the embeddings of the prompts and of the negative prompts, `forwards` those of a step at a
+        sigma of the video, or of the audio where the video is held. What a track keeps follows its
         straight line from the noise to what was given.
         """
         scheduler, device = self.scheduler, self._execution_device
         sigmas = scheduler.starting_at(sigmas, (tracks[0].start, tracks[1].start))
-        steps = self._num_timesteps = len(sigmas) - 1
-        latents, audio_latents, condition = (each.to(device) for each in (latents, audio_latents, condition))
+        steps = len(sigmas) - 1
+        latents, audio_latents = latents.to(device), audio_latents.to(device)
         video, audio = (each.to(device) for each in tracks)
         noise, audio_noise = latents, audio_latents
 
@@ -350,30 +417,53 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
             ]
 
         latents, audio_latents = given_at(sigmas[0])
+        guiding = int(video.start == 0)  # the column of sigmas that decides on guidance
+        active, solvers = "", []
         timesteps = scheduler.timesteps(sigmas)
-        boundary = self.config.boundary_ratio * scheduler.config.num_train_timesteps
-        with self.residency.use_towers(), self.progress_bar(total=steps) as progress:
-            for step in range(steps):
-                self.residency.activate("video_dit" if timesteps[step, 0] >= boundary else "video_dit_2")
+        experts = scheduler.experts(sigmas[:-1], self.config.boundary_ratio)
+        run = Run(self.residency, self.team, condition, texts, frame_rate)
+        cache = StepCache(cache_threshold, sigmas[:, 0])
+
+        def check_stop(step: int) -> None:
+            if stopped():
+                raise Cancelled(f"stopped in step {step + 1} of {steps}")
+
+        with run.ready(), self.progress_bar(total=steps) as progress:
+            for step, expert in enumerate(experts):
+                if expert != active:
+                    self.residency.activate(expert)
+                    # Velocities of the other expert are no history for a solver of several steps.
+                    solvers = [
+                        Solver(solver, sigmas[step:, index], track.keep is None)
+                        for index, track in enumerate((video, audio))
+                    ]
+                    active = expert
                 velocity, audio_velocity = torch.zeros_like(latents), torch.zeros_like(audio_latents)
-                for branch in forwards:
-                    if stopped():
-                        raise Cancelled(f"stopped in step {step + 1} of {steps}")
-                    video_part, audio_part = self.dual_tower(
-                        torch.cat((latents, condition), dim=1),
-                        audio_latents,
-                        *timesteps[step, :, None].expand(-1, len(latents)),
-                        texts[0] if branch.use_prompt else texts[1],
-                        frame_rate,
+                step_forwards = forwards(float(sigmas[step, guiding]))
+                reuses = cache.reuses(step, expert, step_forwards)
+                calls = [
+                    Call(
+                        branch.use_prompt,
                         branch.use_bridge,
+                        audio_only=reuses or not cache.needs_picture(branch),
+                        remembers=cache.remembers(branch),
                     )
-                    velocity += branch.weight * video_part
-                    audio_velocity += branch.weight * audio_part
-                (sigma, audio_sigma), (next_sigma, next_audio_sigma) = sigmas[step], sigmas[step + 1]
-                moved = scheduler.step(latents, velocity, sigma, next_sigma)
-                audio_moved = scheduler.step(audio_latents, audio_velocity, audio_sigma, next_audio_sigma)
-                clean = scheduler.denoised(latents, velocity, sigma)
-                audio_clean = scheduler.denoised(audio_latents, audio_velocity, audio_sigma)
+                    for branch in step_forwards
+                ]
+                check = partial(check_stop, step)
+                parts = run.velocities(expert, calls, (latents, audio_latents), timesteps[step], check)
+                for branch, (video_part, audio_part) in zip(step_forwards, parts, strict=True):
+                    if video_part is not None:
+                        velocity += branch.weight * video_part
+                    audio_velocity += branch.audio_weight * audio_part
+                if reuses:
+                    velocity = cache.velocity
+                else:
+                    cache.keep(step, velocity)
+                clean = scheduler.denoised(latents, velocity, sigmas[step, 0])
+                audio_clean = scheduler.denoised(audio_latents, audio_velocity, sigmas[step, 1])
+                moved = solvers[0].step(latents, velocity)
+                audio_moved = solvers[1].step(audio_latents, audio_velocity)
                 given, audio_given = given_at(sigmas[step + 1])
                 tensors = {
                     "latents": video.put_back(moved, given),
@@ -472,19 +562,12 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
             spread(sound.media, len(latents), "sounds"), decoded, sound.made, shape.sample_rate
         )
 
-    def _latent_sizes(self, shape: ClipShape) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def latent_sizes(self, shape: ClipShape) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(C, T, H, W) of the video's latents and (C, L) of the audio's, as `draw_noise` takes them."""
         grid = (shape.latent_frames, shape.latent_height, shape.latent_width)
         return (self.video_vae.config.z_dim, *grid), (self.audio_dit.config.in_dim, shape.audio_latents)
 
-    def _check(
-        self,
-        height: int,
-        width: int,
-        frame_rate: float,
-        output_type: str,
-        asked: tuple[str, ...],
-    ) -> None:
-        check_fields(height=height, width=width, frame_rate=frame_rate)
+    def _check(self, output_type: str, asked: tuple[str, ...]) -> None:
         if output_type not in ("pil", "np", "pt", "latent"):
             raise UserError(f"output_type={output_type!r} must be pil, np, pt or latent")
         if unknown := set(asked) - set(self._callback_tensor_inputs):

@@ -7,11 +7,15 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers.hooks import apply_layerwise_casting
+from torch import nn
 
+from mova import parallel
 from mova.adapters.strengths import EXPERTS, TOWERS
 from mova.errors import UserError
+from mova.kernels import FLASH_4, TORCH, AttentionKernels, choose_kernels
 from mova.machine import DTYPES, GIB, Machine, human_bytes
+from mova.models import fp8
+from mova.models.attention import KERNELS, obstacle
 from mova.models.dual_tower import DualTower
 from mova.models.video_vae import to_channels_last
 from mova.offload import SLOTS, ComponentOffloader, LayerOffloader
@@ -27,16 +31,8 @@ OFFLOADS = ("none", "component", "layers")
 STAGES = (("text_encoder",), TOWERS, ("video_vae", "audio_vae"))
 VRAM_SHARE = 0.94  # of the free device memory; the rest is lost to fragmentation and the driver
 RAM_SHARE = 0.85
-# Of a tower: what must not be rounded to 8 bits.
-FP8_SKIP = (
-    "patch_embedding",
-    "text_embedding",
-    "time_embedding",
-    "time_projection",
-    "head",
-    "norm",
-    "modulation",
-)
+NO_FP8 = "mps"  # the device that cannot hold it
+FP8_CAPABILITY = (8, 9)  # from which on a card multiplies fp8
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,8 @@ class Placement:
     `offload`: "none" keeps everything on the device, "component" what is in use, "layers" three layers of it.
     `hold_both`: both video experts stay in memory (the device's without offload, else the host's); otherwise
     one does, and the other is read from its file when the schedule switches. `fp8` stores the towers'
-    matrices in 8 bits: half the memory, and another result. `why` says how the choice came about.
+    matrices in 8 bits: half the memory, and another result. `gpus` processes, with one GPU each, share every
+    step, in the way of `parallel` (`mova.layout`). `why` says how the choice came about.
     """
 
     device: str
@@ -57,6 +54,9 @@ class Placement:
     text_on_host: bool = False
     fp8: bool = False
     compile: bool = False
+    attention: AttentionKernels | None = None
+    gpus: int = 1
+    parallel: str = "auto"
     why: str = "chosen by hand"
 
     @property
@@ -66,24 +66,35 @@ class Placement:
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """Bytes that a placement takes at its peak, and those it pins in host memory."""
+    """Bytes that a placement takes of the device at its peak, and those it keeps in host memory."""
 
     device: int
-    host: int
+    host: int  # of this process and all that share its steps
 
 
-def choose(machine: Machine, parameters: dict[str, int], workspace: int, **fixed: object) -> Placement:
+def choose(
+    machine: Machine,
+    parameters: dict[str, int],
+    workspace: int,
+    has_fp8_files: bool = False,
+    **fixed: object,
+) -> Placement:
     """The placement with the least moving of weights that fits the machine.
 
     `parameters` counts those of each component, `workspace` is what a run needs besides weights (bytes).
-    `fixed` are fields of Placement, except the device, that are set by hand; None leaves one open.
+    `fixed` are fields of Placement, except the device, that are set by hand; None leaves one open. With
+    `has_fp8_files` the checkpoint is in fp8.
 
     Raises:
-        UserError: nothing fits; the message says what is short and what to change.
+        UserError: nothing fits, or there is no such attention kernel; the message says what to change.
     """
     given = {key: value for key, value in fixed.items() if value is not None}
+    given |= {"fp8": True} if has_fp8_files else {}
     base = Placement(machine.device, **{"dtype": machine.dtype} | given)
-    needs = {each: need(each, parameters, workspace) for each in candidates(base, given)}
+    if base.attention is None:
+        base = dataclasses.replace(base, attention=choose_kernels(machine, base.dtype))
+    check_kernels(base.attention)
+    needs = {each: need(each, parameters, workspace, has_fp8_files) for each in candidates(base, given)}
     on_device = {each: size for each, size in needs.items() if size.device <= machine.vram * VRAM_SHARE}
     for each, size in on_device.items():
         if size.host <= machine.ram * RAM_SHARE:
@@ -139,13 +150,15 @@ def homes(placement: Placement) -> dict[str, str]:
     return home
 
 
-def need(placement: Placement, parameters: dict[str, int], workspace: int) -> MemoryNeed:
+def need(
+    placement: Placement, parameters: dict[str, int], workspace: int, has_fp8_files: bool = False
+) -> MemoryNeed:
     """Peak bytes of a placement, from the parameters of each component and a run's `workspace` in bytes."""
     width = DTYPES[placement.dtype]
     size = {name: parameters.get(name, 0) * width for name in chain.from_iterable(STAGES)}
     size["audio_vae"] = parameters["audio_vae"] * DTYPES["float32"]  # always
-    if placement.fp8:
-        size |= {name: parameters[name] for name in TOWERS}
+    if placement.fp8 and placement.device != NO_FP8:
+        size |= {name: parameters[name] for name in fp8.LAYERS}
     home = homes(placement)
     both, one = sum(size[name] for name in EXPERTS), max(size[name] for name in EXPERTS)
     shared = sum(size[name] for name in TOWERS if name not in EXPERTS)
@@ -156,6 +169,8 @@ def need(placement: Placement, parameters: dict[str, int], workspace: int) -> Me
         host = shared + (both if placement.hold_both else one)
     elif placement.offload == "component" and placement.hold_both:
         host = both
+    if placement.fp8 and not has_fp8_files and not placement.hold_both:
+        host += both  # rounded when it was loaded: there is no file to read it from again
     if home[EXPERTS[0]] != "device":  # one takes the other's place
         size |= zip(EXPERTS, (one, 0), strict=True)
     staying = {name for name, where in home.items() if where == "device"}
@@ -168,7 +183,7 @@ def need(placement: Placement, parameters: dict[str, int], workspace: int) -> Me
     ]
     encoding, denoising, coding = stages
     peak = max(encoding, denoising + streamed + workspace, coding + workspace)
-    return MemoryNeed(sum(size[name] for name in staying) + peak, host)
+    return MemoryNeed(sum(size[name] for name in staying) + peak, host * placement.gpus)
 
 
 def workspace_bytes(shape: ClipShape, dim: int, dtype_bytes: int = 2) -> int:
@@ -183,7 +198,7 @@ def workspace_bytes(shape: ClipShape, dim: int, dtype_bytes: int = 2) -> int:
 
 
 def explain(machine: Machine, placement: Placement, needed: MemoryNeed) -> str:
-    where = f"{placement.dtype} on {machine.name}"
+    where = f"{placement.dtype}{fp8_words(placement, machine)} on {machine.name}"
     if torch.device(placement.device).type != "cuda":
         return f"{where}: {human_bytes(needed.device)} of {human_bytes(machine.ram)} free memory"
     how = {
@@ -195,28 +210,33 @@ def explain(machine: Machine, placement: Placement, needed: MemoryNeed) -> str:
         how += ", the text encoder only while it encodes"
     if placement.text_on_host:
         how += ", text is encoded on the CPU"
-    host = (
-        f"; {human_bytes(needed.host)} of {human_bytes(machine.ram)} host memory pinned"
-        if needed.host
-        else ""
-    )
+    host = f"; {human_bytes(needed.host)} of {human_bytes(machine.ram)} host memory" if needed.host else ""
     sizes = f"{human_bytes(needed.device)} of {human_bytes(machine.vram)} free device memory"
     return f"{where}, {how}: {sizes}{host}"
 
 
+def fp8_words(placement: Placement, machine: Machine) -> str:
+    if not placement.fp8:
+        return ""
+    if placement.dtype == "bfloat16" and machine.capability and machine.capability >= FP8_CAPABILITY:
+        return " with fp8 products"
+    if placement.device == NO_FP8:
+        return " with weights rounded to fp8, which saves nothing here"
+    return " with fp8 weights, widened as they are used, which is slower"
+
+
 def place(pipeline: "MOVAPipeline", placement: Placement) -> None:
-    """Carry a placement out on a freshly loaded pipeline (weights on the CPU, best still memory-mapped)."""
+    """Carry a placement out on a freshly loaded pipeline (weights on the CPU, best still memory-mapped).
+
+    With several `gpus` every process of the team does so, on its own device.
+    """
     device, home = torch.device(placement.device), homes(placement)
     components, tower = pipeline.components, pipeline.dual_tower
-    if placement.fp8:
-        for name in TOWERS:
-            apply_layerwise_casting(
-                components[name],
-                torch.float8_e4m3fn,
-                placement.torch_dtype,
-                FP8_SKIP,
-                non_blocking=True,
-            )
+    if placement.gpus > 1:
+        pipeline.team = parallel.join()
+        pipeline.team.mode = placement.parallel
+    for name in fp8.LAYERS:
+        place_8_bits(name, components[name], placement, stays=home[name] == "device")
     to_channels_last(pipeline.video_vae)
     resident, on_host = ({name for name, each in home.items() if each == at} for at in ("device", "host"))
     if placement.offload == "layers":
@@ -227,10 +247,63 @@ def place(pipeline: "MOVAPipeline", placement: Placement) -> None:
             for name in EXPERTS:
                 for parameter in components[name].parameters():
                     parameter.data = parameter.data.pin_memory()
-    if placement.compile:
-        compile_blocks(tower)
-        compile_blocks(DualTower(pipeline.video_dit_2, pipeline.audio_dit, pipeline.dual_tower_bridge))
+    towers = [
+        tower,
+        DualTower(pipeline.video_dit_2, pipeline.audio_dit, pipeline.dual_tower_bridge),
+    ]
+    kernels = placement.attention or choose_kernels(Machine.probe(placement.device), placement.dtype)
+    check_kernels(kernels)
+    for each in towers:
+        kernels = use_kernels(each, kernels, device, placement.torch_dtype)
+        if placement.compile:
+            compile_blocks(each)
     logger.info("placement: %s", placement.why)
+    logger.info("attention: %s", kernels)
+
+
+def place_8_bits(name: str, module: nn.Module, placement: Placement, stays: bool) -> None:
+    """Hold a component's large layers in 8 bits if the placement says so, on the device if it `stays`."""
+    device = torch.device(placement.device)
+    holds = fp8.holds_fp8(device.type)
+    if placement.fp8:
+        fp8.to_8_bits(name, module, device if holds else None, stays and holds)
+    if not holds:
+        fp8.widen(name, module, placement.torch_dtype)
+
+
+def check_kernels(kernels: AttentionKernels) -> None:
+    for role, kernel in kernels.by_role().items():
+        if kernel not in KERNELS:
+            raise UserError(
+                f"there is no attention kernel {kernel!r} for {role}; choose {TORCH}, {FLASH_4}, or one of "
+                f"diffusers': {', '.join(KERNELS[2:])}"
+            )
+
+
+def use_kernels(
+    tower: DualTower, kernels: AttentionKernels, device: torch.device, dtype: torch.dtype
+) -> AttentionKernels:
+    """Give every attention layer the kernel of its role; return those used, torch's where one fails here."""
+    roles = {
+        "video": [block.self_attn for block in tower.video_dit.blocks],
+        "text": [block.cross_attn for dit in (tower.video_dit, tower.audio_dit) for block in dit.blocks],
+        "bridge": [each.inner for each in tower.dual_tower_bridge.conditioners()],
+        "audio": [block.self_attn for block in tower.audio_dit.blocks],
+    }
+    head_dims = {
+        "video": tower.video_dit.head_dim,
+        "text": tower.video_dit.head_dim,
+        "bridge": tower.dual_tower_bridge.config.head_dim,
+        "audio": tower.audio_dit.head_dim,
+    }
+    for role, kernel in kernels.by_role().items():
+        problem = "" if kernel == TORCH else obstacle(kernel, device, dtype, head_dims[role])
+        if problem:
+            logger.warning("%s attention falls back to torch's: %s %s", role, kernel, problem)
+            kernels = dataclasses.replace(kernels, **{role: TORCH}, why=f"{kernel} {problem}")
+        for layer in roles[role]:
+            layer.kernel = TORCH if problem else kernel
+    return kernels
 
 
 def compile_blocks(tower: DualTower) -> None:

@@ -13,12 +13,13 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from mova.adapters.strengths import Strength, by_tower, is_repo
+from mova.adapters.turbo import turbo_of
 from mova.errors import UserError, check_finite, field_errors
 from mova.files import check_output, sha256_of
-from mova.guidance import MAX_SCALE, branches
+from mova.guidance import ALWAYS, MAX_SCALE, Guidance, Interval, check_interval
 from mova.shapes import FRAME_RATES, MAX_PROMPT_TOKENS, TEMPORAL_STRIDE, check_num_frames, check_size
 from mova.text import clean_prompt
-from mova.tracks import Span, check_given, check_strength, spans_to_make
+from mova.tracks import Span, Starts, check_given, check_refine, check_strength, passes, spans_to_make
 
 # The least and the most that a run can do something with, by field.
 LIMITS = {
@@ -26,14 +27,20 @@ LIMITS = {
     "num_inference_steps": (1, 1000),
     "guidance_scale": (0, MAX_SCALE),
     "bridge_guidance_scale": (0, MAX_SCALE),
+    "audio_guidance_scale": (0, MAX_SCALE),
+    "audio_bridge_guidance_scale": (0, MAX_SCALE),
     "video_shift": (0.01, 100),
     "audio_shift": (0.01, 100),
     "seed": (0, 2**63 - 1),
     "crop_position": (0, 1),
+    "cache_threshold": (0, 1),
+    "refine": (0, 8),
 }
-WHOLE = ("num_inference_steps", "seed")
-OPTIONAL = ("video_shift", "audio_shift", "seed")
+WHOLE = ("num_inference_steps", "seed", "refine")
+OPTIONAL = ("video_shift", "audio_shift", "seed", "audio_guidance_scale", "audio_bridge_guidance_scale")
+TOOLKIT = Path(__file__).parents[1]
 FITS = ("crop", "pad")
+SOLVERS = ("euler", "unipc")
 SOURCES = {"image": "first frame", "video": "video", "audio": "sound"}  # fields that name a file
 BYTES_PER_PIXEL = 0.15  # of an mp4, generously: moving noise at this quality takes 0.1
 MAX_PROMPT_CHARACTERS = 20_000  # many times what the model reads, and the settings still fit into a clip
@@ -71,6 +78,13 @@ class GenerationRequest:
     same. What `regenerate_video` and `regenerate_audio` name, all (True) or spans (start, end) in seconds, is
     made again; with a `strength` below 1 it starts from what was given, noised to this sigma. Without an
     image the first frame is the video's. The prompt may be empty with a video or an audio.
+
+    `guidance_interval` are the sigmas of the video between which guidance is used; outside of it a step is
+    one forward with the prompt. The audio's guidance scales are the video's if None. `cache_threshold` is the
+    expected change of the video's velocity, as a share, below which a step makes the sound alone; 0 is off.
+
+    `refine` is the number of further passes over what was made: of the sound with the new picture held, then
+    of the picture with the new sound held, and so on.
     """
 
     prompt: str
@@ -94,6 +108,12 @@ class GenerationRequest:
     regenerate_video: bool | tuple[Span, ...] = False
     regenerate_audio: bool | tuple[Span, ...] = False
     strength: float = 1.0
+    solver: str = "euler"
+    guidance_interval: Interval = ALWAYS
+    audio_guidance_scale: float | None = None
+    audio_bridge_guidance_scale: float | None = None
+    cache_threshold: float = 0.0
+    refine: int = 0
 
     @property
     def sources(self) -> dict[str, Path]:
@@ -101,18 +121,67 @@ class GenerationRequest:
         return {name: path for name in SOURCES if (path := getattr(self, name)) is not None}
 
     @property
-    def starts(self) -> tuple[float, float]:
-        """The sigmas that video and audio start from: 0 for one that is held, 1 for one that is all made."""
+    def starts(self) -> Starts:
+        """The sigmas that video and audio start from: 0 for one that is held, 1 for one that is all made.
+
+        Where there are further passes neither is held: a video without spans is then made longer.
+        """
         tracks = ((self.video, self.regenerate_video), (self.audio, self.regenerate_audio))
         video, audio = (
-            1.0 if given is None else self.strength if regenerate else 0.0 for given, regenerate in tracks
+            1.0 if given is None else self.strength if regenerate or self.refine else 0.0
+            for given, regenerate in tracks
         )
         return video, audio
 
     @property
-    def forwards(self) -> int:
-        """Forwards that a denoising step needs: one to three."""
-        return len(branches(self.guidance_scale, self.bridge_guidance_scale))
+    def is_retake(self) -> bool:
+        """True where parts of a given picture and of a given sound are made again."""
+        return all(part and part is not True for part in (self.regenerate_video, self.regenerate_audio))
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all passes; a strength below 1 takes fewer."""
+        return self.num_inference_steps * (1 + self.refine)
+
+    @property
+    def guidance(self) -> Guidance:
+        return Guidance(
+            self.guidance_scale,
+            self.bridge_guidance_scale,
+            self.audio_guidance_scale,
+            self.audio_bridge_guidance_scale,
+            self.guidance_interval,
+        )
+
+    def guided_sigmas(self, shift: float, starts: Starts) -> np.ndarray:
+        """Float32 [N]: the sigma that decides on guidance, for each step of the pass with these `starts`.
+
+        `shift` is the checkpoint's. They agree with `mova.scheduler.PairScheduler`: with a strength below 1
+        the steps before the start are left out; where the video is held the audio's sigmas decide.
+        """
+        uniform = np.linspace(1, 0, self.num_inference_steps + 1)
+        tracks = []
+        for own, start in zip((self.video_shift, self.audio_shift), starts, strict=True):
+            factor = shift if own is None else own
+            sigmas = np.float32(factor * uniform / (1 + (factor - 1) * uniform))
+            tracks.append(np.minimum(sigmas, np.float32(start)))
+        is_moving = np.logical_or(*(sigmas[1:] < sigmas[:-1] for sigmas in tracks))
+        return tracks[0 if starts[0] else 1][:-1][is_moving]
+
+    def total_forwards(self, shift: float) -> int:
+        """Forwards of the whole run, which decide its time; `shift` is the checkpoint's.
+
+        A step cache, and a held picture that a forward without the bridge does not need, take less.
+        """
+        return sum(self.forwards_by_step(shift))
+
+    def forwards_by_step(self, shift: float) -> list[int]:
+        """Those of each step of all passes; of a further one in which the picture is held, of its first."""
+        forwards: list[int] = []
+        for index, starts in enumerate(passes(self.starts, self.refine)):
+            own = [len(self.guidance.branches(float(sigma))) for sigma in self.guided_sigmas(shift, starts)]
+            forwards += own[:1] if index and not starts[0] else own
+        return forwards
 
     def check(self, out: Path | None = None, overwrite: bool = False) -> np.ndarray | None:
         """Check every field; every surface asks this before a run.
@@ -125,6 +194,7 @@ class GenerationRequest:
                 "num_frames", or is "" for `out`. BackendError: the disk has no room for the clip.
         """
         check_fields(**vars(self))
+        self._check_turbo()
         self._check_tracks()
         if out is None:
             return None
@@ -136,6 +206,14 @@ class GenerationRequest:
 
         with field_errors("image"):
             return load_first_frame(self.image, self.height, self.width, self.fit, self.crop_position)
+
+    def _check_turbo(self) -> None:
+        """Refuse guidance with a few-step adapter; one from the Hub is checked when it is attached."""
+        scales = {name: value for name, value in vars(self).items() if name.endswith("guidance_scale")}
+        for source, strength in self.adapters:
+            turbo = turbo_of(Path(source)) if any(by_tower(strength).values()) else None
+            if turbo is not None:
+                turbo.check_guidance(scales, source)
 
     def _check_tracks(self) -> None:
         seconds = self.num_frames / self.frame_rate
@@ -165,18 +243,24 @@ class GenerationRequest:
                 "video and audio are both kept: nothing is left to make; regenerate a part of one",
                 "regenerate_audio",
             )
+        with field_errors("refine"):
+            check_refine(self.refine, is_whole or (self.audio is not None and not made["audio"]))
 
     def to_settings(self, folder: Path | None = None) -> dict[str, Any]:
         """The request as JSON-ready values, the form that is written into a clip.
 
         Files in `folder`, the clip's own, are written by their name alone: the folder can be moved, and a
-        clip that is given away does not reveal where it was made.
+        clip that is given away does not reveal where it was made. An adapter that comes with the toolkit is
+        written from its folder on.
         """
         settings = dataclasses.asdict(self)
         settings |= {name: None for name in SOURCES}
         settings |= {name: _name_of(path, folder) for name, path in self.sources.items()}
-        settings["adapters"] = [[_name_of(source, folder), strength] for source, strength in self.adapters]
-        return settings
+        settings["adapters"] = [
+            [_shipped_name(source) or _name_of(source, folder), strength]
+            for source, strength in self.adapters
+        ]
+        return json.loads(json.dumps(settings))  # tuples as they are read back, lists
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "GenerationRequest":
@@ -190,9 +274,15 @@ class GenerationRequest:
         names = [each.name for each in dataclasses.fields(cls)]
         values = {name: settings[name] for name in names if name in settings}
         try:
-            return _settings_reader().validate_json(json.dumps(values), strict=True)
+            request = _settings_reader().validate_json(json.dumps(values), strict=True)
         except ValidationError as error:
             raise _settings_error(error, values) from error
+        shipped = [(str(TOOLKIT / source), strength) for source, strength in request.adapters]
+        adapters = [
+            ours if _shipped_name(ours[0]) == given[0] else given
+            for ours, given in zip(shipped, request.adapters, strict=True)
+        ]
+        return request.replace(adapters=tuple(adapters))
 
     def with_files_in(self, folder: Path) -> "GenerationRequest":
         """The request with the paths of files that `to_settings` wrote by name alone and `folder` has."""
@@ -229,6 +319,13 @@ class GenerationResult:
     model: str
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+
+def _shipped_name(source: str) -> str:
+    """The name, from the toolkit's folder, of an adapter that comes with it, or ""."""
+    path = Path(source)
+    is_shipped = path.is_relative_to(TOOLKIT / "assets") and path.is_file()
+    return path.relative_to(TOOLKIT).as_posix() if is_shipped else ""
 
 
 def _name_of(source: str | Path, folder: Path | None) -> str:
@@ -273,8 +370,12 @@ def check_fields(**values: Any) -> None:  # noqa: ANN401 - what comes in may be 
         if name in values and (values[name] is not None or name not in OPTIONAL):
             with field_errors(name):
                 check_finite(name, values[name], low, high, whole=name in WHOLE)
-    if "fit" in values and values["fit"] not in FITS:
-        raise UserError(f"fit={values['fit']!r} is not known; choose one of {', '.join(FITS)}", "fit")
+    for name, known in (("fit", FITS), ("solver", SOLVERS)):
+        if name in values and values[name] not in known:
+            raise UserError(f"{name}={values[name]!r} is not known; choose one of {', '.join(known)}", name)
+    if "guidance_interval" in values:
+        with field_errors("guidance_interval"):
+            check_interval(values["guidance_interval"])
     with field_errors("adapters"):
         for source, strength in values.get("adapters", ()):
             check_adapter(source, strength)

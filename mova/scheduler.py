@@ -7,10 +7,12 @@ otherwise; both add up to the same total.
 """
 
 import torch
+from diffusers import UniPCMultistepScheduler
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
+from mova.adapters.strengths import EXPERTS
 from mova.request import check_fields
 
 
@@ -54,6 +56,14 @@ class PairScheduler(SchedulerMixin, ConfigMixin):
     def timesteps(self, sigmas: Tensor) -> Tensor:
         return sigmas * self.config.num_train_timesteps
 
+    def experts(self, sigmas: Tensor, boundary_ratio: float) -> list[str]:
+        """The expert of each row of `sigmas` [N, 2]: the one for high noise from the boundary on.
+
+        Compared timestep by timestep: no fraction of an index is taken for a timestep.
+        """
+        boundary = boundary_ratio * self.config.num_train_timesteps
+        return [EXPERTS[0] if is_high else EXPERTS[1] for is_high in self.timesteps(sigmas)[:, 0] >= boundary]
+
     @staticmethod
     def step(sample: Tensor, velocity: Tensor, sigma: Tensor, next_sigma: Tensor) -> Tensor:
         """The sample at `next_sigma`, one Euler step on."""
@@ -73,3 +83,36 @@ class PairScheduler(SchedulerMixin, ConfigMixin):
     def target(sample: Tensor, noise: Tensor) -> Tensor:
         """The velocity that the model learns."""
         return noise - sample
+
+
+class Solver:
+    """The steps of one track along its sigmas [N + 1], in order: Euler's, or UniPC's (arXiv 2302.04867).
+
+    UniPC is the library's, of order 2. Its corrector goes back to the sample before the step, so it is off
+    for a track of which a part is put back after each step (`corrects`). A track that waits at its sigma
+    stays as it is.
+    """
+
+    def __init__(self, name: str, sigmas: Tensor, corrects: bool = True) -> None:
+        self.name, self.sigmas, self.corrects = name, sigmas, corrects
+        self.index = 0
+        self.multistep: UniPCMultistepScheduler | None = None
+
+    def step(self, sample: Tensor, velocity: Tensor) -> Tensor:
+        """The sample at the next sigma."""
+        sigma, next_sigma = self.sigmas[self.index : self.index + 2]
+        self.index += 1
+        if self.name == "euler":
+            return PairScheduler.step(sample, velocity, sigma, next_sigma)
+        if sigma == next_sigma:
+            return sample
+        if self.multistep is None:
+            left = self.sigmas[self.index - 1 : -1]
+            self.multistep = UniPCMultistepScheduler(
+                prediction_type="flow_prediction",
+                use_flow_sigmas=True,
+                disable_corrector=[] if self.corrects else list(range(len(left))),
+            )
+            self.multistep.set_timesteps(sigmas=left.double().numpy())
+            self.multistep.set_begin_index(0)
+        return self.multistep.step(velocity, sigma, sample, return_dict=False)[0]

@@ -28,6 +28,7 @@ TOLERANCE = 1e-3  # seconds; spans are typed with three decimals
 SAME_MOMENT = 1e-6  # seconds, under a sample
 VIDEO_RAMP, AUDIO_RAMP = 1, 3  # made latents at a seam that are drawn to what was given
 MAX_EXTENSION_SECONDS = 600.0
+Starts = tuple[float, float]  # sigmas that picture and sound start from
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,21 @@ class Track:
         return keep * given + (1 - keep) * sample
 
 
+def passes(starts: Starts, refine: int) -> list[Starts]:
+    """The starts of each pass of a run: of the first, and of the `refine` further ones.
+
+    These make the sound again with the picture held, then the picture with the sound held, and so on.
+    """
+    sound, picture = (0.0, starts[1]), (starts[0], 0.0)
+    return [starts, *(picture if number % 2 else sound for number in range(refine))]
+
+
+def refining(track: Track, latents: "Tensor", start: float) -> Track:
+    """`track` in a further pass, over the clean `latents` of the pass before: held if it starts at 0."""
+    keep = latents.new_ones(latents.shape[2]) if start == 0 else track.keep
+    return replace(track, given=latents, keep=keep)
+
+
 def check_given(name: str, regenerate: Regenerate) -> None:
     """Raise UserError if some of the track `name` ("video", "audio"), which was not given, is regenerated."""
     if regenerate:
@@ -70,6 +86,14 @@ def check_strength(strength: float, has_start: bool) -> None:
         raise UserError(
             f"strength={strength:g} has nothing to start from; give video or audio with regenerate_video or "
             "regenerate_audio"
+        )
+
+
+def check_refine(refine: int, is_held: bool) -> None:
+    """Raise UserError if there are further passes though one of the tracks is held whole."""
+    if refine and is_held:
+        raise UserError(
+            f"refine={refine} makes sound and picture again in turn, but one is kept whole; set refine=0"
         )
 
 

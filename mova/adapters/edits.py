@@ -67,7 +67,12 @@ def merge(adapters: list[tuple[Adapter, Strength]], rank: int | None = None) -> 
     words = [word for adapter, _ in adapters for word in adapter.metadata.trigger_words]
     bases = {adapter.metadata.base_model for adapter, _ in adapters} - {""}
     recipe = {"merged": [adapter.metadata.recipe for adapter, _ in adapters]}
-    return Adapter(layers, AdapterMetadata(" + ".join(sorted(bases)), tuple(dict.fromkeys(words)), recipe))
+    turbos = {adapter.metadata.turbo for adapter, _ in adapters} - {None}
+    if len(turbos) > 1:
+        raise UserError("two of the adapters have learnt different steps; merge one of them at a time")
+    base = " + ".join(sorted(bases))
+    card = AdapterMetadata(base, tuple(dict.fromkeys(words)), recipe, next(iter(turbos), None))
+    return Adapter(layers, card)
 
 
 def join(key: str, parts: list[tuple[LoraUpdate, float]], rank: int | None) -> LoraUpdate:

@@ -6,7 +6,8 @@ component of the checkpoint, `module` the released name of a linear layer in it.
 
 - `lora_adapter_metadata`: JSON, for each tower `<tower>.r`, `<tower>.lora_alpha`, `<tower>.use_rslora`,
   `<tower>.target_modules`, and `<tower>.rank_pattern`, `<tower>.alpha_pattern` for modules that differ;
-- `mova_adapter`: JSON, `version` 1, `base_model`, `trigger_words` and `recipe`, what the training recorded.
+- `mova_adapter`: JSON, `version` 1, `base_model`, `trigger_words`, `recipe`, what the training recorded, and
+  `turbo` for a few-step adapter (`mova.adapters.turbo`).
 
 A weight gains scale * lora_B @ lora_A, where scale = alpha / rank, or alpha / sqrt(rank) with rsLoRA.
 """
@@ -26,6 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mova.adapters.strengths import TOWERS
+from mova.adapters.turbo import Turbo
 from mova.errors import UserError, printable
 from mova.files import new_output
 
@@ -81,6 +83,7 @@ class AdapterMetadata:
     base_model: str = ""
     trigger_words: tuple[str, ...] = ()
     recipe: dict[str, Any] = field(default_factory=dict)
+    turbo: Turbo | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,8 @@ def write_adapter(path: Path, adapter: Adapter, overwrite: bool = False) -> None
         "trigger_words": list(adapter.metadata.trigger_words),
         "recipe": adapter.metadata.recipe,
     }
+    if adapter.metadata.turbo is not None:
+        described["turbo"] = adapter.metadata.turbo.record()
     header = {
         "format": "pt",
         "lora_adapter_metadata": json.dumps(peft_metadata(adapter), sort_keys=True),
@@ -334,7 +339,7 @@ def read_metadata(header: dict[str, str], source: object) -> AdapterMetadata:
     )
     if not (fine and isinstance(base, str) and isinstance(recipe, dict)):
         raise UserError(f"{source}: its header is malformed; take the file from its author again")
-    return AdapterMetadata(base, tuple(words), recipe)
+    return AdapterMetadata(base, tuple(words), recipe, Turbo.of_record(content.get("turbo"), source))
 
 
 def parse_object(text: str, what: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ _DOWN = ("lora_A", "lora_down", "lora.down")
 _MODULE = re.compile(
     r"blocks\.\d+\.((self_attn|cross_attn)\.[qkvo]|ffn\.[02])"
     r"|(audio_to_video|video_to_audio)_conditioners\.\d+\.inner\.[qkvo]"
-    r"|text_embedding\.[02]|head\.head"
+    r"|text_embedding\.[02]|time_projection\.1|head\.head"
 )
 _FLAT = re.compile(
     rf"(?:(?P<tower>{'|'.join(sorted(TOWERS, reverse=True))})_)?"
@@ -47,6 +47,7 @@ _FLAT_REST = {
     "head_head": "head.head",
     "text_embedding_0": "text_embedding.0",
     "text_embedding_2": "text_embedding.2",
+    "time_projection_1": "time_projection.1",
 }
 _WRAPPERS = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "pipe.", "dit.")
 _DIFFUSERS_NAMES = (
@@ -65,7 +66,7 @@ _REASONS = (
     (("oft_", "boft_", "glora", ".a1.", "ia3_", ".on_input"), "it is of the LyCORIS family, not a LoRA"),
     (("_img", "img_emb"), "it changes Wan2.1's image attention, which MOVA has not"),
     ((".diff", ".diff_b", ".set_weight"), "it changes biases, norms or whole weights beside its LoRA"),
-    (("time_embedding", "time_projection"), "it changes the time embedding, which takes no LoRA here"),
+    (("time_embedding",), "it changes the time embedding, which takes no LoRA here"),
 )
 # Other models by words of their keys, the most telling first.
 _MODELS = (

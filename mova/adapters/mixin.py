@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mova.adapters.files import Adapter, LoraUpdate
 from mova.adapters.sources import read_adapter
 from mova.adapters.strengths import TOWERS, Strength, by_tower
+from mova.adapters.turbo import Turbo
 from mova.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class AdapterMixin(LoraBaseMixin):
         source = "the adapter" if given else source
         towers = {tower: getattr(self, tower) for tower in TOWERS}
         check_fits(adapter, towers, source)
+        self._turbo[name] = adapter.metadata.turbo
+        self._silent.discard(name)
         for tower, model in towers.items():
             if layers := adapter.tower(tower):
                 attach(model, layers, name)
@@ -83,8 +86,51 @@ class AdapterMixin(LoraBaseMixin):
             by_tower(1.0 if weight is None else weight, name)
             for name, weight in zip(names, weights, strict=True)
         ]
+        self._silent.clear()
+        self._silent.update(
+            name for name, strength in zip(names, strengths, strict=True) if not any(strength.values())
+        )
         for tower in TOWERS:
             getattr(self, tower).set_adapters(names, [strength[tower] for strength in strengths])
+
+    def check_turbo(
+        self,
+        scales: Mapping[str, float | None],
+        steps: int,
+        shifts: tuple[float | None, float | None],
+        solver: str,
+        shift: float,
+    ) -> tuple[str, ...]:
+        """Sentences about few-step adapters that act on a run with another schedule than they learnt.
+
+        `scales` are the guidance scales by their arguments' names, the rest as for `Turbo.other_schedule`.
+
+        Raises:
+            UserError: such an adapter acts and a scale is not 1.
+        """
+        notes = []
+        for name, turbo in self._turbo.items():
+            if turbo is not None and name in self._acting:
+                turbo.check_guidance(scales, "a few-step adapter")
+                notes.append(turbo.other_schedule("a few-step adapter", steps, shifts, solver, shift))
+        return tuple(note for note in notes if note)
+
+    @property
+    def _acting(self) -> set[str]:
+        """Names of the adapters that change the towers."""
+        layers = (layer for tower in TOWERS for _, layer in lora_layers(getattr(self, tower)))
+        names = {name for layer in layers if not layer.disable_adapters for name in layer.active_adapters}
+        return names - self._silent
+
+    @property
+    def _turbo(self) -> dict[str, Turbo | None]:
+        """Schedules of few-step adapters by name."""
+        return self.__dict__.setdefault("_turbo_adapters", {})
+
+    @property
+    def _silent(self) -> set[str]:
+        """Names of the adapters whose strength is 0 in all towers."""
+        return self.__dict__.setdefault("_silent_adapters", set())
 
     def fuse_lora(
         self,
@@ -199,6 +245,21 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
     for path, module in model.named_modules():
         if isinstance(module, LoraLayer):
             yield path, module
+
+
+def active_adapters(towers: Mapping[str, nn.Module]) -> dict[str, list[tuple[str, float]]]:
+    """The adapters that act in each tower, with the factors on their updates."""
+    return {
+        tower: sorted(
+            {
+                (name, float(layer.scaling[name]))
+                for _, layer in lora_layers(towers[tower])
+                for name in layer.active_adapters
+                if name in layer.scaling and not layer.disable_adapters
+            }
+        )
+        for tower in TOWERS
+    }
 
 
 def base_layer(layer: nn.Module) -> nn.Module:

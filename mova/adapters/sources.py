@@ -197,5 +197,5 @@ def combine(adapters: list[Adapter], source: object) -> Adapter:
         words += adapter.metadata.trigger_words
         notes += adapter.notes
     first = adapters[0].metadata
-    metadata = AdapterMetadata(first.base_model, tuple(dict.fromkeys(words)), first.recipe)
+    metadata = AdapterMetadata(first.base_model, tuple(dict.fromkeys(words)), first.recipe, first.turbo)
     return Adapter(layers, metadata, tuple(dict.fromkeys(notes)))

@@ -98,7 +98,7 @@ def extend_clip(
     adapters = [(read_adapter(source), strength) for source, strength in request.adapters]
     settings = extension.settings(backend.model, out)
     folder = extension.folder(backend, out)
-    report, steps = progress or (lambda _: None), len(windows) * request.num_inference_steps
+    report, steps = progress or (lambda _: None), len(windows) * request.total_steps
     seconds: dict[str, float] = {}
     with timed(seconds, "load"):
         report(Progress("load"))
@@ -153,7 +153,7 @@ def window_maker(
 ) -> Callable[[np.ndarray, np.ndarray, Window], Piece]:
     """The `make` of `mova.tracks.extend`, with `backend`."""
     windows = extension.windows()
-    steps = extension.request.num_inference_steps
+    steps = extension.request.total_steps
 
     def make(frames: np.ndarray, sound: np.ndarray, window: Window) -> Piece:
         index = windows.index(window)

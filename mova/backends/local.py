@@ -1,11 +1,12 @@
 """Make clips with the pipeline, in this process."""
 
+import gc
 import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mova import catalog, placement
+from mova import catalog, parallel, placement
 from mova.adapters.files import Adapter
 from mova.adapters.sources import read_adapter
 from mova.adapters.strengths import Strength
@@ -21,7 +22,9 @@ from mova.backends import timed
 from mova.backends.given import GivenTracks
 from mova.errors import BackendError
 from mova.inspection import Checkpoint, inspect_checkpoint
+from mova.layout import Layout
 from mova.machine import Machine, estimate_time
+from mova.parallel import Team
 from mova.pipeline import MOVAPipeline, MOVAPipelineOutput, StepCallback
 from mova.request import (
     GenerationRequest,
@@ -69,6 +72,7 @@ class RunEstimate:
 
     placement: placement.Placement
     seconds: float
+    layout: Layout
 
 
 class LocalBackend:
@@ -103,10 +107,10 @@ class LocalBackend:
         self._checkpoint = self._checkpoint or inspect_checkpoint(self.source)
         machine, checkpoint = self._machine, self._checkpoint
         workspace = checkpoint.workspace(request, machine, self.fixed.get("dtype"))
-        return RunEstimate(
-            self.placement or placement.choose(machine, checkpoint.parameters, workspace, **self.fixed),
-            estimate_time(request, checkpoint.configs, machine.name, machine.cores).denoising,
-        )
+        chosen = self.placement or checkpoint.place(machine, workspace, **self.fixed)
+        gpus, mode = chosen.gpus, chosen.parallel
+        time = estimate_time(request, checkpoint.configs, machine.name, machine.cores, gpus, mode)
+        return RunEstimate(chosen, time.denoising, time.layout)
 
     def load(self, request: GenerationRequest) -> MOVAPipeline:
         """The pipeline, placed for clips of the request's size; loaded once.
@@ -116,12 +120,22 @@ class LocalBackend:
         """
         if self._pipeline is None:
             chosen = self.plan(request).placement
-            pipeline = MOVAPipeline.from_pretrained(self.source, torch_dtype=chosen.torch_dtype)
-            placement.place(pipeline, chosen)
-            pipeline.set_progress_bar_config(disable=True)
+            self._gather_team(chosen)
+            pipeline = load_pipeline(self.source, chosen)
             self._preview = LatentPreview.fit(pipeline) if self.want_preview else None
             self.placement, self._pipeline = chosen, pipeline
+        elif self._pipeline.team is not None and self._pipeline.team.failure:
+            self._pipeline.team = self._gather_team(self.placement)
         return self._pipeline
+
+    def _gather_team(self, chosen: placement.Placement) -> Team | None:
+        """The processes for the other GPUs, told to load the model; those that failed are replaced."""
+        if chosen.gpus == 1:
+            return None
+        team = parallel.gather(chosen.gpus, chosen.device)
+        team.mode = chosen.parallel
+        team.tell(load_follower, self.source, chosen)
+        return team
 
     def generate(
         self,
@@ -171,7 +185,7 @@ class LocalBackend:
         Raises:
             UserError, BackendError, Cancelled: as `generate`.
         """
-        report(Progress("encode", 0, request.num_inference_steps))
+        report(Progress("encode", 0, request.total_steps))
         with translated_memory_errors(), with_adapters(self.load(request), adapters) as pipeline:
             return pipeline(
                 prompt=request.prompt,
@@ -191,6 +205,12 @@ class LocalBackend:
                 callback_on_step_end=self._on_step(report),
                 callback_on_step_end_tensor_inputs=("denoised_latents",),
                 should_stop=should_stop,
+                solver=request.solver,
+                guidance_interval=request.guidance_interval,
+                audio_guidance_scale=request.audio_guidance_scale,
+                audio_bridge_guidance_scale=request.audio_bridge_guidance_scale,
+                cache_threshold=request.cache_threshold,
+                refine=request.refine,
                 **given,
             )
 
@@ -216,6 +236,19 @@ class LocalBackend:
         return on_step
 
 
+def load_pipeline(source: str, chosen: placement.Placement) -> MOVAPipeline:
+    pipeline = MOVAPipeline.from_pretrained(source, torch_dtype=chosen.torch_dtype)
+    placement.place(pipeline, chosen)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_follower(team: Team, source: str, chosen: placement.Placement) -> None:
+    team.pipeline = None  # the one before may fill the GPU
+    gc.collect()
+    team.pipeline = load_pipeline(source, replace(chosen, device=team.device(chosen.device)))
+
+
 def to_uint8(frames: Tensor) -> np.ndarray:
     """Frames [F, 3, H, W] in 0..1 as uint8 [F, H, W, 3]."""
     return (frames * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
@@ -228,17 +261,34 @@ def warnings(pipeline: MOVAPipeline, request: GenerationRequest) -> tuple[str, .
 
 @contextmanager
 def with_adapters(pipeline: MOVAPipeline, adapters: list[tuple[Adapter, Strength]]) -> Iterator[MOVAPipeline]:
-    """Attach the adapters, each with its strength, inside the context and only there."""
+    """Attach the adapters, each with its strength, inside the context and only there; in the team too."""
+    team = pipeline.team if adapters else None
     try:
-        names = [f"adapter_{index}" for index in range(len(adapters))]
-        for name, (adapter, _) in zip(names, adapters, strict=True):
-            pipeline.load_lora_weights(adapter, adapter_name=name)
-        if adapters:
-            pipeline.set_adapters(names, [strength for _, strength in adapters])
+        attach_all(pipeline, adapters)
+        if team is not None:
+            team.tell(attach_in_follower, adapters)
         yield pipeline
     finally:
         if adapters:
             pipeline.unload_lora_weights()
+        if team is not None and not team.failure:
+            team.tell(detach_in_follower)
+
+
+def attach_all(pipeline: MOVAPipeline, adapters: list[tuple[Adapter, Strength]]) -> None:
+    names = [f"adapter_{index}" for index in range(len(adapters))]
+    for name, (adapter, _) in zip(names, adapters, strict=True):
+        pipeline.load_lora_weights(adapter, adapter_name=name)
+    if adapters:
+        pipeline.set_adapters(names, [strength for _, strength in adapters])
+
+
+def attach_in_follower(team: Team, adapters: list[tuple[Adapter, Strength]]) -> None:
+    attach_all(team.pipeline, adapters)
+
+
+def detach_in_follower(team: Team) -> None:
+    team.pipeline.unload_lora_weights()
 
 
 @contextmanager

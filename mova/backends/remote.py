@@ -31,6 +31,7 @@ from mova.backends import timed
 from mova.backends.settings import RemoteServer
 from mova.errors import BackendError, Cancelled, UserError
 from mova.files import temporary_beside
+from mova.guidance import ALWAYS
 from mova.media.clips import MAX_CLIP_BYTES, copy_with_settings, measure_clip
 from mova.media.images import white_frame
 from mova.net import check_url, redacted_url
@@ -476,6 +477,21 @@ def check_supported(request: GenerationRequest) -> None:
             "no dual guidance; leave it at 1",
             "bridge_guidance_scale",
         )
+    ours = {
+        "solver": request.solver != "euler",
+        "guidance_interval": request.guidance_interval != ALWAYS,
+        "audio_guidance_scale": request.audio_guidance_scale is not None,
+        "audio_bridge_guidance_scale": request.audio_bridge_guidance_scale is not None,
+        "cache_threshold": request.cache_threshold != 0,
+        "refine": request.refine != 0,
+    }
+    for name, is_set in ours.items():
+        if is_set:
+            raise UserError(
+                f"{name}={getattr(request, name)} cannot be sent to a server, which has no such setting; "
+                "leave it out, or generate locally",
+                name,
+            )
     if request.adapters:
         names = ", ".join(Path(source).name for source, _ in request.adapters)
         raise UserError(

@@ -248,16 +248,14 @@ class Examination:
         return Finding("weights", SLOW, text, advice)
 
     def memory(self) -> Finding:
-        from mova.placement import choose
-
         request = GenerationRequest("any", **self.spec.defaults(self.spec.preset()))
         workspace = self.checkpoint.workspace(request, self.machine, None)
-        placement = choose(self.machine, self.checkpoint.parameters, workspace)
+        placement = self.checkpoint.place(self.machine, workspace)
         configs, machine = self.checkpoint.configs, self.machine
         seconds = estimate_time(request, configs, machine.name, machine.cores).total
         text = f"{placement.why}; a clip takes about {human_seconds(seconds)}"
         if seconds > 3600:
-            advice = "take --preset quick, a smaller --size, --model pocket, or a server (--remote URL)"
+            advice = "take --preset draft, a smaller --size, --model pocket, or a server (--remote URL)"
             return Finding("memory", SLOW, text, advice)
         return Finding("memory", GOOD, text)
 

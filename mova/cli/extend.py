@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mova import catalog, shapes
-from mova.cli.generate import StepBar, add_machine, models, placement_options, say, settings_of
+from mova.cli.generate import REFINE, StepBar, add_machine, models, placement_options, say, settings_of
 from mova.errors import UserError
 from mova.files import sha256_of
 from mova.machine import human_seconds, suitable_model
@@ -28,6 +28,7 @@ def add_extend(parser: argparse.ArgumentParser) -> None:
     own = "default: the clip's own settings"
     parser.add_argument("--prompt", help=f"what is seen and heard from here on; {own}")
     parser.add_argument("--steps", type=int, help=f"denoising steps; {own}, else the standard preset's")
+    parser.add_argument("--refine", type=int, metavar="PASSES", help=REFINE)
     parser.add_argument("--seed", type=int, help=f"{own}, else a number that follows from the file")
     parser.add_argument("--model", help=f"{models()}; {own}")
     parser.add_argument("--out", type=Path, help="an .mp4; default CLIP-extended.mp4, next to the clip")
@@ -54,7 +55,7 @@ def extend(options: argparse.Namespace) -> int:
     say(f"windows: {len(windows)}; denoising takes about {human_seconds(seconds)}")
     folder = extension.folder(backend, out)
     try:
-        with StepBar(len(windows) * request.num_inference_steps) as bar:
+        with StepBar(len(windows) * request.total_steps) as bar:
             result = extend_clip(backend, extension, out, bar.update, overwrite=options.overwrite)
     except KeyboardInterrupt:
         done = len(list(folder.glob("window-*.npz")))
@@ -93,9 +94,10 @@ def build_request(options: argparse.Namespace, settings: dict, model: catalog.Mo
         request = request.replace(height=height, width=width)
     given = {"prompt": options.prompt, "num_inference_steps": options.steps, "seed": options.seed}
     request = request.replace(**{key: value for key, value in given.items() if value is not None})
+    refine = model.refine if options.refine is None else options.refine
     # Of a model that is not in the catalogue only the length of its clip is known.
     length = model.num_frames if model.name in catalog.MODELS or not settings else request.num_frames
     window = length / request.frame_rate if options.window is None else options.window
     num_frames = shapes.frames_for_seconds(window, request.frame_rate)
     seed = int(sha256_of(options.clip)[:8], 16) if request.seed is None else request.seed
-    return request.replace(video=None, audio=None, num_frames=num_frames, seed=seed)
+    return request.replace(video=None, audio=None, num_frames=num_frames, seed=seed, refine=refine)

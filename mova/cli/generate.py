@@ -12,25 +12,36 @@ from mova import catalog, shapes
 from mova.adapters.strengths import parse_adapter
 from mova.backends.settings import RemoteServer, remote_from_environment, remote_from_option
 from mova.cli.exits import say
+from mova.cli.first_frame import with_first_frame
 from mova.errors import UserError, field_errors
 from mova.files import check_frames_folder, check_output
+from mova.kernels import parse_kernels
+from mova.layout import MODES, check_gpus, launched_processes
 from mova.machine import DTYPES, human_seconds, suitable_model
-from mova.request import GenerationRequest, Progress, check_source
+from mova.request import SOLVERS, GenerationRequest, GenerationResult, Progress, check_source
 from mova.tracks import Span
+
+REFINE = (
+    "further passes over what is made: of the sound with the new picture kept, which is quick, then of the "
+    "picture with the new sound kept, and so on; default: 2 for pocket where a part of both is made, else 0"
+)
+FACE = "face"  # a crop position that is found in the picture
 
 
 def add_generate(parser: argparse.ArgumentParser) -> None:
     steps = "; ".join(
-        f"{model.name}: {', '.join(str(preset.num_inference_steps) for preset in model.presets)}"
-        for model in catalog.MODELS.values()
+        f"{name}: {', '.join(f'{each.name} {each.num_inference_steps}' for each in model.presets)}"
+        for name, model in catalog.MODELS.items()
     )
     clip = parser.add_argument_group("the clip")
     clip.add_argument("--prompt", help="what is seen and heard; put spoken words in double quotes")
     clip.add_argument(
         "--image",
         type=Path,
-        help="first frame; without one the clip starts from a white frame, by text, or the video's first",
+        help="first frame; default: the video's first, else one drawn for the prompt (by pocket, or where "
+        "MOVA_IMAGE_BASE_URL or MOVA_IMAGE_MODEL is set), else a white frame",
     )
+    clip.add_argument("--text-only", action="store_true", help="draw no first frame: start from a white one")
     clip.add_argument("--negative-prompt", help="what to steer away from; default: the model's own")
     clip.add_argument(
         "--from",
@@ -51,8 +62,8 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     clip.add_argument("--fit", choices=("crop", "pad"), help="how the image fills the clip, default crop")
     clip.add_argument(
         "--crop-position",
-        type=float,
-        help="which part of the image is kept: 0 left or top, 1 right or bottom, default 0.5",
+        type=position,
+        help="which part of the image is kept: 0 left or top, 1 right or bottom, or face; default 0.5",
     )
     clip.add_argument("--seed", type=int, help="the same seed makes the same clip; default: random, reported")
 
@@ -86,14 +97,35 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     )
     quality.add_argument(
         "--preset",
-        choices=catalog.PRESET_NAMES,
-        help=f"steps ({steps}) and, for the quick one of a released model, half the length; "
-        f"default {catalog.DEFAULT_PRESET}",
+        choices=(*catalog.PRESET_NAMES, *catalog.FORMER_NAMES),
+        metavar="NAME",
+        help=f"steps and what else saves time ({steps}; draft of a released model has half the length); "
+        f"default {catalog.TURBO} where the model has it, else {catalog.STANDARD}",
     )
     quality.add_argument("--steps", type=int, help="denoising steps, default: the preset's")
     own = "1 is off; default: the model's own"
     quality.add_argument("--guidance-scale", type=float, help=f"hold to the prompt; {own}")
     quality.add_argument("--bridge-guidance-scale", type=float, help=f"hold to synchrony; {own}")
+    quality.add_argument("--audio-guidance", type=float, help="of the sound; default: as the picture's")
+    quality.add_argument(
+        "--audio-bridge-guidance", type=float, help="of the sound; default: as the picture's"
+    )
+    quality.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="guide only while the picture's noise is between these, from 0 to 1; the other steps take half "
+        "the time; default: the preset's",
+    )
+    quality.add_argument("--solver", choices=SOLVERS, help="unipc needs fewer steps; default: the preset's")
+    quality.add_argument(
+        "--cache-threshold",
+        type=float,
+        help="make the sound alone in steps in which the picture is expected to change by less than this "
+        "share, such as 0.1; a --video that is kept is looked at once; default: the preset's",
+    )
+    quality.add_argument("--refine", type=int, metavar="PASSES", help=REFINE)
     quality.add_argument("--video-shift", type=float, help="of the noise schedule; default: the checkpoint's")
     quality.add_argument("--audio-shift", type=float, help="of the noise schedule; default: the checkpoint's")
     quality.add_argument(
@@ -149,9 +181,28 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     machine.add_argument(
         "--fp8",
         action=argparse.BooleanOptionalAction,
-        help="store the towers in 8 bits: half the memory, not exact; default off",
+        help="video experts and bridge in 8 bits: half the memory, faster on recent cards, not exact; "
+        "default off",
+    )
+    machine.add_argument(
+        "--attention",
+        metavar="KERNEL",
+        help="of the video's self-attention: torch, flash-attn-4 or a name of diffusers'; or by role, as in "
+        "video=flash-attn-4,text=torch (also bridge, audio); default: the fastest exact ones",
     )
     machine.add_argument("--compile", action="store_true", help="a minute of compiling, then faster steps")
+    machine.add_argument(
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="make the clip on the first N GPUs together; default 1, under torchrun one for each process",
+    )
+    machine.add_argument(
+        "--parallel",
+        choices=MODES,
+        help="how they share a step: its forwards side by side, which changes no bit (branches), all on each "
+        "forward (ulysses), or as many side by side as there are and the rest shared; default auto",
+    )
     machine.add_argument("--verbose", action="store_true", help="log each stage")
 
 
@@ -159,33 +210,51 @@ def generate(options: argparse.Namespace) -> int:
     settings = read_source(options)
     remote = chosen_server(options)
     name = options.model or settings.get("model") or (catalog.DEFAULT_MODEL if remote else suitable_model())
-    request = build_request(options, settings, catalog.find_model(str(name)))
+    model = catalog.find_model(str(name))
+    request = build_request(options, settings, model.on_a_server if remote else model)
     out = options.out or default_output(request.seed)
     check_outputs(options, out)
     for field, path in request.sources.items():
         if getattr(options, field) is None and path != options.video:
             check_source(field, path, settings.get(f"{field}_sha256"))
     request.check(out, options.overwrite)
+    if options.text_only or options.source:
+        result = run(request, str(name), settings, remote, options, out)
+    else:
+        with with_first_frame(request, str(name), out, options.overwrite) as started:
+            result = run(started, str(name), settings, remote, options, out)
+    say(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items()))
+    sys.stdout.write(f"{out}\tseed {request.seed}\n")
+    write_copies(options, out)
+    return 0
+
+
+def run(
+    request: GenerationRequest,
+    name: str,
+    settings: dict,
+    remote: RemoteServer | None,
+    options: argparse.Namespace,
+    out: Path,
+) -> GenerationResult:
+    """Make the clip, on the server or on this machine, with a progress bar."""
     if remote:
         from mova.backends.remote import RemoteBackend
 
-        backend = RemoteBackend(str(name), remote)
+        backend = RemoteBackend(name, remote)
         bar = StepBar(None)
     else:
         fixed = placement_options(options, settings)
 
         from mova.backends.local import LocalBackend  # brings torch: only when the request is in order
 
-        backend = LocalBackend(str(name), options.device, **fixed)
+        backend = LocalBackend(name, options.device, **fixed)
         plan = backend.plan(request)
-        say(f"{plan.placement.why}; denoising takes about {human_seconds(plan.seconds)}")
-        bar = StepBar(request.num_inference_steps)
+        sharing = f"; {plan.layout}" if plan.placement.gpus > 1 else ""
+        say(f"{plan.placement.why}{sharing}; denoising takes about {human_seconds(plan.seconds)}")
+        bar = StepBar(request.total_steps)
     with bar:
-        result = backend.generate(request, out, bar.update, overwrite=options.overwrite)
-    say(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items()))
-    sys.stdout.write(f"{out}\tseed {request.seed}\n")
-    write_copies(options, out)
-    return 0
+        return backend.generate(request, out, bar.update, overwrite=options.overwrite)
 
 
 def read_source(options: argparse.Namespace) -> dict:
@@ -212,15 +281,15 @@ def settings_of(clip: Path) -> dict:
 
 def build_request(options: argparse.Namespace, settings: dict, model: catalog.ModelSpec) -> GenerationRequest:
     """The request: what the command line gives, else the clip of --from, else preset and model."""
-    defaults = model.defaults(model.preset(options.preset or catalog.DEFAULT_PRESET))
+    preset = model.preset(options.preset)
     if settings:
         request = GenerationRequest.from_settings(settings)
         if options.preset:  # asked for on top of the clip's settings
-            request = request.replace(**{key: defaults[key] for key in ("num_frames", "num_inference_steps")})
+            request = with_preset(request, model, preset)
     elif options.prompt is None and options.video is None and options.audio is None:
         raise UserError("give --prompt: what is seen and what is heard")
     else:
-        request = GenerationRequest("", **defaults)
+        request = GenerationRequest("", **model.defaults(preset))
     given = {
         "prompt": options.prompt,
         "image": options.image,
@@ -230,21 +299,57 @@ def build_request(options: argparse.Namespace, settings: dict, model: catalog.Mo
         "num_inference_steps": options.steps,
         "guidance_scale": options.guidance_scale,
         "bridge_guidance_scale": options.bridge_guidance_scale,
+        "audio_guidance_scale": options.audio_guidance,
+        "audio_bridge_guidance_scale": options.audio_bridge_guidance,
+        "guidance_interval": options.guidance_interval and tuple(options.guidance_interval),
+        "solver": options.solver,
+        "cache_threshold": options.cache_threshold,
+        "refine": options.refine,
         "video_shift": options.video_shift,
         "audio_shift": options.audio_shift,
         "seed": options.seed,
         "fit": options.fit,
-        "crop_position": options.crop_position,
-        "adapters": tuple(parse_adapter(text) for text in options.lora) or None,
+        "crop_position": None if options.crop_position == FACE else options.crop_position,
         "strength": options.strength,
     }
     if options.size:
         given["height"], given["width"] = shapes.parse_size(options.size)
     request = request.replace(**{key: value for key, value in given.items() if value is not None})
+    if options.lora:
+        of_preset = tuple(each for each in request.adapters if catalog.is_preset_adapter(each[0]))
+        request = request.replace(adapters=(*of_preset, *map(parse_adapter, options.lora)))
     request = with_tracks(request, options)
+    if options.refine is None and not settings and request.is_retake:
+        request = request.replace(refine=model.refine)
+    if options.crop_position == FACE:
+        request = request.replace(crop_position=position_of_face(request))
     if options.seconds is not None:
         request = request.replace(num_frames=shapes.frames_for_seconds(options.seconds, request.frame_rate))
     return request.seeded()
+
+
+def position(text: str) -> float | str:
+    """The value of --crop-position."""
+    return text if text == FACE else float(text)
+
+
+def position_of_face(request: GenerationRequest) -> float:
+    """The `crop_position` that keeps a face of the request's image. Raises UserError: there is no image."""
+    from mova.media.faces import position_with_face
+    from mova.media.images import open_image
+
+    if request.image is None:
+        raise UserError("--crop-position face needs a picture; give --image")
+    return position_with_face(open_image(request.image), request.height, request.width)
+
+
+def with_preset(
+    request: GenerationRequest, model: catalog.ModelSpec, preset: catalog.Preset
+) -> GenerationRequest:
+    """`request` with all that the preset decides, and its own adapters."""
+    decided = model.decided_by(preset)
+    own = tuple(each for each in request.adapters if not catalog.is_preset_adapter(each[0]))
+    return request.replace(**decided | {"adapters": (*decided["adapters"], *own)})
 
 
 def with_tracks(request: GenerationRequest, options: argparse.Namespace) -> GenerationRequest:
@@ -328,6 +433,10 @@ def chosen_server(options: argparse.Namespace) -> RemoteServer | None:
         "--experts": options.experts != "auto",
         "--fp8": options.fp8 is not None,
         "--compile": options.compile,
+        "--attention": options.attention is not None,
+        "--gpus": options.gpus is not None,
+        "--parallel": options.parallel is not None,
+        "torchrun": launched_processes()[1] > 1,
     }
     local = [name for name, is_given in given.items() if is_given]
     if remote and local:
@@ -342,6 +451,8 @@ def placement_options(options: argparse.Namespace, settings: dict) -> dict[str, 
 
     Those that change the clip (dtype, fp8) default to the settings of --from.
     """
+    gpus = launched_processes()[1] if options.gpus is None else options.gpus
+    check_gpus(gpus, options.device)
     dtype = options.dtype or settings.get("dtype")
     if dtype not in (None, *DTYPES):
         raise UserError(
@@ -353,6 +464,9 @@ def placement_options(options: argparse.Namespace, settings: dict) -> dict[str, 
         "hold_both": None if options.experts == "auto" else options.experts == "both",
         "fp8": settings.get("fp8") is True if options.fp8 is None else options.fp8,
         "compile": options.compile,
+        "attention": None if options.attention is None else parse_kernels(options.attention),
+        "gpus": gpus,
+        "parallel": options.parallel,
     }
 
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m mova generate`, `extend`, `enhance`, `inspect`, `evaluate` and `doctor`."""
+"""The command line: `python -m mova generate`, `extend`, `enhance`, `inspect`, `convert`, `evaluate`, ..."""
 
 import argparse
 import logging
@@ -8,9 +8,11 @@ from pathlib import Path
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mova import catalog, shapes
+from mova.cli.convert import add_convert, convert
 from mova.cli.enhance import add_enhance, enhance
 from mova.cli.exits import EXIT_CODES, run_command
 from mova.cli.extend import add_extend, extend
+from mova.cli.first_frame import add_first_frame, first_frame
 from mova.cli.generate import (
     add_generate,
     add_machine,
@@ -18,6 +20,7 @@ from mova.cli.generate import (
     models,
     placement_options,
 )
+from mova.layout import launched_processes
 from mova.machine import Machine
 from mova.request import GenerationRequest
 
@@ -27,13 +30,17 @@ DESCRIPTION = "Video with synchronised sound from a first frame and a text."
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mova", description=DESCRIPTION, epilog=EXIT_CODES)
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="generate | extend | enhance | inspect | evaluate | doctor"
+        dest="command",
+        required=True,
+        metavar="generate | extend | enhance | first-frame | inspect | convert | evaluate | doctor",
     )
     texts = {
         "generate": "make a clip",
         "extend": "make a clip longer, window by window, with the same voice; the picture is encoded again",
         "enhance": "turn an idea into a prompt that MOVA understands, keeping every quoted word",
+        "first-frame": "draw the picture that a clip of these words would start from",
         "inspect": "show what a checkpoint holds and where it would go on this machine; loads no weights",
+        "convert": "write a checkpoint with its large layers in 8 bits, which takes less disk and memory",
         "evaluate": "measure clips: do sound and picture go together, and is each in order; needs no weights",
         "doctor": "examine this installation, trying each part; exit code 1 if one is broken",
     }
@@ -41,7 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
         "generate": add_generate,
         "extend": add_extend,
         "enhance": add_enhance,
+        "first-frame": add_first_frame,
         "inspect": add_inspect,
+        "convert": add_convert,
         "evaluate": add_evaluate,
         "doctor": add_doctor,
     }
@@ -83,7 +92,11 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit code."""
+    """Run a command and return its exit code; in all but the first process of torchrun, follow the first."""
+    if launched_processes()[0]:
+        from mova.parallel import join
+
+        join().follow()
     options = build_parser().parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s")
     logging.getLogger("mova").setLevel(logging.INFO if options.verbose else logging.WARNING)
@@ -93,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def inspect(options: argparse.Namespace) -> int:
     model = catalog.find_model(options.model)
-    request = GenerationRequest("any", **model.defaults(model.preset("full")))
+    request = GenerationRequest("any", **model.defaults(model.preset("exact")))
     if options.size:
         height, width = shapes.parse_size(options.size)
         request = request.replace(height=height, width=width)
@@ -126,7 +139,9 @@ COMMANDS = {
     "generate": generate,
     "extend": extend,
     "enhance": enhance,
+    "first-frame": first_frame,
     "inspect": inspect,
+    "convert": convert,
     "evaluate": evaluate,
     "doctor": doctor,
 }

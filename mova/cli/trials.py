@@ -1,6 +1,5 @@
 """Trials of an installation on its device: attention, a joint forward, picture and sound, a clip."""
 
-import importlib.util
 import math
 import tempfile
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import mova
 from mova import catalog
 from mova.cli.findings import BROKEN, GOOD, SLOW, Finding
+from mova.kernels import INSTALL_FLASH_4, choose_kernels
 from mova.machine import Machine
 
 if TYPE_CHECKING:
@@ -24,10 +24,11 @@ MIN_PICTURE_PSNR, MIN_SOUND_SNR = 25.0, 8.0
 
 
 def try_attention(machine: Machine) -> Finding:
-    """Each backend of `scaled_dot_product_attention`, alone, against float32 on the CPU."""
+    """Each backend of torch's, alone, against float32 on the CPU, and the kernel that the video would use."""
     import torch
     from torch.nn.attention import sdpa_kernel
 
+    from mova.models.attention import obstacle
     from mova.models.dual_tower import ATTENTION_ORDER
 
     dtype = getattr(torch, machine.dtype)
@@ -44,27 +45,19 @@ def try_attention(machine: Machine) -> Finding:
         except RuntimeError:  # not built, or not for this device
             continue
         (works if relative_error(result, expected) < TOLERANCES[machine.dtype] else wrong).append(name)
-    text = f"{', '.join(works) or 'none'} of torch in {machine.dtype}; flash-attn-4 {flash_4(q, k, v)}"
+    chosen = choose_kernels(machine, machine.dtype)
+    problem = obstacle(chosen.video, q.device, dtype, q.shape[-1])
+    used = f"torch ({chosen.video} {problem})" if problem else chosen
+    text = f"{', '.join(works) or 'none'} of torch in {machine.dtype}; used: {used}"
     if wrong or not works:
         text += f"; wrong results: {', '.join(wrong)}" if wrong else ""
         return Finding("attention", BROKEN, text, "install another version of torch, or update the driver")
     if machine.is_gpu and "cudnn" not in works:
         advice = "a torch of the card's CUDA version with cuDNN takes a quarter off every step"
         return Finding("attention", SLOW, text, advice)
+    if problem:
+        return Finding("attention", SLOW, text, f"install it again: {INSTALL_FLASH_4}")
     return Finding("attention", GOOD, text)
-
-
-def flash_4(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor") -> str:
-    """The state of the flash-attn-4 package, tried on q, k, v [B, H, L, D], in words."""
-    if not importlib.util.find_spec("flash_attn") or not importlib.util.find_spec("flash_attn.cute"):
-        return "is not installed"
-    try:
-        from flash_attn.cute import flash_attn_func
-
-        flash_attn_func(*(each.transpose(1, 2).contiguous() for each in (q, k, v)))
-    except Exception as error:  # a package under development, whose failures have no type of their own
-        return f"fails here ({type(error).__name__})"
-    return "works"
 
 
 def try_forward(machine: Machine) -> Finding:

@@ -14,8 +14,8 @@ NOTICED_MS = (-45, 125)
 REJECTED_MS = (-90, 185)
 LOUDEST_LUFS, SOFTEST_LUFS = -8.0, -38.0
 CLIPPED = 0.001
-SILENT = 0.8  # the paper's gates for training data: silence ratio and bandwidth
-NARROW_HZ = 1000
+SILENT = 0.95  # share of a clip: two seconds may hold one word. The paper filters training data at 0.8
+NARROW_HZ = 1000  # the paper's gate
 OFFSET = 0.02
 POOR_PSNR_DB = 20
 FLICKER_LEVELS = 2.0
@@ -28,6 +28,13 @@ class ClipHealth:
     sync: Sync
     audio: AudioHealth
     video: VideoHealth
+
+    @property
+    def synchrony(self) -> float:
+        """Correlation (0..1) of sound and picture, 0 where the sound is early or late: compares clips."""
+        sync = self.sync
+        is_in_time = sync.offset_ms is not None and NOTICED_MS[0] <= sync.offset_ms <= NOTICED_MS[1]
+        return max(0.0, sync.correlation) if is_in_time else 0.0
 
     def problems(self) -> tuple[str, ...]:
         """Problems of the clip, a sentence each."""

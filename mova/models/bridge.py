@@ -21,6 +21,38 @@ class Conditioner(nn.Module):
     def forward(self, x: Tensor, y: Tensor, x_rotary: Tensor, y_rotary: Tensor) -> Tensor:
         return x + self.inner(x, self.y_norm(y), x_rotary, y_rotary)
 
+    def read(self, y: Tensor, y_rotary: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of `y`, for `answer`."""
+        return self.inner.keys_values(self.y_norm(y), y_rotary)
+
+    def answer(self, x: Tensor, x_rotary: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """As `forward`, with what was read of `y` before."""
+        return x + self.inner.attend_to(x, x_rotary, keys, values)
+
+
+class PictureMemory:
+    """Keys and values of the picture, as the audio tower last read them at each layer of the bridge.
+
+    With it `DualTower.forward_audio` runs without the video blocks. `on_host` keeps it in host memory, pinned
+    where the tensors come from a GPU.
+    """
+
+    def __init__(self, on_host: bool = False) -> None:
+        self.on_host = on_host
+        self.layers: dict[int, tuple[Tensor, ...]] = {}
+
+    def write(self, layer: int, keys_values: tuple[Tensor, Tensor]) -> None:
+        known = self.layers.get(layer)
+        if known is None or known[0].shape != keys_values[0].shape:  # of another number of processes
+            pin = self.on_host and keys_values[0].is_cuda
+            place = {"device": "cpu", "pin_memory": pin} if self.on_host else {}
+            self.layers[layer] = tuple(torch.empty_like(each, **place) for each in keys_values)
+        for kept, each in zip(self.layers[layer], keys_values, strict=True):
+            kept.copy_(each, non_blocking=True)
+
+    def read(self, layer: int, device: torch.device) -> tuple[Tensor, ...]:
+        return tuple(each.to(device, non_blocking=True) for each in self.layers[layer])
+
 
 class Bridge(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Cross-attention both ways, aligned in time by rotary positions (paper section 3, "Aligned RoPE")."""
@@ -51,6 +83,10 @@ class Bridge(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def __len__(self) -> int:
         return len(self.audio_to_video_conditioners)
 
+    def conditioners(self) -> list[Conditioner]:
+        """All of them, both ways."""
+        return [*self.audio_to_video_conditioners, *self.video_to_audio_conditioners]
+
     def interval(self, frame_rate: float) -> float:
         """Audio latents from one latent frame to the next: audio_fps / (frame_rate / 4)."""
         return self.config.audio_fps * TEMPORAL_STRIDE / frame_rate
@@ -67,15 +103,29 @@ class Bridge(ModelMixin, ConfigMixin, PeftAdapterMixin):
         video = time_rotary(
             tuple(i * interval for i in range(frames)), tokens_per_frame, self.config.head_dim, device
         )
-        audio = time_rotary(tuple(map(float, range(audio_tokens))), 1, self.config.head_dim, device)
-        return video, audio
+        return video, self.audio_rotary(audio_tokens, device)
+
+    def audio_rotary(self, audio_tokens: int, device: torch.device) -> Tensor:
+        return time_rotary(tuple(map(float, range(audio_tokens))), 1, self.config.head_dim, device)
 
     def forward(
-        self, layer: int, video: Tensor, audio: Tensor, rotary: tuple[Tensor, Tensor]
+        self,
+        layer: int,
+        video: Tensor,
+        audio: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        memory: PictureMemory | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Both token streams after each has read the other's state from before the layer."""
+        """Both token streams after each has read the other's state from before the layer.
+
+        What the audio reads of the picture is written into a `memory`.
+        """
         video_rotary, audio_rotary = rotary
-        return (
-            self.audio_to_video_conditioners[layer](video, audio, video_rotary, audio_rotary),
-            self.video_to_audio_conditioners[layer](audio, video, audio_rotary, video_rotary),
-        )
+        listen = self.video_to_audio_conditioners[layer]
+        if memory is None:
+            heard = listen(audio, video, audio_rotary, video_rotary)
+        else:
+            keys_values = listen.read(video, video_rotary)
+            memory.write(layer, keys_values)
+            heard = listen.answer(audio, audio_rotary, *keys_values)
+        return self.audio_to_video_conditioners[layer](video, audio, video_rotary, audio_rotary), heard

@@ -108,8 +108,16 @@ def sinusoid(timestep: Tensor, dim: int) -> Tensor:
     return torch.cat((angles.cos(), angles.sin()), dim=-1).float()
 
 
-def linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
-    return F.linear(x, layer.weight.float(), layer.bias.float())
+def linear_float32(layer: nn.Module, x: Tensor) -> Tensor:
+    """A linear layer in float32, with what adapters on it add (peft's layer has no such forward)."""
+    y = F.linear(x, layer.weight.float(), layer.bias.float())
+    if isinstance(layer, nn.Linear) or layer.merged or layer.disable_adapters:
+        return y
+    for name in layer.active_adapters:
+        if name in layer.lora_A:
+            down, up = layer.lora_A[name].weight.float(), layer.lora_B[name].weight.float()
+            y = y + layer.scaling[name] * F.linear(F.linear(x, down), up)
+    return y
 
 
 class VideoDiT(DiT):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from mova.errors import BackendError, UserError
 from mova.openai_client import IsCancelled, OnText, ignore_text, never_cancelled
 from mova.prompting.plan import SCHEMA, PromptPlan, read_draft, read_fields
-from mova.prompting.pocket import read_idea
+from mova.prompting.pocket import PocketReading, read_idea
 from mova.prompting.prompt_files import load_template
 from mova.prompting.rules import (
     CLIP_SECONDS,
@@ -30,7 +30,7 @@ from mova.prompting.rules import (
 )
 from mova.prompting.template import write_template
 from mova.prompting.writers import AnswerCache, Writer, WriterAnswer, WriterRequest, prose_in
-from mova.text import WORD, TokenMeter, plain_text
+from mova.text import WORD, TokenMeter, language_of, plain_text
 
 ROUTE = Literal["answer", "repaired", "asked again", "template", "own text"]
 MAX_IDEA = 60_000
@@ -52,13 +52,29 @@ TEMPLATE_WROTE = (
     "larger local model"
 )
 
+# What the word lists add to an idea of pocket's world, by family and version, where it leaves that open.
+VERSIONS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "face": (
+        (),
+        ("peach wall", "smiling", "wearing a red T-shirt", "curly hair"),
+        ("lavender wall", "wearing a purple hoodie", "with glasses", "with black hair"),
+    ),
+    "ball": (
+        (),
+        ("lavender wall", "tossed up", "on a white tile floor", "bounces twice"),
+        ("mint green wall", "drifting left", "on a slate floor", "bounces four times"),
+    ),
+    "piano": ((), ("lavender wall", "slowly", "blue keys"), ("peach wall", "quickly", "green keys")),
+}
+
 
 @dataclass(frozen=True)
 class EnhanceRequest:
     """An idea and what its prompt must live up to.
 
     `image` is the first frame; `first_frame` says in words what it shows, for models that see nothing.
-    A `seed` of None is replaced by a random one, reported in the result.
+    A `seed` of None is replaced by a random one, reported in the result. For each `version` word lists and
+    the template fill in differently what the idea leaves open.
     """
 
     idea: str
@@ -70,6 +86,7 @@ class EnhanceRequest:
     max_tokens: int = 1024
     temperature: float = 0.6
     seed: int | None = None
+    version: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,8 @@ class EnhanceResult:
 
     `added` are the spans of `text` that are not the idea's own words. `repairs` were made; `violations`
     remain. `failure` says why a model's answer was not used, empty if it was. `notes` say what was done
-    without.
+    without. `not_kept` names what of the idea pocket cannot draw, each with its reason; `is_outside` is True
+    where that is all of it.
     """
 
     text: str
@@ -92,6 +110,8 @@ class EnhanceResult:
     seconds: float = 0.0
     model: str = ""
     seed: int = 0
+    not_kept: tuple[str, ...] = ()
+    is_outside: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -106,6 +126,8 @@ class Attempt:
     failure: str = ""
     notes: tuple[str, ...] = ()
     model: str = ""
+    not_kept: tuple[str, ...] = ()
+    is_outside: bool = False
 
 
 @dataclass
@@ -141,7 +163,7 @@ class Enhancer:
         brief = self.brief(request)
         seed = secrets.randbelow(2**31) if request.seed is None else request.seed
         request = replace(request, seed=seed)
-        attempt = read_for_pocket(brief) if self.reads_pocket else Attempt()
+        attempt = read_for_pocket(brief, request.version) if self.reads_pocket else Attempt()
         if attempt.checked is None and self.writer is not None:
             try:
                 attempt = self._ask_writer(request, brief, on_text, cancelled)
@@ -149,7 +171,7 @@ class Enhancer:
                 attempt = Attempt(failure=str(error))
         route, checked = attempt.route, attempt.checked
         if checked is None:
-            route, checked = fall_back(brief)
+            route, checked = fall_back(brief, request.version)
         return EnhanceResult(
             text=checked.text,
             plan=PromptPlan.parse(checked.text),
@@ -158,10 +180,12 @@ class Enhancer:
             violations=checked.violations,
             repairs=checked.repairs,
             failure=attempt.failure,
-            notes=attempt.notes,
+            notes=(*attempt.notes, *remarks_on_language(brief, checked)),
             seconds=round(time.monotonic() - started, 3),
             model=attempt.model,
             seed=seed,
+            not_kept=attempt.not_kept,
+            is_outside=attempt.is_outside,
         )
 
     def candidates(
@@ -169,16 +193,17 @@ class Enhancer:
     ) -> Iterator[EnhanceResult]:
         """Up to `count` different prompts, each as soon as it is there, from consecutive seeds.
 
-        Ends early where more would be the same: without a model, and once a model's answer could not be used.
+        There are fewer where more would be the same, and after an answer of a model that could not be used.
         """
         seed = secrets.randbelow(2**31) if request.seed is None else request.seed
         seen: set[str] = set()
         for offset in range(count):
-            result = self.enhance(replace(request, seed=seed + offset), cancelled=cancelled)
+            asked = replace(request, seed=seed + offset, version=offset)
+            result = self.enhance(asked, cancelled=cancelled)
             if result.text not in seen:
                 seen.add(result.text)
                 yield result
-            if self.writer is None or result.failure:
+            if result.failure:
                 return
 
     def brief(self, request: EnhanceRequest) -> PromptRequirements:
@@ -270,27 +295,58 @@ def ask_again(ask: WriterRequest, answer: WriterAnswer, problems: list[str]) -> 
     return replace(ask, messages=(*ask.messages, ("assistant", answer.text[:MAX_ANSWER]), ("user", user)))
 
 
-def read_for_pocket(brief: PromptRequirements) -> Attempt:
-    """The prompt that pocket's word lists write, or none and a note on why the template writes instead."""
-    reading = read_idea(brief.idea)
+def read_for_pocket(brief: PromptRequirements, version: int) -> Attempt:
+    """The prompt that pocket's word lists write, or none and a note on why the template writes instead.
+
+    Where pocket can draw a part of the idea, that part is the second version; in the others the template
+    writes it all.
+    """
+    reading = read_version(brief.idea, version)
+    not_kept, is_outside = reading.not_kept, reading.belongs == "not"
     if brief.has_image:
-        why = UNSEEN
-    elif reading.belongs == "not":
+        why, not_kept, is_outside = UNSEEN, (), False
+    elif is_outside:
         why = OUTSIDE
-    elif reading.belongs == "partly":
-        why = NOT_KEPT.format(reasons="; ".join(reading.not_kept))
+    elif reading.belongs == "partly" and version != 1:
+        why = NOT_KEPT.format(reasons="; ".join(not_kept))
     else:
         checked = repair(reading.prompt, brief)
-        if checked.is_good:
-            return Attempt(checked, "repaired" if checked.repairs else "answer", model=POCKET_LISTS)
+        if checked.is_good or not_kept:
+            route = "repaired" if checked.repairs else "answer"
+            return Attempt(checked, route, model=POCKET_LISTS, not_kept=not_kept)
         why = NOT_KEPT.format(reasons=next(v.message for v in checked.violations if v.severity == "error"))
-    return Attempt(notes=(TEMPLATE_WROTE.format(why=why),))
+    return Attempt(notes=(TEMPLATE_WROTE.format(why=why),), not_kept=not_kept, is_outside=is_outside)
 
 
-def fall_back(brief: PromptRequirements) -> tuple[ROUTE, CheckedPrompt]:
+def read_version(idea: str, version: int) -> PocketReading:
+    """The reading of `idea`, with what it leaves open filled in by phrases of VERSIONS as far as they fit."""
+    reading = read_idea(idea)
+    phrases = VERSIONS.get(reading.family, ((),)) if reading.belongs == "whole" else ((),)
+    for phrase in phrases[version % len(phrases)]:
+        other = read_idea(f"{phrase}. {idea}")
+        if other.belongs == "whole" and set(reading.kept) < set(other.kept):
+            reading, idea = other, f"{phrase}. {idea}"
+    return reading
+
+
+def remarks_on_language(brief: PromptRequirements, checked: CheckedPrompt) -> Iterator[str]:
+    """What became of an idea that is not English."""
+    language = language_of(brief.masked.text)
+    if language == "English":
+        return
+    if not any(violation.rule == "language" for violation in checked.violations):
+        yield f"The idea is {language}: the prompt says it in English, and spoken words stay as they are"
+    else:
+        yield (
+            f"The idea is {language}, and the model was trained on English prompts: write it in English, or "
+            "choose a language model as the writer"
+        )
+
+
+def fall_back(brief: PromptRequirements, version: int) -> tuple[ROUTE, CheckedPrompt]:
     """The template's prompt, or the own text where the template breaks rules that the text keeps."""
     own = brief.as_own_words()
-    made = repair(write_template(own), own)
+    made = repair(write_template(own, version), own)
     problems = {violation.rule for violation in made.violations if violation.severity == "error"}
     plain = check(brief.idea, own)
     if not brief.idea or problems <= {violation.rule for violation in plain if violation.severity == "error"}:

@@ -6,7 +6,7 @@ what is left open, and names what it could not keep. Words and sentences are in 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -55,6 +55,12 @@ COLOURED = {
     **{"hair": "hair", "style": "hair", "garment": "clothes", "wall": "wall", "ball": "colour"},
     **{"piano": "body", "lit": "light", "melody": "light", "light": "light"},
 }
+# What the first frame shows of the facts.
+SEEN = {
+    "face": ("person", "style", "hair", "garment", "clothes", "beard", "glasses", "wall"),
+    "ball": ("material", "colour", "height", "floor", "wall"),
+    "piano": ("body", "wall"),
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class PocketReading:
     `belongs` says how much of the idea is of that world: the whole; a part (`not_kept` names the rest, each
     with its reason, and `prompt` is what is left); or nothing (`prompt` is empty). `kept` are the facts that
     the prompt states as the idea has them. Those of `unpractised` are stated too, but no clip that pocket
-    learnt from had them.
+    learnt from had them. `scene` are the facts of the prompt's first frame, with the defaults.
     """
 
     family: Literal["face", "ball", "piano", ""]
@@ -73,6 +79,7 @@ class PocketReading:
     kept: tuple[str, ...] = ()
     not_kept: tuple[str, ...] = ()
     unpractised: tuple[str, ...] = ()
+    scene: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -117,23 +124,26 @@ def read_idea(idea: str) -> PocketReading:
         slots.lost += [f"{' '.join(other)}: pocket plays one melody" for other in melodies[1:]]
     _describe(text, items, family, slots)
     _state(items, family, slots)
-    read, write = {
-        "ball": (_read_ball, _write_ball),
-        "face": (_read_face, _write_face),
-        "piano": (_read_piano, _write_piano),
+    read, complete, write = {
+        "ball": (_read_ball, _complete_ball, _write_ball),
+        "face": (_read_face, _complete_face, _write_face),
+        "piano": (_read_piano, _complete_piano, _write_piano),
     }[family]
     read(items, slots)
     if slots.lost and not any(item.slot in (family, *PEOPLE) for item in items):
         return PocketReading("", "not", not_kept=tuple(slots.lost))
+    whole = complete(slots)
     facts = {**slots.said, "notes": "".join(slots.said["notes"])} if "notes" in slots.said else slots.said
     kept = [name if name == value else f"{name}: {value}" for name, value in facts.items()]
     return PocketReading(
         family,
         "partly" if slots.lost else "whole",
-        write(slots),
+        write(slots, whole),
         (*kept, *slots.adjectives, *slots.lines),
         tuple(slots.lost),
         tuple(_unpractised(slots)),
+        {name: whole[name] for name in SEEN[family] if name in whole}
+        | {"adjectives": " ".join(slots.adjectives)},
     )
 
 
@@ -217,8 +227,11 @@ def _describe(text: str, items: Sequence[Item], family: str, slots: Slots) -> No
                 slots.lost.append(
                     f"{what}: pocket draws no {what.removesuffix('s')}s" if thing else f"{what}: of what?"
                 )
-    for colour, what in beards.items():  # pocket draws them in the colour of the hair
-        slots.lost += [] if slots.said.get("hair") == colour else [f"{what}: pocket draws no {what}s"]
+    for colour, what in beards.items():  # pocket draws a beard in the colour of the hair
+        if slots.said.setdefault("hair", colour) != colour:
+            slots.lost.append(
+                f"{what}: pocket draws beards in the colour of the hair, here {slots.said['hair']}"
+            )
     for at, item in enumerate(items):
         stands_behind = item in behind or any(near.slot == "before" for near in items[max(0, at - 3) : at])
         if item.slot == "wall" and not stands_behind:
@@ -280,12 +293,18 @@ def _read_piano(items: Sequence[Item], slots: Slots) -> None:
         slots.said["notes"] = notes[:MAX_NOTES]
 
 
-def _write_ball(slots: Slots) -> str:
+def _complete_ball(slots: Slots) -> dict[str, Any]:
+    """All facts of a ball, those that the idea leaves open by default."""
+    ball, said = load_lists("scenes")["ball"], slots.said
+    material = said.get("material") or ball["material of"].get(said.get("colour", "red"), "metal")
+    a = {"start": "dropped", **ball["stuff"][material], "material": material, **said}
+    height = "low" if a["start"] == "tossed" else "high"
+    return {"height": height, "wall": _wall(a["colour"]), **a}
+
+
+def _write_ball(slots: Slots, a: dict[str, Any]) -> str:
     scenes, said = load_lists("scenes"), slots.said
     ball = scenes["ball"]
-    material = said.get("material") or ball["material of"].get(said.get("colour", "red"), "metal")
-    a = {"start": "dropped", **ball["stuff"][material], **said}
-    a["height"] = said.get("height", "low" if a["start"] == "tossed" else "high")
     bounces = int(a["bounces"])
     sound = next(sound for sound in a["sounds"] if sound.endswith(said.get("sound", "")))
     values = {
@@ -293,7 +312,7 @@ def _write_ball(slots: Slots) -> str:
             [*slots.adjectives, ball["ball"].format(colour=a["colour"], material=a["adjective"])]
         ),
         "look": a["look"],
-        "wall": a.get("wall") or _wall(a["colour"]),
+        "wall": a["wall"],
         "times": scenes["times"][bounces - 1],
         "number": scenes["numbers"][bounces - 1],
         "impacts": sound if bounces == 1 else f"{sound}s",
@@ -302,16 +321,19 @@ def _write_ball(slots: Slots) -> str:
     return _render(ball, values, progression="progression once" if bounces == 1 else "progression")
 
 
-def _write_face(slots: Slots) -> str:
+def _complete_face(slots: Slots) -> dict[str, Any]:
+    """All facts of a person, those that the idea leaves open by default."""
     face, said = load_lists("scenes")["face"], slots.said
     looks = said.get("person", "woman")
     person = "child" if looks in HINTS else looks
-    a = {
-        "pace": "calm",
-        **face["people"][person],
-        **({"style": HINTS[looks]} if looks in HINTS else {}),
-        **said,
-    }
+    hints = {"style": HINTS[looks]} if looks in HINTS else {}
+    hints |= {"hair": "grey"} if {"old", "elderly"} & set(slots.adjectives) and person != "child" else {}
+    a = {"pace": "calm", **face["people"][person], **hints, **said, "person": person}
+    return {"wall": _wall(a["clothes"]), **a}
+
+
+def _write_face(slots: Slots, a: dict[str, Any]) -> str:
+    face, said, person = load_lists("scenes")["face"], slots.said, a["person"]
     hair = [face["hair"][a["style"]].format(hair=a["hair"])]
     hair += [f"a {said['beard']}"] if "beard" in said else []
     hair += ["glasses"] if "glasses" in said else []
@@ -321,7 +343,7 @@ def _write_face(slots: Slots) -> str:
             [*slots.adjectives, face["smiling" if "smile" in said else "who"].format(person=person)]
         ),
         "hair": " and ".join(part for part in (", ".join(hair[:-1]), hair[-1]) if part),
-        "wall": a.get("wall") or _wall(a["clothes"]),
+        "wall": a["wall"],
         "pitch": f"{said['pitch']} " if "pitch" in said else "",
     }
     leads = [
@@ -334,15 +356,20 @@ def _write_face(slots: Slots) -> str:
     )
 
 
-def _write_piano(slots: Slots) -> str:
+def _complete_piano(slots: Slots) -> dict[str, Any]:
+    """All facts of a piano, those that the idea leaves open by default, but for its notes."""
+    a = {"body": "red", "light": "rainbow", "pace": "easy", **slots.said}
+    return {"wall": _wall(a["body"]), **a}
+
+
+def _write_piano(slots: Slots, a: dict[str, Any]) -> str:
     scenes, said = load_lists("scenes"), slots.said
     piano = scenes["piano"]
     tune = said.get("tune", "" if "notes" in said else next(iter(piano["tunes"])))
     notes = said.get("notes") or tuple(piano["tunes"][tune])
-    a = {"body": "red", "light": "rainbow", "pace": "easy", **said}
     values = {
         "piano": " ".join([*slots.adjectives, piano["piano"].format(body=a["body"])]),
-        "wall": a.get("wall") or _wall(a["body"]),
+        "wall": a["wall"],
         "notes": ", ".join(notes),
         "number": scenes["numbers"][len(notes) - 1],
         "light": piano["rainbow"] if a["light"] == "rainbow" else a["light"],

@@ -28,6 +28,7 @@ from mova.prompting.plan import (
 )
 from mova.prompting.prompt_files import load_words
 from mova.prompting.quotes import FILLER, MaskedText, Quote, blank, find_quotes, locate, mask_quotes
+from mova.prompting.speakers import Voice, voice_in
 from mova.text import (
     CJK,
     WORD,
@@ -49,7 +50,8 @@ MAX_WORDS = 250
 class Violation:
     """One broken rule. `span` is where in the text; `fix` is the whole text repaired, or None.
 
-    An "error" keeps a text from being used as it is; a "warning" is for the person to judge.
+    An "error" keeps a text from being used as it is; a "warning" is for the person to judge. `missing` are
+    words of the idea that the text lacks; `add_missing` adds them.
     """
 
     rule: str
@@ -57,6 +59,7 @@ class Violation:
     message: str
     span: tuple[int, int] | None = None
     fix: str | None = field(default=None, repr=False)
+    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,12 +118,14 @@ MARKS = re.compile(
     r"!?\[(?=[^\]\n]*\]\()|\]\([^)\n]*\)",
     re.IGNORECASE | re.MULTILINE,
 )
+CJK_WORDS = re.compile(rf"{CJK.pattern}+")
 MIN_LETTERS = 24  # of the opening and what happens, about eight words or a Chinese sentence or two
-SPEECH_AUDIO = (
-    "The audio shows the spoken words, close and clear and in step with the lips, over the quiet natural "
-    "sound of the place."
-)
-PLAIN_AUDIO = "The audio shows the natural sounds of what is seen, each in step with its movement."
+AUDIO: dict[Voice, str] = {
+    "person": "The audio shows the spoken words, close and clear and in step with the lips, over the quiet "
+    "natural sound of the place.",
+    "voice": "The audio shows the spoken words, close and clear, over the quiet natural sound of the place.",
+    "": "The audio shows the natural sounds of what is seen, each in step with its movement.",
+}
 
 
 def plain(text: str, brief: PromptRequirements) -> Iterator[Violation]:
@@ -163,6 +168,9 @@ def language(text: str, brief: PromptRequirements) -> Iterator[Violation]:  # no
             start = max(0, text.find(block))
             yield Violation("language", "error", message, (start, start + len(block)))
             return
+    if found := CJK_WORDS.search(blank(text)):
+        message = f"{found[0]} stands in the English prose; write it in English"
+        yield Violation("language", "warning", message, found.span())
 
 
 def subtitles(text: str, brief: PromptRequirements) -> Iterator[Violation]:
@@ -206,13 +214,13 @@ def audio_last(text: str, brief: PromptRequirements) -> Iterator[Violation]:
         yield Violation("audio_last", "error", message, (start, start + len(early[0])), fix)
         return
     message = 'no sound at the end; add a block that begins with "The audio shows"'
-    fix = "\n\n".join([*blocks, default_audio(bool(brief.quotes))]) + ending
+    fix = "\n\n".join([*blocks, default_audio(brief)]) + ending
     yield Violation("audio_last", "error", message, None, fix if blocks else None)
 
 
-def default_audio(has_speech: bool) -> str:
+def default_audio(brief: PromptRequirements) -> str:
     """A sound block that invents nothing."""
-    return SPEECH_AUDIO if has_speech else PLAIN_AUDIO
+    return AUDIO[voice_in(brief.idea, brief.quotes)]
 
 
 # --- The idea: its quoted words, and what it names ---
@@ -220,6 +228,8 @@ def default_audio(has_speech: bool) -> str:
 DOUBLE_MARKS = re.compile('["“”„«»‹›「」『』＂]')
 MAX_INVENTED = 8  # a text with more is not worth repairing
 LISTS = ("colours", "materials")
+OF_A_PERSON = ("hair", "beard", "moustache", "eye")  # who has them shows them in a colour
+JOINTS = r"(?:a|an|the|with|and|or|in|on|of|wearing|wears|has|is|are)\b"  # behind one a new thing begins
 PLACE = re.compile(r"\b(?:floor|ground|wall|background|backdrop)\b|地|墙|背景")
 BACKDROP = re.compile(r"\b(?:\w+ ){1,2}(?:floor|ground|wall|background|backdrop)\b|\bwall is \w+")
 NOTE_GAP = r"(?:\s*(?:[,、–-]|\.{2,3})\s*|\s+)(?:(?:and|then)\s+)?"
@@ -324,36 +334,61 @@ def unrelated(text: str, brief: PromptRequirements) -> Iterator[Violation]:
 
 
 def named(text: str, brief: PromptRequirements) -> Iterator[Violation]:
-    for word in lost_names(text, brief):
-        yield _lost("named", word)
+    things = dict(_coloured(brief.prose))
+    for words in lost_names(text, brief):
+        yield _lost("named", words, f"{words} {things[words]}" if words in things else words)
 
 
 def lost_names(text: str, brief: PromptRequirements) -> list[str]:
-    """The colours and materials of the idea that `text` lacks.
+    """The colours and materials of the idea that `text` lacks, and colours that left what they were of.
 
     Words about a backdrop that nobody asked for say nothing of the ball before it.
     """
     asked: dict[tuple[str, ...], str] = {}
-    for match in _any_name().finditer(brief.prose):
-        asked.setdefault(_group_of()[match[0]], match[0])
+    for match in _any_name(*LISTS).finditer(brief.prose):
+        asked.setdefault(_group_of(*LISTS)[match[0]], match[0])
     if not asked:
         return []
     prose = prose_of(text)
     if not PLACE.search(brief.prose):
         prose = BACKDROP.sub(" ", prose)
-    return [said for group, said in asked.items() if not any(_pattern(word).search(prose) for word in group)]
+    lost = [said for group, said in asked.items() if not any(_pattern(word).search(prose) for word in group)]
+    return lost + [
+        f"{colour} {thing}"
+        for colour, thing in _coloured(brief.prose)
+        if colour not in lost and not _keeps_colour(prose, colour, thing)
+    ]
+
+
+def _coloured(prose: str) -> Iterator[tuple[str, str]]:
+    """Each colour that stands before a thing, with the word for it."""
+    colour = _any_name("colours").pattern
+    for match in re.finditer(rf"({colour})[\s-]+(?!{JOINTS}|(?:{colour}))([^\W\d_]+)", prose):
+        yield match[1], match[2]
+
+
+def _keeps_colour(prose: str, colour: str, thing: str) -> bool:
+    """False if `prose` has the thing in other colours alone, or, of a person, in none."""
+    stem = re.sub(r"(?:ed|s)$", "", thing)
+    name = _any_name("colours").pattern
+    between = rf"(?:[\s,-]+(?:and\s+)?(?:{name})|[\s,-]+(?!{JOINTS})[^\W\d_]+){{0,2}}?"
+    shared = r"(?:[\s-]+hair and (?:an? )?)" if stem in OF_A_PERSON else r"(?!)"  # "grey hair and a beard"
+    before = rf"({name})(?=(?:{between}[\s-]+|{shared}){re.escape(stem)})"
+    pattern = rf"{before}|{re.escape(stem)}\w* (?:is|are|turns?) ({name})"
+    found = {_group_of("colours")[match[1] or match[2]] for match in re.finditer(pattern, prose)}
+    return _group_of("colours")[colour] in found or not (found or stem in OF_A_PERSON)
 
 
 @lru_cache
-def _group_of() -> dict[str, tuple[str, ...]]:
-    """The words for the same colour or material as each word."""
-    groups = [tuple(word.strip() for word in line.split(",")) for name in LISTS for line in load_words(name)]
+def _group_of(*lists: str) -> dict[str, tuple[str, ...]]:
+    """The words for the same colour or material as each word of these lists."""
+    groups = [tuple(word.strip() for word in line.split(",")) for name in lists for line in load_words(name)]
     return {word: group for group in groups for word in group}
 
 
 @lru_cache
-def _any_name() -> re.Pattern[str]:
-    words = sorted(_group_of(), key=len, reverse=True)
+def _any_name(*lists: str) -> re.Pattern[str]:
+    words = sorted(_group_of(*lists), key=len, reverse=True)
     return re.compile("|".join(_pattern(word).pattern for word in words))
 
 
@@ -363,7 +398,8 @@ def notes(text: str, brief: PromptRequirements) -> Iterator[Violation]:
     for match in NOTES.finditer(idea):
         played = _letters(match[0])
         if (len(played) >= FEW_NOTES or PLAYED.search(idea)) and played not in written:
-            yield Violation("notes", "error", f"the notes {match[0]} are missing; keep them in their order")
+            message = f"the notes {match[0]} are missing; keep them in their order"
+            yield Violation("notes", "error", message, missing=f"the notes {match[0]}")
 
 
 def _letters(run: str) -> str:
@@ -380,8 +416,41 @@ def unquoted_speech(text: str, brief: PromptRequirements) -> Iterator[Violation]
         yield _lost("bare_words", said[1])
 
 
-def _lost(rule: str, words: str) -> Violation:
-    return Violation(rule, "error", f'the idea says "{words}" and the prompt does not; keep it')
+def _lost(rule: str, words: str, missing: str = "") -> Violation:
+    message = f'the idea says "{words}" and the prompt does not; keep it'
+    return Violation(rule, "error", message, missing=missing or words)
+
+
+def add_missing(text: str, found: Violation, brief: PromptRequirements) -> str:
+    """`text` with the words that `found` misses, in a sentence of their own behind what happens.
+
+    Unlike a fix this is not made without being asked: a writer that is asked again puts them in their place.
+    """
+    plan = PromptPlan.parse(text)
+    lines = [line.render() for line in plan.dialogue]
+    progression = plan.progression
+    if found.rule == "bare_words":
+        lead = re.split(r"[.!?;\n]", SAID.sub("", brief.idea))[-1].strip(" ,:")
+        lines.append(f'{capitalised(lead) or "A voice"} says, "{found.missing}"')
+    elif found.rule == "notes":
+        progression += f" It plays {found.missing}."
+    else:
+        adjective, _, noun = found.missing.rpartition(" ")
+        has_noun = bool(adjective) and re.search(rf"\b{re.escape(noun)}\b", prose_of(text))
+        progression += f" The {noun} is {adjective}." if has_noun else f" It shows {_shown(found.missing)}."
+    return assemble(plan.first_frame, progression.strip(), lines, plan.audio, plan.no_subtitles)
+
+
+def _shown(words: str) -> str:
+    """ "grey beard" as something that is shown: "a grey beard", "the colour grey"."""
+    if " " not in words:
+        return f"something of {words}" if words in _materials() else f"the colour {words}"
+    return words if words.endswith("s") else _article(f"a {words}")
+
+
+@lru_cache
+def _materials() -> frozenset[str]:
+    return frozenset(word.strip() for line in load_words("materials") for word in line.split(","))
 
 
 # --- Additions: what nobody asked for ---
