@@ -8,11 +8,13 @@ from mova.cli.exits import EXIT_CODES, run_and_exit, run_command
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    from lora_trainer import adapter_commands, commands, regularization  # here a stop has its sentence
+    # Here a stop has its sentence.
+    from lora_trainer import adapter_commands, commands, regularization
+    from lora_trainer.distillation import commands as distillation
 
     parser = argparse.ArgumentParser(prog="python -m lora_trainer", epilog=EXIT_CODES)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (commands, regularization, adapter_commands):
+    for module in (commands, distillation, regularization, adapter_commands):
         module.add_command(subparsers)
     options = parser.parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s")

@@ -86,10 +86,12 @@ def run_info(options: argparse.Namespace) -> int:
             f"{tower:18} {part['layers']:5} layers, rank {ranks}, scale {scales}, norm {part['norm']:.4g}, "
             f"{part['dtype']}, {part['bytes'] / 2**20:.1f} MiB\n"
         )
+    turbo = described["turbo"]
     lines = {
         "trained on": described["base_model"],
         "trigger words:": ", ".join(described["trigger_words"]),
         "held in training:": held_tracks(described["recipe"]),
+        "to be run in:": f"{turbo['steps']} steps, without guidance" if turbo else "",
         "recipe:": json.dumps(described["recipe"], ensure_ascii=False) if described["recipe"] else "",
     }
     sys.stdout.write("".join(f"{title} {printable(text)}\n" for title, text in lines.items() if text))
@@ -177,6 +179,7 @@ def describe(adapter: "Adapter") -> dict:
         "base_model": metadata.base_model,
         "trigger_words": list(metadata.trigger_words),
         "recipe": metadata.recipe,
+        "turbo": None if metadata.turbo is None else metadata.turbo.record(),
     }
 
 

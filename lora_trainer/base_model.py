@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
-from lora_trainer.config import EXPERTS, Config
+from lora_trainer.config import EXPERTS, RunConfig
 from lora_trainer.distributed import LayerShards
 from mova.adapters.strengths import TOWERS
+from mova.checkpoint import is_8_bits
+from mova.errors import UserError
 from mova.machine import Machine
 from mova.models.video_vae import to_channels_last
 from mova.offload import LayerStreamer, Offloader, WeightSwap
@@ -87,7 +89,7 @@ class TrainingOffloader(Offloader):
             yield
 
 
-def choose_device(config: Config) -> tuple[torch.device, torch.dtype]:
+def choose_device(config: RunConfig) -> tuple[torch.device, torch.dtype]:
     """Device of the training and dtype of the frozen model. Raises UserError: there is no such device."""
     machine = Machine.probe(config.run.device)
     name = config.run.dtype if config.run.dtype != "auto" else machine.dtype
@@ -95,8 +97,17 @@ def choose_device(config: Config) -> tuple[torch.device, torch.dtype]:
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype, offload: str) -> MOVAPipeline:
-    """The pipeline without text encoder, frozen, on the CPU until its residency is settled."""
+    """The pipeline without text encoder, frozen, on the CPU until its residency is settled.
+
+    Raises:
+        UserError: the checkpoint is broken, or is in fp8.
+    """
     pipeline = MOVAPipeline.from_pretrained(folder, torch_dtype=dtype, text_encoder=None, tokenizer=None)
+    if is_8_bits(pipeline.video_dit.config):
+        raise UserError(
+            f"{folder} is in fp8, which is too coarse to train on; train on the checkpoint that it was made "
+            "from: the adapter fits both"
+        )
     pipeline.set_progress_bar_config(disable=True)
     to_channels_last(pipeline.video_vae)
     pipeline.residency = TrainingOffloader(pipeline, device, offload)

@@ -32,6 +32,8 @@ FREE = (
     "data.regularization_count",
     "data.regularization_prompts",
     "data.cache",
+    "prompts.path",
+    "prompts.cache",
     "samples",
     "run.steps",
     "run.device",
@@ -165,7 +167,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 def check_same_run(stored: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise UserError where the settings differ in what decides the weights."""
-    old, new = ADDED | flat(with_new_names(stored)), flat(now)
+    new = flat(now)
+    old = {key: value for key, value in ADDED.items() if key in new} | flat(with_new_names(stored))
     differing = [
         f"{key}: {old.get(key)} then, {new.get(key)} now"
         for key in sorted(old.keys() | new.keys())

@@ -2,13 +2,14 @@
 
 import argparse
 import sys
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from lora_trainer.config import PRESETS, RECIPES, Config, parse_change, read_config
+from lora_trainer.config import PRESETS, RECIPES, Config, RunConfig, parse_change, read_config
 from lora_trainer.output_lock import own_output
 from mova.errors import Cancelled, UserError
 from mova.machine import human_seconds
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from lora_trainer.latent_cache import Cache
+    from lora_trainer.loop import Loop
     from lora_trainer.plan.estimate import Measured
     from lora_trainer.plan.inputs import Card, PlanInputs
 
@@ -150,14 +152,20 @@ def encode(config: Config, device: "torch.device", dtype: "torch.dtype") -> "Cac
 def run_train(options: argparse.Namespace) -> int:
     from lora_trainer.train import open_trainer
 
-    config = config_of(options)
+    return run_loop(open_trainer, config_of(options), options.resume, "cache")
+
+
+def run_loop(
+    opened: Callable[..., AbstractContextManager["Loop"]], config: RunConfig, resume: bool, preparing: str
+) -> int:
+    """Run what `opened(config, resume, report)` yields to its end; the exit code."""
     with ExitStack() as stack:
-        with progress_bar("cache") as progress:
-            trainer = stack.enter_context(open_trainer(config, options.resume, progress.report))
-        is_first = trainer.workers.is_first
+        with progress_bar(preparing) as progress:
+            loop = stack.enter_context(opened(config, resume, progress.report))
+        is_first = loop.workers.is_first
         try:
             with steps_bar(config, is_first) as progress:
-                path = trainer.run(progress.step)
+                path = loop.run(progress.step)
         except Cancelled as stop:
             sys.stderr.write(f"{stop}\n")
             return 130
@@ -210,7 +218,7 @@ class progress_bar:  # noqa: N801 - used as a context
 class steps_bar(progress_bar):  # noqa: N801
     """A progress bar of optimizer steps with the losses."""
 
-    def __init__(self, config: Config, shown: bool) -> None:
+    def __init__(self, config: RunConfig, shown: bool) -> None:
         self.bar = tqdm(
             total=config.run.steps,
             desc="train",

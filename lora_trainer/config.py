@@ -7,10 +7,11 @@ preset what to learn (which towers, at which rank).
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -108,7 +109,8 @@ OLD_NAMES = {
     }
 }
 PASSING = ("layers", "shards")  # offloads whose layers come to the device whole only while they run
-Targets = Literal["attention", "attention_ffn", "audio_to_video", "video_to_audio"]
+WITH_FFN = ("attention_ffn", "everything")  # targets with the feed-forward layers
+Targets = Literal["attention", "attention_ffn", "everything", "audio_to_video", "video_to_audio"]
 
 
 def written_name(value: object) -> object:
@@ -118,6 +120,13 @@ def written_name(value: object) -> object:
     return value
 
 
+def written_size(value: str) -> str:
+    """`value`, if it is a size of clips. Raises UserError."""
+    parse_size(value)
+    return value
+
+
+Size = Annotated[str, AfterValidator(written_size)]
 Name = Annotated[str, BeforeValidator(written_name)]
 PathName = Annotated[Path, BeforeValidator(written_name)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -127,11 +136,27 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class LossWeights(Section):
+    video_weight: float = Field(1.0, ge=0, le=100)
+    audio_weight: float = Field(1.0, ge=0, le=100)
+    hold_steps: int = Field(1, ge=1)  # optimizer steps in a row with the same expert
+
+    @model_validator(mode="after")
+    def _weights(self) -> Self:
+        if self.video_weight == self.audio_weight == 0:
+            raise ValueError("video_weight and audio_weight are both 0; nothing would be learnt")
+        return self
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        return self.video_weight, self.audio_weight
+
+
 class Data(Section):
     """The clips, and the size they are trained at. None is the model's own size or length."""
 
     path: Name
-    size: str | None = None  # WIDTHxHEIGHT; with buckets, the number of pixels that every aspect gets
+    size: Size | None = None  # WIDTHxHEIGHT; with buckets, the number of pixels that every aspect gets
     num_frames: tuple[int, ...] | None = None  # 4k+1 each; a clip gets the longest that it fills
     frame_rate: float = Field(24.0, gt=0, le=120)
     buckets: bool = True
@@ -144,13 +169,6 @@ class Data(Section):
     regularization_prompts: tuple[str, ...] = ()  # of those, in turn; none: the model's own examples
     regularization_share: float | None = Field(None, gt=0, lt=1)  # of the samples; None: REGULARIZATION_SHARE
     cache: PathName | None = None  # folder of encoded clips; None is OUTPUT/cache
-
-    @field_validator("size")
-    @classmethod
-    def _size(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_size(value)
-        return value
 
     @field_validator("num_frames")
     @classmethod
@@ -203,14 +221,14 @@ class Towers(Section):
     def _targets(self) -> "Towers":
         allowed = {"dual_tower_bridge": ("attention", "audio_to_video", "video_to_audio")}
         for name, tower in self.trained().items():
-            if tower.targets not in allowed.get(name, ("attention", "attention_ffn")):
+            if tower.targets not in allowed.get(name, ("attention", "attention_ffn", "everything")):
                 raise ValueError(f"{name} has no targets {tower.targets!r}")
         if not self.trained():
             raise ValueError("no tower is trained; switch one on")
         return self
 
 
-class Objective(Section):
+class Objective(LossWeights):
     """The loss, and how samples are drawn.
 
     `high_share` is `video_dit`'s share of the steps; "natural" is the schedule's share of the samples whose
@@ -218,20 +236,15 @@ class Objective(Section):
     timestep 0, which is `video_dit_2`'s.
     """
 
-    video_weight: float = Field(1.0, ge=0, le=100)
-    audio_weight: float = Field(1.0, ge=0, le=100)
     audio_timestep: Literal["shared", "independent"] = "shared"
     text_dropout: float = Field(0.1, ge=0, le=1)
     bridge_dropout: float = Field(0.0, ge=0, le=1)
     high_share: float | Literal["natural"] = "natural"
-    hold_steps: int = Field(1, ge=1)  # optimizer steps in a row with the same expert
     hold_video: float = Field(0.0, ge=0, le=1)  # share of the samples with the picture held
     hold_audio: float = Field(0.0, ge=0, le=1)  # share of the samples with the sound held
 
     @model_validator(mode="after")
-    def _weights(self) -> "Objective":
-        if self.video_weight == self.audio_weight == 0:
-            raise ValueError("video_weight and audio_weight are both 0; nothing would be learnt")
+    def _high_share(self) -> "Objective":
         if not isinstance(self.high_share, str) and not 0 <= self.high_share <= 1:
             raise ValueError(f'high_share={self.high_share} must be from 0 to 1, or "natural"')
         return self
@@ -348,26 +361,39 @@ class Run(Section):
         return self
 
 
-class Config(Section):
+class RunConfig(Section):
+    """What every training has; each kind adds its `objective`, which has the `weights` of both losses."""
+
     model: Name
     output: PathName
+    towers: Towers = Towers()
+    optimizer: Optimizer = Optimizer()
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> "RunConfig":
+        scales = {tower.learning_rate_scale for tower in self.towers.trained().values()}
+        if self.optimizer.name == "prodigy" and len(scales) > 1:
+            raise ValueError("prodigy finds one rate for all towers; give them the same learning_rate_scale")
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """The model, without a path of this machine."""
+        return self.model if not Path(self.model).exists() else Path(self.model).name
+
+
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
+
+
+class Config(RunConfig):
     data: Data
     preset: Literal["look", "voice", "look_and_voice", "motion", "sound_only", "dubbing", "lip_sync"] = (
         "look_and_voice"
     )
     recipe: Literal["balanced", "released", "paper"] = "balanced"
-    towers: Towers = Towers()
     objective: Objective = Objective()
-    optimizer: Optimizer = Optimizer()
     samples: Samples = Samples()
-    run: Run = Run()
-
-    @model_validator(mode="after")
-    def _one_rate(self) -> "Config":
-        scales = {tower.learning_rate_scale for tower in self.towers.trained().values()}
-        if self.optimizer.name == "prodigy" and len(scales) > 1:
-            raise ValueError("prodigy finds one rate for all towers; give them the same learning_rate_scale")
-        return self
 
     @model_validator(mode="after")
     def _experts(self) -> "Config":
@@ -420,7 +446,7 @@ class Config(Section):
         """The settings that decided the adapter, for its header: no paths of this machine."""
         record = self.model_dump(mode="json", include={"preset", "recipe", "objective", "optimizer", "run"})
         record["towers"] = {name: tower.model_dump() for name, tower in self.towers.trained().items()}
-        record["model"] = self.model if not Path(self.model).exists() else Path(self.model).name
+        record["model"] = self.model_name
         return record
 
 
@@ -435,8 +461,13 @@ def read_config(path: Path | None, changes: dict[str, Any]) -> Config:
     for key, choices in (("recipe", RECIPES), ("preset", PRESETS)):
         name = written.get(key, Config.model_fields[key].default)
         base = merge(base, choices.get(name, {}) if isinstance(name, str) else {})
+    return validated(Config, merge(base, written), path)
+
+
+def validated(kind: type[AnyConfig], settings: dict[str, Any], path: Path | None) -> AnyConfig:
+    """The config of these settings. Raises UserError, which names each that is wrong."""
     try:
-        return Config.model_validate(merge(base, written))
+        return kind.model_validate(settings)
     except ValidationError as error:
         where = path or "the command line"
         lines = [

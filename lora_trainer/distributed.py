@@ -60,6 +60,10 @@ class Workers:
             dist.all_reduce(values)
         return values
 
+    def first(self, value: float) -> float:
+        """The first process's value, so that all follow one clock."""
+        return self.add(torch.tensor(value if self.is_first else 0.0, dtype=torch.float64)).item()
+
     def add_gradients(self, weights: Iterable[nn.Parameter]) -> None:
         """Sum gradients over all processes; one that has none counts as zero."""
         if self.count == 1:

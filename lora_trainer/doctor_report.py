@@ -28,7 +28,7 @@ def text_report(examination: Examination) -> str:
     lines = []
     for clip in examination.clips:
         for finding in sorted(clip.findings, key=lambda finding: SEVERITIES.index(finding.severity)):
-            text = f"{finding.clip}: {finding.check}: {finding.figure}. {finding.fix}"
+            text = f"{finding.clip}: {finding.kind}: {finding.figure}. {finding.fix}"
             lines.append(f"{finding.severity:8} {printable(text)}")
     return "\n".join([*lines, summary(examination)]) + "\n"
 
@@ -57,7 +57,7 @@ def html_report(examination: Examination, path: Path) -> None:
 
 def section(clip: ExaminedClip) -> str:
     findings = "".join(
-        f"<p class={finding.severity}><b>{escape(finding.check)}</b>: {escape(finding.figure)}. "
+        f"<p class={finding.severity}><b>{escape(finding.kind)}</b>: {escape(finding.figure)}. "
         f"{escape(finding.fix)}</p>"
         for finding in sorted(clip.findings, key=lambda finding: SEVERITIES.index(finding.severity))
     )

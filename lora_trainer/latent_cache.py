@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lora_trainer.config import Config, Data
+from lora_trainer.config import Config, Data, RunConfig
 from lora_trainer.decode import read_frames, read_sound, reader_of
 from lora_trainer.journal import INDEX, Report
 from lora_trainer.manifest import DatasetItem
@@ -252,7 +252,7 @@ class OnDevice(Offloader):
         return nullcontext()
 
 
-def checkpoint_folder(config: Config) -> Path:
+def checkpoint_folder(config: RunConfig) -> Path:
     """The folder of the configured model, downloaded where it is a repo."""
     names = ["model_index.json", *(f"{name}/*" for name in COMPONENTS)]
     return resolve(find_model(config.model).source, names)

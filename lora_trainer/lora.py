@@ -15,16 +15,20 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from lora_trainer.config import Config, Tower
+from lora_trainer.config import RunConfig, Tower
+from lora_trainer.quantised import LAYER
 from mova.adapters import files
+from mova.adapters.files import AdapterMetadata
 from mova.errors import UserError
 
 NAME = "default"
 ATTENTION = r"blocks\.\d+\.(self_attn|cross_attn)\.[qkvo]"
+ATTENTION_FFN = rf"{ATTENTION}|blocks\.\d+\.ffn\.[02]"
 # Matched against a layer's whole path: a part of it would take layers that nobody asked for.
 TARGETS = {
     "attention": ATTENTION,
-    "attention_ffn": rf"{ATTENTION}|blocks\.\d+\.ffn\.[02]",
+    "attention_ffn": ATTENTION_FFN,
+    "everything": rf"{ATTENTION_FFN}|time_projection\.1|head\.head",
     "bridge": r"(audio_to_video|video_to_audio)_conditioners\.\d+\.inner\.[qkvo]",
     "audio_to_video": r"audio_to_video_conditioners\.\d+\.inner\.[qkvo]",
     "video_to_audio": r"video_to_audio_conditioners\.\d+\.inner\.[qkvo]",
@@ -34,7 +38,7 @@ TARGETS = {
 class TrainableLora:
     """LoRA layers in the trained towers. `weights` are float32, by "tower.path.lora_A.weight"."""
 
-    def __init__(self, towers: Mapping[str, nn.Module], config: Config) -> None:
+    def __init__(self, towers: Mapping[str, nn.Module], config: RunConfig) -> None:
         self.towers = dict(towers)
         self.config = config
         self.layer_weights: dict[str, nn.Parameter] = {}
@@ -76,8 +80,8 @@ class TrainableLora:
     @torch.no_grad()
     def publish(self, values: Mapping[str, Tensor] | None = None) -> None:
         """Make the layers compute with the weights, or with `values` of the same keys."""
-        for key, value in (values or self.weights).items():
-            self.layer_weights[key].copy_(value)
+        values = values or self.weights
+        torch._foreach_copy_([self.layer_weights[key] for key in values], list(values.values()))
 
     @contextmanager
     def showing(self, values: Mapping[str, Tensor] | None) -> Iterator[None]:
@@ -105,7 +109,7 @@ class TrainableLora:
                 layer.enable_adapters(True)
 
 
-def attach(name: str, model: nn.Module, tower: Tower, config: Config) -> None:
+def attach(name: str, model: nn.Module, tower: Tower, config: RunConfig) -> None:
     """Put LoRA into the layers of a tower that its targets name, and set which parameters learn."""
     pattern = target_pattern(name, tower)
     if not target_layers(name, model, tower):
@@ -140,15 +144,17 @@ def target_layers(name: str, model: nn.Module, tower: Tower) -> dict[str, nn.Lin
 
 
 def store_in_8_bits(model: nn.Module) -> None:
-    """Hold the linear layers under the LoRA in 8 bits; they are widened while they run."""
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
+    """Hold the repeated linear layers under the LoRA in 8 bits; they are widened while they run."""
+    for path, module in model.named_modules():
+        if isinstance(module, LoraLayer) and LAYER.match(path):
             base = module.get_base_layer()
             apply_layerwise_casting(base, torch.float8_e4m3fn, base.weight.dtype, skip_modules_pattern=())
 
 
-def save_adapter(path: Path, weights: Mapping[str, Tensor], config: Config, dtype: torch.dtype) -> None:
-    """Write one file for all towers, with rank, alpha and the recipe in its header.
+def save_adapter(
+    path: Path, weights: Mapping[str, Tensor], config: RunConfig, dtype: torch.dtype, card: AdapterMetadata
+) -> None:
+    """Write one file for all towers, with rank, alpha and `card` in its header.
 
     Raises:
         UserError: there is nothing to save, or it holds NaN. BackendError: the disk is full.
@@ -161,7 +167,4 @@ def save_adapter(path: Path, weights: Mapping[str, Tensor], config: Config, dtyp
             pair = (down, weights[f"{module}.lora_B.weight"])
             matrices = (matrix.detach().to("cpu", dtype) for matrix in pair)
             layers[module] = files.LoraUpdate(*matrices, float(tower.alpha or tower.rank), config.run.rslora)
-    recipe = config.recipe_record()
-    trigger = config.data.caption_prefix.strip(" ,.:;")
-    card = files.AdapterMetadata(recipe["model"], (trigger,) if trigger else (), recipe)
     files.write_adapter(path, files.Adapter(layers, card), overwrite=True)

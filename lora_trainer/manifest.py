@@ -28,8 +28,8 @@ SHOWN = 20  # files that are named where some are left out
 class DatasetItem:
     """One clip: `name` is its path in the data set; `audio` is None where the sound is in the container.
 
-    Only its seconds from `start` to `end` (None: the end of the file) are used. A clip for regularization
-    shows what the model can already.
+    Only its seconds from `start` to `end` (None: the end of the file) are used. One with `is_silent` teaches
+    the picture only, whatever sound it has. A clip for regularization shows what the model can already.
     """
 
     name: str
@@ -39,6 +39,7 @@ class DatasetItem:
     start: float = 0.0
     end: float | None = None
     is_regularization: bool = False
+    is_silent: bool = False
 
 
 def read_clips(source: str, regularization: str | None) -> list[DatasetItem]:
@@ -228,12 +229,13 @@ def read_manifest(path: Path, within: Path | None = None) -> list[DatasetItem]:
         audio = column(row, AUDIO_KEYS)
         clip = resolve(video, path.parent, VIDEO_FORMATS, within, where)
         sound = resolve(audio, path.parent, AUDIO_FORMATS | VIDEO_FORMATS, within, where) if audio else None
-        sound = None if sound == clip else sound or companion_sound(clip)
+        is_silent = str(row.get("sound", "")).lower() in ("false", "no", "0")
+        sound = None if is_silent or sound == clip else sound or companion_sound(clip)
         start, end = seconds(row, "start", where) or 0.0, seconds(row, "end", where)
         if end is not None and end <= start:
             raise UserError(f"{where}: end {end:g} is not after start {start:g}")
         name = f"{video}#{start:g}" if start else video  # one file may be listed in several parts
-        items.append(DatasetItem(name, clip, caption.strip(), sound, start, end))
+        items.append(DatasetItem(name, clip, caption.strip(), sound, start, end, is_silent=is_silent))
     return items
 
 

@@ -58,11 +58,12 @@ def read_picture(item: DatasetItem) -> Picture:
     return Picture(np.stack(frames), np.array(times) - times[0], corrupt)
 
 
-def frozen_seconds(picture: Picture) -> float:
-    """The longest time in which nothing moves."""
+def frozen_span(picture: Picture) -> tuple[float, float]:
+    """The longest span of seconds in which nothing moves; (0, 0) if there is none."""
     still = picture.changes.max(axis=(1, 2)) <= STILL_LEVELS
     still[0] = False
-    return max((picture.times[end] - picture.times[start - 1] for start, end in runs(still)), default=0.0)
+    spans = [(float(picture.times[start - 1]), float(picture.times[end])) for start, end in runs(still)]
+    return max(spans, key=lambda span: span[1] - span[0], default=(0.0, 0.0))
 
 
 def black_spans(picture: Picture) -> list[tuple[float, float]]:

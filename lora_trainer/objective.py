@@ -57,14 +57,10 @@ def training_sigmas(scheduler: PairScheduler) -> Tensor:
 
 
 def expert_range(scheduler: PairScheduler, boundary_ratio: float, expert: str) -> range:
-    """Rows of `training_sigmas` that `expert` serves: `video_dit` those at or above the boundary.
-
-    Compared as the pipeline does, timestep by timestep, so that no fraction of an index is taken for a
-    timestep (0.9 of the timesteps is row 358 of 1000 with the released shift).
-    """
-    timesteps = scheduler.timesteps(training_sigmas(scheduler)[:, 0])
-    high = int((timesteps >= boundary_ratio * scheduler.config.num_train_timesteps).sum())
-    return range(high) if expert == "video_dit" else range(high, len(timesteps))
+    """Rows of `training_sigmas` that `expert` serves; as released, 0.9 of the timesteps is row 358."""
+    experts = scheduler.experts(training_sigmas(scheduler), boundary_ratio)
+    high = experts.count(EXPERTS[0])
+    return range(high) if expert == EXPERTS[0] else range(high, len(experts))
 
 
 def hold_chances(objective: Objective, expert: str, high_share: float) -> tuple[float, float]:

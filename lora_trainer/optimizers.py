@@ -9,14 +9,16 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from lora_trainer.config import Config, Optimizer
+from lora_trainer.config import Optimizer, RunConfig
 from mova.errors import UserError
 
 LIBRARIES = {"adamw8bit": "bitsandbytes", "schedule_free": "schedulefree", "prodigy": "prodigyopt"}
 
 
-def learning_rate_scale(step: int, steps: int, optimizer: Optimizer) -> float:
+def learning_rate_scale(step: float, steps: int, optimizer: Optimizer) -> float:
     """The factor on learning rates at `step` of `steps`: warm-up, then the schedule."""
+    if optimizer.name == "schedule_free":  # it has its own warm-up, and no schedule by design
+        return 1.0
     warmup = min(optimizer.warmup_steps, steps // 2)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -27,7 +29,7 @@ def learning_rate_scale(step: int, steps: int, optimizer: Optimizer) -> float:
     return optimizer.final_scale + (1 - optimizer.final_scale) * left
 
 
-def build_optimizer(towers: Mapping[str, list[nn.Parameter]], config: Config) -> torch.optim.Optimizer:
+def build_optimizer(towers: Mapping[str, list[nn.Parameter]], config: RunConfig) -> torch.optim.Optimizer:
     """The configured optimizer over the towers' weights. Raises UserError where its library is missing."""
     settings = config.optimizer
     groups = [
@@ -68,12 +70,9 @@ def library(name: str) -> ModuleType:
         raise UserError(f"this needs {name}: run `pip install {name}`, or choose another setting") from error
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, config: Config, step: int) -> float:
-    """Set every group's rate for `step`, and return the first group's."""
+def set_learning_rates(optimizer: torch.optim.Optimizer, config: RunConfig, scale: float) -> float:
+    """Set every group's rate, `scale` of the configured one, and return the first group's."""
     settings = config.optimizer
-    scale = 1.0
-    if settings.name != "schedule_free":  # it has its own warm-up, and no schedule by design
-        scale = learning_rate_scale(step, config.run.steps, settings)
     for group in optimizer.param_groups:
         tower = getattr(config.towers, group["name"])
         group["lr"] = settings.rate * tower.learning_rate_scale * scale

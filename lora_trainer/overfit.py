@@ -11,7 +11,8 @@ from typing import Any
 
 from lora_trainer.config import EXPERTS, Config, merge
 from lora_trainer.latent_cache import Cache
-from lora_trainer.train import OnStep, Trainer
+from lora_trainer.loop import OnStep
+from lora_trainer.train import Trainer
 from lora_trainer.validation import MAX_WINDOWS, fixed_measurements, held_in_measurements, losses_of
 from lora_trainer.windows import Window, clips_of, plan_windows
 from mova.errors import UserError

@@ -18,7 +18,7 @@ from lora_trainer.config import MAX_REGULARIZATION, Config
 from lora_trainer.journal import Report
 from lora_trainer.manifest import read_caption
 from lora_trainer.output_lock import own_output
-from mova.catalog import POCKET, ModelSpec, find_model
+from mova.catalog import POCKET, STANDARD, ModelSpec, find_model
 from mova.errors import UserError
 from mova.files import new_output
 from mova.request import GenerationRequest
@@ -85,7 +85,7 @@ def generate_regularization(config: Config, report: Report = lambda *_: None) ->
             the disk is full; finished clips stay.
     """
     model = find_model(config.model)
-    settings = model.defaults(model.preset()) | shape_of(config)
+    settings = model.defaults(model.preset(STANDARD)) | shape_of(config)
     count = config.data.regularization_count
     requests = requests_of(config.regularization_folder, prompts_of(config), count, settings)
     return generate_missing(config.model, config.run.device, requests, report)
@@ -143,7 +143,7 @@ def prompt_of(row: Any, path: Path) -> PromptSpec:  # noqa: ANN401 - of a file t
 
 def settings_of(options: argparse.Namespace, model: ModelSpec) -> dict[str, Any]:
     """The fields of a request that model and flags decide."""
-    settings = model.defaults(model.preset())
+    settings = model.defaults(model.preset(STANDARD))
     if options.size:
         settings["height"], settings["width"] = parse_size(options.size)
     given = {"num_frames": options.frames, "num_inference_steps": options.steps}

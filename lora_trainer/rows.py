@@ -18,7 +18,7 @@ from mova.errors import UserError
 VIDEO_KEYS = ("video", "video_path", "file_name", "file_path", "media_path", "path")
 AUDIO_KEYS = ("audio", "audio_path", "input_audio")
 CAPTION_KEYS = ("caption", "prompt", "text")
-COLUMNS = {*VIDEO_KEYS, *AUDIO_KEYS, *CAPTION_KEYS, "start", "end"}
+COLUMNS = {*VIDEO_KEYS, *AUDIO_KEYS, *CAPTION_KEYS, "start", "end", "sound"}
 TABLES = (".csv", ".tsv")
 SEPARATORS = ",;\t|"
 MARKS = (

@@ -23,6 +23,14 @@ KEYS = {"kept": "is_regularization"}  # fields by their key in a record, where t
 TOLERANCE = 0.5  # frames that a clip may be short; its last frame stands that long
 
 
+class UnusableClipError(UserError):
+    """A clip without a window: `kind` is "short" (`seconds` were needed) or "no sound"."""
+
+    def __init__(self, kind: str, message: str, seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.kind, self.seconds = kind, seconds
+
+
 @dataclass(frozen=True)
 class Window:
     """Seconds `start` to `start + num_frames / frame_rate` of a clip, at a size in pixels, with its caption.
@@ -95,7 +103,8 @@ def bucket_size(probe: Probe, data: Data, model: ModelSpec) -> tuple[int, int]:
 
 
 def windows_of(item: DatasetItem, probe: Probe, data: Data, model: ModelSpec) -> list[Window]:
-    """One after the other, each the longest that still fits. Raises UserError if not even one does."""
+    """One after the other, each the longest that still fits. Raises UnusableClipError if none does."""
+    has_sound = probe.has_sound and not item.is_silent
     size, counts = bucket_size(probe, data, model), lengths(data, model)
     end = probe.seconds if item.end is None else min(item.end, probe.seconds)
     windows, start = [], item.start
@@ -113,7 +122,7 @@ def windows_of(item: DatasetItem, probe: Probe, data: Data, model: ModelSpec) ->
                 height=size[0],
                 width=size[1],
                 frame_rate=data.frame_rate,
-                has_sound=probe.has_sound,
+                has_sound=has_sound,
                 is_regularization=item.is_regularization,
                 start=start,
                 item=item,
@@ -122,14 +131,17 @@ def windows_of(item: DatasetItem, probe: Probe, data: Data, model: ModelSpec) ->
         start += count / data.frame_rate
     if not windows:
         need = counts[-1] / data.frame_rate
-        raise UserError(
+        raise UnusableClipError(
+            "short",
             f"{item.name} lasts {end - item.start:.2f} s; the shortest window is {counts[-1]} frames, "
-            f"{need:.2f} s: set data.num_frames lower, or take the clip out"
+            f"{need:.2f} s: set data.num_frames lower, or take the clip out",
+            need,
         )
-    if not probe.has_sound and data.without_sound == "refuse":
-        raise UserError(
+    if not probe.has_sound and not item.is_silent and data.without_sound == "refuse":
+        raise UnusableClipError(
+            "no sound",
             f"{item.name} has no sound; add it, take the clip out, or set data.without_sound to mute "
-            "(such clips then teach the picture only)"
+            "(such clips then teach the picture only)",
         )
     return windows
 

@@ -337,6 +337,7 @@ def write_data(folder: Path, items: Iterable[DatasetItem]) -> None:
                 row[key] = path.name
         row |= {"start": item.start} if item.start else {}
         row |= {"end": item.end} if item.end is not None else {}
+        row |= {"sound": False} if item.is_silent else {}
         rows.append(row)
     with new_output(folder / "metadata.jsonl", overwrite=True) as temporary:
         temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lora_trainer.config import EXPERTS, PASSING, Config, merge, nested
+from lora_trainer.config import EXPERTS, PASSING, Config, RunConfig, merge, nested
 from lora_trainer.plan import memory
 from lora_trainer.plan.flops import (
     CODEC_DIM,
@@ -24,10 +24,11 @@ from lora_trainer.plan.inputs import Card, PlanInputs
 from lora_trainer.plan.memory import PROCESS, Sizes
 from lora_trainer.quantised import BASES
 from lora_trainer.validation import BINS, MAX_WINDOWS, held_in_measurements
-from mova.catalog import find_model
-from mova.guidance import branches
-from mova.machine import DTYPES, GIB, forward_flops, human_bytes, human_seconds
+from mova.catalog import STANDARD, find_model
+from mova.guidance import Guidance
+from mova.machine import DTYPES, GIB, RELEASED_SHIFT, forward_flops, human_bytes, human_seconds
 from mova.placement import RAM_SHARE, VRAM_SHARE
+from mova.request import GenerationRequest
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
 
 SHORTER = (145, 97, 73, 49, 25)  # frames
@@ -141,7 +142,7 @@ def step_seconds(
     return seconds, operations
 
 
-def streaming_seconds(config: Config, card: Card, inputs: PlanInputs) -> float:
+def streaming_seconds(config: RunConfig, card: Card, inputs: PlanInputs) -> float:
     """Seconds in which all layers come to the device, for the forward and again for the backward pass.
 
     Between cards the link to the host is counted, which is the slowest way; NVLink is several times as fast.
@@ -190,7 +191,7 @@ def sample_seconds(config: Config, card: Card, inputs: PlanInputs, largest: Clip
     samples = config.samples
     if not samples.clips:
         return 0.0
-    forwards = samples.num_inference_steps * len(branches(samples.guidance_scale, 1.0))
+    forwards = samples.num_inference_steps * len(Guidance(samples.guidance_scale).branches(1.0))
     count = times(config.run.steps, samples.every) * len(samples.clips)
     return count * clip_seconds(card, inputs, largest, forwards)
 
@@ -198,8 +199,8 @@ def sample_seconds(config: Config, card: Card, inputs: PlanInputs, largest: Clip
 def regularization_seconds(config: Config, card: Card, inputs: PlanInputs, largest: ClipShape) -> float:
     """Seconds to generate the clips for regularization that are not there yet."""
     model = find_model(config.model)
-    branch_count = len(branches(model.guidance_scale, model.bridge_guidance_scale))
-    forwards = model.preset().num_inference_steps * branch_count
+    request = GenerationRequest("", **model.defaults(model.preset(STANDARD)))
+    forwards = request.total_forwards(RELEASED_SHIFT)
     return inputs.ungenerated * clip_seconds(card, inputs, largest, forwards)
 
 

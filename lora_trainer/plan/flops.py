@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from lora_trainer.batch_sampler import expert_at
-from lora_trainer.config import Config, Tower
+from lora_trainer.config import WITH_FFN, RunConfig, Tower
 from mova.shapes import MAX_PROMPT_TOKENS, ClipShape
 
 # Of the rate of a forward, that of a backward pass: fitted to 97 frames at the released size on an H100.
@@ -53,7 +53,7 @@ class StepFlops:
 
 
 def training_pass(
-    configs: Mapping[str, Mapping[str, Any]], shape: ClipShape, config: Config, expert: str
+    configs: Mapping[str, Mapping[str, Any]], shape: ClipShape, config: RunConfig, expert: str
 ) -> StepFlops:
     """Operations of one micro-batch of windows of this shape, with `expert` as the video tower."""
     video, audio, bridge = (configs[name] for name in (expert, "audio_dit", "dual_tower_bridge"))
@@ -96,7 +96,7 @@ def attention(queries: int, keys: int, dim: int) -> Flops:
 def block(tower: Mapping[str, Any], tokens: int, lora: Tower | None, first: bool) -> Flops:
     dim, ffn_dim, text = tower["dim"], tower["ffn_dim"], MAX_PROMPT_TOKENS
     rank = lora.rank if lora else 0
-    wide = rank if lora and lora.targets == "attention_ffn" else 0
+    wide = rank if lora and lora.targets in WITH_FFN else 0
     work = attention(tokens, tokens, dim) + attention(tokens, text, dim)
     for _ in range(3):
         work += product(tokens, dim, dim, rank, input_grad=not first)

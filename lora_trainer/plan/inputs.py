@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_trainer.config import EXPERTS, Config, Data
+from lora_trainer.config import EXPERTS, Config, Data, RunConfig
 from lora_trainer.jobs.hub import Offer
 from lora_trainer.latent_cache import read_index
 from lora_trainer.manifest import DatasetItem
@@ -64,7 +64,7 @@ class PlanInputs:
     ungenerated: int = 0  # of those, clips that the run generates first, each one window
 
 
-def find_card(config: Config, gpu: str | None, processes: int = 1) -> Card:
+def find_card(config: RunConfig, gpu: str | None, processes: int = 1) -> Card:
     """The named GPU with all its memory free, or this machine as it is. Raises UserError."""
     if gpu is None:
         return card_of(Machine.probe(config.run.device), config.run.dtype, processes)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lora_trainer.config import EXPERTS, Config, Tower
+from lora_trainer.config import EXPERTS, WITH_FFN, RunConfig, Tower
 from lora_trainer.distributed import GATHERED
 from lora_trainer.lora import target_layers
 from lora_trainer.quantised import BASES, LAYER, held_bytes, linear_layers
@@ -36,7 +36,7 @@ def build_towers(folder: Path) -> dict[str, nn.Module]:
 
 
 def device_memory(
-    towers: Mapping[str, nn.Module], shape: ClipShape, config: Config, dtype: str, processes: int = 1
+    towers: Mapping[str, nn.Module], shape: ClipShape, config: RunConfig, dtype: str, processes: int = 1
 ) -> Sizes:
     """Peak bytes on the device: while the last layer's gradients are computed, or at the update."""
     width, run = DTYPES[dtype], config.run
@@ -66,7 +66,7 @@ def device_memory(
     return {name: size for name, size in (kept | peak).items() if size}
 
 
-def lora_parameters(towers: Mapping[str, nn.Module], config: Config) -> Sizes:
+def lora_parameters(towers: Mapping[str, nn.Module], config: RunConfig) -> Sizes:
     """LoRA weights of each trained tower (a count, not bytes)."""
     return {
         name: sum(
@@ -77,13 +77,13 @@ def lora_parameters(towers: Mapping[str, nn.Module], config: Config) -> Sizes:
     }
 
 
-def stored_bytes(towers: Mapping[str, nn.Module], name: str, config: Config, width: int) -> Sizes:
+def stored_bytes(towers: Mapping[str, nn.Module], name: str, config: RunConfig, width: int) -> Sizes:
     """Bytes of each frozen tensor of a tower, by path, as `run.base` holds it."""
     model, base = towers[name], config.run.base
     sizes = {path: parameter.numel() * width for path, parameter in model.named_parameters()}
     tower = config.towers.trained().get(name)
     if base == "fp8" and tower is not None:
-        for path, layer in target_layers(name, model, tower).items():
+        for path, layer in repeated_targets(name, model, tower).items():
             sizes |= {f"{path}.{key}": parameter.numel() for key, parameter in layer.named_parameters()}
     if base in BASES:
         for path, layer in linear_layers(model).items():
@@ -92,7 +92,12 @@ def stored_bytes(towers: Mapping[str, nn.Module], name: str, config: Config, wid
     return sizes
 
 
-def frozen_bytes(towers: Mapping[str, nn.Module], name: str, config: Config, width: int) -> int:
+def repeated_targets(name: str, model: nn.Module, tower: Tower) -> dict[str, nn.Linear]:
+    """The layers under a tower's LoRA that `run.base` fp8 holds in 8 bits."""
+    return {path: layer for path, layer in target_layers(name, model, tower).items() if LAYER.match(path)}
+
+
+def frozen_bytes(towers: Mapping[str, nn.Module], name: str, config: RunConfig, width: int) -> int:
     return sum(stored_bytes(towers, name, config, width).values())
 
 
@@ -101,7 +106,7 @@ def size_of(module: nn.Module) -> int:
 
 
 def frozen_on_device(
-    towers: Mapping[str, nn.Module], config: Config, width: int, processes: int = 1
+    towers: Mapping[str, nn.Module], config: RunConfig, width: int, processes: int = 1
 ) -> Sizes:
     sizes = {name: frozen_bytes(towers, name, config, width) for name in TOWERS}
     if config.run.offload == "none":
@@ -118,7 +123,7 @@ def frozen_on_device(
     return {f"{SLOTS} layers, streamed": SLOTS * largest} | outside
 
 
-def layer_sizes(towers: Mapping[str, nn.Module], part: str, config: Config, width: int) -> list[int]:
+def layer_sizes(towers: Mapping[str, nn.Module], part: str, config: RunConfig, width: int) -> list[int]:
     """Bytes of each layer of an expert, or of what both experts share (audio block and bridge)."""
     layers = [0] * max(len(towers[name].blocks) for name in (EXPERTS[0], "audio_dit"))
     for name in ("audio_dit", "dual_tower_bridge") if part == "shared" else (part,):
@@ -128,7 +133,7 @@ def layer_sizes(towers: Mapping[str, nn.Module], part: str, config: Config, widt
     return layers
 
 
-def activations(towers: Mapping[str, nn.Module], shape: ClipShape, config: Config) -> tuple[int, int, int]:
+def activations(towers: Mapping[str, nn.Module], shape: ClipShape, config: RunConfig) -> tuple[int, int, int]:
     """Numbers kept for the backward pass: (between layers, inside layers, gradients of activations).
 
     With checkpointing one layer's inside is there at a time. What is counted is what autograd saves of each
@@ -153,7 +158,7 @@ def saved_in_block(dim: int, ffn_dim: int, tokens: int, lora: Tower | None) -> i
     wide, narrow = 1, 0  # states of the feed-forward's width; of the rank
     if lora is not None:
         states, narrow = states + 2, 6 * lora.rank  # inputs of q, k, v of both attentions
-        if lora.targets == "attention_ffn":
+        if lora.targets in WITH_FFN:
             states, wide, narrow = states + 1, 2, narrow + 2 * lora.rank
     text = 3 * MAX_PROMPT_TOKENS * dim  # the text's k, normed k, v
     return tokens * (states * dim + wide * ffn_dim + narrow) + text
@@ -168,7 +173,7 @@ def saved_in_bridge(video_dim: int, audio_dim: int, n: int, a: int, lora: Tower 
     return to_video + to_audio
 
 
-def widened(towers: Mapping[str, nn.Module], config: Config, width: int) -> int:
+def widened(towers: Mapping[str, nn.Module], config: RunConfig, width: int) -> int:
     """Bytes of small layers in their computing dtype: fp8's, which autograd keeps, or one of the others'."""
     if config.run.base == "plain":
         return 0
@@ -177,7 +182,7 @@ def widened(towers: Mapping[str, nn.Module], config: Config, width: int) -> int:
         return max(layer.weight.numel() for layer in chain.from_iterable(layers)) * width
     trained = config.towers.trained()
     sizes = [
-        sum(map(size_of, target_layers(name, towers[name], tower).values()))
+        sum(map(size_of, repeated_targets(name, towers[name], tower).values()))
         for name, tower in trained.items()
         if name != EXPERTS[1] or EXPERTS[0] not in trained
     ]
@@ -185,7 +190,7 @@ def widened(towers: Mapping[str, nn.Module], config: Config, width: int) -> int:
     return sum(sizes) * width // layers
 
 
-def host_memory(towers: Mapping[str, nn.Module], config: Config, dtype: str, on_gpu: bool) -> Sizes:
+def host_memory(towers: Mapping[str, nn.Module], config: RunConfig, dtype: str, on_gpu: bool) -> Sizes:
     """Bytes of host memory; a CPU's weights are counted on the device."""
     width, run = DTYPES[dtype], config.run
     sizes = {"process": PROCESS}
@@ -204,7 +209,7 @@ def pinned(size: int) -> int:
     return 1 << (size - 1).bit_length() if size else 0
 
 
-def disk_space(lora: Sizes, config: Config, dtype: str) -> Sizes:
+def disk_space(lora: Sizes, config: RunConfig, dtype: str) -> Sizes:
     """Bytes on the disk besides the cache: checkpoints (a new one before the oldest goes), adapter."""
     count = sum(lora.values())
     adapter = count * DTYPES[dtype]
