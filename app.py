@@ -60,7 +60,8 @@ def launch_options(settings: Settings) -> dict[str, object]:
         "mcp_server": True,
         "app_kwargs": {"middleware": middleware(is_space=bool(space))},
         # A clip's path holds names that cannot be guessed: whoever can name it may see it.
-        "allowed_paths": [str(settings.outputs.absolute() / name) for name in (CLIPS, PREVIEWS, RUNS)],
+        "allowed_paths": [str(settings.outputs.absolute() / name) for name in (CLIPS, PREVIEWS, RUNS)]
+        + [str(settings.examples.absolute())],
         "blocked_paths": [".env", ".git", str(settings.outputs.absolute() / KEY_FILE)],
         "footer_links": ["api"],
         "show_error": False,

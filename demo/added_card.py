@@ -14,7 +14,6 @@ from demo.added import (
     RETAKE,
     SILENT,
     SOUND,
-    is_track,
     making,
     probe,
 )
@@ -23,7 +22,6 @@ from demo.form import Form
 from demo.settings import Settings
 from mova.errors import UserError
 from mova.media.clips import read_settings
-from mova.media.images import open_image
 
 ACT_CHOICES = [
     ("Extend", EXTEND),
@@ -31,7 +29,7 @@ ACT_CHOICES = [
     ("Redo the picture", REDO_PICTURE),
     ("Fix a part", RETAKE),
 ]
-BUTTON = "Make the clip"
+BUTTON, ANYWAY = "Generate", "Generate anyway"
 BUTTONS = {
     EXTEND: "Extend the clip",
     REDO_SOUND: "Make the sound",
@@ -39,9 +37,9 @@ BUTTONS = {
     RETAKE: "Fix the part",
 }
 DESCRIPTIONS = {
-    SOUND: "A picture is made for your sound; a first frame is welcome.",
-    SILENT: "A sound is made for your silent video.",
-    CLIP: "Your clip.",
+    SOUND: "Your sound gets a picture; you can add a first frame too.",
+    SILENT: "Your silent video gets a sound.",
+    CLIP: "Your clip",
 }
 
 
@@ -51,9 +49,8 @@ class AddedCard:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.added = gr.State("")
-        self.note = gr.HTML(elem_id="added-note")
-        with gr.Group(visible=False, elem_id="added") as self.box:
-            self.about = gr.HTML(elem_id="added-about", padding=True)
+        with gr.Column(visible=False, elem_id="added", elem_classes="mova-card") as self.box:
+            self.about = gr.HTML(elem_id="added-about")
             self.act = gr.Radio(ACT_CHOICES, value=EXTEND, label="What to do with it", elem_id="act")
             part = {"minimum": 0, "maximum": settings.max_seconds, "step": 0.01, "min_width": 140}
             with gr.Row(elem_classes="mova-phone-wrap") as self.span:
@@ -68,10 +65,10 @@ class AddedCard:
                 info="1: made from nothing; less stays closer to what it was, and is faster.",
                 elem_id="strength",
             )
-            self.tracks = gr.HTML(elem_id="tracks", padding=True)
-            with gr.Row():
-                self.load = gr.Button("Load its settings", size="sm", elem_id="load-added")
-                self.remove = gr.Button("Remove", size="sm", elem_id="remove-added")
+            self.tracks = gr.HTML(elem_id="tracks")
+            with gr.Row(elem_classes="mova-buttons"):
+                self.load = gr.Button("Load settings", size="sm", elem_id="load-added", min_width=110)
+                self.remove = gr.Button("Remove", size="sm", elem_id="remove-added", min_width=90)
         self.parts: dict[str, Component] = {
             "added": self.added,
             "act": self.act,
@@ -97,19 +94,12 @@ class AddedCard:
             for component, value in zip((self.span_start, self.span_end), part, strict=True)
         }
 
-    def take(self, image: Component, path: str | None) -> Updates:
-        """Put an uploaded file where it belongs: a picture is the first frame, all else is `added`."""
-        if not path:
-            return {}
-        try:
-            if is_track(Path(path)):
-                probe(Path(path))
-                fresh = {self.added: path, self.act: EXTEND, self.strength: 1, self.note: ""}
-                return fresh | self.choose_act(path, EXTEND)
-            open_image(Path(path))
-        except UserError as error:
-            return {self.note: html.note(str(error), "error")}
-        return {image: path, self.note: ""}
+    def take(self, path: Path) -> Updates:
+        """Put a sound or a video in. Raises UserError if it cannot be read."""
+        probe(path)
+        return {self.added: str(path), self.act: EXTEND, self.strength: 1} | self.choose_act(
+            str(path), EXTEND
+        )
 
     def show(self, form: Form) -> Updates:
         """The card for what the form holds."""
@@ -127,7 +117,7 @@ class AddedCard:
         is_part = added.kind == CLIP and form.act != EXTEND
         return {
             self.box: gr.update(visible=True),
-            self.about: html.note(f"{DESCRIPTIONS[added.kind]} {path.name}, {added.seconds:.2f} s"),
+            self.about: html.note(f"{path.name}, {added.seconds:.2f} s. {DESCRIPTIONS[added.kind]}"),
             self.act: gr.update(visible=added.kind == CLIP),
             self.span: gr.update(visible=is_part),
             self.strength: gr.update(visible=is_part),

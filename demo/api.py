@@ -5,26 +5,29 @@ components, not with `gr.api`, which leaves files unchecked (a caller could name
 the image, and would get a path instead of a link) and results without the names that programs know.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
 
 from demo.added import EXTEND, REDO_PICTURE, REDO_SOUND, RETAKE
-from demo.form import WIDE, Form
+from demo.form import WIDE, Form, preset_fields
+from demo.html import without_folders
+from demo.reading import warning
 from demo.service import DemoService, client_address
 from demo.settings import describe_model, public_name
 from demo.writers import WriterChoice, offered_writers, open_enhancer, writer_name
-from mova import catalog
+from mova.catalog import SMALL_MODEL
 from mova.errors import BackendError, UserError
 from mova.media.clips import read_settings
 from mova.prompting.enhancer import EnhanceRequest
+from mova.prompting.first_frame import first_frame_for
 
 WATCH_SECONDS = 0.4
-FOLDERS = re.compile(r"(?<![\w:/.])(?:/[\w.@+-]+)+/(?=[\w.@+-])")  # of an absolute path, not of an address
 
 
 class PublicApi:
@@ -37,7 +40,7 @@ class PublicApi:
         self,
         prompt: str,
         image: str | None = None,
-        preset: str = catalog.DEFAULT_PRESET,
+        preset: str = "",
         shape: str = WIDE,
         seconds: float | None = None,
         seed: float | None = None,
@@ -53,8 +56,10 @@ class PublicApi:
 
         Args:
             prompt: What is seen and heard. Spoken words in double quotes; end with a sentence on the sound.
-            image: The picture the clip starts from; leave it out to start from the description alone.
-            preset: quick, standard or full; decides steps and length unless these are given.
+            image: The picture the clip starts from; left out, pocket draws one for the description,
+                and other models start from the words alone. Where it is cut, a face is kept.
+            preset: turbo, draft, fast, standard or exact, of those the model has; decides steps and length
+                unless these are given; leave it out for the model's own choice.
             shape: wide, tall, square, or image for the first frame's own.
             seconds: Length of the clip.
             seed: The same seed makes the same clip; leave it out for a random one.
@@ -65,12 +70,13 @@ class PublicApi:
             model: A model of this page; leave it out for its own choice.
 
         Returns:
-            The clip, and its settings as JSON, the seed among them.
+            The clip, and its settings as JSON, the seed among them; a `warning` where the model is too small
+            for the prompt.
         """
-        with gradio_errors():
+        with gradio_errors(), drawn_image(prompt, model or self.service.model_name, image) as first:
             given = {
                 "prompt": prompt,
-                "image": image,
+                "image": first,
                 "shape": shape,
                 "seconds": seconds,
                 "seed": seed,
@@ -80,13 +86,13 @@ class PublicApi:
                 "negative_prompt": negative,
             }
             form = fill(self.service, model, preset, given)
-        return self._make(form, request, progress)
+            return self._make(form, request, progress)
 
     def extend(
         self,
         clip: str,
         prompt: str | None = None,
-        preset: str = catalog.DEFAULT_PRESET,
+        preset: str = "",
         seed: float | None = None,
         request: gr.Request | None = None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio asks for it so
@@ -96,7 +102,7 @@ class PublicApi:
         Args:
             clip: A video with sound.
             prompt: What is seen and heard; leave it out for the clip's own, if it carries one.
-            preset: quick, standard or full; decides the steps.
+            preset: As in generate; decides the steps.
             seed: The same seed makes the same clip; leave it out for a random one.
 
         Returns:
@@ -112,7 +118,7 @@ class PublicApi:
         start: float | None = None,
         end: float | None = None,
         strength: float | None = None,
-        preset: str = catalog.DEFAULT_PRESET,
+        preset: str = "",
         seed: float | None = None,
         request: gr.Request | None = None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio asks for it so
@@ -125,7 +131,7 @@ class PublicApi:
             start: Second from which the sound is made; leave it out for the beginning.
             end: Second up to which it is made; leave it out for the end.
             strength: How much may change, up to 1; less stays closer to the sound that is there.
-            preset: quick, standard or full; decides the steps.
+            preset: As in generate; decides the steps.
             seed: The same seed makes the same clip; leave it out for a random one.
 
         Returns:
@@ -142,7 +148,7 @@ class PublicApi:
         start: float | None = None,
         end: float | None = None,
         strength: float | None = None,
-        preset: str = catalog.DEFAULT_PRESET,
+        preset: str = "",
         seed: float | None = None,
         request: gr.Request | None = None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio asks for it so
@@ -156,7 +162,7 @@ class PublicApi:
             start: Second from which the picture is made; leave it out for the beginning.
             end: Second up to which it is made; leave it out for the end.
             strength: How much may change, up to 1; less stays closer to the picture that is there.
-            preset: quick, standard or full; decides the steps.
+            preset: As in generate; decides the steps.
             seed: The same seed makes the same clip; leave it out for a random one.
 
         Returns:
@@ -173,7 +179,7 @@ class PublicApi:
         end: float,
         prompt: str | None = None,
         strength: float | None = None,
-        preset: str = catalog.DEFAULT_PRESET,
+        preset: str = "",
         seed: float | None = None,
         request: gr.Request | None = None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio asks for it so
@@ -186,7 +192,7 @@ class PublicApi:
             end: Second at which it ends.
             prompt: What is seen and heard; leave it out for the clip's own, if it carries one.
             strength: How much may change, up to 1; less stays closer to what is there.
-            preset: quick, standard or full; decides the steps.
+            preset: As in generate; decides the steps.
             seed: The same seed makes the same clip; leave it out for a random one.
 
         Returns:
@@ -230,7 +236,8 @@ class PublicApi:
         if run.outcome.kind != "done":
             raise gr.Error(without_folders(run.outcome.message) or "stopped", print_exception=False)
         record = service.history.record(run.owner, run.folder.name)
-        return str(record.clip), record.settings
+        warned = warning(form.prompt, form.model)
+        return str(record.clip), record.settings | ({"warning": warned} if warned else {})
 
     def enhance(
         self, idea: str, seconds: float = 8.0, request: gr.Request | None = None
@@ -253,12 +260,12 @@ class PublicApi:
         return result.text, about | {"failure": failure, "model": writer_name(result.model)}
 
     def estimate(
-        self, preset: str = catalog.DEFAULT_PRESET, seconds: float | None = None, steps: float | None = None
+        self, preset: str = "", seconds: float | None = None, steps: float | None = None
     ) -> dict[str, Any]:
         """The cost of a clip here before it is made.
 
         Args:
-            preset: quick, standard or full.
+            preset: As in generate.
             seconds: Length of the clip; leave it out for the preset's.
             steps: Denoising steps; leave it out for the preset's.
 
@@ -285,7 +292,7 @@ class PublicApi:
         """Add the endpoints to the Blocks in the making."""
         trigger = {"concurrency_limit": None, "api_visibility": "public", "show_progress": "hidden"}
         button = gr.Button(visible=False)
-        preset = gr.Textbox(catalog.DEFAULT_PRESET, label="preset", visible=False)
+        preset = gr.Textbox("", label="preset", visible=False)
         seconds, steps = _number("seconds"), _number("steps")
         inputs = [
             _text("prompt"),
@@ -342,17 +349,29 @@ def fill(service: DemoService, model: str, preset: str, given: dict[str, Any]) -
         offered = ", ".join(map(public_name, service.model_names))
         raise UserError(f"there is no model {name!r} here; choose {offered}", "model")
     described = describe_model(name, service.settings)
-    chosen = described.preset(preset or catalog.DEFAULT_PRESET)
-    best = {
+    chosen = described.preset(preset or None)
+    best = preset_fields(described, chosen) | {
         "seconds": described.clip_length(chosen) / described.frame_rate,
-        "num_inference_steps": chosen.num_inference_steps,
-        "guidance_scale": described.guidance_scale,
-        "bridge_guidance_scale": described.bridge_guidance_scale,
         "negative_prompt": described.negative_prompt,
     }
     values = {name: value for name, value in given.items() if value is not None}
     fixed = {"model": name, "preset": chosen.name, "random_seed": given.get("seed") is None}
-    return Form(**best | values | fixed)
+    fixed["as_written"] = values.get("prompt", "")  # programs mean the words that they send
+    form = Form(**best | values | fixed)
+    return replace(form, crop_position=form.best_crop(service.settings)) if form.image else form
+
+
+@contextmanager
+def drawn_image(prompt: str, model: str, image: str | None) -> Iterator[str | None]:
+    """The given image, else one that is drawn for pocket's prompt, kept inside the context; or None."""
+    drawn = first_frame_for(prompt, model).image if model == SMALL_MODEL and not image else None
+    if drawn is None:
+        yield image
+        return
+    with TemporaryDirectory(prefix="mova-") as folder:
+        path = Path(folder) / "first.png"
+        drawn.save(path)
+        yield str(path)
 
 
 def own_prompt(clip: Path) -> str:
@@ -370,8 +389,3 @@ def gradio_errors() -> Iterator[None]:
         yield
     except (UserError, BackendError) as error:
         raise gr.Error(without_folders(str(error)), print_exception=False) from error
-
-
-def without_folders(text: str) -> str:
-    """`text` with files of this machine named without their folders."""
-    return FOLDERS.sub("", text)

@@ -22,6 +22,7 @@ SHORTEST_BOOKING = 20
 LONGEST_BOOKING = 2400  # what the platform allows anyone
 HALF_CARD = 2.0  # "large" is half of the card
 QUOTA_FACTOR = {"xlarge": 2.0, "large": 1.5}  # quota seconds for a second of GPU
+SERIES_SECONDS = 40.0  # of all clips of a click that makes several: about half a minute
 FREE_QUOTA, ANONYMOUS_BOOKING = 300, 120  # quota seconds: a free account's day, a visitor's one task
 
 
@@ -33,7 +34,7 @@ class Costs:
         self.device_name = (
             ZEROGPU_CARD if settings.is_zero_gpu else ""
         )  # empty until the worker has reported it
-        self.cores = 1
+        self.cores = self.gpus = 1
         self._correction: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -42,7 +43,8 @@ class Costs:
         if not self.device_name:
             return None
         try:
-            time = machine.estimate_time(request, read_configs(source), self.device_name, self.cores)
+            gpus = self.settings.gpus_for(source, self.gpus)
+            time = machine.estimate_time(request, read_configs(source), self.device_name, self.cores, gpus)
         except (UserError, OSError, KeyError, ValueError):
             return None  # an estimate is a courtesy: a faulty model is reported when it runs
         seconds = time.total
@@ -75,12 +77,19 @@ class Costs:
             return None
         return math.ceil(seconds * QUOTA_FACTOR[self.settings.zerogpu_size])
 
-    def sentence(self, request: GenerationRequest, source: str) -> str:
-        """The estimate for people."""
+    def allows(self, clips: int, request: GenerationRequest, source: str) -> bool:
+        """True where so many clips are soon made, and no GPU is booked for each of them."""
+        seconds = self.seconds(request, source)
+        return not self.settings.is_zero_gpu and seconds is not None and clips * seconds <= SERIES_SECONDS
+
+    def sentence(self, request: GenerationRequest, source: str, clips: int = 1) -> str:
+        """The estimate for people, of so many clips."""
         seconds = self.seconds(request, source)
         if seconds is None:
             return "The engine's time is not known." if self.settings.remote else "The time is not known yet."
-        text = f"About {machine.human_seconds(seconds)}"
+        text = f"About {machine.human_seconds(clips * seconds)}"
+        if clips > 1:
+            text += f" for {clips} clips"
         quota = self.quota_seconds(request, source)
         if quota is None:
             return f"{text} on this machine."

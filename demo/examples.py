@@ -8,12 +8,9 @@ folder, and any field of `GenerationRequest` as the clip was made.
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mova.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 REQUIRED = ("id", "family", "title", "prompt", "model", "seed")
 
@@ -47,16 +44,6 @@ def read_examples(folder: Path) -> list[Example]:
         return [_read_example(folder, row) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is malformed ({error!r}); see demo/examples.py for its form") from error
-
-
-def thumbnail(example: Example) -> "str | np.ndarray":
-    """A picture of the example: its first frame, or a frame of its clip, uint8 [H, W, 3]."""
-    if example.image:
-        return str(example.image)
-    from mova.media.clips import read_clip
-
-    frames = read_clip(example.clip).frames
-    return frames[len(frames) // 8]
 
 
 def _read_example(folder: Path, row: dict[str, Any]) -> Example:

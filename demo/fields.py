@@ -10,7 +10,8 @@ from gradio.data_classes import ImageData
 # Events of the page alone: they are no endpoints.
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 Values = dict[Component, Any]  # given to a handler whose inputs are a set
-Updates = dict[Block, Any]  # by component; a handler may leave out outputs that stay as they are
+# By component; a handler may leave out outputs that stay as they are, but not all: {} is a value to gradio.
+Updates = dict[Block, Any]
 
 
 class PictureField(gr.Image):

@@ -1,9 +1,11 @@
 """The values of the generate form, the request they make, and the field that is wrong."""
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from demo.added import (
@@ -18,10 +20,13 @@ from demo.added import (
     next_window,
     probe,
 )
+from demo.reading import completed
 from demo.settings import Settings, describe_model
 from mova import catalog
 from mova.adapters.strengths import Strength, is_repo
 from mova.errors import UserError, check_finite, field_errors
+from mova.machine import human_seconds
+from mova.media.faces import position_with_face
 from mova.media.given import VideoFacts
 from mova.media.images import open_image
 from mova.request import GenerationRequest, check_fields
@@ -33,7 +38,15 @@ SHAPES = (WIDE, TALL, SQUARE, AS_IMAGE)
 MAX_SEED = 2**53 - 1  # what a browser's number can hold
 MAX_UPLOAD_SIDE = 2048  # as the largest clip
 MAX_ADAPTERS = 4
+CLIPS = (1, 3)  # that a click makes
 OWN = "trained:"
+FURTHER = (
+    "solver",
+    "guidance_interval",
+    "audio_guidance_scale",
+    "audio_bridge_guidance_scale",
+    "cache_threshold",
+)
 SLIDER_STEP = 0.02  # seconds by which the slider's end may miss the clip's
 
 
@@ -63,18 +76,25 @@ class Form:
     """The values of the form; fields that a request has too have its names.
 
     `image` is a file or None, `preset` None where steps and length match no preset. A `seed` of None is a
-    random one, a shift of None or 0 the model's own. `added` is a sound or a video, which the clip follows;
-    `act` says what is done with it, in the seconds from `span_start` to `span_end`; 0 is its end.
+    random one, a shift of None or 0 the model's own. A prompt that equals `as_written`, as it came with a
+    clip's settings, goes to the model word for word; any other is completed where the model is pocket, and
+    the seed that came with those settings is not for it. `drawn` counts the pictures of an idea that pocket's
+    clip may start from; -1 is none.
+    The `clips` of a click have one seed after another.
+    `added` is a sound or a video, which the clip follows; `act` says what is done with it, in the seconds
+    from `span_start` to `span_end`; 0 is its end. `further` are fields of the request that a preset decides
+    and the form does not show.
     """
 
     image: str | None = None
     prompt: str = ""
     model: str = ""
-    preset: str | None = catalog.DEFAULT_PRESET
+    preset: str | None = catalog.STANDARD
     shape: str = WIDE
     seconds: float = 2.0
     seed: float | None = None
     random_seed: bool = True
+    clips: int = 1
     num_inference_steps: float = 25
     guidance_scale: float = 5.0
     bridge_guidance_scale: float = 1.0
@@ -85,17 +105,20 @@ class Form:
     crop_position: float = 0.5
     exact_size: str = ""
     adapters: tuple[AdapterChoice, ...] = ()
+    as_written: str = ""
+    drawn: int = 0
     added: str = ""
     act: str = EXTEND
     span_start: float = 0.0
     span_end: float = 0.0
     strength: float = 1.0
+    further: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # An untouched text field of the page is sent as null.
-        for field in fields(self):
-            if field.type is str and getattr(self, field.name) is None:
-                object.__setattr__(self, field.name, "")
+        for each in fields(self):
+            if each.type is str and getattr(self, each.name) is None:
+                object.__setattr__(self, each.name, "")
 
     def request(self, settings: Settings) -> GenerationRequest:
         """The request the form makes, with a seed. Raises UserError with the form's field."""
@@ -108,8 +131,11 @@ class Form:
             with field_errors("seconds"):
                 tracks["num_frames"] = frames_for_seconds(self.seconds, model.frame_rate)
         chosen = [(slot, choice) for slot, choice in enumerate(self.adapters) if choice.is_chosen]
-        return GenerationRequest(
-            prompt=self.prompt,
+        is_own = self.prompt != self.as_written
+        is_random = self.random_seed or self.seed is None or (is_own and bool(self.as_written))
+        adapters = tuple(_adapter(slot, choice) for slot, choice in chosen)
+        request = GenerationRequest(
+            prompt=completed(self.prompt, self.model) if is_own else self.prompt,
             image=Path(self.image) if self.image and self.starts_from_image(added) else None,
             negative_prompt=self.negative_prompt,
             height=height,
@@ -120,12 +146,13 @@ class Form:
             bridge_guidance_scale=float(self.bridge_guidance_scale),
             video_shift=_shift(self.video_shift),
             audio_shift=_shift(self.audio_shift),
-            seed=None if self.random_seed or self.seed is None else int(self.seed),
+            seed=None if is_random else int(self.seed),
             fit=self.fit,
             crop_position=float(self.crop_position),
-            adapters=tuple(_adapter(slot, choice) for slot, choice in chosen),
             **tracks,
-        ).seeded()
+        )
+        further = self.further | {"adapters": (*self.further.get("adapters", ()), *adapters)}
+        return request.replace(**further).seeded()
 
     def read_added(self) -> Added | None:
         """The added file's facts. Raises UserError with the form's field."""
@@ -137,6 +164,16 @@ class Form:
     def starts_from_image(self, added: Added | None) -> bool:
         """False where the first frame is one of the added video's."""
         return added is None or (added.act(self.act) == REDO_PICTURE and not self.span_start)
+
+    @property
+    def draws_frame(self) -> bool:
+        """True where a first frame is drawn from the words, if they are of pocket's world."""
+        is_pocket, is_own = self.model == catalog.SMALL_MODEL, self.prompt != self.as_written
+        return is_pocket and is_own and self.drawn >= 0 and not (self.image or self.added)
+
+    def can_be_painted(self, settings: Settings) -> bool:
+        """True where a first frame may be painted from the words, if one asks for it."""
+        return settings.painter is not None and self.model != catalog.SMALL_MODEL and not self.added
 
     def _tracks(self, added: Added, model: catalog.ModelSpec, settings: Settings) -> dict[str, Any]:
         """The request's fields that follow from what was added. Raises UserError with the form's field."""
@@ -162,7 +199,8 @@ class Form:
         if act == REDO_SOUND and is_new:
             return fields | {"audio": None}
         changed = {REDO_SOUND: ("audio",), REDO_PICTURE: ("video",), RETAKE: ("video", "audio")}[act]
-        return fields | {f"regenerate_{name}": made for name in changed} | {"strength": float(self.strength)}
+        fields |= {f"regenerate_{name}": made for name in changed} | {"strength": float(self.strength)}
+        return fields | {"refine": model.refine if act == RETAKE and made is not True else 0}
 
     def _part(self, seconds: float, added: Added) -> Regenerate:
         """What is made again of a clip of `seconds`: the marked span, or True for all of it."""
@@ -181,7 +219,8 @@ class Form:
         total = window.start + window.num_frames
         with field_errors("added"):
             check_finite("seconds of the longer clip", round(total / rate, 2), 0, settings.max_seconds)
-        return {"num_frames": total, "regenerate_audio": ((num_frames / rate, total / rate),)}
+        made = ((num_frames / rate, total / rate),)
+        return {"num_frames": total, "regenerate_audio": made, "refine": model.refine}
 
     def size(self, model: catalog.ModelSpec) -> tuple[int, int]:
         """(height, width) in pixels, valid for the towers. Raises UserError with the form's field."""
@@ -204,6 +243,16 @@ class Form:
             aspect = _in_reason(image.width / image.height)
         return size_for_aspect(aspect, model.height * model.width)
 
+    def best_crop(self, settings: Settings) -> float:
+        """The `crop_position` that keeps a face of the picture. Raises UserError for the image."""
+        with field_errors("image"):
+            picture = open_image(Path(self.image))
+        try:
+            height, width = self.size(describe_model(self.model, settings))
+        except UserError:  # `request` says so
+            return 0.5
+        return position_with_face(picture, height, width)
+
     def _parse_exact_size(self, model: catalog.ModelSpec) -> tuple[int, int]:
         height, width = parse_size(self.exact_size.strip())
         if height * width > 4 * model.height * model.width:
@@ -224,6 +273,8 @@ class Form:
             raise UserError(f"shape={self.shape!r} is not known; choose one of {', '.join(SHAPES)}", "shape")
         if self.act not in ACTS:
             raise UserError(f"act={self.act!r} is not known; choose one of {', '.join(ACTS)}", "act")
+        if self.clips not in (offered := CLIPS[:1] if settings.is_zero_gpu else CLIPS):
+            raise UserError(f"clips={self.clips} must be {' or '.join(map(str, offered))}", "clips")
         seed = None if self.random_seed else self.seed
         with field_errors("seed"):
             if seed is not None:
@@ -242,6 +293,7 @@ class Form:
             seed=seed,
             fit=self.fit,
             crop_position=self.crop_position,
+            **{name: self.further[name] for name in FURTHER if name in self.further},
         )
         for slot, choice in enumerate(self.adapters):
             for part in ("video", "audio", "bridge"):
@@ -305,20 +357,39 @@ def _shift(value: float | None) -> float | None:
     return float(value) if value else None
 
 
-def preset_choices(model: catalog.ModelSpec) -> list[tuple[str, str]]:
-    """Labels and names of the model's presets."""
-    return [
-        (f"{preset.name.capitalize()} ({preset.num_inference_steps} steps)", preset.name)
-        for preset in model.presets
-    ]
-
-
-def preset_of(model: catalog.ModelSpec, num_frames: int, steps: int) -> str | None:
-    """The preset with this length and these steps, or None."""
+def preset_choices(
+    model: catalog.ModelSpec, seconds: Mapping[str, float | None] = MappingProxyType({})
+) -> list[tuple[str, str]]:
+    """Labels and names of the model's presets, with the `seconds` that each takes where they are known."""
+    labels = []
     for preset in model.presets:
-        if (model.clip_length(preset), preset.num_inference_steps) == (num_frames, steps):
+        took = seconds.get(preset.name)
+        time = f", {human_seconds(took)}" if took else ""
+        labels.append((f"{preset.name.capitalize()}{time}", preset.name))
+    return labels
+
+
+def preset_of(model: catalog.ModelSpec, request: GenerationRequest) -> str | None:
+    """The preset that decides as the request does, or None. Adapters of the visitor's do not count."""
+    for preset in model.presets:
+        decided = model.decided_by(preset)
+        own = {name: getattr(request, name) for name in decided} | further_of(request)
+        if decided == {name: own[name] for name in decided}:
             return preset.name
     return None
+
+
+def preset_fields(model: catalog.ModelSpec, preset: catalog.Preset) -> dict[str, Any]:
+    """The form's fields that model and preset decide, but for the length and the texts."""
+    request = GenerationRequest("", **model.defaults(preset))
+    names = ("num_inference_steps", "guidance_scale", "bridge_guidance_scale")
+    return {name: getattr(request, name) for name in names} | {"further": further_of(request)}
+
+
+def further_of(request: GenerationRequest) -> dict[str, Any]:
+    """The form's `further` for a request."""
+    adapters = tuple(each for each in request.adapters if catalog.is_preset_adapter(each[0]))
+    return {name: getattr(request, name) for name in FURTHER} | {"adapters": adapters}
 
 
 def caution(request: GenerationRequest, model: catalog.ModelSpec) -> str:
@@ -328,10 +399,7 @@ def caution(request: GenerationRequest, model: catalog.ModelSpec) -> str:
         (request.height, request.width) == known and request.num_frames <= model.num_frames
     ):
         return ""
-    return (
-        f"The model was trained only on {model.width}×{model.height} and "
-        f"{model.num_frames / model.frame_rate:.1f} s: expect less of this."
-    )
+    return f"Works best at {model.width}×{model.height}, {model.num_frames / model.frame_rate:.0f} s."
 
 
 def describe_size(request: GenerationRequest) -> str:

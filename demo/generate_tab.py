@@ -1,4 +1,4 @@
-"""The generate tab: the form on one side, the clip on the other, examples and the visitor's clips below."""
+"""The generate tab: the prompt, below it examples and the visitor's clips beside the result."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,29 +6,27 @@ from functools import partial
 from pathlib import Path
 
 import gradio as gr
-from gradio.components import Component
 
 from demo import history, html
-from demo.added import EXTEND, REDO_PICTURE, REDO_SOUND, RETAKE
-from demo.examples import Example, thumbnail
+from demo.best import best_of
+from demo.examples import Example
 from demo.fields import PRIVATE, Updates, Values
 from demo.form import AS_IMAGE
 from demo.generate_form import GenerateForm
 from demo.history import ClipRecord
 from demo.queue import ClipRun
 from demo.restore import form_of, restore_clip
+from demo.result import Result, progress
 from demo.service import DemoService, client_address
-from demo.settings import model_note
 from mova.errors import BackendError, UserError
-from mova.machine import human_seconds
 
 WATCH_SECONDS = 0.4
-EMPTY = (
-    "Your clip appears here",
-    "Describe a moment: what is seen, what is said, what is heard. A picture to start from is welcome.",
-)
-PICK = "Pick an example below, or describe a moment: what is seen, what is said, what is heard."
 GONE = "this clip is no longer here"
+# A tile plays at once; the page's process then follows.
+PICK = """element.addEventListener('click', event => {
+  const tile = event.target.closest('[data-key]');
+  if (tile) { window.movaPlay(tile.dataset); trigger('click', {key: tile.dataset.key}); }
+});"""
 
 
 class GenerateTab:
@@ -36,134 +34,48 @@ class GenerateTab:
 
     def __init__(self, service: DemoService, visitor: gr.BrowserState, examples: list[Example]) -> None:
         self.service, self.visitor = service, visitor
-        self.examples = [example for example in examples if example.image or example.clip]
-        self.about = gr.HTML(html.note(model_note(service.model_name)), elem_id="about-model")
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=5, min_width=320):
-                self.form = GenerateForm(service)
-            with gr.Column(scale=6, min_width=320):
-                self._lay_out_result()
-                self.example_gallery = self._lay_out_examples()
-        self._lay_out_own_clips()
-        self.shown_clip, self.run_id, self.own_ids = gr.State(""), gr.State(""), gr.State([])
+        self.examples = {example.id: example for example in examples if example.clip}
+        gr.HTML("<h1>Describe a moment. Get a video with its own sound.</h1>", elem_id="mova-line")
+        self.form = GenerateForm(service, visitor)
+        with self.form.shelf:
+            self.example_tiles = self._lay_out_examples()
+            self._lay_out_own_clips()
+        with self.form.side:
+            self.result = Result(next(iter(self.examples.values()), None))
+        self.status = self.result.status
+        self.shown_clip, self.run_id = gr.State(""), gr.State("")
 
-    def _lay_out_result(self) -> None:
-        title, text = EMPTY
-        self.status = gr.HTML(
-            html.empty(title, PICK if self.examples else text), elem_id="status", padding=True
-        )
-        with gr.Column(visible=False, elem_id="result") as self.result:
-            self.player = gr.Video(
-                label="Clip",
-                show_label=False,
-                elem_id="player",
-                interactive=False,
-                buttons=[],
-                autoplay=False,
-                height=360,
-            )
-            self.strip = gr.Image(
-                label="Frames over sound",
-                elem_id="strip",
-                interactive=False,
-                show_label=False,
-                buttons=["fullscreen"],
-                container=False,
-            )
-            self.figures = gr.HTML(elem_id="figures", padding=True)
-            with gr.Column(elem_id="actions", elem_classes="mova-tight") as self.actions:
-                self._lay_out_actions()
-        self.restore_button = gr.UploadButton(
-            "Restore settings from a clip",
-            file_types=[".mp4"],
-            type="filepath",
-            size="sm",
-            elem_id="restore",
-        )
-
-    def _lay_out_actions(self) -> None:
-        small = {"size": "sm"}
-        with gr.Row(elem_classes="mova-phone-wrap"):
-            self.download_clip = gr.DownloadButton(
-                "Clip (mp4)", elem_id="download-mp4", min_width=90, **small
-            )
-            self.download_sound = gr.DownloadButton(
-                "Sound (wav)", elem_id="download-wav", min_width=90, **small
-            )
-            self.download_settings = gr.DownloadButton(
-                "Settings", elem_id="download-json", min_width=90, **small
-            )
-        with gr.Row(elem_classes="mova-phone-wrap"):
-            self.act_buttons = {
-                act: gr.Button(label, elem_id=elem_id, min_width=100, **small)
-                for act, label, elem_id in (
-                    (EXTEND, "Extend", "extend"),
-                    (REDO_SOUND, "Redo the sound", "redo-sound"),
-                    (REDO_PICTURE, "Redo the picture", "redo-picture"),
-                    (RETAKE, "Retake a part", "retake"),
-                )
-            }
-        with gr.Row(elem_classes="mova-phone-wrap"):
-            self.reuse_button = gr.Button("Use these settings", elem_id="reuse", min_width=110, **small)
-            self.continue_button = gr.Button("Continue from its end", elem_id="go-on", min_width=110, **small)
-            self.train_button = gr.Button("Keep for training", elem_id="train-on", min_width=110, **small)
-            self.delete_button = gr.Button("Delete", elem_id="delete", min_width=70, **small)
-
-    def _lay_out_examples(self) -> gr.Gallery | None:
+    def _lay_out_examples(self) -> gr.HTML | None:
         if not self.examples:
             return None
-        gr.Markdown("## Examples", elem_classes="mova-plain")
-        return gr.Gallery(
-            value=[(thumbnail(example), example.title) for example in self.examples],
-            label="Examples",
-            show_label=False,
-            columns=6,
-            height="auto",
-            allow_preview=False,
-            elem_id="examples",
-            buttons=[],
-            interactive=False,
+        gr.HTML("<h2>Examples</h2>", elem_classes="mova-title")
+        buttons = (
+            html.tile(each.id, each.title, each.clip, poster=each.image, loops=True)
+            for each in self.examples.values()
         )
+        return gr.HTML(html.tiles(buttons), js_on_load=PICK, elem_id="examples")
 
     def _lay_out_own_clips(self) -> None:
-        with gr.Column(visible=False) as self.own_box:
-            gr.Markdown("## Your clips", elem_classes="mova-plain")
-            self.own_gallery = gr.Gallery(
-                label="Your clips",
-                show_label=False,
-                columns=6,
-                height="auto",
-                allow_preview=False,
-                elem_id="mine",
-                buttons=[],
-                interactive=False,
-            )
+        with gr.Column(visible=False, elem_id="own-box") as self.own_box:
+            gr.HTML("<h2>Your clips</h2>", elem_classes="mova-title")
+            self.own_tiles = gr.HTML(js_on_load=PICK, elem_id="mine")
             hours = self.service.settings.keep_hours
             kept = f"{hours:g} hours" if hours < 72 else f"{hours / 24:g} days"
-            gr.HTML(html.note(f"Only this browser sees them. They are deleted after {kept}."))
-
-    @property
-    def shown(self) -> list[Component]:
-        """The components that showing a clip sets."""
-        downloads = [self.download_clip, self.download_sound, self.download_settings]
-        player = [self.player, self.strip, self.figures, self.actions]
-        return [self.status, self.result, *player, *downloads, self.shown_clip]
+            gr.HTML(html.note(f"Private to this browser for {kept}."))
 
     def validate(self, values: Values) -> list[dict]:
         return self.form.validate(values, values[self.visitor])
 
     def make(self, values: Values, request: gr.Request) -> Updates:
-        """Queue the clip."""
+        """Queue the clip, unless the model can draw none of it and the visitor does not know yet."""
+        form = self.form.read(values)
+        if self.form.warns(form, values[self.form.warned]):
+            return {self.run_id: ""} | self.form.read_prompt(form)
         try:
-            form = self.form.read(values)
             run = self.service.submit(values[self.visitor], form, client_address(request))
         except (UserError, BackendError) as error:
             return {self.run_id: "", self.status: html.note(str(error), "error")}
-        return {
-            self.run_id: run.run_id,
-            self.status: html.progress("load", 0, 0, None),
-            self.result: gr.update(visible=False),
-        } | self._running(True)
+        return {self.run_id: run.run_id} | self._follow(run)
 
     def watch(self, visitor: str, run_id: str) -> Iterator[Updates]:
         """Follow a run to its end."""
@@ -176,47 +88,40 @@ class GenerateTab:
             yield self._running(False)
             return
         shown = ""
-        yield self._running(True)
         while not run.watch(WATCH_SECONDS):
             if (now := self._progress(run)) != shown:
                 shown = now
                 yield {self.status: now}
         yield self._end(run)
 
+    def _follow(self, run: ClipRun) -> Updates:
+        """The page while the run goes on."""
+        hidden = gr.update(visible=False)
+        shown = {self.status: self._progress(run), self.result.notes: "", self.result.actions: hidden}
+        return shown | self._running(True)
+
     def _progress(self, run: ClipRun) -> str:
-        if ahead := self.service.queue.ahead(run):
-            return html.waiting(ahead)
-        state = run.state()
-        stage, step, steps = state.get("stage", "load"), state.get("step", 0), state.get("steps", 0)
-        return html.progress(stage, step, steps, state.get("seconds_left"), run.preview())
+        return progress(run.turn, self.service.queue.ahead(run.turn))
 
     def _running(self, is_running: bool) -> Updates:
-        make, stop = gr.update(interactive=not is_running), gr.update(interactive=is_running)
-        return {self.form.make: make, self.form.stop: stop}
+        return {
+            self.form.make: gr.update(visible=not is_running, interactive=True),
+            self.form.stop: gr.update(visible=is_running, interactive=True),
+        }
 
     def _end(self, run: ClipRun) -> Updates:
         updates = self._running(False) | {self.run_id: ""}
-        if run.outcome.kind == "stopped":
-            return updates | {self.status: html.note("Stopped. Nothing was kept.")}
-        if run.outcome.kind != "done":
-            return updates | {self.status: html.note(run.outcome.message, "error")}
-        record = self.service.history.record(run.owner, run.folder.name)
-        return updates | self._show(record) | {self.form.seed: record.settings["seed"]}
-
-    def _show(self, record: ClipRecord) -> Updates:
-        lines = [*record.health, f"Seed {record.settings['seed']}, made in {human_seconds(record.seconds)}."]
-        return {
-            self.status: html.notes(record.warnings, "warning"),
-            self.result: gr.update(visible=True),
-            self.player: str(record.clip),
-            self.strip: gr.update(value=str(record.folder / history.STRIP), visible=True),
-            self.figures: html.notes(lines),
-            self.actions: gr.update(visible=True),
-            self.download_clip: str(record.clip),
-            self.download_sound: str(record.folder / history.SOUND),
-            self.download_settings: str(record.folder / history.SETTINGS),
-            self.shown_clip: record.clip_id,
-        }
+        made = [each for each in run.series if each.outcome.kind == "done"]
+        faults = {each.outcome.message for each in run.series if each.outcome.message}
+        end = html.notes(sorted(faults), "error")
+        if not faults and len(made) < len(run.series):
+            end = html.note("Stopped.")
+        if not made:
+            return updates | {self.status: end}
+        best, why = best_of([each.outcome.measured for each in made])
+        record = self.service.history.record(run.owner, made[best].folder.name)
+        updates |= {self.form.seed: run.series[0].request.seed, self.shown_clip: record.clip_id}
+        return updates | self.result.describe(record, end + html.note(why)) | self.result.play(record)
 
     def stop(self, visitor: str, run_id: str) -> Updates:
         run = self.service.queue.get(self.service.visitors.folder_name(visitor), run_id)
@@ -225,50 +130,54 @@ class GenerateTab:
         return {self.form.stop: gr.update(interactive=False)}
 
     def greet(self, visitor: str | None) -> Updates:
-        """Give a new browser a name; find the clips and the run of a known one."""
+        """Give a new browser a name; find the form, the clips and the run of a known one."""
         if not self.service.visitors.is_known(visitor):
             visitor = self.service.visitors.issue()
-        run = self.service.queue.current(self.service.visitors.folder_name(visitor))
-        return self.list_own(visitor) | {
-            self.visitor: visitor,
-            self.run_id: run.run_id if run else "",
-            self.form.make: gr.update(interactive=True),
-        }
+        owner = self.service.visitors.folder_name(visitor)
+        draft, run = self.form.drafts.form(owner), self.service.queue.current(owner)
+        found: Updates = self.form.fill(draft) if draft else {}
+        found |= self._follow(run) if run else self._running(False)
+        found |= {self.visitor: visitor, self.run_id: run.run_id if run else ""}
+        return found | self.list_own(visitor)
 
     def list_own(self, visitor: str) -> Updates:
-        """The gallery of the visitor's clips, shown if there are any."""
+        """The visitor's clips, shown if there are any."""
         records = self.service.history.records(self.service.visitors.folder_name(visitor))
-        pictured = [(str(record.folder / history.POSTER), _caption(record)) for record in records]
-        return {
-            self.own_gallery: pictured,
-            self.own_box: gr.update(visible=bool(records)),
-            self.own_ids: [record.clip_id for record in records],
-        }
+        buttons = (
+            html.tile(
+                record.clip_id,
+                record.name,
+                record.clip,
+                poster=record.folder / history.POSTER,
+                strip=record.folder / history.STRIP,
+            )
+            for record in records
+        )
+        return {self.own_tiles: html.tiles(buttons), self.own_box: gr.update(visible=bool(records))}
 
-    def pick_own(self, visitor: str, ids: list[str], event: gr.SelectData) -> Updates:
-        record = self._record(visitor, ids[event.index]) if event.index < len(ids) else None
-        return self._show(record) if record else {self.status: html.note(GONE, "error")}
+    def pick_own(self, visitor: str, event: gr.EventData) -> Updates:
+        """Describe a clip that already plays."""
+        record = self._record(visitor, str(event.key))
+        if record is None:
+            return {self.status: html.note(GONE, "error")}
+        return self.result.describe(record) | {self.shown_clip: record.clip_id}
 
-    def pick_example(self, event: gr.SelectData) -> Updates:
-        """Play an example and fill the form with its settings."""
-        example = self.examples[event.index]
+    def pick_example(self, event: gr.EventData) -> Updates:
+        """Fill the form with the settings of an example that already plays."""
+        example = self.examples[str(event.key)]
         settings = {"prompt": example.prompt, "seed": example.seed}
         is_offered = example.model in self.service.model_names
         if is_offered:  # another model has other best settings
             settings |= example.settings
-        updates = self.form.fill(form_of(self.service, settings, example.image, example.model))
-        by = "" if is_offered else f" It was made by {example.model}."
-        if example.clip:
-            updates |= {
-                self.status: html.note(f"Example: {example.title}.{by} The form is filled with it."),
-                self.result: gr.update(visible=True),
-                self.player: str(example.clip),
-                self.strip: gr.update(value=None, visible=False),
-                self.figures: "",
-                self.actions: gr.update(visible=False),
-                self.shown_clip: "",
-            }
-        return updates
+        form = form_of(self.service, settings, example.image, example.model)
+        by = "" if is_offered else html.note(f"Made by {example.model}.")
+        shown = {
+            self.status: "",
+            self.result.notes: by,
+            self.result.actions: gr.update(visible=False),
+            self.shown_clip: "",
+        }
+        return self.form.fill(form) | shown
 
     def reuse(self, visitor: str, clip_id: str) -> Updates:
         """Fill the form with the settings of the shown clip."""
@@ -280,15 +189,15 @@ class GenerateTab:
         return self.form.fill(form)
 
     def restore(self, visitor: str, file: str | None) -> Updates:
-        """Fill the form from a clip that was dropped on the page."""
+        """Fill the form from the settings of a clip that was added."""
         if not file:
-            return {}
+            return gr.skip()
         try:
             form, remark = restore_clip(self.service, visitor, Path(file))
         except UserError as error:
-            return {self.status: html.note(str(error), "error")}
-        note = html.note("The clip's settings are in the form.", "good") + html.note(remark)
-        return self.form.fill(form) | {self.status: note}
+            return {self.form.note: html.note(str(error), "error")}
+        note = html.note("Settings loaded.", "good") + html.note(remark)
+        return self.form.fill(form) | {self.form.note: note}
 
     def bring(self, act: str, visitor: str, clip_id: str) -> Updates:
         """Fill the form with the shown clip, its settings, and what is to be done with it."""
@@ -309,18 +218,27 @@ class GenerateTab:
 
     def keep_for_training(self, visitor: str, clip_id: str) -> Updates:
         if self._record(visitor, clip_id) is None:
-            return {self.figures: html.note("only your own clips can be kept for training", "error")}
+            return {self.result.notes: html.note("only your own clips can be added to Train", "error")}
         count = self.service.history.add_training_clip(self.service.visitors.folder_name(visitor), clip_id)
-        clips = "1 clip waits" if count == 1 else f"{count} clips wait"
-        return {self.figures: html.note(f"Kept; {clips} in the Train tab.", "good")}
+        clips = "1 clip" if count == 1 else f"{count} clips"
+        return {self.result.notes: html.note(f"Added to Train ({clips}).", "good")}
 
-    def delete(self, visitor: str, clip_id: str) -> Updates:
+    def remove(self, visitor: str, clip_id: str) -> Updates:
+        """Take a clip away, with a while to undo it."""
         try:
-            self.service.history.delete(self.service.visitors.folder_name(visitor), clip_id)
+            self.service.history.remove(self.service.visitors.folder_name(visitor), clip_id)
         except UserError as error:
-            return {self.figures: html.note(str(error), "error")}
-        hidden = {self.result: gr.update(visible=False), self.player: None}
-        return hidden | {self.status: html.empty(*EMPTY)} | self.list_own(visitor)
+            return {self.result.notes: html.note(str(error), "error")}
+        return self.result.show_nothing() | self.result.offer_undo(True) | self.list_own(visitor)
+
+    def undo(self, visitor: str, clip_id: str) -> Updates:
+        """Bring the removed clip back."""
+        offered = self.result.offer_undo(False)
+        try:
+            record = self.service.history.bring_back(self.service.visitors.folder_name(visitor), clip_id)
+        except UserError as error:
+            return offered | {self.result.notes: html.note(str(error), "error")}
+        return offered | self.result.describe(record) | self.result.play(record) | self.list_own(visitor)
 
     def _record(self, visitor: str, clip_id: str) -> ClipRecord | None:
         try:
@@ -330,50 +248,52 @@ class GenerateTab:
 
     def connect(self, demo: gr.Blocks, machine: gr.HTML) -> None:
         """Connect the components with their handlers; `machine` is the page's note on it."""
-        form, visitor = self.form, self.visitor
-        listing = [self.own_gallery, self.own_box, self.own_ids]
+        form, visitor, result = self.form, self.visitor, self.result
+        listing = [self.own_tiles, self.own_box]
         buttons = [form.make, form.stop, self.run_id]
         run = [visitor, self.run_id]
+        described = [*result.filled, self.shown_clip]
         follow = {
             "fn": self.watch,
             "inputs": run,
-            "outputs": [*buttons, *self.shown, form.seed],
+            "outputs": [*buttons, *described, result.shown, form.seed],
             "concurrency_limit": None,
         }
         relist = {"fn": self.list_own, "inputs": [visitor], "outputs": listing}
+        running = [*buttons, self.status, result.notes, result.actions]
 
-        greeted = demo.load(self.greet, [visitor], [visitor, self.run_id, form.make, *listing], **PRIVATE)
+        greeted = demo.load(self.greet, [visitor], [visitor, *running, *form.filled, *listing], **PRIVATE)
+        greeted.then(**follow, **PRIVATE).then(**relist, **PRIVATE)
         names = [adapter.name for adapter in form.adapters]
         greeted.then(form.list_own_adapters, [visitor], names, **PRIVATE)
-        greeted.then(**follow, **PRIVATE).then(**relist, **PRIVATE)
         made = form.make.click(
             self.make,
-            form.inputs | {visitor},
-            [*buttons, self.status, self.result],
+            form.inputs | {visitor, form.warned},
+            [*running, *form.answered],
             validator=self.validate,
             concurrency_limit=None,
             **PRIVATE,
         )
-        made.success(**follow, **PRIVATE).then(**relist, **PRIVATE)
+        followed = made.success(**follow, **PRIVATE).then(**relist, **PRIVATE)
+        followed.then(form.show_presets, [form.model], [form.preset], **PRIVATE)
         form.stop.click(self.stop, run, [form.stop], concurrency_limit=None, **PRIVATE)
 
-        self.own_gallery.select(self.pick_own, [visitor, self.own_ids], self.shown, **PRIVATE)
-        if self.example_gallery is not None:
-            self.example_gallery.select(self.pick_example, None, [*form.filled, *self.shown], **PRIVATE)
+        self.own_tiles.click(self.pick_own, [visitor], described, **PRIVATE)
+        if self.example_tiles is not None:
+            picked = [self.status, result.notes, result.actions, self.shown_clip]
+            self.example_tiles.click(self.pick_example, None, [*form.filled, *picked], **PRIVATE)
         shown, filled = [visitor, self.shown_clip], [*form.filled, self.status]
-        self.reuse_button.click(self.reuse, shown, filled, **PRIVATE)
-        for act, button in self.act_buttons.items():
+        result.reuse.click(self.reuse, shown, filled, **PRIVATE)
+        for act, button in result.acts.items():
             button.click(partial(self.bring, act), shown, filled, **PRIVATE)
         continued = [form.image, form.shape, self.status]
-        self.continue_button.click(self.continue_clip, shown, continued, **PRIVATE)
-        self.train_button.click(self.keep_for_training, shown, [self.figures], **PRIVATE)
-        deleted = [self.result, self.player, self.status, self.figures, *listing]
-        self.delete_button.click(self.delete, shown, deleted, **PRIVATE)
-        self.restore_button.upload(self.restore, [visitor, self.restore_button], filled, **PRIVATE)
-        form.card.load.click(self.restore, [visitor, form.card.added], filled, **PRIVATE)
-        form.connect(demo, self.about, machine)
-
-
-def _caption(record: ClipRecord) -> str:
-    text = " ".join(str(record.settings["prompt"]).split())
-    return text if len(text) <= 60 else f"{text[:59].rstrip()}…"
+        result.from_end.click(self.continue_clip, shown, continued, **PRIVATE)
+        result.train.click(self.keep_for_training, shown, [result.notes], **PRIVATE)
+        undoing = [result.undo_box, result.undo_timer]
+        removed = [*result.filled, result.shown, *undoing, *listing]
+        result.remove.click(self.remove, shown, removed, **PRIVATE)
+        result.undo.click(self.undo, shown, removed, **PRIVATE)
+        result.undo_timer.tick(lambda: result.offer_undo(False), None, undoing, **PRIVATE)
+        loaded = [*form.filled, form.note]
+        form.card.load.click(self.restore, [visitor, form.card.added], loaded, **PRIVATE)
+        form.connect(demo, machine)

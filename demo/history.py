@@ -10,6 +10,7 @@ import secrets
 import shutil
 import time
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from mova.files import new_output
 from mova.media.clips import read_clip, write_wav
 from mova.media.images import crop_box, fit_image, open_image
 from mova.media.plots import contact_sheet
-from mova.metrics.report import measure
+from mova.metrics import ClipHealth, measure
 
 ENTRY, CLIP, SOUND, SETTINGS, POSTER, STRIP = (
     "entry.json",
@@ -33,6 +34,8 @@ ENTRY, CLIP, SOUND, SETTINGS, POSTER, STRIP = (
     "strip.png",
 )
 FIRST_FRAME = "first.png"
+REMOVED = "removed.json"  # the entry of a clip that its owner removed
+UNDO_SECONDS = 10.0
 CLIP_ID = re.compile(r"[0-9a-f]{24}")
 CLIPS, TRAINING = "clips", "training"
 STRIP_WIDTH, STRIP_FRAMES = 960, 8
@@ -41,7 +44,9 @@ POSTER_SIDE, CROP_SIDE = 320, 480
 
 @dataclass(frozen=True)
 class ClipRecord:
-    """A finished clip: its time (seconds since 1970), settings and measurements."""
+    """A finished clip: its time (seconds since 1970), settings, measurements, what of them is wrong, and the
+    visitor's own words for it.
+    """
 
     clip_id: str
     created: float
@@ -49,7 +54,15 @@ class ClipRecord:
     seconds: float = 0.0
     health: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    title: str = ""
     folder: Path = field(default=Path(), compare=False)
+
+    @property
+    def name(self) -> str:
+        """The beginning of its title or prompt."""
+        text = " ".join((self.title or str(self.settings["prompt"])).split())
+        return text if len(text) <= 60 else f"{text[:59].rstrip()}…"
 
     @property
     def clip(self) -> Path:
@@ -99,8 +112,18 @@ class History:
             raise UserError("this clip is no longer here; clips are kept for a limited time")
         return found
 
-    def delete(self, owner: str, clip_id: object) -> None:
-        shutil.rmtree(self.record(owner, clip_id).folder)
+    def remove(self, owner: str, clip_id: object) -> None:
+        """Take a clip out of the list; `sweep` deletes it after a while in which it can be brought back."""
+        folder = self.record(owner, clip_id).folder
+        (folder / ENTRY).touch()
+        (folder / ENTRY).rename(folder / REMOVED)
+
+    def bring_back(self, owner: str, clip_id: object) -> ClipRecord:
+        """Undo `remove`. Raises UserError if the clip is deleted."""
+        folder = self.root / owner / str(clip_id)
+        if CLIP_ID.fullmatch(str(clip_id)) and (folder / REMOVED).is_file():
+            (folder / REMOVED).rename(folder / ENTRY)
+        return self.record(owner, clip_id)
 
     def add_training_clip(self, owner: str, clip_id: object) -> int:
         """Copy a clip and its prompt to the owner's training clips; their number then."""
@@ -120,7 +143,7 @@ class History:
         for owner in self.root.iterdir() if self.root.is_dir() else ():
             kept = {record.folder for record in self.records(owner.name)}
             for folder in owner.iterdir():
-                if folder not in kept and folder not in running:
+                if folder not in kept and folder not in running and not _is_just_removed(folder):
                     shutil.rmtree(folder, ignore_errors=True)
                     deleted += 1
             if not any(owner.iterdir()):
@@ -131,18 +154,25 @@ class History:
         return time.time() - record.created > self.keep_seconds
 
 
+def _is_just_removed(folder: Path) -> bool:
+    try:
+        return time.time() - (folder / REMOVED).stat().st_mtime < UNDO_SECONDS
+    except FileNotFoundError:
+        return False
+
+
 def read_record(folder: Path) -> ClipRecord | None:
     """The clip in `folder`, or None while it is not finished."""
     try:
         values = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    values["health"], values["warnings"] = tuple(values["health"]), tuple(values["warnings"])
+    values |= {name: tuple(values.get(name, ())) for name in ("health", "warnings", "problems")}
     return ClipRecord(**values, folder=folder)
 
 
-def describe_clip(folder: Path) -> tuple[str, ...]:
-    """Write sound, poster and strip next to the clip; the measurements, in sentences."""
+def describe_clip(folder: Path) -> ClipHealth:
+    """Write sound, poster and strip next to the clip, and measure it."""
     clip = read_clip(folder / CLIP)
     write_wav(folder / SOUND, clip.waveform, clip.sample_rate)
     poster = Image.fromarray(clip.frames[len(clip.frames) // 3])
@@ -150,7 +180,7 @@ def describe_clip(folder: Path) -> tuple[str, ...]:
     _save(poster, folder / POSTER, "WEBP")
     strip = contact_sheet(small_frames(clip.frames), clip.waveform, clip.sample_rate, STRIP_FRAMES, dark=True)
     _save(strip, folder / STRIP, "PNG")
-    return measure(clip.frames, clip.waveform, clip.sample_rate, clip.frame_rate).sentences()
+    return measure(clip.frames, clip.waveform, clip.sample_rate, clip.frame_rate)
 
 
 def small_frames(frames: np.ndarray) -> np.ndarray:
@@ -170,6 +200,15 @@ def draw_crop(path: Path, height: int, width: int, fit: str, position: float = 0
     Raises:
         UserError: as `mova.media.images.open_image`.
     """
+    changed = path.stat().st_mtime_ns if path.is_file() else 0
+    return _draw_crop(path, changed, height, width, fit, position)
+
+
+@lru_cache(maxsize=64)  # the form asks again with each of its changes, and a photo takes a fifth of a second
+def _draw_crop(
+    path: Path, changed: int, height: int, width: int, fit: str, position: float
+) -> tuple[bytes, str]:
+    del changed  # another file of that name
     image = open_image(path)
     cut = ""
     if fit == "pad":
@@ -183,9 +222,14 @@ def draw_crop(path: Path, height: int, width: int, fit: str, position: float = 0
         dimmed = Image.blend(image, Image.new("RGB", image.size, "#808890"), 0.72)
         dimmed.paste(image.crop(box), box[:2])
         image = dimmed
+    return as_webp(image), cut
+
+
+def as_webp(image: Image.Image) -> bytes:
+    """A small picture for the page."""
     buffer = BytesIO()
     image.save(buffer, "WEBP", quality=80)
-    return buffer.getvalue(), cut
+    return buffer.getvalue()
 
 
 def save_last_frame(clip: Path) -> Path:

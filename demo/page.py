@@ -9,7 +9,6 @@ from demo import html
 from demo.api import PublicApi
 from demo.enhance_tab import EnhanceTab
 from demo.examples import read_examples
-from demo.fields import PRIVATE
 from demo.generate_tab import GenerateTab
 from demo.service import DemoService
 from demo.train.tab import build_train
@@ -25,18 +24,11 @@ def build_page(service: DemoService) -> gr.Blocks:
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, int(hours * 3600))
     ) as demo:
         visitor = gr.BrowserState(None, storage_key="mova-visitor", secret="mova-visitor")
-        with gr.Row(elem_id="mova-head", equal_height=True):
-            with gr.Column(scale=5, min_width=240):
-                gr.HTML(
-                    "<h1>Video with sound</h1>"
-                    "<p>From a picture and a sentence, in one go: what you see and what you hear.</p>"
-                )
-            if service.settings.space_id:
-                gr.DuplicateButton("Duplicate this Space", size="sm", scale=1, min_width=160)
-        with gr.Tabs(selected="generate") as tabs:
-            with gr.Tab("Generate", id="generate"):
+        gr.HTML("<b>MOVA</b> <span>video with sound</span>", elem_id="mova-head")
+        with gr.Tabs(selected="generate", elem_id="mova-tabs") as tabs:
+            with gr.Tab("Generate", id="generate", elem_id="generate-tab"):
                 generate = GenerateTab(service, visitor, read_examples(service.settings.examples))
-            with gr.Tab("Write a prompt", id="enhance"):
+            with gr.Tab("Prompt", id="enhance", elem_id="prompt-tab"):
                 enhance = EnhanceTab(service, visitor)
             if service.settings.train_tab:
                 with gr.Tab("Train", id="train", elem_id="train-tab") as train_tab:
@@ -44,15 +36,10 @@ def build_page(service: DemoService) -> gr.Blocks:
         machine = gr.HTML(html.note(service.machine), elem_id="machine")
         if not service.settings.is_public:
             gr.HTML(html.note("Something is not right? python -m mova doctor examines this installation."))
+        if service.settings.space_id:
+            gr.DuplicateButton("Duplicate this Space", size="sm", elem_id="duplicate")
         generate.connect(demo, machine)
-        enhance.connect()
-        for card in enhance.cards:
-            card.use.click(
-                lambda text, image: (text, image or gr.skip(), gr.Tabs(selected="generate")),
-                [card.text, enhance.image],
-                [generate.form.prompt, generate.form.image, tabs],
-                **PRIVATE,
-            )
+        enhance.connect(generate.form, tabs)
         PublicApi(service).publish()
     demo.queue(max_size=MAX_QUEUE, default_concurrency_limit=16)
     return demo
@@ -124,6 +111,8 @@ def make_theme() -> gr.themes.Base:
         body_text_color_subdued_dark="*neutral_400",
         input_background_fill="*neutral_50",
         input_background_fill_dark="*neutral_950",
+        input_placeholder_color="*neutral_600",
+        input_placeholder_color_dark="*neutral_400",
         input_border_width="1px",
         input_border_color_focus="*primary_500",
         button_primary_background_fill="*primary_500",
@@ -140,13 +129,14 @@ def make_theme() -> gr.themes.Base:
 
 def launch_look(card_url: str = "") -> dict[str, object]:
     """The options of `launch` that make the page look as it does."""
-    head = f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>"
+    scripts = ((HERE / name).read_text(encoding="utf-8") for name in ("stream.js", "page.js"))
+    head = "".join(f"<script>{script}</script>" for script in scripts)
     head += f'<meta name="description" content="{DESCRIPTION}">'
     if card_url:
         head += f'<meta property="og:image" content="{card_url}">'
     return {
         "theme": make_theme(),
-        "css_paths": HERE / "page.css",
+        "css_paths": [HERE / "page.css", HERE / "tabs.css"],
         "head": head,
         "favicon_path": str(ASSETS / "favicon.png") if (ASSETS / "favicon.png").is_file() else None,
     }

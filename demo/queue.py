@@ -29,7 +29,8 @@ FORGET_SECONDS = 300.0  # after a run's end
 class ClipRun:
     """One clip to be made into `folder` by the model of that name; times are of `time.monotonic`.
 
-    `address` is the caller's, or empty where it does not matter.
+    `address` is the caller's, or empty where it does not matter; `title` the visitor's words for the clip.
+    `series` are the clips of one click in their order, this one among them: watched and stopped together.
     """
 
     run_id: str
@@ -38,17 +39,29 @@ class ClipRun:
     model: str
     folder: Path
     address: str = ""
+    title: str = ""
     created: float = field(default_factory=time.monotonic)
     watched: float = field(default_factory=time.monotonic)
     began: float | None = None
     ended: float | None = None
     outcome: RunOutcome | None = None
     finished: threading.Event = field(default_factory=threading.Event)
+    series: list["ClipRun"] = field(default_factory=list, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.series.append(self)
+
+    @property
+    def turn(self) -> "ClipRun":
+        """The first of the series that has not ended, or the last."""
+        return next((run for run in self.series if not run.finished.is_set()), self.series[-1])
 
     def watch(self, seconds: float) -> bool:
-        """Wait up to `seconds` for the end; True once it has come."""
-        self.watched = time.monotonic()
-        return self.finished.wait(seconds)
+        """Wait up to `seconds` for the end of the series; True once it has come."""
+        now = time.monotonic()
+        for run in self.series:
+            run.watched = now
+        return all(run.finished.wait(now + seconds - time.monotonic()) for run in self.series)
 
     def state(self) -> dict[str, Any]:
         """The progress that the model's process last wrote, or nothing."""
@@ -95,9 +108,16 @@ class JobQueue:
         threading.Thread(target=self._stop_abandoned, daemon=True, name="janitor").start()
 
     def submit(
-        self, owner: str, request: GenerationRequest, model: str, folder: Path, address: str = ""
+        self,
+        owner: str,
+        request: GenerationRequest,
+        model: str,
+        folder: Path,
+        address: str = "",
+        title: str = "",
+        after: ClipRun | None = None,
     ) -> ClipRun:
-        """Queue a clip. Raises BackendError if no more can wait."""
+        """Queue a clip, in the series of `after`. Raises BackendError if no more can wait."""
         with self._changed:
             active = [run for run in self._runs.values() if run.ended is None]
             waiting = len(active) + 1 - self.parallel
@@ -106,7 +126,10 @@ class JobQueue:
                     f"the machine is busy: {len(active)} clips are being made or wait, and no more can; "
                     "try again in a few minutes"
                 )
-            run = ClipRun(secrets.token_hex(12), owner, request, model, folder, address)
+            run = ClipRun(secrets.token_hex(12), owner, request, model, folder, address, title)
+            if after:
+                run.series = after.series
+                run.series.append(run)
             self._runs[run.run_id] = run
         # The visitor's request travels in the context: ZeroGPU reads from it whose quota is spent.
         context = contextvars.copy_context()
@@ -131,10 +154,11 @@ class JobQueue:
         return 0 if run.began else max(0, len(before) + 1 - self.parallel)
 
     def stop(self, run: ClipRun) -> None:
-        """Ask the run to stop; it does so within one forward, or at once if it has not begun."""
+        """Ask the run's series to stop: within one forward, or at once where it has not begun."""
         with self._changed:
-            if run.ended is None:
-                run.stop()
+            for each in run.series:
+                if each.outcome is None:
+                    each.stop()
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -156,7 +180,9 @@ class JobQueue:
             with self._changed:
                 self._changed.wait_for(lambda: run.is_stopped() or self._may_begin(run))
                 run.began = time.monotonic()
-            run.outcome = RunOutcome("stopped") if run.is_stopped() else self._make(run)
+            outcome = RunOutcome("stopped") if run.is_stopped() else self._make(run)
+            with self._changed:
+                run.outcome = outcome
             self._finish(run)
         except BackendError as error:
             run.outcome = RunOutcome("machine", str(error))
@@ -181,7 +207,7 @@ class JobQueue:
             now = time.monotonic()
             with self._changed:
                 for run in list(self._runs.values()):
-                    if run.ended is None and now - run.watched > self.abandon_seconds:
+                    if run.outcome is None and now - run.watched > self.abandon_seconds:
                         run.stop()
                     if run.ended is not None and now - run.ended > FORGET_SECONDS:
                         del self._runs[run.run_id]

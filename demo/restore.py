@@ -6,8 +6,9 @@ from typing import Any
 
 from demo import history
 from demo.added import EXTEND, REDO_PICTURE, REDO_SOUND, RETAKE, added_frames
-from demo.form import MAX_ADAPTERS, TALL, WIDE, AdapterChoice, Form, describe_model, preset_of
+from demo.form import MAX_ADAPTERS, TALL, WIDE, AdapterChoice, Form, describe_model, further_of, preset_of
 from demo.service import DemoService
+from mova import catalog
 from mova.adapters.strengths import is_repo
 from mova.files import sha256_of
 from mova.media.clips import read_settings
@@ -26,7 +27,7 @@ def restore_clip(service: DemoService, visitor: str, clip: Path) -> tuple[Form, 
     GenerationRequest.from_settings(settings)
     image, remark = _first_frame_of(service, visitor, clip, settings)
     form = form_of(service, settings, image, str(settings.get("model", "")))
-    if missing := len(settings.get("adapters", ())) - len(form.adapters):
+    if missing := len(settings.get("adapters", ())) - len(form.adapters) - len(form.further["adapters"]):
         which = "One of its adapters is a file" if missing == 1 else f"{missing} of its adapters are files"
         remark = f"{remark} {which} not on this page: choose it again.".strip()
     if settings.get("video") or settings.get("audio"):
@@ -51,8 +52,9 @@ def form_of(
     return Form(
         image=str(image) if image else None,
         prompt=request.prompt,
+        as_written=request.prompt,
         model=name,
-        preset=preset_of(described, request.num_frames, request.num_inference_steps),
+        preset=preset_of(described, request),
         shape=shape,
         seconds=round(request.num_frames / request.frame_rate, 2),
         seed=request.seed,
@@ -66,6 +68,7 @@ def form_of(
         fit=request.fit,
         crop_position=request.crop_position,
         adapters=tuple(_adapter_choices(request, folder)),
+        further=further_of(request),
         exact_size="" if is_own_size else f"{request.width}x{request.height}",
         **_added_of(request, folder),
     )
@@ -95,7 +98,8 @@ def _added_of(request: GenerationRequest, folder: Path | None) -> dict[str, Any]
 
 def _adapter_choices(request: GenerationRequest, folder: Path | None) -> Iterator[AdapterChoice]:
     """The form's choices for those of the request's adapters that are here or on the Hub."""
-    for source, strength in request.adapters[:MAX_ADAPTERS]:
+    chosen = [each for each in request.adapters if not catalog.is_preset_adapter(each[0])]
+    for source, strength in chosen[:MAX_ADAPTERS]:
         given = strength if isinstance(strength, dict) else dict.fromkeys(PARTS, strength)
         strengths = {part: value for part, value in given.items() if part in PARTS}
         if folder and (folder / Path(source).name).is_file():

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from demo.added import keep_added, one_window
 from demo.costs import Costs
 from demo.form import (
+    CLIPS,
     OWN,
     Form,
     adapter_field,
@@ -28,11 +29,12 @@ from demo.form import (
 from demo.history import CLIP, FIRST_FRAME, SETTINGS, ClipRecord, History
 from demo.queue import ClipRun, JobQueue
 from demo.settings import Settings, choose_model, describe_model, offered_models, public_name
-from demo.worker import RunOutcome, WorkerProcess, fetch_adapter, make_clip, preload, probe_machine
-from mova import hub
+from demo.worker import STOP, RunOutcome, WorkerProcess, fetch_adapter, make_clip, preload, probe_machine
+from mova import catalog, hub
 from mova.errors import BackendError, UserError, field_errors
 from mova.files import new_output
 from mova.machine import human_seconds
+from mova.prompting.first_frame import first_frame_for
 from mova.prompting.quotes import find_quotes
 from mova.request import GenerationRequest
 from mova.text import TokenMeter, speech_seconds
@@ -164,22 +166,39 @@ class DemoService:
         self.text_worker.close()
 
     def submit(self, visitor: str, form: Form, address: str = "") -> ClipRun:
-        """Queue the form's clip for a visitor at `address`.
+        """Queue the form's clips for a visitor at `address`; the last of them.
 
         Raises:
             UserError: something in the form is wrong; `field` is the form's, or empty.
             BackendError: the queue or the disk is full.
         """
         owner, active = self.visitors.folder_name(visitor), self.queue.active()
-        if sum(run.owner == owner for run in active) >= BROWSER_CLIPS:
-            raise UserError("two clips of yours are queued already; wait for one, or stop it")
-        if self.settings.is_public and sum(run.address == address for run in active) >= ADDRESS_CLIPS:
-            raise UserError(f"{ADDRESS_CLIPS} clips from your network are queued already; try again later")
+        own, near = sum(run.owner == owner for run in active), sum(run.address == address for run in active)
+        if own >= BROWSER_CLIPS:
+            raise UserError(f"{own} clips of yours are queued already; wait for one, or stop it")
+        if self.settings.is_public and near + form.clips > ADDRESS_CLIPS:
+            raise UserError(f"{near} clips from your network are queued already; try again later")
         request = self._with_own_adapters(owner, form).request(self.settings)
+        run = None
+        try:
+            for number in range(form.clips):
+                run = self._queue(owner, request.replace(seed=request.seed + number), form, address, run)
+        except (UserError, BackendError):
+            if run:
+                self.queue.stop(run)
+            raise
+        return run
+
+    def _queue(
+        self, owner: str, request: GenerationRequest, form: Form, address: str, after: ClipRun | None
+    ) -> ClipRun:
         folder = self.history.new_folder(owner)
         try:
+            if form.draws_frame and (drawn := first_frame_for(form.prompt, form.model, form.drawn).image):
+                drawn.save(folder / FIRST_FRAME)
+                request = request.replace(image=folder / FIRST_FRAME)
             request = self._copy_inputs(request, folder)
-            return self.queue.submit(owner, request, form.model, folder, address)
+            return self.queue.submit(owner, request, form.model, folder, address, form.prompt, after)
         except (UserError, BackendError):
             self.history.discard(folder)
             raise
@@ -197,8 +216,8 @@ class DemoService:
         found = self.adapters_folder(self.visitors.folder_name(visitor)).glob("*.safetensors")
         return [path.stem for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 
-    def describe(self, form: Form) -> tuple[str, str, str]:
-        """The valid size the form leads to, the clip's cost, and a caution.
+    def describe(self, form: Form) -> tuple[str, str, str, bool]:
+        """The valid size the form leads to, the cost, a caution, and whether several clips are soon made.
 
         Where a field is wrong, the fault in place of the size, and no cost.
         """
@@ -206,11 +225,13 @@ class DemoService:
             request = form.request(self.settings)
         except UserError as error:
             if error.field != "prompt":
-                return str(error), "", ""
+                return str(error), "", "", False
             return self.describe(dataclasses.replace(form, prompt="-"))
         model = describe_model(form.model, self.settings)
         run = one_window(request, model)
-        return describe_size(request), self.costs.sentence(run, model.source), caution(run, model)
+        cost = self.costs.sentence(run, model.source, form.clips)
+        is_quick = self.costs.allows(max(CLIPS), run, model.source)
+        return describe_size(request), cost, caution(run, model), is_quick
 
     def count_tokens(self, prompt: str, model: str) -> tuple[int, str] | None:
         """Tokens of the prompt and the end that would be cut, or None while the tokenizer is not here."""
@@ -261,7 +282,9 @@ class DemoService:
             with new_output(folder / SETTINGS) as temporary:
                 temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
             seconds = sum(outcome.seconds.values())
-            record = ClipRecord(folder.name, time.time(), settings, seconds, outcome.health, outcome.warnings)
+            about = (outcome.measured.sentences(), outcome.warnings, outcome.measured.problems())
+            (folder / STOP).unlink(missing_ok=True)  # it came too late
+            record = ClipRecord(folder.name, time.time(), settings, seconds, *about, run.title)
             self.history.finish(folder, record)
         except BackendError:
             self.history.discard(folder)
@@ -285,7 +308,7 @@ class DemoService:
             )
         adapters = []
         for number, (source, strength) in enumerate(request.adapters, 1):
-            if Path(source).is_file():
+            if Path(source).is_file() and not catalog.is_preset_adapter(source):
                 target = folder / Path(source).name
                 if target.exists():  # two files of one name
                     target = target.with_stem(f"{target.stem}-{number}")
@@ -305,6 +328,7 @@ class DemoService:
                 return
             machine = self.worker.call(probe_machine, self.settings.device)
             self.costs.device_name, self.costs.cores = str(machine["name"]), int(machine["cores"])
+            self.costs.gpus = int(machine["gpus"])
             self.ready.set()
             if _folder_bytes(self.model.source) < SMALL_MODEL_BYTES:
                 request = Form(prompt="-", model=self.model_name, seconds=self.default_seconds).request(

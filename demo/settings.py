@@ -7,8 +7,10 @@ from pathlib import Path
 from mova import catalog
 from mova.backends.settings import RemoteServer, remote_from_environment
 from mova.errors import UserError
+from mova.layout import MAX_GPUS
 from mova.machine import GIB, NEEDS, Machine, lacks_for_released
 from mova.openai_client import Endpoint, endpoint_from_environment
+from mova.prompting.first_frame import LocalPainter, Painter, painter_from_environment
 from mova.shapes import check_size, parse_size
 
 TRUE, FALSE = ("1", "t", "true", "yes", "on"), ("", "0", "f", "false", "no", "off")
@@ -23,7 +25,8 @@ class Settings:
     """The page's settings; `VARIABLES` has the environment's name and the meaning of each.
 
     An empty `model` is chosen for the machine. `size` and `seconds` describe a checkpoint given by path.
-    `remote` makes the clips elsewhere if set; `llm` writes prompts and captions if set.
+    `remote` makes the clips elsewhere if set; `llm` writes prompts and captions if set, and
+    `painter` paints first frames.
     """
 
     model: str = ""
@@ -31,10 +34,12 @@ class Settings:
     seconds: float = 0.0
     remote: RemoteServer | None = None
     llm: Endpoint | None = None
+    painter: Painter | None = None
     device: str = ""
     dtype: str = ""
     offload: str = ""
     fp8: bool = False
+    gpus: int = 0
     outputs: Path = Path("outputs")
     examples: Path = EXAMPLES
     keep_hours: float = 0.0
@@ -65,6 +70,7 @@ class Settings:
         given: dict[str, object] = {
             "remote": remote_from_environment(environment),
             "llm": endpoint_from_environment(environment),
+            "painter": painter_from_environment(environment),
         }
         for variable in VARIABLES:
             text = environment.get(variable.name, "").strip()
@@ -75,8 +81,17 @@ class Settings:
             given.setdefault("space_owner", str(given["space_id"]).partition("/")[0])
         if given.get("space_id") or given.get("is_zero_gpu"):
             given["is_public"] = True
+        if given.get("is_zero_gpu") and isinstance(given["painter"], LocalPainter):
+            raise UserError("ZeroGPU cannot paint with MOVA_IMAGE_MODEL alone; set MOVA_IMAGE_BASE_URL too")
         given.setdefault("keep_hours", PUBLIC_HOURS if given.get("is_public") else LOCAL_HOURS)
         return cls(**given)
+
+    def gpus_for(self, source: str, found: int) -> int:
+        """The GPUs, of those `found`, that make a clip with the model from `source` together."""
+        is_small = source == catalog.find_model(catalog.SMALL_MODEL).source
+        if is_small or self.is_zero_gpu or self.device not in ("", "cuda"):
+            return 1
+        return self.gpus or max(found, 1)
 
     @property
     def can_sign_in(self) -> bool:
@@ -139,7 +154,8 @@ def _one_of(*choices: str) -> Callable[[str, str], str]:
     return parse
 
 
-# MOVA_BACKEND and MOVA_REMOTE_* are read by mova.backends.settings, MOVA_LLM_* by mova.openai_client.
+# MOVA_BACKEND and MOVA_REMOTE_* are read by mova.backends.settings, MOVA_LLM_* by mova.openai_client,
+# MOVA_IMAGE_* by mova.prompting.first_frame.
 VARIABLES = (
     Variable("MOVA_MODEL", "model", _text, "360p, 720p, a folder or a repo id; else by the machine"),
     Variable("MOVA_SIZE", "size", _size, "WIDTHxHEIGHT that a checkpoint given by path was trained for"),
@@ -148,6 +164,7 @@ VARIABLES = (
     Variable("MOVA_DTYPE", "dtype", _one_of("bfloat16", "float32"), "default bfloat16 where it is fast"),
     Variable("MOVA_OFFLOAD", "offload", _one_of("none", "component", "layers"), "default what fits"),
     Variable("MOVA_FP8", "fp8", _flag, "1: towers in 8 bits, half the memory, not exact"),
+    Variable("MOVA_GPUS", "gpus", _number(1, MAX_GPUS, whole=True), "that make a clip together; default all"),
     Variable("MOVA_OUTPUTS", "outputs", _folder, "folder of the clips; default outputs"),
     Variable("MOVA_EXAMPLES", "examples", _folder, "folder with examples.json; default assets/examples"),
     Variable("MOVA_KEEP_HOURS", "keep_hours", _number(0.01, 1e6), "clips are deleted then; 720, public 24"),
@@ -179,19 +196,36 @@ VARIABLES = (
 def describe_model(name: str, settings: Settings) -> catalog.ModelSpec:
     """The catalogue's model of that name, or one given by path or repo id with the size in the settings."""
     model = catalog.find_model(name)
+    if settings.remote:
+        model = model.on_a_server
     if name in catalog.MODELS:
         return model
     height, width = settings.size or (model.height, model.width)
     check_size(height, width)
     seconds = settings.seconds or model.num_frames / model.frame_rate
     frames = catalog.frames_for_seconds(seconds, model.frame_rate)
-    return catalog.ModelSpec(name, model.source, height, width, frames, model.frame_rate)
+    return replace(model, name=name, height=height, width=width, num_frames=frames)
 
 
+POCKET_HINT = "This small model knows talking cartoon faces, bouncing balls and toy pianos."
 POCKET_NOTE = (
-    "Clips are made by pocket, a small model that runs on any computer. It knows three things: cartoon faces "
-    "that say a few words, bouncing balls, and toy pianos; two seconds of them, at 224×128 pixels. Some "
-    "words are wrong (one in fifteen), balls smear as they fall, anything else becomes a blur."
+    "Pocket runs on any computer and makes two seconds at 224×128 pixels. Some words are wrong (one in "
+    "fifteen), and balls smear as they fall."
+)
+HINT = 'Say what it sounds like, too: "a kettle whistles", "her calm voice".'
+# Button and idea of each chip, ideas that the model can make.
+POCKET_IDEAS = (
+    ("Hello", 'A woman in a green sweater smiles and says "hello."'),
+    ("Ball", "A blue metal ball bounces three times."),
+    ("C E G", "A red toy piano plays C E G."),
+)
+OTHER_IDEAS = (
+    (
+        "Good morning",
+        'A woman at a kitchen table looks up, smiles and says "Good morning." A kettle whistles.',
+    ),
+    ("Rain", "Heavy rain runs down a window at night. It drums on the glass, and thunder rolls far away."),
+    ("Drummer", "A drummer plays a fast solo in a small club. The snare cracks and the cymbals ring."),
 )
 POCKET_PROMPTS = (
     'A child in a red shirt looks at the camera and says "banana, moon."',
@@ -230,6 +264,16 @@ def choose_model(settings: Settings) -> tuple[str, str]:
 def model_note(model: str) -> str:
     """Limits that a visitor should know before the first prompt; empty for a large model."""
     return POCKET_NOTE if model == catalog.SMALL_MODEL else ""
+
+
+def model_hint(model: str) -> str:
+    """A line under the prompt: what the model knows, or how to write for it."""
+    return POCKET_HINT if model == catalog.SMALL_MODEL else HINT
+
+
+def sample_ideas(model: str) -> tuple[tuple[str, str], ...]:
+    """Label and idea of each chip under the prompt."""
+    return POCKET_IDEAS if model == catalog.SMALL_MODEL else OTHER_IDEAS
 
 
 def sample_prompts(model: str) -> tuple[str, str]:

@@ -34,6 +34,7 @@ from mova.request import GenerationRequest, GenerationResult, Progress
 if TYPE_CHECKING:
     from mova.backends import Backend
     from mova.backends.local import LocalBackend
+    from mova.metrics import ClipHealth
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ class RunOutcome:
     request: GenerationRequest | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    health: tuple[str, ...] = ()
+    measured: "ClipHealth | None" = None
 
 
 def make_clip(
@@ -166,14 +167,14 @@ def make_clip(
         else:
             result = backend.generate(request, folder / CLIP, progress, progress.should_stop)
         progress(Progress("measure", request.num_inference_steps, request.num_inference_steps))
-        health = describe_clip(folder)
+        measured = describe_clip(folder)
     except UserError as error:
         return RunOutcome("user", str(error))
     except BackendError as error:
         return RunOutcome("machine", str(error))
     except Cancelled:
         return RunOutcome("stopped")
-    return RunOutcome("done", "", result.request, result.seconds, result.warnings, health)
+    return RunOutcome("done", "", result.request, result.seconds, result.warnings, measured)
 
 
 def extend(
@@ -208,7 +209,9 @@ def open_backend(model: str, settings: Settings) -> "Backend":
         return RemoteBackend(model, settings.remote)
     from mova.backends.local import LocalBackend
 
+    gpus = settings.gpus_for(describe_model(model, settings).source, count_gpus())
     fixed = {
+        "gpus": gpus,
         "dtype": settings.dtype or None,
         "offload": settings.offload or None,
         "fp8": settings.fp8 or None,
@@ -232,12 +235,18 @@ def check_gpu_memory(needed_vram: int) -> None:
         )
 
 
+def count_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def probe_machine(device: str) -> dict[str, object]:
-    """Name and cores of the device that makes the clips, for the estimate."""
+    """Name, cores and GPUs of the machine that makes the clips, for the estimate."""
     from mova.machine import Machine
 
     machine = Machine.probe(device or None)
-    return {"name": machine.name, "cores": machine.cores}
+    return {"name": machine.name, "cores": machine.cores, "gpus": count_gpus()}
 
 
 def fetch_adapter(source: str) -> None:

@@ -8,16 +8,16 @@ from mova.catalog import SMALL_MODEL
 from mova.errors import UserError
 from mova.openai_client import Endpoint, IsCancelled, OnText, visitor_endpoint
 from mova.prompting.endpoint import EndpointWriter
-from mova.prompting.enhancer import Enhancer, EnhanceResult
+from mova.prompting.enhancer import POCKET_LISTS, Enhancer, EnhanceResult
 from mova.prompting.local import LOCAL_MODELS, LocalWriter, answer_locally
 from mova.prompting.writers import AnswerCache, Writer, WriterAnswer, WriterRequest
 
 BUILT_IN, POCKET, SERVER, HERE = "template", "pocket", "server", "local"
 ROUTES = {
     "answer": "Written by {model}.",
-    "repaired": "Written by {model}, and fixed where it broke a rule.",
-    "asked again": "Written by {model}, which was asked a second time.",
-    "template": "Written from a template, without a language model.",
+    "repaired": "Written by {model}, with fixes.",
+    "asked again": "Written by {model}, on the second try.",
+    "template": "Written from a template.",
     "own text": "Your own text.",
 }
 
@@ -41,14 +41,14 @@ def offered_writers(service: DemoService) -> list[tuple[str, str]]:
     """(label, kind) of the writers on offer here, the default first."""
     choices, is_configured = [], service.settings.llm is not None
     if is_configured:
-        choices.append(("The configured server", SERVER))
+        choices.append(("My server", SERVER))
     if service.model_name == SMALL_MODEL:  # its word lists are those of the pocket model's world
-        choices.append(("Built-in writer, for pocket", POCKET))
-    choices.append(("Built-in, without a model", BUILT_IN))
+        choices.append(("Built-in writer", POCKET))
+    choices.append(("Template", BUILT_IN))
     if not is_configured:
-        choices.append(("A server of yours", SERVER))
+        choices.append(("My server", SERVER))
     if not service.settings.is_public:
-        choices.append(("A language model, here", HERE))
+        choices.append(("Local LLM", HERE))
     return choices
 
 
@@ -77,7 +77,7 @@ def open_writer(service: DemoService, choice: WriterChoice) -> Writer | None:
         return EndpointWriter(endpoint_of(service, choice))
     if choice.kind == HERE and not service.settings.is_public:
         if not choice.local_model.strip():
-            raise UserError("choose a model, or give the repo id of one")
+            raise UserError("choose a model, or give a repo id")
         return LocalWriter(choice.local_model.strip(), answer=answer_in(service))
     raise UserError(f"{choice.kind!r} is not a writer of this page; choose another")
 
@@ -99,8 +99,11 @@ def writer_name(model: str) -> str:
 
 def describe_result(result: EnhanceResult) -> str:
     """Notes on how a prompt was written, as HTML."""
-    text = ROUTES[result.route].format(model=writer_name(result.model) or "the model")
+    model = "the built-in writer" if result.model == POCKET_LISTS else writer_name(result.model)
+    text = ROUTES[result.route].format(model=model or "the model")
     notes = html.note(result.failure, "warning") + html.note(text)
     if result.repairs:
-        notes += html.note("Fixed: " + "; ".join(repair.message for repair in result.repairs))
-    return notes + html.notes(result.notes)
+        notes += html.note(f"Fixed: {'; '.join(repair.message for repair in result.repairs)}.")
+    # Where the template wrote what pocket cannot draw, the first note is on that, and `not_kept` names it.
+    told = result.not_kept and result.route == "template"
+    return notes + html.notes((f"{note}." for note in result.notes[1 if told else 0 :]), "warning")

@@ -22,7 +22,7 @@ NEEDED_VRAM = {"xlarge": 90 * GIB, "large": 0}  # half a card is refused where a
 QUOTA = "ZeroGPU quota exceeded"
 SENTENCES = {
     "ZeroGPU illegal duration": "This clip needs more GPU time at once than your account may book "
-    "({detail}). Make it shorter, take fewer steps or the Quick preset; Hugging Face PRO may book more.",
+    "({detail}). Make it shorter, take fewer steps or the Draft preset; Hugging Face PRO may book more.",
     "ZeroGPU pending credits exceeded": "Another task of yours has booked your quota. Wait for its end.",
     "ZeroGPU queue timeout": "No GPU became free in time. Try again in a minute.",
     "ZeroGPU worker error": "The GPU task was ended by the platform: it took longer than it had booked, or "
@@ -61,7 +61,7 @@ def explain(title: str, message: str) -> str:
         if "reached its GPU limit" in message or "No GPU was available" in message:
             return NO_TOKEN
         reason = message.split(". <")[0].strip()
-        return f"{reason} Take the Quick preset, which costs least, or wait for tomorrow's quota."
+        return f"{reason} Take the Draft preset, which costs least, or wait for tomorrow's quota."
     if title in SENTENCES:
         return SENTENCES[title].format(detail=message.rstrip("."))
     if "token" in message.lower():

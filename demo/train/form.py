@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from lora_trainer.config import merge
+from lora_trainer.doctor import EVEN_LUFS
 from lora_trainer.regularization import example_prompts
 from lora_trainer.windows import LENGTHS
 from mova.adapters.strengths import PARTS, TOWERS
-from mova.catalog import MODELS, ModelSpec
+from mova.catalog import MODELS, STANDARD, ModelSpec
 from mova.errors import UserError
 from mova.shapes import frames_for_seconds
 
@@ -54,6 +55,7 @@ class TrainForm:
     price: float | None = None  # of an hour
     keep: bool = False  # mix in clips that the model makes of what it can already
     keep_prompts: str = ""  # of these clips, one a line; empty: the model's own examples
+    even_volume: bool = False
 
     def __post_init__(self) -> None:
         # An untouched text field of the page is sent as null.
@@ -108,13 +110,13 @@ def settings_of(form: TrainForm, model: ModelSpec, clips: int, device: str) -> d
         "optimizer": {"learning_rate": rate, "warmup_steps": min(20, max(1, steps // 10))},
         "run": {
             "steps": steps,
-            "accumulation": whole("clips for a step", form.accumulation, 1 if small else 4, 64),
+            "accumulation": whole("gradient accumulation", form.accumulation, 1 if small else 4, 64),
             "checkpoint_every": min(100, max(5, steps // 20)),
             "validate_every": max(1, steps // (VALIDATIONS_IF_SMALL if small else VALIDATIONS)),
         },
         "samples": {
             "every": max(1, steps // (SAMPLES_IF_SMALL if small else SAMPLES)),
-            "num_inference_steps": model.preset().num_inference_steps,
+            "num_inference_steps": model.preset(STANDARD).num_inference_steps,
             "guidance_scale": model.guidance_scale,
             "clips": [{"prompt": form.prompt.strip(), "seed": 42}] if form.prompt.strip() else [],
         },
@@ -125,6 +127,8 @@ def settings_of(form: TrainForm, model: ModelSpec, clips: int, device: str) -> d
         settings["towers"] = {name: {"rank": rank} for name in TOWERS}
     if form.keep:
         settings["data"] |= keeping(form, clips)
+    if form.even_volume:
+        settings["data"] |= {"loudness": EVEN_LUFS}
     return merge(SMALL, settings) if small else settings
 
 
@@ -146,7 +150,7 @@ def lengths_of(form: TrainForm, model: ModelSpec) -> list[int] | None:
         return None
     whole_seconds = form.seconds or model.num_frames / model.frame_rate
     if not 0.1 <= whole_seconds <= 20:
-        raise UserError(f"longest part={whole_seconds:g} s must be from 0.1 to 20")
+        raise UserError(f"max clip length={whole_seconds:g} s must be from 0.1 to 20")
     counts = {frames_for_seconds(whole_seconds * share, model.frame_rate) for share in LENGTHS}
     return sorted(count for count in counts if count > 1)
 

@@ -1,5 +1,7 @@
 """Pieces of HTML for the train tab. Text of people, file names and models is escaped here."""
 
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -7,21 +9,23 @@ from typing import Any
 from urllib.parse import quote
 
 from demo import html
+from demo.train.form import TrainForm
 from demo.train.worker import ClipReview, Cost, Review
 from lora_trainer.config import EXPERTS
-from lora_trainer.doctor import Finding
+from lora_trainer.doctor import EDGE, EVEN_LUFS, Finding
 from lora_trainer.jobs.hub import Offer
 from lora_trainer.jobs.runs import Status, TrainingRun
 from lora_trainer.manifest import DatasetItem
 from mova.machine import GIB, human_seconds
+from mova.shapes import MAX_PROMPT_TOKENS
 
 LEAST_SECONDS = 600
 LOAD_SECONDS = 10  # that the trainer's process takes to load its libraries, on two cores
 PHASES = {
     "start": "Starting",
-    "keep": "Making clips to keep",
-    "captions": "Reading the captions",
-    "clips": "Reading the clips",
+    "keep": "Making clips of existing skills",
+    "captions": "Reading captions",
+    "clips": "Reading clips",
     "model": "Loading the model",
     "train": "Training",
 }
@@ -34,6 +38,33 @@ KINDS = {
     "failed": "failed",
     "broken": "interrupted",
 }
+PLACEHOLDER = 'What is seen and heard. Put spoken words in "quotes".'
+ACTS = {
+    "remove": "Remove",
+    "picture_only": "Picture only",
+    "even_volume": "Even out volume",
+    "trim": "Trim",
+    "split": "Split here",
+    "one_channel": "Use one channel",
+    "shift": "Shift",
+    "reset": "Undo changes",
+}
+# Findings that are said the same whatever their numbers, by kind, and what can be done.
+SIMPLE: dict[str, tuple[str, tuple[str, ...]]] = {
+    "unreadable": ("Cannot be read. Export it again as mp4.", ("remove",)),
+    "unusable": ("Cannot be used. Export it again as mp4.", ("remove",)),
+    "windows": ("Damaged. Export it again as mp4.", ("remove",)),
+    "damage": ("Damaged. Export it again as mp4.", ("remove",)),
+    "no sound": ("No sound", ("remove", "picture_only")),
+    "stereo": ("Left and right cancel out", ("one_channel", "picture_only")),
+    "clipping": ("Sound is distorted", ("picture_only",)),
+    "bandwidth": ("Sound is muffled", ("picture_only",)),
+    "size": ("Small picture: may blur", ()),
+}
+SETTINGS = re.compile(
+    r"(?:[;,:(]|\bor\b|\band\b)?[^;,:(]*(?:\b(?:data|run|samples|optimizer|towers)\.[a-z_]+|(?<!\w)--[a-z]|\.jsonl).*",
+    re.DOTALL,
+)
 CHART = (320, 150)  # width and height in its own units
 MARGIN = (38, 8, 8, 20)  # left, right, top, bottom
 
@@ -43,24 +74,16 @@ def safe(text: object) -> str:
     return escape(str(text)).replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")
 
 
-def head(number: int, title: str, text: str) -> str:
-    return (
-        f'<div class="train-head"><span aria-hidden="true">{number}</span>'
-        f"<div><h3>{escape(title)}</h3><p>{escape(text)}</p></div></div>"
-    )
-
-
 def file_url(path: Path) -> str:
     return f"gradio_api/file={quote(str(path.absolute()))}"
 
 
 def cards(items: Sequence[DatasetItem], review: Review | None) -> str:
-    """Every clip with its player and findings; None while the review runs."""
+    """Every clip with its player, caption field and findings; None while the review runs."""
     if not items:
         return html.empty(
-            "Clips of one thing",
-            "Ten to fifty clips of a few seconds, with sound: a face, a voice, a place, a style. "
-            "Add them here, or keep clips that you made in Generate for training.",
+            "Upload clips of one person, thing or style.",
+            "Ten to fifty clips of a few seconds, with sound. Or add clips that you made in Generate.",
         )
     reviews = {clip.name: clip for clip in review.clips} if review else {}
     return f'<div class="train-cards">{"".join(card(item, reviews.get(item.name)) for item in items)}</div>'
@@ -70,59 +93,151 @@ def card(item: DatasetItem, review: ClipReview | None) -> str:
     player, facts = '<div class="train-empty">…</div>', ""
     if review and review.preview:
         player = f'<video controls preload="metadata" src="{safe(file_url(review.preview))}"></video>'
-        used = used_part(item, review.seconds)
-        facts = f"{review.seconds:.1f} s, {review.width}×{review.height}{used}"
+        facts = f"{review.seconds:.1f} s{used_part(item, review.seconds)}"
     elif review:
-        player = '<div class="train-empty">cannot be shown</div>'
-    found = "".join(map(finding, review.findings)) if review else html.note("Checking it …")
+        player = '<div class="train-empty">No preview</div>'
+    found = "".join(finding(each, item.name) for each in review.findings) if review else note("Checking …")
     if review and not review.findings:
-        found = html.note("No problems found.", "good")
-    name = safe(item.name)
+        found = note("Ready.", "good")
+    if review and (item.start or item.end is not None or item.is_silent):
+        found += f'<p class="mova-note">{button("reset", item.name)}</p>'
+    name, caption = safe(item.name), safe(item.caption)
     return (
         f'<article class="train-card">{player}<header><b title="{name}">{name}</b> <span>{facts}</span>'
-        f'<button type="button" data-remove="{name}" aria-label="Take {name} out">Take out</button></header>'
-        f"{found}</article>"
+        f"{button('remove', item.name, '✕')}</header>"
+        f'<label><span class="train-unseen">Caption of {name}</span>'
+        f'<textarea data-caption="{name}" value="{caption}" rows="3" placeholder="{safe(PLACEHOLDER)}">'
+        f"{caption}</textarea></label><div>{found}</div></article>"
     )
 
 
 def used_part(item: DatasetItem, seconds: float) -> str:
+    words = ", picture only" if item.is_silent else ""
     if not item.start and item.end is None:
-        return ""
-    return f", used from {item.start:.2f} to {item.end or seconds:.2f} s"
+        return words
+    return f", used {item.start:.1f} to {item.end or seconds:.1f} s{words}"
 
 
-def finding(found: Finding) -> str:
-    if found.check == "caption":
-        return note("It has no caption yet.")
+def button(act: str, name: str, sign: str = "") -> str:
+    """A button of a card, for the tab's script; `sign` stands for its words."""
+    label = ACTS[act]
+    return (
+        f'<button type="button" data-act="{act}" data-name="{safe(name)}" title="{label}" '
+        f'aria-label="{label}: {safe(name)}">{sign or label}</button>'
+    )
+
+
+def finding(found: Finding, name: str) -> str:
+    """A finding in the page's words, with buttons that do something about it."""
+    text, acts = words_of(found)
     kind = {"error": "error", "warning": "warning"}.get(found.severity, "quiet")
-    figure = found.figure.removeprefix(f"{found.clip} ")
-    text = figure if found.fix == "see above" else f"{figure}: {found.fix}"
-    return note(f"{text[:1].upper()}{text[1:]}.", kind)
+    kind = "quiet" if found.kind == "caption" else kind  # the next step, not a fault
+    buttons = "".join(button(act, name) for act in acts)
+    return f'<p class="mova-note mova-{kind}">{safe(text)} {buttons}</p>'
+
+
+def words_of(found: Finding) -> tuple[str, tuple[str, ...]]:
+    """A finding in a few words, and the names in ACTS of what can be done."""
+    values = found.values
+    match found.kind:
+        case "caption":
+            return "No caption yet.", ()
+        case "black" | "frozen":
+            start, end = values["start"], values["end"]
+            what = "Black" if found.kind == "black" else "Still"
+            if found.fixable and start <= EDGE:
+                return "Starts black", ("trim",)
+            if found.fixable:
+                return "Ends black", ("trim",)
+            text = f"{what} from {start:.1f} to {end:.1f} s"
+            return text, ("trim", "remove") if values["at_edge"] else ("remove",)
+        case "cut":
+            times = values["times"]
+            if len(times) == 1:
+                return f"Cut at {times[0]:.1f} s", ("split",)
+            return f"Cuts at {', '.join(f'{time:.1f}' for time in times[:5])} s", ("split",)
+        case "loudness":
+            return "Too quiet" if values["lufs"] < EVEN_LUFS else "Too loud", ("even_volume",)
+        case "silence":
+            if found.severity == "error":
+                return "Silent", ("picture_only", "remove")
+            return "Mostly silent", ("picture_only", "remove")
+        case "sync":
+            seconds = values["seconds"]
+            return f"Sound {abs(seconds):.1f} s {'late' if seconds > 0 else 'early'}", ("shift", "remove")
+        case "start":
+            seconds = values["seconds"]
+            return f"Sound starts {abs(seconds):.1f} s {'after' if seconds > 0 else 'before'} the picture", ()
+        case "ends early":
+            return f"Sound ends {values['seconds']:.1f} s early", ("trim",)
+        case "duplicate":
+            return f"Same as {values['other']}", ("remove",)
+        case "same caption":
+            return f"Same caption as {values['other']}. Say what differs.", ()
+        case "short":
+            return f"Too short: needs {values['seconds']:.1f} s", ("remove",)
+        case "long caption":
+            return f"Caption too long: {values['tokens']} tokens of {MAX_PROMPT_TOKENS}. Shorten it.", ()
+        case "quotes":
+            speaks = found.severity == "warning"
+            return ('Quote the words: She says, "Hello."' if speaks else "Speech? Quote the words."), ()
+        case "frame rate":
+            return f"Only {values['rate']:.3g} frames per second: motion may stutter", ()
+    return SIMPLE.get(found.kind, SIMPLE["unusable"])
 
 
 def note(text: str, kind: str = "quiet") -> str:
     """As `html.note`, for text that others wrote."""
     role = ' role="alert"' if kind == "error" else ""
-    return f'<p class="mova-note mova-{kind}"{role}>{safe(html.sentence(text))}</p>' if text else ""
+    return f'<p class="mova-note mova-{kind}"{role}>{safe(html.sentence(visible(text)))}</p>' if text else ""
 
 
 def notes(texts: Iterable[str], kind: str = "quiet") -> str:
     return "".join(note(text, kind) for text in texts)
 
 
+def visible(text: str) -> str:
+    """`text` without what only the command line knows: folders of this machine, and words on its settings."""
+    shown = html.without_folders(text)
+    return f"{SETTINGS.split(shown)[0].rstrip(' ,;:(-')}." if SETTINGS.search(shown) else shown
+
+
+def log(run: TrainingRun) -> str:
+    """The end of the trainer's log: files of the run are named from its folder, others without folders."""
+    return html.without_folders(run.log_tail().replace(f"{run.folder}{os.sep}", ""))
+
+
+def undo(name: str) -> str:
+    """The line that offers to restore a removed clip."""
+    return (
+        f'<p class="mova-note" role="status">{safe(name)} removed. '
+        f'<button type="button" data-act="undo" data-name="{safe(name)}">Undo</button></p>'
+    )
+
+
 def summary(review: Review) -> str:
-    """Number and length of the clips, and what is missing."""
-    errors = len({found.clip for found in review.errors})
-    text = f"{len(review.clips)} clips, {human_seconds(review.seconds)} to learn from"
-    if errors:
-        return note(f"{text}; {errors} must be fixed or taken out first.", "warning")
-    if review.uncaptioned:
-        return note(f"{text}; {review.uncaptioned} captions are missing.")
-    return note(f"{text}.", "good")
+    """Number and length of the clips."""
+    clips = counted(len(review.clips), "clip")
+    text = f"{clips}, {human_seconds(review.seconds)} to learn from"
+    if review.unusable:
+        return note(f"{text}; {len(review.unusable)} to fix or remove.", "warning")
+    return note(f"{text}.")
 
 
-def cost(cost: Cost, steps: int, price: float | None, pace: float | None, most_seconds: int = 0) -> str:
-    """Seconds, memory and money before the click; `pace` is seconds per step of the last run, all included.
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def cost(
+    cost: Cost,
+    form: TrainForm,
+    steps: int,
+    pace: float | None,
+    clips: int,
+    uncaptioned: int = 0,
+    most_seconds: int = 0,
+) -> str:
+    """Seconds, money and memory before the click; `pace` is seconds per step of the last run, all included.
 
     A rented machine is given back after `most_seconds`, and its price is in US dollars.
     """
@@ -130,10 +245,14 @@ def cost(cost: Cost, steps: int, price: float | None, pace: float | None, most_s
     seconds = LOAD_SECONDS + (setup + keeping + pace * steps if pace else sum(cost.seconds.values()))
     # Where steps take milliseconds, overhead dominates, and the plan counts only arithmetic.
     about = "At least" if not pace and seconds < LEAST_SECONDS else "About"
-    measured = "as fast as your last run" if pace else "an estimate"
-    lines = [f"{about} {human_seconds(seconds)} on {cost.card}, {steps} steps ({measured})."]
+    first = f"{about} {human_seconds(seconds)} for {counted(clips, 'clip')}."
+    text = f'<p class="mova-note train-about">{safe(first)}</p>'
+    text += note(f"Captions missing: {uncaptioned}." if uncaptioned else "", "warning")
+    measured = "as fast as your last run" if pace else "estimate"
+    lines = [f"{steps} steps on {cost.card} ({measured})."]
     if keeping:
-        lines.append(f"The clips to keep take at least {human_seconds(keeping)} of that.")
+        lines.append(f"Keeping existing skills takes at least {human_seconds(keeping)} of that.")
+    price = form.price
     if most_seconds:
         rent = [f"${each / 3600 * price:.2f}" for each in (seconds, most_seconds)]
         lines.append(
@@ -141,17 +260,17 @@ def cost(cost: Cost, steps: int, price: float | None, pace: float | None, most_s
             f"very most, as the job is ended after {human_seconds(most_seconds)}."
         )
     elif price:
-        lines.append(f"Money: about {seconds / 3600 * price:.2f} at {price:g} an hour.")
+        lines.append(f"About ${seconds / 3600 * price:.2f} at ${price:g} an hour.")
     device, host = sum(cost.device.values()) / GIB, sum(cost.host.values()) / GIB
-    where = f"{device:.1f} GiB of {cost.vram / GIB:.0f} on the card, {host:.1f} GiB of memory"
+    where = f"{device:.1f} GiB of {cost.vram / GIB:.0f} on the GPU, {host:.1f} GiB of memory"
     if not cost.is_gpu:
-        where = f"{device + host:.1f} GiB of {cost.vram / GIB:.0f} GiB memory"
+        where = f"{device + host:.1f} of {cost.vram / GIB:.0f} GiB memory"
     lines.append(f"Needs {where}, and {sum(cost.disk.values()) / GIB:.2g} GiB of disk.")
     if cost.changes:
-        lines.append("Frozen weights are streamed to the card, so that it fits; that is a little slower.")
-    text = notes(lines)
+        lines.append("Parts of the model are moved to the GPU as needed: it fits, and is a little slower.")
+    text += notes(lines)
     if not cost.fits:
-        text += note("It does not fit the machine.", "error") + notes(cost.advice, "warning")
+        text += note("This does not fit the machine.", "error") + notes(cost.advice, "warning")
     return text
 
 
@@ -168,7 +287,7 @@ def status(run: TrainingRun, state: Status) -> str:
     details = []
     if state.phase == "train":
         learning = f"step {state.done} of {state.count}"
-        details = [learning if state.done else "first, measuring what the model knows already"]
+        details = [learning if state.done else "Measuring the start"]
     if state.phase in ("keep", "clips") and state.count:
         details.append(f"{state.done} of {state.count}")
     if state.seconds_left:
@@ -188,26 +307,34 @@ def alarms(events: Sequence[Mapping[str, Any]]) -> str:
     return notes(dict.fromkeys(texts), "warning")
 
 
-def samples(run: TrainingRun, events: Sequence[Mapping[str, Any]]) -> str:
-    """The clips from before training and the newest side by side; those between below."""
+def samples(run: TrainingRun, events: Sequence[Mapping[str, Any]], is_live: bool) -> str:
+    """The same prompt and seed before training and now, side by side; those between below.
+
+    Of a run that has ended both play, muted, until one of them is listened to.
+    """
     made = [(event["step"], run.folder / event["path"]) for event in events if event["event"] == "sample"]
     made = [(step, path) for step, path in made if path.is_file()]
     if not made:
         return ""
     shown = [made[0], made[-1]] if len(made) > 1 else made
     between = made[1:-1]
-    more = f"<details><summary>Those between</summary>{figures(between)}</details>" if between else ""
+    more = f"<details><summary>In between</summary>{figures(between)}</details>" if between else ""
     words = f'<p class="mova-note mova-quiet">{safe(run.about.prompt)}</p>'
-    return f"{words}{figures(shown)}{more}"
+    return f"{figures(shown, plays=not is_live)}{words}{more}"
 
 
-def figures(made: Sequence[tuple[int, Path]]) -> str:
+def figures(made: Sequence[tuple[int, Path]], plays: bool = False) -> str:
+    how = 'controls autoplay muted loop preload="auto"' if plays else 'controls preload="metadata"'
     clips = "".join(
-        f'<figure><video controls preload="metadata" src="{safe(file_url(path))}"></video>'
-        f"<figcaption>{f'After step {step}' if step else 'Before training'}</figcaption></figure>"
+        f'<figure><video {how} playsinline src="{safe(file_url(path))}" '
+        f'aria-label="{_when(step)}"></video><figcaption>{_when(step)}</figcaption></figure>'
         for step, path in made
     )
     return f'<div class="train-samples">{clips}</div>'
+
+
+def _when(step: int) -> str:
+    return f"After {step} steps" if step else "Before training"
 
 
 def charts(run: TrainingRun, events: Sequence[Mapping[str, Any]]) -> str:
@@ -225,10 +352,7 @@ def charts(run: TrainingRun, events: Sequence[Mapping[str, Any]]) -> str:
         steps = [(e["step"], e[key]) for e in events if e["event"] == "step"]
         if points:
             drawn += chart(title, run.about.steps, points, smoothed(steps))
-    text = (
-        f"Loss on {whose}, always with the same noise; lower is better, and the dashed line is from before "
-        "training. The faint line is the mean loss of the steps."
-    )
+    text = f"Loss on {whose}. Lower is better; dashed: before training."
     return f'<div class="train-charts">{drawn}</div>{note(text)}' if drawn else ""
 
 

@@ -1,4 +1,4 @@
-"""The train tab's last step: start, watch, stop, resume, use and publish runs."""
+"""The train tab's runs: watch, stop, resume, use and publish them."""
 
 import re
 from collections.abc import Callable
@@ -19,6 +19,16 @@ from mova.errors import BackendError, UserError
 
 RESUMABLE = ("stopped", "failed", "broken")
 GONE = "this run is no longer here"
+# The clips of a run that has ended play, muted, but for who wants no motion. A video that was there
+# before does not begin by its attributes alone.
+PLAY = """watch('value', () => {
+  const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
+  for (const video of element.querySelectorAll('video[autoplay]')) {
+    video.autoplay = !still;
+    video.muted = true;
+    still ? video.pause() : video.play().catch(() => {});
+  }
+});"""
 
 
 def signed(service: TrainService, handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,19 +56,24 @@ class RunPanel:
     """Components and handlers of a visitor's runs. Handlers take the sign-in first (see `signed`)."""
 
     def __init__(
-        self, service: TrainService, visitor: gr.BrowserState, generate: GenerateTab, tabs: gr.Tabs
+        self,
+        service: TrainService,
+        visitor: gr.BrowserState,
+        generate: GenerateTab,
+        tabs: gr.Tabs,
+        setup: gr.Column,
     ) -> None:
         self.service, self.visitor, self.generate, self.tabs = service, visitor, generate, tabs
-        self.start_button = gr.Button("Start training", variant="primary", elem_id="train-start")
-        self.notes = gr.HTML(elem_id="train-start-notes")
+        self.setup = setup  # the settings of the next run, which a live one hides
         with gr.Column(visible=False, elem_id="train-run") as self.box:
             self.runs = gr.Dropdown([], label="Your runs", elem_id="train-runs")
             self.status = gr.HTML(elem_id="train-status")
-            self.charts = gr.HTML(elem_id="train-charts")
-            self.samples = gr.HTML(elem_id="train-samples")
+            self.samples = gr.HTML(js_on_load=PLAY, elem_id="train-samples")
             self._lay_out_buttons()
             self._lay_out_publishing()
-            with gr.Accordion("Log of the trainer", open=False):
+            with gr.Accordion("Charts", open=False, elem_id="train-charts-box"):
+                self.charts = gr.HTML(elem_id="train-charts")
+            with gr.Accordion("Log", open=False):
                 self.log = gr.Textbox(
                     label="Log",
                     show_label=False,
@@ -67,11 +82,12 @@ class RunPanel:
                     elem_id="train-log",
                     interactive=False,
                 )
+        self.notes = gr.HTML(elem_id="train-start-notes", render=False)
         self.timer = gr.Timer(2, active=False)
         self.seen = gr.State("")  # the fingerprint of what the browser shows
 
     def _lay_out_buttons(self) -> None:
-        small = {"size": "sm", "visible": False, "scale": 0}
+        small = {"visible": False, "scale": 0}
         with gr.Row(elem_classes="mova-phone-wrap"):
             self.stop_button = gr.Button("Stop", min_width=130, elem_id="train-stop", **small)
             self.resume_button = gr.Button("Resume", min_width=130, elem_id="train-go_on", **small)
@@ -83,13 +99,13 @@ class RunPanel:
 
     def _lay_out_publishing(self) -> None:
         with gr.Accordion(
-            "Put it on the Hugging Face Hub", open=False, visible=False, elem_id="train-push-box"
+            "Publish on Hugging Face", open=False, visible=False, elem_id="train-push-box"
         ) as self.publish_box:
-            gr.HTML(html.note("With a page that plays the base model and yours side by side."))
+            gr.HTML(html.note("With a page that plays clips before and after training."))
             with gr.Row(elem_classes="mova-phone-wrap"):
                 self.repo = gr.Textbox(label="Repo", placeholder="your-name/anna", elem_id="train-repo")
-                self.public = gr.Checkbox(False, label="Everybody may see it", elem_id="train-public")
-            self.publish_button = gr.Button("Upload", size="sm", elem_id="train-push")
+                self.public = gr.Checkbox(False, label="Public", elem_id="train-public")
+            self.publish_button = gr.Button("Upload", elem_id="train-push")
             self.publish_notes = gr.HTML(elem_id="train-push-notes")
 
     @property
@@ -99,7 +115,7 @@ class RunPanel:
             *(self.stop_button, self.resume_button, self.use_button, self.download, self.delete_button)
         ]
         progress = [self.status, self.charts, self.samples, self.log]
-        return [self.box, self.runs, *progress, *buttons, self.publish_box, self.timer]
+        return [self.setup, self.box, self.runs, *progress, *buttons, self.publish_box, self.timer]
 
     def enter(self, login: HubLogin | None, visitor: str) -> Updates:
         """Show the newest run when the tab comes into view, also of those that only the Hub knows."""
@@ -118,7 +134,11 @@ class RunPanel:
         except UserError:
             return {self.box: gr.update(visible=False)}
         if not runs:
-            return {self.box: gr.update(visible=False), self.timer: gr.Timer(active=False)}
+            return {
+                self.box: gr.update(visible=False),
+                self.setup: gr.update(visible=True),
+                self.timer: gr.Timer(active=False),
+            }
         live = [run for run in runs if run.status().is_live]
         return self.show(visitor, (live or runs)[0])
 
@@ -136,7 +156,7 @@ class RunPanel:
         if now == seen:
             return {self.seen: seen}
         updates = self.show(visitor, run, problem) | {self.seen: now}
-        if seen and now.rpartition("|")[2] == seen.rpartition("|")[2]:
+        if seen and run.status().is_live and now.rpartition("|")[2] == seen.rpartition("|")[2]:
             del updates[self.samples]  # a clip that plays is left alone
         return updates
 
@@ -176,7 +196,7 @@ class RunPanel:
             name = self.service.use(self.service.owner(visitor), run)
         except (UserError, BackendError) as error:
             return {self.notes: html.note(str(error), "error")}
-        note = f'Adapter "{name}" is chosen for the next clip. Its strength is under More settings, Adapters.'
+        note = f'Adapter "{name}" is chosen for the next clip. Its strength is under More, Adapters.'
         adapter = form.adapters[0]
         return {
             adapter.name: gr.update(choices=form.own_adapters(visitor), value=f"{OWN}{name}"),
@@ -208,20 +228,25 @@ class RunPanel:
         runs = self.service.registry.runs(self.service.owner(visitor))
         has_adapter = run.adapter is not None and not state.is_live
         file = str(self.service.download(run)) if has_adapter else None
-        stop = "End it at once" if state.kind == "stopping" else "Stop"
+        stop = "Stop now" if state.kind == "stopping" else "Stop"
         return {
             self.box: gr.update(visible=True),
-            self.runs: gr.update(choices=[(_label(each), each.run_id) for each in runs], value=run.run_id),
+            self.setup: gr.update(visible=not state.is_live),
+            self.runs: gr.update(
+                choices=[(_label(each), each.run_id) for each in runs],
+                value=run.run_id,
+                visible=len(runs) > 1,
+            ),
             self.status: html.status(run, state) + html.note(problem, "warning") + html.alarms(events),
             self.charts: html.charts(run, events),
-            self.samples: html.samples(run, events),
+            self.samples: html.samples(run, events, state.is_live),
             self.stop_button: gr.update(visible=state.is_live, value=stop),
             self.resume_button: gr.update(visible=state.kind in RESUMABLE),
             self.use_button: gr.update(visible=has_adapter),
             self.download: gr.update(visible=has_adapter, value=file),
             self.delete_button: gr.update(visible=not state.is_live),
             self.publish_box: gr.update(visible=has_adapter),
-            self.log: run.log_tail(),
+            self.log: html.log(run),
             self.timer: gr.Timer(active=state.is_live),
         }
 

@@ -34,7 +34,12 @@ RUNS, PREVIEWS = "runs", "previews"
 PUBLIC_BYTES, OWN_BYTES = 2**30, 50 * 2**30
 MOST_SUGGESTED = 20  # captions for one click
 SWEEP_SECONDS = 600
-NO_MACHINE = "choose a machine in step 3; if none is listed, open the tab again: the Hub returned no prices"
+NO_MACHINE = "choose a machine; if none is listed, open the tab again: the Hub returned no prices"
+NO_CAPTION = "A clip whose caption is not written yet, number"  # counts in the estimate as a caption would
+UNDO_SECONDS, LATE_SECONDS = (
+    10,
+    5,
+)  # for which a removed clip can be restored, and for a click at the last moment
 COMMAND = "python -m lora_trainer train --model 360p --data clips --output runs/anna"
 FRAMES, FRAME_SIDE = 4, 320  # shown to the model that writes a caption
 MAX_CHARACTERS = 1200  # of a suggested caption
@@ -127,13 +132,35 @@ class TrainService:
         clips = self.clips(owner)
         return self.worker.call(worker.fix_clips, self.settings(owner, form, clips.items()), clips)
 
-    def cost(self, owner: str, form: TrainForm, hardware: Offer | None = None) -> Cost | None:
-        """The cost of a run, here or on `hardware`, or None while a clip has no caption.
+    def fix_clip(self, owner: str, form: TrainForm, name: str, act: str) -> str:
+        """Do to one clip what a button of its card says; a sentence on it. Raises UserError, BackendError."""
+        clips = self.clips(owner)
+        if act == "reset":
+            clips.reset(name)
+            return f"{name} is used as it came in."
+        return self.worker.call(worker.fix_clip, self.settings(owner, form, clips.items()), clips, name, act)
 
-        Raises UserError, BackendError.
+    def remove(self, owner: str, name: str) -> None:
+        """Remove a clip; for UNDO_SECONDS it can be restored."""
+        clips = self.clips(owner)
+        clips.remove(name)
+        timer = threading.Timer(UNDO_SECONDS + LATE_SECONDS, clips.forget, [name])
+        timer.daemon = True
+        timer.start()
+
+    def cost(
+        self, owner: str, form: TrainForm, hardware: Offer | None = None, unusable: Sequence[str] = ()
+    ) -> Cost | None:
+        """The cost of a run, here or on `hardware`, without the `unusable` clips; None if none is left.
+
+        Captions may still be missing. Raises UserError, BackendError.
         """
-        items = self.clips(owner).items()
-        if not items or not all(item.caption for item in items):
+        items = [
+            replace(item, caption=item.caption or f"{NO_CAPTION} {number}")
+            for number, item in enumerate(self.clips(owner).items())
+            if item.name not in unusable
+        ]
+        if not items:
             return None
         settings = self.settings(owner, with_prompt(form, items), items, hardware is not None)
         return self.worker.call(worker.estimate_cost, settings, items, hardware)
@@ -181,17 +208,15 @@ class TrainService:
     ) -> tuple[RunInfo, dict[str, Any], list[DatasetItem], Cost]:
         items = self.clips(owner).items()
         if not items:
-            raise UserError("there are no clips yet; add some in step 1")
+            raise UserError("add clips first")
         if empty := [item.name for item in items if not item.caption]:
-            raise UserError(f"{bullet_list(empty)} lack a caption; write in step 2 what is seen and heard")
+            raise UserError(f"add captions to: {bullet_list(empty)}")
         form = with_prompt(form, items)
-        if errors := self.review(owner, form).errors:
-            raise UserError(
-                f"{bullet_list(sorted({e.clip for e in errors}))} cannot be trained on; see step 1"
-            )
+        if unusable := self.review(owner, form).unusable:
+            raise UserError(f"fix or remove: {bullet_list(unusable)}")
         cost = self.cost(owner, form, hardware)
         if not cost.fits:
-            raise UserError(f"it does not fit the machine. {' '.join(cost.advice)}")
+            raise UserError(f"This does not fit the machine. {' '.join(cost.advice)}")
         settings = self.settings(owner, form, items, hardware is not None)
         for key, value in cost.changes.items():
             section, _, name = key.partition(".")

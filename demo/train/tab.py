@@ -1,6 +1,6 @@
-"""The train tab: clips, captions, settings with their cost, and the visitor's runs."""
+"""The train tab: cards of clips at the left; settings, cost and the visitor's runs beside them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from demo.service import DemoService, client_address
 from demo.train import html
 from demo.train.form import LABELS, TrainForm, default_steps, has_examples, is_small
 from demo.train.runs import RunPanel, signed
-from demo.train.service import TrainService
-from demo.train.worker import Review
+from demo.train.service import UNDO_SECONDS, TrainService, bullet_list
 from demo.writers import SERVER, WriterChoice
 from lora_trainer.jobs.hub import HubLogin
 from lora_trainer.manifest import DatasetItem
@@ -26,14 +25,46 @@ ABOUT = (
     "A few clips of your own make an adapter: a small file that adds a look and a sound to the model. "
     "It cannot be trained on this page."
 )
-REMOVE = """element.addEventListener('click', event => {
-  const button = event.target.closest('[data-remove]');
-  if (button) { button.disabled = true; trigger('click', {name: button.dataset.remove}); }
+# Buttons of the cards, and captions, which are saved as they are written. The field notes what was sent,
+# so that the page's next answer, which holds the same, does not write over what is typed in the meantime.
+CARDS = """
+const clean = (text) => text.trim().replace(/\\s+/g, ' ');
+let waiting;
+const send = (field) => {
+  clearTimeout(waiting);
+  const text = clean(field.value);
+  if (text === field.getAttribute('value')) return;
+  field.setAttribute('value', text);
+  trigger('input', {name: field.dataset.caption, text});
+};
+element.addEventListener('input', event => {
+  const field = event.target.closest('[data-caption]');
+  clearTimeout(waiting);
+  if (field) waiting = setTimeout(() => send(field), 700);
+});
+element.addEventListener('focusout', event => {
+  const field = event.target.closest('[data-caption]');
+  if (field) send(field);
+});
+element.addEventListener('click', event => {
+  const button = event.target.closest('[data-act]');
+  if (!button || button.ariaBusy) return;
+  button.ariaBusy = 'true'; // not disabled, which would take its focus
+  setTimeout(() => { button.ariaBusy = null; }, 3000);
+  trigger('click', {act: button.dataset.act, name: button.dataset.name});
 });"""
-TABLE = ("Clip", "What is seen and heard")
+UNDO = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('[data-act]');
+  if (button) trigger('click', {name: button.dataset.name});
+});
+let waiting;
+watch('value', () => {
+  clearTimeout(waiting);
+  if (props.value) waiting = setTimeout(() => { props.value = ''; }, 1000 * UNDO_SECONDS);
+});""".replace("UNDO_SECONDS", str(UNDO_SECONDS))
 RECIPES = [("Balanced", "balanced"), ("As the public trainer", "released"), ("As in the paper", "paper")]
-NO_CAPTIONS = "The cost is shown when every clip has a caption."
-FIX = "Fix what is safe"
+FIX, ADD_CLIPS = "Fix automatically", "Add clips first."
 
 
 def build_train(
@@ -58,42 +89,40 @@ class TrainFields:
     """The settings' components, named like the fields of `TrainForm`."""
 
     def __init__(self, demo: DemoService, rents: bool) -> None:
-        with gr.Row(elem_classes="mova-phone-wrap"):
-            self.name = gr.Textbox(label="Name", placeholder="anna", elem_id="train-name", scale=1)
-            self.prompt = gr.Textbox(
-                label="Clip that shows what was learnt",
-                info="Made before, during and after training, always with the same seed.",
-                placeholder="as the first caption",
-                elem_id="train-prompt",
-                scale=3,
-                min_width=280,
-            )
+        self.name = gr.Textbox(label="Name", placeholder="anna", elem_id="train-name")
         self.preset = gr.Radio(
             [(label, name) for name, label in LABELS.items()],
             value="look_and_voice",
-            label="What it learns",
+            label="What to learn",
             elem_id="train-preset",
             elem_classes="mova-wrap",
         )
         examples = has_examples(demo.model)
-        source = "its own examples" if examples else "prompts that you list under Advanced"
         self.keep = gr.Checkbox(
             examples and is_small(demo.model),
-            label="Keep what it can already",
-            info=f"Before training, the model makes clips of {source}; half of the training is then on "
-            "these, so that other prompts change less.",
+            label="Keep existing skills",
+            info="Half of the training is on clips of what the model can do now.",
             elem_id="train-keep",
         )
         with gr.Accordion("Advanced", open=False, elem_id="train-advanced"):
+            self.prompt = gr.Textbox(
+                label="Test prompt",
+                info="Generated before, during and after training with the same seed.",
+                placeholder="Empty = first caption",
+                elem_id="train-prompt",
+            )
             self._lay_out_numbers(default_steps(demo.model))
             self._lay_out_recipe(rents)
-            default = " Empty: its own examples." if examples else ""
+            default = " Empty = the model's examples." if examples else ""
             self.keep_prompts = gr.Textbox(
-                label="What it shall keep",
-                info=f"A prompt a line, of what the model can.{default}",
-                lines=3,
+                label="Skills to keep",
+                info=f"One prompt per line.{default}",
+                lines=2,
                 max_lines=8,
                 elem_id="train-keep-prompts",
+            )
+            self.even_volume = gr.Checkbox(
+                False, label="Even out volume", info="Of all clips.", elem_id="train-even-volume"
             )
         self.own: dict[str, Component] = {
             field.name: getattr(self, field.name) for field in fields(TrainForm)
@@ -101,39 +130,29 @@ class TrainFields:
 
     def _lay_out_numbers(self, steps: int) -> None:
         def number(elem_id: str, label: str, info: str, value: int = 0) -> gr.Number:
-            return gr.Number(value, label=label, info=info, elem_id=elem_id, min_width=150)
+            return gr.Number(value, label=label, info=info, elem_id=elem_id, min_width=130)
 
-        usual = "0: as usual for the model."
+        usual = "0 = default"  # gradio shows an empty number as 0
         with gr.Row(elem_classes="mova-phone-wrap"):
             self.steps = number("train-steps", "Steps", "More takes longer and can overfit.", steps)
-            self.rank = number("train-rank", "Rank", "How much the file can hold. 0: as the preset.")
+            self.rank = number("train-rank", "Rank", f"Size of the file. {usual}")
             self.learning_rate = number("train-learning-rate", "Learning rate", usual)
-            self.accumulation = number("train-accumulation", "Clips for a step", usual)
+            self.accumulation = number("train-accumulation", "Gradient accumulation", usual)
+            self.seconds = number("train-seconds", "Max clip length (s)", usual)
 
     def _lay_out_recipe(self, rents: bool) -> None:
         with gr.Row(elem_classes="mova-phone-wrap"):
             self.recipe = gr.Dropdown(
-                RECIPES, value="balanced", label="Recipe", elem_id="train-recipe", min_width=150
+                RECIPES, value="balanced", label="Recipe", elem_id="train-recipe", min_width=130
             )
             self.trigger = gr.Textbox(
-                label="Word before every caption",
-                info="Write it in prompts to call up what was learnt.",
-                elem_id="train-trigger",
-                min_width=150,
-            )
-            self.seconds = gr.Number(
-                0,
-                label="Longest part (s)",
-                info="Shorter needs less memory and time. 0: the model's length.",
-                elem_id="train-seconds",
-                min_width=150,
+                label="Trigger word", info="Starts every caption.", elem_id="train-trigger", min_width=130
             )
             self.price = gr.Number(
                 0,
-                label="Price of an hour",
-                info="For the estimate.",
+                label="GPU price ($/h)",
                 elem_id="train-price",
-                min_width=150,
+                min_width=130,
                 visible=not rents,  # the Hub has its own prices
             )
 
@@ -157,28 +176,23 @@ class TrainTab:
         gate: gr.HTML,
     ) -> None:
         self.service, self.visitor, self.gate = service, visitor, gate
-        with gr.Column(elem_id="train-body", visible=not service.demo.settings.space_id) as self.body:
-            self._lay_out_clips()
-            self._lay_out_captions()
-            gr.HTML(html.head(3, "What to learn", "And what it will cost, before you start."))
-            self.fields = TrainFields(service.demo, service.rental.is_open)
-            self.hardware = gr.Dropdown(
-                [],
-                label="Machine",
-                info="Rented by the minute, at the present prices.",
-                elem_id="train-hardware",
-                visible=service.rental.is_open,
-            )
-            self.cost_notes = gr.HTML(elem_id="train-cost", padding=True)
-            gr.HTML(
-                html.head(4, "Run", "It continues when you close the page, and can be stopped and resumed.")
-            )
-            self.runs = RunPanel(service, visitor, generate, tabs)
+        self.unusable = gr.State(())  # names of clips that cannot be trained on
+        with gr.Row(
+            elem_id="train-body", visible=not service.demo.settings.space_id, equal_height=False
+        ) as self.body:
+            with gr.Column(scale=3, min_width=300, elem_id="train-left"):
+                self._lay_out_clips()
+            with gr.Column(scale=2, min_width=300, elem_id="train-side"):
+                self.setup = gr.Column(render=False, elem_id="train-setup")
+                self.runs = RunPanel(service, visitor, generate, tabs, self.setup)
+                self.setup.render()
+                with self.setup:
+                    self._lay_out_setup()
+                self.runs.notes.render()
 
     def _lay_out_clips(self) -> None:
-        gr.HTML(html.head(1, "Clips", "Clips of what the model shall learn, seen and heard."))
         self.upload = gr.File(
-            label="Add clips (and .txt captions)",
+            label="Upload clips (and .txt captions)",
             file_count="multiple",
             type="filepath",
             height=130,
@@ -186,36 +200,15 @@ class TrainTab:
         )
         with gr.Row(elem_classes="mova-phone-wrap"):
             self.clip_notes = gr.HTML(elem_id="train-clip-notes")
-            self.fix_button = gr.Button(FIX, size="sm", visible=False, elem_id="train-mend", scale=0)
-        self.cards = gr.HTML(html.cards([], None), js_on_load=REMOVE, elem_id="train-clips")
-
-    def _lay_out_captions(self) -> None:
-        about = 'What is seen and heard in each clip. Put spoken words in "quotes". It is saved as you write.'
-        gr.HTML(html.head(2, "Captions", about))
-        self.table = gr.Dataframe(
-            headers=list(TABLE),
-            datatype=["str", "str"],
-            type="array",
-            column_count=2,
-            row_count=0,
-            static_columns=[0],
-            column_widths=["26%", "74%"],
-            wrap=True,
-            interactive=True,
-            label="Captions",
-            show_label=False,
-            buttons=[],
-            elem_id="train-table",
-        )
-        with gr.Row(elem_classes="mova-phone-wrap"):
+            self.fix_button = gr.Button(FIX, visible=False, elem_id="train-mend", scale=0, min_width=190)
             self.suggest_button = gr.Button(
-                "Suggest what is missing", size="sm", elem_id="train-suggest", scale=0, min_width=190
+                "Write captions", visible=False, elem_id="train-suggest", scale=0, min_width=150
             )
-            self.caption_notes = gr.HTML(elem_id="train-caption-notes")
-        with gr.Accordion("Who suggests", open=False, elem_id="train-server"):
-            gr.HTML(
-                html.note("A model that sees pictures, behind an OpenAI-compatible address. It cannot hear.")
-            )
+        self.undo_line = gr.HTML(js_on_load=UNDO, elem_id="train-undo")
+        self.caption_notes = gr.HTML(elem_id="train-caption-notes")
+        self.cards = gr.HTML(html.cards([], None), js_on_load=CARDS, elem_id="train-clips")
+        with gr.Accordion("Caption model", open=False, elem_id="train-server"):
+            gr.HTML(html.note("A model that sees pictures writes captions; add what is heard."))
             has_server = self.service.demo.settings.llm is not None
             with gr.Row(elem_classes="mova-phone-wrap"):
                 self.base_url = gr.Textbox(
@@ -224,14 +217,29 @@ class TrainTab:
                     elem_id="train-server-url",
                 )
                 self.model = gr.Textbox(
-                    label="Model", placeholder="the server's first", elem_id="train-server-model"
+                    label="Model", placeholder="Empty = server's first model", elem_id="train-server-model"
                 )
                 self.api_key = gr.Textbox(
                     label="Key",
-                    info="Sent to that address only, and never stored.",
+                    info="Sent to this address only.",
                     type="password",
                     elem_id="train-server-key",
                 )
+
+    def _lay_out_setup(self) -> None:
+        self.fields = TrainFields(self.service.demo, self.service.rental.is_open)
+        self.hardware = gr.Dropdown(
+            [],
+            label="Machine",
+            info="Rented by the minute.",
+            elem_id="train-hardware",
+            visible=self.service.rental.is_open,
+        )
+        self.cost_notes = gr.HTML(elem_id="train-cost")
+        self.start_button = gr.Button(
+            "Start training", variant="primary", interactive=False, elem_id="train-start"
+        )
+        self.reason = gr.HTML(html.note(ADD_CLIPS), elem_id="train-reason")
 
     def show(self, visitor: str) -> Updates:
         """The clips and captions as they are, not yet reviewed."""
@@ -239,8 +247,8 @@ class TrainTab:
             items = self.service.clips(self.service.owner(visitor)).items()
         except UserError as error:
             return {self.clip_notes: html.note(str(error), "error")}
-        rows = [[item.name, item.caption] for item in items]
-        return {self.cards: html.cards(items, None), self.table: gr.update(value=rows, visible=bool(rows))}
+        lacks = any(not item.caption for item in items)
+        return {self.cards: html.cards(items, None), self.suggest_button: gr.update(visible=lacks)}
 
     def add(self, visitor: str, files: list[str] | None) -> Updates:
         """Add uploaded files."""
@@ -261,23 +269,43 @@ class TrainTab:
                 self.clip_notes: html.note(str(error), "error"),
                 self.fix_button: gr.update(visible=False),
             }
-        return self._show_review(review, items)
-
-    def _show_review(self, review: Review, items: list[DatasetItem]) -> Updates:
         count = review.fixable
         label = FIX if count == 1 else f"{FIX} ({count})"
         return {
             self.cards: html.cards(items, review),
             self.clip_notes: html.summary(review) if review.clips else "",
-            self.fix_button: gr.update(visible=count > 0, value=label),
+            # gradio shows a hidden button whose value is set
+            self.fix_button: gr.update(visible=True, value=label) if count else gr.update(visible=False),
+            self.suggest_button: gr.update(visible=bool(review.uncaptioned)),
+            self.unusable: tuple(review.unusable),
+            self.reason: html.note("Estimating …") if review.clips else html.note(ADD_CLIPS),
         }
 
-    def remove(self, visitor: str, event: gr.EventData) -> Updates:
+    def act(self, values: Values, event: gr.EventData) -> Updates:
+        """Do what a button of a card says."""
+        visitor, name, act = values[self.visitor], str(event.name), str(event.act)
+        done: Updates = {self.caption_notes: "", self.undo_line: ""}
         try:
-            self.service.clips(self.service.owner(visitor)).remove(str(event.name))
+            owner = self.service.owner(visitor)
+            if act == "remove":
+                self.service.remove(owner, name)
+                done[self.undo_line] = html.undo(name)
+            elif act == "even_volume":
+                done[self.fields.even_volume] = True
+            else:
+                said = self.service.fix_clip(owner, self.fields.read(values), name, act)
+                done[self.caption_notes] = html.note(said, "good")
+        except (UserError, BackendError, OSError) as error:
+            done[self.caption_notes] = html.note(str(error), "error")
+        return done | (self.show(visitor) if act in ("remove", "split") else {})
+
+    def restore(self, visitor: str, event: gr.EventData) -> Updates:
+        """Put a removed clip back."""
+        try:
+            self.service.clips(self.service.owner(visitor)).restore(str(event.name))
         except (UserError, OSError) as error:
-            return {self.clip_notes: html.note(str(error), "error")} | self.show(visitor)
-        return self.show(visitor)
+            return {self.caption_notes: html.note(str(error), "error"), self.undo_line: ""}
+        return {self.undo_line: ""} | self.show(visitor)
 
     def fix(self, values: Values) -> Updates:
         visitor = values[self.visitor]
@@ -287,13 +315,14 @@ class TrainTab:
             return {self.clip_notes: html.note(str(error), "error")}
         return self.show(visitor) | {self.caption_notes: html.notes(changes, "good")}
 
-    def save_captions(self, visitor: str, rows: list[list[str]]) -> Updates:
+    def save_caption(self, visitor: str, event: gr.EventData) -> str:
+        """Save a caption that was typed; a sentence where that failed."""
         try:
-            captions = {str(name): str(text or "") for name, text in rows}
+            captions = {str(event.name): str(event.text)}
             self.service.clips(self.service.owner(visitor)).write_captions(captions)
         except (UserError, BackendError) as error:
-            return {self.caption_notes: html.note(str(error), "error")}
-        return {self.caption_notes: html.note("Saved.", "good")}
+            return html.note(str(error), "error")
+        return ""
 
     def suggest(self, request: gr.Request, visitor: str, base_url: str, model: str, key: str) -> Updates:
         """Write captions for clips that have none."""
@@ -306,24 +335,34 @@ class TrainTab:
             notes = html.note("Read them, and add what is heard.", "good") + html.notes(skipped, "warning")
         return self.show(visitor) | {self.caption_notes: notes}
 
-    def describe_cost(self, values: Values) -> str:
-        """The cost of a run, on a machine of the Hub if one is chosen."""
+    def describe_cost(self, values: Values) -> Updates:
+        """The cost of a run, on a machine of the Hub if one is chosen, and whether it can start."""
         form, flavor, most_seconds = self.fields.read(values), values[self.hardware], 0
-        service = self.service
+        service, unusable = self.service, values[self.unusable]
         try:
             owner = service.owner(values[self.visitor])
-            if not service.clips(owner).videos():
-                return ""
-            hardware = service.rental.offer(flavor) if flavor else None
-            cost = service.cost(owner, form, hardware)
+            items = service.clips(owner).items()
+            hardware = service.rental.offer(flavor) if flavor and items else None
+            cost = service.cost(owner, form, hardware, unusable)
             if hardware and cost:
                 form, most_seconds = replace(form, price=hardware.price), service.rental.limit(cost)
         except (UserError, BackendError) as error:
-            return html.note(str(error), "error")
+            return self._may_start("") | {self.cost_notes: html.note(str(error), "error")}
         if cost is None:
-            return html.note(NO_CAPTIONS)
+            return self._may_start(_reason(items, unusable)) | {self.cost_notes: ""}
         steps = int(form.steps or default_steps(service.demo.model))
-        return html.cost(cost, steps, form.price, service.pace(owner, flavor or ""), most_seconds)
+        clips = [item for item in items if item.name not in unusable]
+        lacking = sum(not item.caption for item in clips)
+        pace = service.pace(owner, flavor or "")
+        text = html.cost(cost, form, steps, pace, len(clips), lacking, most_seconds)
+        reason = _reason(items, unusable) if cost.fits else ""
+        return self._may_start(reason, cost.fits) | {self.cost_notes: text}
+
+    def _may_start(self, reason: str, is_possible: bool = False) -> Updates:
+        return {
+            self.start_button: gr.update(interactive=is_possible and not reason),
+            self.reason: html.note(reason),
+        }
 
     def start(self, login: HubLogin | None, values: Values) -> Updates:
         """Start a run here, or on a machine of the Hub if one is chosen."""
@@ -369,29 +408,28 @@ class TrainTab:
 
     def connect(self, entered: Callable) -> None:
         """Connect the components; `entered` registers a handler for the tab coming into view."""
-        shown = [self.cards, self.table, self.clip_notes]
-        noted = [*shown, self.caption_notes]
+        shown = [self.cards, self.clip_notes, self.suggest_button]
+        noted = [*shown, self.caption_notes, self.undo_line]
         asked = self.fields.inputs | {self.visitor}
-        costed = asked | {self.hardware}
+        costed = asked | {self.hardware, self.unusable}
+        costs = [self.cost_notes, self.start_button, self.reason]
 
         def then_review(event: gr.events.Dependency) -> None:
-            reviewed = event.then(
-                self.review, asked, [self.cards, self.clip_notes, self.fix_button], **PRIVATE
+            reviewed = [*shown, self.fix_button, self.unusable, self.reason]
+            event.then(self.review, asked, reviewed, trigger_mode="always_last", **PRIVATE).then(
+                self.describe_cost, costed, costs, **PRIVATE
             )
-            reviewed.then(self.describe_cost, costed, [self.cost_notes], **PRIVATE)
 
         then_review(entered(self.show, [self.visitor], shown, **PRIVATE))
         added = [self.upload, *shown]
         then_review(self.upload.upload(self.add, [self.visitor, self.upload], added, **PRIVATE))
-        then_review(self.cards.click(self.remove, [self.visitor], shown, **PRIVATE))
+        acted = [*noted, self.fields.even_volume]
+        then_review(self.cards.click(self.act, asked, acted, trigger_mode="multiple", **PRIVATE))
+        then_review(self.undo_line.click(self.restore, [self.visitor], noted, **PRIVATE))
         then_review(self.fix_button.click(self.fix, asked, noted, **PRIVATE))
         then_review(
-            self.table.input(
-                self.save_captions,
-                [self.visitor, self.table],
-                [self.caption_notes],
-                trigger_mode="always_last",
-                **PRIVATE,
+            self.cards.input(
+                self.save_caption, [self.visitor], [self.caption_notes], trigger_mode="multiple", **PRIVATE
             )
         )
         server = [self.base_url, self.model, self.api_key]
@@ -404,16 +442,29 @@ class TrainTab:
                 api_visibility="private",
             )
         )
-        priced = costed - {self.visitor, self.fields.name}
+        judged = {self.fields.preset, self.fields.seconds, self.fields.even_volume}
+        for component in judged:
+            then_review(component.change(lambda: None, None, None, **PRIVATE))
+        priced = costed - judged - {self.visitor, self.unusable, self.fields.name}
         gr.on(
             [component.change for component in priced],
             self.describe_cost,
             costed,
-            [self.cost_notes],
+            costs,
             trigger_mode="always_last",
             **PRIVATE,
         )
         start = signed(self.service, self.start)
         outputs = [self.runs.notes, *self.runs.shown]
-        self.runs.start_button.click(start, costed, outputs, **PRIVATE)
+        self.start_button.click(start, costed, outputs, **PRIVATE)
         self.runs.connect(entered)
+
+
+def _reason(items: list[DatasetItem], unusable: Sequence[str]) -> str:
+    """The reason why a run cannot start with these clips, as what to do; else empty."""
+    if not items:
+        return ADD_CLIPS
+    if unusable:
+        return f"Fix or remove: {bullet_list(unusable)}."
+    lacking = [item.name for item in items if not item.caption]
+    return f"Add captions to: {bullet_list(lacking)}." if lacking else ""

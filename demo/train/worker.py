@@ -24,6 +24,10 @@ MEASUREMENTS = ("probe", "picture", "sound", "sample_rate", "digest", "tried")
 PREVIEW_SIDE, PREVIEW_RATE, PREVIEW_SECONDS, PREVIEW_SAMPLES = 384, 24.0, 30.0, 48000
 # Assumed of a rented machine: to install the toolkit, and to download and load the model.
 SETUP_SECONDS, SETUP_BYTES_A_SECOND = 240, 150e6
+SAFE_ACTS = {
+    "black": "trim",
+    "stereo": "one_channel",
+}  # by the kind of a finding that is fixed without a guess
 OFFLOADS = ("none", "experts", "layers")  # fastest first
 
 
@@ -56,11 +60,16 @@ class Review:
     def errors(self) -> list[Finding]:
         """Findings that keep clips out of training; a missing caption belongs to the next step."""
         found = [finding for clip in self.clips for finding in clip.findings]
-        return [f for f in found if f.severity == "error" and f.check != "caption"]
+        return [f for f in found if f.severity == "error" and f.kind != "caption"]
 
     @property
-    def uncaptioned(self) -> int:
-        return sum(finding.check == "caption" for clip in self.clips for finding in clip.findings)
+    def unusable(self) -> list[str]:
+        """Names of the clips with such findings."""
+        return sorted({finding.clip for finding in self.errors})
+
+    @property
+    def uncaptioned(self) -> list[str]:
+        return [clip.name for clip in self.clips if any(f.kind == "caption" for f in clip.findings)]
 
 
 @dataclass(frozen=True)
@@ -156,24 +165,55 @@ def read_once(clip: "ExaminedClip") -> None:
 
 def fix_clips(settings: Mapping[str, Any], clips: ClipSet) -> list[str]:
     """Fix what needs no guess; a sentence for each change."""
-    from lora_trainer.doctor import examine, louder_channel, without_black_ends
+    from lora_trainer.doctor import examine
 
     changes = []
     for clip in examine(config_of(settings), items=clips.items(), read=read_once).clips:
-        name, checks = clip.item.name, {finding.check for finding in clip.findings if finding.fixable}
-        if "duplicate" in checks:
+        name, kinds = clip.item.name, {finding.kind for finding in clip.findings if finding.fixable}
+        if "duplicate" in kinds:
             clips.remove(name)
             changes.append(f"{name} was there twice; one is left.")
             continue
-        if "black" in checks:
-            item = without_black_ends(clip)
-            clips.fix(name, start=item.start or None, end=item.end)
-            until = "the end" if item.end is None else f"{item.end:.2f} s"
-            changes.append(f"{name} is used from {item.start:.2f} s to {until}.")
-        if "stereo" in checks:
-            clips.fix(name, audio=louder_channel(clip, clips.folder).name)
-            changes.append(f"{name} is heard from one of its two channels.")
+        changes += [apply(clip, clips, act) for kind, act in SAFE_ACTS.items() if kind in kinds]
     return changes
+
+
+def fix_clip(settings: Mapping[str, Any], clips: ClipSet, name: str, act: str) -> str:
+    """Do what a button of a clip's card says; a sentence on it. Raises UserError: there is nothing to do."""
+    from lora_trainer.doctor import examine
+
+    items = [item for item in clips.items() if item.name == name]
+    if not items:
+        raise UserError(f"{name} is not here any more")
+    (clip,) = examine(config_of(settings), items=items, read=read_once).clips
+    return apply(clip, clips, act)
+
+
+def apply(clip: "ExaminedClip", clips: ClipSet, act: str) -> str:
+    """Note the change in `clips`, which leaves the files as they are; a sentence on it."""
+    from lora_trainer.doctor import louder_channel, shifted_sound, trimmed
+
+    name = clip.item.name
+    found = {finding.kind: finding.values for finding in clip.findings}
+    if act == "trim":
+        item = trimmed(clip)
+        clips.fix(name, start=item.start or None, end=item.end)
+        until = "the end" if item.end is None else f"{item.end:.2f} s"
+        return f"{name} is used from {item.start:.2f} s to {until}."
+    if act == "one_channel":
+        clips.fix(name, audio=louder_channel(clip, clips.folder).name)
+        return f"{name} is heard from one of its two channels."
+    if act == "shift" and "sync" in found:
+        seconds = found["sync"]["seconds"]
+        clips.fix(name, audio=shifted_sound(clip, seconds, clips.folder).name)
+        return f"The sound of {name} is {abs(seconds):.2f} s {'earlier' if seconds > 0 else 'later'} now."
+    if act == "split" and "cut" in found:
+        parts = clips.split(name, found["cut"]["times"])
+        return f"{name} is {len(parts) + 1} clips now. Say in each caption what it shows."
+    if act == "picture_only":
+        clips.fix(name, is_silent=True)
+        return f"{name} teaches the picture only."
+    raise UserError(f"{name} has changed since; look at it again")
 
 
 def estimate_cost(
@@ -183,7 +223,7 @@ def estimate_cost(
 
     The machine is this one, or the rented `hardware`, which must be set up first.
     """
-    from lora_trainer.plan.estimate import advise, estimate_run
+    from lora_trainer.plan.estimate import SHORTER, estimate_run, fitting
     from lora_trainer.plan.inputs import find_card, plan_inputs, rented_card
 
     config = config_of(settings)
@@ -195,7 +235,12 @@ def estimate_cost(
         if (then := estimate_run(other, card, inputs)).fits:
             config, plan, changes = other, then, {"run.offload": offload}
             break
-    advice = () if plan.fits else tuple(advise(config, card, inputs, plan))
+    shorter = [{"data.num_frames": (count,)} for count in SHORTER if count < plan.largest.num_frames]
+    found = [] if plan.fits else list(fitting(config, card, inputs, shorter))[:1]
+    seconds_that_fit = [change["data.num_frames"][0] / config.data.frame_rate for change, _ in found]
+    advice = tuple(f"Set Max clip length to {seconds:.1f} s or less." for seconds in seconds_that_fit)
+    if not plan.fits and not advice:
+        advice = ("Choose a lower rank under Advanced, or a machine with more memory.",)
     seconds, fits = plan.seconds, plan.fits
     if hardware:
         seconds = {"setup": SETUP_SECONDS + inputs.download / SETUP_BYTES_A_SECOND, **seconds}
