@@ -4,12 +4,18 @@ import math
 import re
 
 import torch
+from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
+from transformers import UMT5Config, UMT5EncoderModel
 
+from mova.catalog import POCKET
+from mova.checkpoint import load_tokenizer
 from mova.models.audio_vae import AudioVAE
 from mova.models.bridge import Bridge
 from mova.models.dit import AudioDiT, VideoDiT
 from mova.models.dual_tower import DualTower
+from mova.pipeline import MOVAPipeline
+from mova.scheduler import PairScheduler
 
 VIDEO_DIT = {
     "dim": 5120,
@@ -50,6 +56,16 @@ AUDIO_VAE = {
     "decoder_dim": 2048,
     "decoder_rates": [8, 5, 4, 3, 2],
     "sample_rate": 48000,
+}
+
+TEXT_ENCODER = {
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "vocab_size": 256384,
+    "feed_forward_proj": "gated-gelu",
 }
 
 LAYER = re.compile(r"^(blocks|(?:audio_to_video|video_to_audio)_conditioners)\.\d+\.")
@@ -100,3 +116,22 @@ def dual_tower(device: str = "cuda") -> DualTower:
 
 def audio_vae(device: str = "cuda") -> AudioVAE:
     return build(AudioVAE, AUDIO_VAE, device, torch.float32)
+
+
+def pipeline(device: str = "cuda") -> MOVAPipeline:
+    """All components of a release, 78 GB, on the device; the tokenizer, of no matter here, is pocket's."""
+    with torch.device("meta"):
+        text_encoder = UMT5EncoderModel(UMT5Config(**TEXT_ENCODER))
+    random_weights(text_encoder, device, torch.bfloat16)
+    text_encoder.encoder.embed_tokens.weight = text_encoder.shared.weight
+    return MOVAPipeline(
+        video_dit=build(VideoDiT, VIDEO_DIT, device),
+        video_dit_2=build(VideoDiT, VIDEO_DIT, device),
+        audio_dit=build(AudioDiT, AUDIO_DIT, device),
+        dual_tower_bridge=build(Bridge, BRIDGE, device),
+        video_vae=build(AutoencoderKLWan, {}, device),  # the library's defaults are Wan 2.1's
+        audio_vae=audio_vae(device),
+        text_encoder=text_encoder,
+        tokenizer=load_tokenizer(POCKET / "tokenizer"),
+        scheduler=PairScheduler(num_train_timesteps=1000, shift=5.0),
+    )

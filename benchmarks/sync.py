@@ -3,7 +3,8 @@
     python -m benchmarks.sync [--count 28] [--speech outputs/pocket]
 
 Clips of the procedural world get their sound shifted by a known time, replaced by noise, and replaced by that
-of another clip of the same family.
+of another clip of the same family. Then `ClipHealth.synchrony` has to choose the picture's own sound among
+those of two other clips, and over itself with another clip's second half.
 Faces need the word bank: `python -m recipes.pocket speech --out outputs/pocket`.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mova.metrics import measure
 from mova.metrics.onsets import find_onsets
 from mova.metrics.sync import Sync, measure_sync, thumbnails
 from recipes.pocket.world.clip import FAMILIES, FRAME_RATE, SAMPLE_RATE, Scene
@@ -35,9 +37,12 @@ def main() -> int:
     began = time.monotonic()
     lines = ["| clips | sound | within a frame | median error | reported as clear | of these wrong |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
+    seeds = range(FIRST_SEED, FIRST_SEED + options.count)
+    scenes = {name: [make_scene(seed, name, "train", options.speech) for seed in seeds] for name in FAMILIES}
     for family in FAMILIES:
-        seeds = range(FIRST_SEED, FIRST_SEED + options.count)
-        lines += sync_rows(family, [make_scene(seed, family, "train", options.speech) for seed in seeds])
+        lines += sync_rows(family, scenes[family])
+    lines += ["", "| clips | own sound, best of three | better than half of it |", "| --- | --- | --- |"]
+    lines += [choice_row(family, scenes[family]) for family in FAMILIES]
     lines += ["", "| onsets | missed | extra | bias | spread |", "| --- | --- | --- | --- | --- |"]
     lines += [onset_row(kind, noise_db) for kind in KINDS for noise_db in (-70, -30)]
     sys.stdout.write("\n".join(lines) + f"\n\n{time.monotonic() - began:.0f} s\n")
@@ -58,6 +63,21 @@ def sync_rows(family: str, scenes: list[Scene]) -> list[str]:
         found = [_sync(luma, sound) for luma, sound in zip(lumas, replaced, strict=True)]
         rows.append(row(family, name, found, None))
     return rows
+
+
+def choice_row(family: str, scenes: list[Scene]) -> str:
+    """How often synchrony chooses the picture's own sound."""
+    of_three, of_halves = 0, 0
+    for scene, second, third in zip(scenes, scenes[1:] + scenes[:1], scenes[2:] + scenes[:2], strict=True):
+        middle = len(scene.waveform) // 2
+        half = np.concatenate((scene.waveform[:middle], second.waveform[middle:]))
+        sounds = (scene.waveform, second.waveform, third.waveform, half)
+        own, *others, halved = (
+            measure(scene.frames, sound, SAMPLE_RATE, FRAME_RATE).synchrony for sound in sounds
+        )
+        of_three += own > max(others)
+        of_halves += own > halved
+    return f"| {family} | {of_three}/{len(scenes)} | {of_halves}/{len(scenes)} |"
 
 
 def row(family: str, name: str, found: list[Sync], ms: float | None) -> str:

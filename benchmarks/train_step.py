@@ -264,9 +264,9 @@ def worker_card(workers: Workers, tflops: float) -> Card:
     return replace(card_of(Machine.probe(str(device)), "bfloat16", count), ram=None)
 
 
-def markdown(rows: list[dict]) -> str:
-    lines = [" | ".join(COLUMNS.values()), " | ".join("---" for _ in COLUMNS)]
-    lines += [" | ".join(str(each[key]) for key in COLUMNS) for each in rows]
+def markdown(rows: list[dict], columns: dict[str, str] = COLUMNS) -> str:
+    lines = [" | ".join(columns.values()), " | ".join("---" for _ in columns)]
+    lines += [" | ".join(str(each[key]) for key in columns) for each in rows]
     return "".join(f"| {line} |\n" for line in lines)
 
 

@@ -143,5 +143,5 @@ def pack_once(streamer: LayerStreamer) -> None:
         buffers[kind] = packed.buffer
         return packed
 
-    streamer.shared = [pack(part) for part in streamer.shared_parts]
+    streamer.shared = [[pack(part) for part in parts] for parts in streamer.shared_parts]
     streamer.video = {name: [pack(part) for part in parts] for name, parts in streamer.video_parts.items()}
