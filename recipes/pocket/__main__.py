@@ -18,6 +18,7 @@ from pathlib import Path
 
 from mova.catalog import POCKET
 from mova.errors import UserError
+from mova.prompting.scenes import BANK
 from recipes.pocket.world.clip import FAMILIES, NEW_CONCEPTS, SPLITS
 from recipes.pocket.world.speech import DEFAULT_FOLDER
 
@@ -69,6 +70,9 @@ def _add_world(commands: argparse._SubParsersAction) -> None:
     examples.add_argument("--model", default=str(POCKET))
     examples.add_argument("--out", type=Path, default=Path("assets/examples"))
     examples.set_defaults(run=_examples)
+    scenes = commands.add_parser("scenes", help="write the bank of parts that first frames are drawn from")
+    scenes.add_argument("--out", type=Path, default=BANK)
+    scenes.set_defaults(run=_scenes)
     concepts = commands.add_parser("new-concepts", help="write a folder of clips for an adapter to learn")
     concepts.add_argument("--kind", choices=NEW_CONCEPTS, required=True)
     concepts.add_argument("--count", type=int, default=12)
@@ -76,7 +80,14 @@ def _add_world(commands: argparse._SubParsersAction) -> None:
     concepts.add_argument("--out", type=Path, required=True)
     concepts.add_argument("--sheet", type=Path, default=None, help="folder for contact sheets, as PNG")
     concepts.set_defaults(run=_new_concepts)
-    for command in (render, shards, examples, concepts):
+    prompts = commands.add_parser(
+        "distill-prompts", help="write captions and first frames, for `python -m lora_trainer distill`"
+    )
+    prompts.add_argument("--count", type=int, default=6144)
+    prompts.add_argument("--out", type=Path, default=DEFAULT_FOLDER / "distill-prompts")
+    prompts.add_argument("--workers", type=int, default=None)
+    prompts.set_defaults(run=_distill_prompts)
+    for command in (render, shards, examples, concepts, prompts):
         command.add_argument("--speech", type=Path, default=DEFAULT_FOLDER, help="folder of the word banks")
 
 
@@ -112,6 +123,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--degraded", action="store_true", help="also true clips degraded as by an autoencoder"
     )
     evaluate.add_argument("--steps", type=_numbers, default=(), help="also with these, such as 4,8,12,20")
+    evaluate.add_argument(
+        "--adapter", type=Path, default=None, help="attached for the clips; --steps are then without it"
+    )
     evaluate.add_argument("--ablations", action="store_true", help="also without bridge, and dual guidance")
     evaluate.add_argument("--guidance-scale", type=float, default=None)
     evaluate.add_argument("--bridge-guidance-scale", type=float, default=None)
@@ -227,6 +241,12 @@ def _examples(arguments: argparse.Namespace) -> None:
     make_examples(arguments.model, arguments.out, arguments.speech)
 
 
+def _scenes(arguments: argparse.Namespace) -> None:
+    from recipes.pocket.scenes import write_bank
+
+    logger.info("%s: %.0f kB", arguments.out, write_bank(arguments.out) / 1e3)
+
+
 def _new_concepts(arguments: argparse.Namespace) -> None:
     from recipes.pocket.evaluation.sheet import captioned_sheet
     from recipes.pocket.new_concepts.clips import render_new_concept, write_folder
@@ -241,6 +261,15 @@ def _new_concepts(arguments: argparse.Namespace) -> None:
     logger.info("%d clips of the %s in %s", len(paths), a.kind, a.out)
 
 
+def _distill_prompts(arguments: argparse.Namespace) -> None:
+    from recipes.pocket.training.prompts import write_prompts
+
+    a = arguments
+    began = time.monotonic()
+    path = write_prompts(a.out, a.count, a.workers or os.cpu_count() or 1, a.speech)
+    logger.info("%d prompts in %s: %.1f s", a.count, path, time.monotonic() - began)
+
+
 def _evaluate(arguments: argparse.Namespace) -> None:
     from recipes.pocket.evaluation import costs
     from recipes.pocket.evaluation.evaluate import DEFAULT_RUN, Plan, evaluate, planned_runs, runs_on_cpu
@@ -250,7 +279,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     a = arguments
     on_cpu = runs_on_cpu(a.device)
     batch = a.batch or (1 if on_cpu else GPU_BATCH)
-    runs = planned_runs(a.guidance_scale, a.bridge_guidance_scale, a.steps, a.ablations)
+    runs = planned_runs(a.guidance_scale, a.bridge_guidance_scale, a.steps, a.ablations, a.adapter)
     if a.tracks is not None:
         report = evaluate_tracks(
             a.model,
@@ -286,6 +315,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             steps=settings.steps,
             guidance_scale=settings.guidance_scale,
             bridge_guidance_scale=settings.bridge_guidance_scale,
+            adapters=settings.adapters,
         )
     _print_report(report, report_text(report), a)
 

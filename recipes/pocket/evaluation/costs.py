@@ -11,17 +11,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 BARS = {"load_seconds": ("s", 5.0), "clip_seconds": ("s", 30.0), "peak_memory": ("GB", 2.0)}  # on two cores
 
 
 def measure(
-    model: str, *, steps: int, guidance_scale: float, bridge_guidance_scale: float
+    model: str,
+    *,
+    steps: int,
+    guidance_scale: float,
+    bridge_guidance_scale: float,
+    adapters: Sequence[str] = (),
 ) -> dict[str, object]:
     """Run `main` in a new process and return what it prints."""
     command = [sys.executable, "-m", "recipes.pocket.evaluation.costs", model, "--steps", str(steps)]
     command += ["--guidance", str(guidance_scale), "--bridge-guidance", str(bridge_guidance_scale)]
+    command += ["--adapters", *adapters]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"measuring the cost of a clip failed:\n{done.stderr[-2000:]}")
@@ -34,6 +41,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--guidance", type=float, required=True)
     parser.add_argument("--bridge-guidance", type=float, required=True)
+    parser.add_argument("--adapters", nargs="*", default=[])
     arguments = parser.parse_args()
     began = time.perf_counter()
     from mova.machine import Machine
@@ -47,7 +55,12 @@ def main() -> None:
     watch = Stopwatch()
     with watch.stage("load"):
         pipeline = load_pipeline(arguments.model, "cpu")
-    settings = Settings(arguments.steps, arguments.guidance, arguments.bridge_guidance)
+    settings = Settings(
+        arguments.steps,
+        arguments.guidance,
+        arguments.bridge_guidance,
+        adapters=tuple(arguments.adapters),
+    )
     clip = render(2_000_000, "ball", mix=CaptionMix(1, 0, 0, 0))
     request = Request(0, clip.caption, clip.frames[0])
     [(frames, waveform)] = generate(pipeline, [request], settings, 1, watch)

@@ -163,7 +163,7 @@ def _colour_references() -> tuple[list[str], np.ndarray]:
             for wall in ((150, 150, 150), (235, 215, 185), (160, 190, 215)):
                 frame = np.ones((3, 1, 48, 48), np.float32) * np.array(wall, np.float32)[:, None, None, None]
                 centre = np.array([[24.0, 24.0]])
-                draw_ball(frame, material, colour, 14.0, centre, np.ones(1), np.zeros(1))
+                draw_ball(frame, material, BALL_COLOURS[colour], 14.0, centre, np.ones(1), np.zeros(1))
                 names.append(colour)
                 tints.append(_tint(_inside(frame[:, 0].transpose(1, 2, 0), 24, 24, 14.0)))
     return names, np.stack(tints)

@@ -24,6 +24,7 @@ from recipes.pocket.captions import CaptionMix
 from recipes.pocket.evaluation.aggregate import score
 from recipes.pocket.evaluation.generate import Request, Settings, Stopwatch, generate, load_pipeline
 from recipes.pocket.evaluation.measure import ClipSpec, Expectation, Figures, measure, measure_true_clip
+from recipes.pocket.evaluation.motion import Media, comparison, write_pair
 from recipes.pocket.evaluation.roundtrip import round_trips
 from recipes.pocket.evaluation.sheet import captioned_sheet
 from recipes.pocket.world.clip import FAMILIES, SPLITS, Clip, Events
@@ -39,10 +40,12 @@ CAPTIONS = {
     "label": CaptionMix(0, 0, 1, 0),
 }
 DEFAULT_RUN = "default"
+STANDARD_RUN = "standard"  # beside a few-step adapter: the model as it is, which it is to come up to
 THREADS = "OMP_NUM_THREADS"
 BRIDGE_SCALES = (1.0, 2.0, 3.0, 4.0)  # none, and the paper's range
 SHEETS_EACH = 6  # contact sheets a family
 Report = dict[str, object]  # ready for JSON
+Kept = dict[ClipSpec, Media]
 
 
 @dataclass(frozen=True)
@@ -107,26 +110,42 @@ def evaluate(plan: Plan) -> Report:
             ]
             _measure_round_trips(pool, pipeline, chosen, plan.batch, report)
             logger.info("%d round trips: %.1f s", len(chosen), time.perf_counter() - began)
+        kept: dict[str, Kept] = {DEFAULT_RUN: {}, STANDARD_RUN: {}}
         for name, settings in plan.runs.items():
             chosen = [each for each in prepared if name == DEFAULT_RUN or each.spec.split == "train"]
             watch = Stopwatch()
             made = generate(pipeline, [each.request() for each in chosen], settings, plan.batch, watch)
             if plan.sheets and name == DEFAULT_RUN:
                 made = _drawn(made, chosen, plan.sheets)
+            if STANDARD_RUN in plan.runs and name in (DEFAULT_RUN, STANDARD_RUN):
+                made = _kept(made, chosen, kept[name])
             _measure_all(pool, name, made, chosen, report)
             seconds = {stage: value / len(chosen) for stage, value in watch.seconds.items()}
             report["runs"][name] = {"settings": asdict(settings), "seconds_per_clip": seconds}
             logger.info("%s: %d clips, %.2f s each", name, len(chosen), sum(seconds.values()))
+    if STANDARD_RUN in plan.runs:
+        _compare_motion(prepared, kept, plan.sheets, report)
     return report
 
 
 def planned_runs(
-    guidance_scale: float | None, bridge_guidance_scale: float | None, steps: Sequence[int], ablations: bool
+    guidance_scale: float | None,
+    bridge_guidance_scale: float | None,
+    steps: Sequence[int],
+    ablations: bool,
+    adapter: Path | None = None,
 ) -> dict[str, Settings]:
-    """The default run (with scales in place of its own where given), and those that are compared with it."""
+    """The default run (with scales in place of its own where given), and those that are compared with it.
+
+    With an adapter the default run is as the adapter says, and the others are the model without it.
+    """
     scales = {"guidance_scale": guidance_scale, "bridge_guidance_scale": bridge_guidance_scale}
     default = replace(Settings(), **{name: value for name, value in scales.items() if value is not None})
     runs = {DEFAULT_RUN: default} | {f"{count} steps": replace(default, steps=count) for count in steps}
+    if adapter is not None:
+        runs |= {DEFAULT_RUN: Settings.of_adapter(adapter), STANDARD_RUN: default}
+        for count in steps:
+            runs[f"{count} steps, no guidance"] = Settings(count, 1.0, 1.0)
     if ablations:
         runs["bridge off"] = replace(default, use_bridge=False, bridge_guidance_scale=1.0)
         runs["no guidance"] = replace(default, guidance_scale=1.0, bridge_guidance_scale=1.0)
@@ -230,3 +249,30 @@ def _drawn(
             name = f"{spec.family}_{spec.split}_{spec.seed}.png"
             captioned_sheet(clip).save(folder / name)
         yield frames, waveform
+
+
+def _kept(made: Iterator[Media], prepared: Sequence[Prepared], kept: Kept) -> Iterator[Media]:
+    """The clips as they come; those of combinations that training draws are kept."""
+    for media, each in zip(made, prepared, strict=True):
+        if each.spec.split == "train":
+            kept[each.spec] = media
+        yield media
+
+
+def _compare_motion(
+    prepared: Sequence[Prepared], kept: dict[str, Kept], sheets: Path | None, report: Report
+) -> None:
+    """Add what the adapter blurs where the standard run's clips move, and draw the first ones together."""
+    report["motion"] = {}
+    for family in FAMILIES:
+        specs = [spec for spec in kept[STANDARD_RUN] if spec.family == family]
+        made, standard = ([kept[name][spec] for spec in specs] for name in (DEFAULT_RUN, STANDARD_RUN))
+        report["motion"][family] = comparison(made, standard)
+    if sheets is None:
+        return
+    for each in prepared:
+        spec, expected = each.spec, each.expected
+        if spec.seed < FIRST_SEED + SHEETS_EACH and spec.split == "train":
+            facts = each.caption, spec.family, Events(), expected.attributes, expected.layout
+            standard, made = (Clip(*kept[name][spec], *facts) for name in (STANDARD_RUN, DEFAULT_RUN))
+            write_pair(sheets / f"{spec.family}_{spec.seed}_standard_and_adapter.png", standard, made)

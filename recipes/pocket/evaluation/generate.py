@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mova.catalog import MODELS, SMALL_MODEL
+from mova.adapters.turbo import turbo_of
+from mova.catalog import MODELS, SMALL_MODEL, STANDARD
 from mova.encoders import draw_noise, to_pixels
 from mova.errors import UserError
-from mova.guidance import Branch, branches
+from mova.guidance import Branch, Guidance
 from mova.machine import Machine
 from mova.pipeline import MOVAPipeline
 from mova.placement import Placement, place
@@ -27,15 +28,24 @@ POCKET = MODELS[SMALL_MODEL]
 class Settings:
     """Sampling settings; the defaults are those of the page and the command line for this model."""
 
-    steps: int = POCKET.preset().num_inference_steps
+    steps: int = POCKET.preset(STANDARD).num_inference_steps
     guidance_scale: float = POCKET.guidance_scale
     bridge_guidance_scale: float = POCKET.bridge_guidance_scale
     use_bridge: bool = True
     negative_prompt: str = POCKET.negative_prompt
     num_frames: int = NUM_FRAMES
+    adapters: tuple[str, ...] = ()  # files of those that act in the run, each at full strength
 
-    def forwards(self) -> list[Branch]:
-        every = branches(self.guidance_scale, self.bridge_guidance_scale)
+    @classmethod
+    def of_adapter(cls, path: Path) -> "Settings":
+        """As a few-step adapter says that it is to be run; any other adapter has the model's own settings."""
+        turbo = turbo_of(path)
+        if turbo is None:
+            return cls(adapters=(str(path),))
+        return cls(turbo.steps, guidance_scale=1.0, bridge_guidance_scale=1.0, adapters=(str(path),))
+
+    def forwards(self, sigma: float) -> list[Branch]:
+        every = Guidance(self.guidance_scale, self.bridge_guidance_scale).branches(sigma)
         return every if self.use_bridge else [replace(branch, use_bridge=False) for branch in every]
 
 
@@ -82,6 +92,16 @@ def load_pipeline(model: Path | str, device: str | None = None) -> MOVAPipeline:
     return pipeline
 
 
+def use_adapters(pipeline: MOVAPipeline, adapters: Sequence[str]) -> None:
+    """Take off what is attached, and attach `adapters`, which then act together."""
+    pipeline.unload_lora_weights()
+    names = [f"adapter_{index}" for index in range(len(adapters))]
+    for name, adapter in zip(names, adapters, strict=True):
+        pipeline.load_lora_weights(adapter, name)
+    if names:
+        pipeline.set_adapters(names)
+
+
 def generate(
     pipeline: MOVAPipeline,
     requests: Sequence[Request],
@@ -94,6 +114,7 @@ def generate(
     The stages of `MOVAPipeline.__call__`, each timed, with the bridge off where the settings say so.
     """
     watch = watch or Stopwatch()
+    use_adapters(pipeline, settings.adapters)
     for first in range(0, len(requests), batch):
         part = requests[first : first + batch]
         with torch.no_grad():
@@ -116,11 +137,7 @@ def denoised(
     with watch.stage("first frame"):
         images = torch.stack([to_pixels(each.image, *each.image.shape[:2]) for each in requests])
         condition = pipeline.encode_first_frame(images, settings.num_frames)
-    shape = _shape(pipeline, requests, settings)
-    sizes = (
-        (pipeline.video_vae.config.z_dim, shape.latent_frames, shape.latent_height, shape.latent_width),
-        (pipeline.audio_dit.config.in_dim, shape.audio_latents),
-    )
+    sizes = pipeline.latent_sizes(_shape(pipeline, requests, settings))
     generators = [torch.Generator().manual_seed(request.seed) for request in requests]
     noise = draw_noise(len(requests), sizes, generators, (None, None))
     with watch.stage("denoise"):
@@ -129,7 +146,7 @@ def denoised(
             condition,
             (text, negative),
             pipeline.scheduler.sigmas(settings.steps, None, None),
-            settings.forwards(),
+            settings.forwards,
             float(FRAME_RATE),
             lambda _step, _timestep, tensors: tensors,
             lambda: False,

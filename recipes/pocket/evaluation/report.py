@@ -36,6 +36,8 @@ def report_text(report: Report) -> str:
         parts.append(_autoencoders_table(report))
     if len(report["runs"]) > 1:
         parts.append(_runs_table(report))
+    if "motion" in report:
+        parts.append(_motion_table(report))
     if report["runs"]:
         parts.append(_seconds_table(report))
     if "cost" in report:
@@ -99,6 +101,13 @@ def _runs_table(report: Report) -> str:
             for family, key, _ in RUN_COLUMNS
         ]
         rows.append([name, *cells, f"{sum(run['seconds_per_clip'].values()):.2f}"])
+    return aligned(rows)
+
+
+def _motion_table(report: Report) -> str:
+    rows = [["beside the standard run, where that moves", "PSNR", "sharpness"]]
+    for family, row in report["motion"].items():
+        rows.append([family, f"{row['psnr']:.1f} dB", f"{100 * row['sharpness']:.0f} %"])
     return aligned(rows)
 
 

@@ -101,16 +101,15 @@ def colour_drift(frames: np.ndarray, edges: Sequence[int]) -> list[float]:
     return [float(np.abs(mean - means[0]).mean()) / count for count, mean in enumerate(means[1:], 1)]
 
 
-def voice_distance(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Decibels between the mean mel spectra of two sounds where they are loud; None if one is silent."""
-    spectra = [_voice_spectrum(each) for each in (first, second)]
-    if any(each is None for each in spectra):
+def voice_distance(first: np.ndarray | None, second: np.ndarray | None) -> float | None:
+    """Decibels between two voice spectra; None if one is silent."""
+    if first is None or second is None:
         return None
-    return float(np.sqrt(np.mean((spectra[0] - spectra[1]) ** 2)))
+    return float(np.sqrt(np.mean((first - second) ** 2)))
 
 
-def _voice_spectrum(waveform: np.ndarray) -> np.ndarray | None:
-    """Mean decibels [bands] of the columns near the loudest, without their mean level."""
+def voice_spectrum(waveform: np.ndarray) -> np.ndarray | None:
+    """Mean decibels [bands] of the columns near the loudest, without their mean level; None of silence."""
     if len(waveform) < SAMPLE_RATE // 10 or np.abs(waveform).max() < 1e-3:
         return None
     levels = band_levels(waveform)

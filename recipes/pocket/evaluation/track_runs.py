@@ -4,13 +4,13 @@ The true clip is what is given, and the pipeline is used only through its public
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from mova.pipeline import MOVAPipeline
-from recipes.pocket.evaluation.generate import Settings
+from recipes.pocket.evaluation.generate import POCKET, Settings
 from recipes.pocket.evaluation.measure import Expectation
 from recipes.pocket.evaluation.seams import Span
 from recipes.pocket.world.clip import FRAME_RATE, NUM_FRAMES, SAMPLE_RATE, SECONDS, Clip
@@ -32,19 +32,26 @@ class TrackRun:
     caption: bool = True
     given_frames: int = NUM_FRAMES  # of the true clip, with the sound of the same time
     windows: int = 0  # made after what is given, each after an overlap with the clip before
+    refine: int = 0  # further passes
 
 
+PARTS = TrackRun(
+    video=True, audio=True, regenerate_video=RETAKE, regenerate_audio=RETAKE, refine=POCKET.refine
+)
+SECOND_HALF = TrackRun(video=True, audio=True, given_frames=OVERLAP_FRAMES, windows=1, refine=POCKET.refine)
 RUNS = {
     "joint": TrackRun(),
     "sound held": TrackRun(audio=True),
     "picture held": TrackRun(video=True),
     "sound held, no caption": TrackRun(audio=True, caption=False),
     "picture held, no caption": TrackRun(video=True, caption=False),
-    "retake": TrackRun(video=True, audio=True, regenerate_video=RETAKE, regenerate_audio=RETAKE),
+    "retake": PARTS,
+    "retake in one pass": replace(PARTS, refine=0),
     "retake sound": TrackRun(video=True, audio=True, regenerate_audio=RETAKE),
     "retake picture": TrackRun(video=True, audio=True, regenerate_video=RETAKE),
-    "continue": TrackRun(video=True, audio=True, given_frames=OVERLAP_FRAMES, windows=1),
-    "extend": TrackRun(video=True, audio=True, windows=3),
+    "continue": SECOND_HALF,
+    "continue in one pass": replace(SECOND_HALF, refine=0),
+    "extend": TrackRun(video=True, audio=True, windows=3, refine=POCKET.refine),
 }
 
 
@@ -78,10 +85,11 @@ def make(
                 audio=sounds if run.audio else None,
                 regenerate_video=run.regenerate_video or False,
                 regenerate_audio=run.regenerate_audio or False,
+                refine=run.refine,
             )
         for window in range(run.windows):
             seeds = [case.seed + window * WINDOW_SEED for case in part]
-            frames, sounds = _continue(pipeline, prompts, seeds, settings, frames, sounds)
+            frames, sounds = _continue(pipeline, prompts, seeds, settings, frames, sounds, run.refine)
         yield from zip(frames, sounds, strict=True)
 
 
@@ -92,6 +100,7 @@ def _continue(
     settings: Settings,
     frames: np.ndarray,
     sounds: np.ndarray,
+    refine: int,
 ) -> Media:
     """The clips with one more window, made after an overlap; what is handed over is decoded media."""
     first = frames.shape[1] - OVERLAP_FRAMES
@@ -108,6 +117,7 @@ def _continue(
         audio=kept,
         regenerate_video=False,  # a clip longer than the video continues it
         regenerate_audio=[(end, SECONDS)],
+        refine=refine,
     )
     return (
         np.concatenate((frames[:, :first], made_frames), axis=1),
@@ -126,6 +136,7 @@ def _call(
     audio: np.ndarray | None,
     regenerate_video: Sequence[Span] | bool,
     regenerate_audio: Sequence[Span] | bool,
+    refine: int,
 ) -> Media:
     """Frames uint8 [B, F, H, W, 3] and sounds float32 [B, S] by the pipeline's public call."""
     height, width = (video[0, 0] if image is None else image[0]).shape[:2]
@@ -138,6 +149,7 @@ def _call(
         audio=None if audio is None else audio[:, None],
         regenerate_video=regenerate_video,
         regenerate_audio=regenerate_audio,
+        refine=refine,
         height=height,
         width=width,
         num_frames=settings.num_frames,

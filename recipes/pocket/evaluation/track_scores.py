@@ -1,7 +1,7 @@
 """Figures and scores of clips of which a track, or a part of one, was given."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ QUIET = 0.01  # root mean square; a face's window below it is left out of the li
 
 
 def measure_run(run: TrackRun, case: TrackCase, media: Media) -> Figures:
-    """Figures of one clip; those of an extended one are split at its windows."""
+    """Figures of one clip; those of an extended one, and of a joint one beside it, are split at windows."""
     frames, waveform = media
     clip = case.clip
     figures = measure(frames, waveform, case.expected) | {"seed": case.seed}
@@ -40,8 +40,10 @@ def measure_run(run: TrackRun, case: TrackCase, media: Media) -> Figures:
         figures["sound_change"] = seams.sound_change(clip.waveform, waveform, audio_spans)
     if video_spans or audio_spans:
         figures |= _measure_seams(case, frames, waveform, figures, video_spans, audio_spans)
+    if edges := _window_edges(run, len(frames)):
+        figures["windows"] = [window_figures(clip.family, figures, *span) for span in pairwise(edges)]
     if run.windows > 1:
-        figures |= _measure_windows(clip.family, frames, waveform, figures)
+        figures |= _measure_additions(clip.family, frames, waveform, edges)
     return figures
 
 
@@ -70,25 +72,29 @@ def _measure_seams(
     return found
 
 
-def _window_edges(num_frames: int) -> list[int]:
-    """First frames of the windows of an extended clip, and its end; the first window is the true clip."""
-    return [0, *range(NUM_FRAMES, num_frames + 1, NUM_FRAMES - OVERLAP_FRAMES)]
+def _window_edges(run: TrackRun, num_frames: int) -> list[int]:
+    """First frames of the windows of an extended clip, and its end; the first window is the true clip.
+
+    A joint clip is cut into two as long as those that are added: events at a cut count less in each part.
+    """
+    if run.windows > 1:
+        return [0, *range(NUM_FRAMES, num_frames + 1, NUM_FRAMES - OVERLAP_FRAMES)]
+    return [] if run.video or run.audio else [0, OVERLAP_FRAMES, NUM_FRAMES]
 
 
-def _measure_windows(family: str, frames: np.ndarray, waveform: np.ndarray, figures: Figures) -> Figures:
-    """Figures of each window, the clicks of all its seams, its colour, and its voice."""
-    edges = _window_edges(len(frames))
+def _measure_additions(
+    family: str, frames: np.ndarray, waveform: np.ndarray, edges: Sequence[int]
+) -> Figures:
+    """The clicks at all seams of an extended clip, its colour and its voice."""
     times = [edge / FRAME_RATE for edge in edges]
     found: Figures = {
-        "windows": [window_figures(family, figures, *span) for span in pairwise(edges)],
         "clicks": [seams.is_click(waveform, at) for at in times[1:-1]],
         "colour_drift": seams.colour_drift(frames, edges),
     }
     if family == "face":
-        parts = [
-            waveform[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)] for start, end in pairwise(times)
-        ]
-        found["voice_distances"] = [seams.voice_distance(parts[0], part) for part in parts[1:]]
+        samples = [round(time * SAMPLE_RATE) for time in times]
+        first, *others = (seams.voice_spectrum(waveform[slice(*span)]) for span in pairwise(samples))
+        found["voice_distances"] = [seams.voice_distance(first, other) for other in others]
     return found
 
 
@@ -111,7 +117,7 @@ def window_figures(family: str, figures: Figures, first: int, last: int) -> Figu
     }
 
 
-def score_run(run: TrackRun, family: str, rows: Sequence[Figures]) -> Scores:
+def score_run(family: str, rows: Sequence[Figures]) -> Scores:
     """Scores of a family's clips in one run. Shares are 0..1, levels are of 255."""
     found = score(family, rows)
     for key in ("picture_change", "sound_change"):
@@ -128,12 +134,13 @@ def score_run(run: TrackRun, family: str, rows: Sequence[Figures]) -> Scores:
             found[name] = float(np.percentile(np.concatenate([row[key] for row in rows]), 95))
         found["clicks"] = float(np.mean(np.concatenate([row["clicks"] for row in rows])))
         found["extra_onsets"] = float(np.mean([row["extra_onsets"] for row in rows]))
-    if run.windows > 1:
+    if "windows" in rows[0]:
         windows = [
-            score_windows(family, [row["windows"][index] for row in rows]) for index in range(run.windows + 1)
+            score_windows(family, parts) for parts in zip(*(row["windows"] for row in rows), strict=True)
         ]
         found |= {f"window_{index + 1}": value for index, value in enumerate(windows) if value is not None}
         found["worst_window"] = min(value for value in windows if value is not None)
+    if "colour_drift" in rows[0]:
         found["colour_drift"] = float(np.mean([max(row["colour_drift"]) for row in rows]))
     if "voice_distances" in rows[0]:
         distances = [each for row in rows for each in row["voice_distances"] if each is not None]
@@ -155,16 +162,25 @@ def score_windows(family: str, windows: Sequence[Figures]) -> float | None:
 
 
 def speaker_distances(speech: Path) -> Scores:
-    """Mean voice distance in decibels of true clips by one speaker with other words, and by two speakers."""
+    """Mean voice distance in decibels of true clips by one speaker with other words, and by two speakers.
+
+    As with an extended clip, a whole clip is compared with parts as long as an added window.
+    """
     scenes = [
         make_scene(FIRST_SEED + index, "face", "train", speech, pictures=False)
         for index in range(SPEAKER_SCENES)
     ]
     speakers = [tuple(scene.attributes[name] for name in ("person", "pitch", "pace")) for scene in scenes]
+    cut = round((NUM_FRAMES - OVERLAP_FRAMES) / FRAME_RATE * SAMPLE_RATE)
+    whole = [seams.voice_spectrum(scene.waveform) for scene in scenes]
+    halves = [
+        [seams.voice_spectrum(part) for part in (scene.waveform[:cut], scene.waveform[cut:])]
+        for scene in scenes
+    ]
     found: dict[str, list[float]] = {"one_speaker": [], "two_speakers": []}
-    for index, scene in enumerate(scenes):
-        for other in range(index + 1, len(scenes)):
-            if scene.attributes["words"] != scenes[other].attributes["words"]:
-                name = "one_speaker" if speakers[index] == speakers[other] else "two_speakers"
-                found[name].append(seams.voice_distance(scene.waveform, scenes[other].waveform))
+    for index, other in permutations(range(len(scenes)), 2):
+        if scenes[index].attributes["words"] != scenes[other].attributes["words"]:
+            name = "one_speaker" if speakers[index] == speakers[other] else "two_speakers"
+            distances = (seams.voice_distance(whole[index], half) for half in halves[other])
+            found[name] += [distance for distance in distances if distance is not None]
     return {name: float(np.mean(values)) for name, values in found.items()}

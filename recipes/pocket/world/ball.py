@@ -50,7 +50,7 @@ HELD_OUT_BALLS = (("green", "glass"), ("blue", "rubber"), ("yellow", "metal"), (
 def draw_ball(
     frames: np.ndarray,
     material: str,
-    colour: str,
+    colour: Colour,
     radius: float,
     path: np.ndarray,
     squash: np.ndarray,
@@ -71,7 +71,7 @@ def draw_ball(
     turn_x, turn_y = np.cos(angles)[:, None, None], np.sin(angles)[:, None, None]
     u = (nx * turn_x + ny * turn_y).astype(np.float32)
     v = (ny * turn_x - nx * turn_y).astype(np.float32)
-    base = np.array(BALL_COLOURS[colour], np.float32)[:, None, None, None]
+    base = np.array(colour, np.float32)[:, None, None, None]
     paint = {"rubber": _rubber, "wood": _wood, "metal": _metal, "glass": _glass}[material]
     shaded, alpha = paint(base, Surface(nx, ny, nz, lit, u, v, radius))  # [3, F, P, P], [F, P, P]
     alpha = alpha * disc(dx, dy, radius, radius)
@@ -164,8 +164,8 @@ def make_ball(rng: np.random.Generator, split: str, pictures: bool = True) -> Sc
         room = np.broadcast_to(
             _background(rng, wall, floor, ground, start)[:, None], (3, NUM_FRAMES, HEIGHT, WIDTH)
         ).copy()
-        _draw_shadows(room, material, colour, radius, path, ground)
-        draw_ball(room, material, colour, radius, path, squash, angles)
+        draw_shadows(room, material, colour, radius, path, ground)
+        draw_ball(room, material, BALL_COLOURS[colour], radius, path, squash, angles)
         frames = to_frames(room)
     attributes = {
         "colour": colour,
@@ -272,7 +272,7 @@ def _background(rng: np.random.Generator, wall: str, floor: str, ground: float, 
     return picture
 
 
-def _draw_shadows(
+def draw_shadows(
     frames: np.ndarray, material: str, colour: str, radius: float, path: np.ndarray, ground: float
 ) -> None:
     """A soft shadow under the ball, wider and paler the higher it is; glass also throws its colour."""

@@ -366,13 +366,18 @@ def _background(rng: np.random.Generator, person: Person, wall: str, x: float, y
         if 14 < place < WIDTH - 14 and rng.random() < 0.85:
             paint_decor(painter, rng, DECOR[int(names[index])], place, float(rng.uniform(36, 56)))
     picture = painter.rgb()
-    gy, gx = grid(HEIGHT, WIDTH)
-    shadow(picture, 0.30 * glow(gx - x - 9, gy - y - 7, 1.55 * s, 1.7 * s))
-    light(picture)
+    shade_wall(picture, s, x, y)
     body = Painter(HEIGHT, WIDTH)
     paint_body(body, person, x, y)
     body.sprite().place(picture, 0, 0)
     return picture
+
+
+def shade_wall(picture: np.ndarray, s: float, x: float, y: float) -> None:
+    """The shadow of a head of size s at (x, y), and the room's light; in place on float32 [3, H, W]."""
+    gy, gx = grid(HEIGHT, WIDTH)
+    shadow(picture, 0.30 * glow(gx - x - 9, gy - y - 7, 1.55 * s, 1.7 * s))
+    light(picture)
 
 
 def _head_motion(rng: np.random.Generator, opening: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -202,6 +202,10 @@ class Person:
     def hair_colour(self) -> Colour:
         return HAIR_COLOURS[self.hair]
 
+    @property
+    def clothes_colour(self) -> Colour:
+        return CLOTHES[self.clothes]
+
 
 def choose_person(rng: np.random.Generator, kind: str) -> Person:
     hair = list(HAIR_COLOURS)[int(rng.integers(len(HAIR_COLOURS) - (kind == "child")))]  # grey comes last
@@ -228,7 +232,7 @@ def paint_body(painter: Painter, person: Person, x: float, y: float) -> None:
 
     paint_back_hair(painter, person.style, person.hair_colour, at)
     broad = {"man": 1.55, "woman": 1.22, "child": 1.12}[person.kind]
-    colour = CLOTHES[person.clothes]
+    colour = person.clothes_colour
     shoulders = ((0, 0.98), (0.42, 1.06), (broad * 0.78, 1.24), (broad, 1.55), (broad * 1.08, 2.2), (0, 2.2))
     painter.blob(at(mirrored(shoulders)), colour)
     if person.garment == "striped sweater":

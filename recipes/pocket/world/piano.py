@@ -158,8 +158,8 @@ def _render(
     left, top = corner
     picture = _background(rng, body, wall, left, top)
     keys_left, keys_top = left + KEYS_LEFT, top + KEYS_TOP
-    states = {level: _keyboard(level, None) for level in (0.0, 0.5, 1.0)}
-    lit = {level: _keyboard(level, glowing) for level in (0.5, 1.0)}
+    states = {level: paint_keyboard(level, None) for level in (0.0, 0.5, 1.0)}
+    lit = {level: paint_keyboard(level, glowing) for level in (0.5, 1.0)}
     states[0.0].place(picture, keys_left, keys_top)
     frames = np.broadcast_to(picture[:, None], (3, NUM_FRAMES, HEIGHT, WIDTH)).copy()
     y, x = grid(HEIGHT, WIDTH)
@@ -187,11 +187,20 @@ def _place_key(
 def _background(rng: np.random.Generator, body: str, wall: str, left: int, top: int) -> np.ndarray:
     """Room, table, and the piano without its keys: float32 [3, H, W]."""
     painter = Painter(HEIGHT, WIDTH, WALLS[wall])
-    table = top + 58
     names = rng.permutation(len(DECOR))
     for index, place in enumerate((30, 194)):
         if rng.random() < 0.6:
             paint_decor(painter, rng, DECOR[int(names[index])], place + float(rng.uniform(-8, 8)), 28)
+    picture = set_table(painter, left, top)
+    piano = Painter(HEIGHT, WIDTH)
+    paint_piano(piano, BODIES[body], left, top)
+    piano.sprite().place(picture, 0, 0)
+    return picture
+
+
+def set_table(painter: Painter, left: int, top: int) -> np.ndarray:
+    """The room with a table for a piano at this corner, its shadow and the light: float32 [3, H, W]."""
+    table = top + 58
     painter.rectangle(0, table, WIDTH, HEIGHT, TABLE)
     painter.rectangle(0, table, WIDTH, table + 1.2, lighter(TABLE, 0.4))
     picture = painter.rgb()
@@ -199,13 +208,10 @@ def _background(rng: np.random.Generator, body: str, wall: str, left: int, top: 
     middle = left + BODY_WIDTH / 2
     shadow(picture, 0.55 * glow(x - middle - 4, y - top - 88, BODY_WIDTH * 0.60, 17))
     light(picture)
-    piano = Painter(HEIGHT, WIDTH)
-    _paint_piano(piano, BODIES[body], left, top)
-    piano.sprite().place(picture, 0, 0)
     return picture
 
 
-def _paint_piano(painter: Painter, colour: Colour, left: float, top: float) -> None:
+def paint_piano(painter: Painter, colour: Colour, left: float, top: float) -> None:
     right, bottom = left + BODY_WIDTH, top + 84
     shade, shine = darker(colour, 0.22), lighter(colour, 0.28)
     for foot in (left + 10, right - 22):
@@ -234,7 +240,7 @@ def _paint_smile(painter: Painter, colour: Colour, x: float, y: float) -> None:
     painter.arc(x, y + 1.5, 6.5, 6, (20, 160), ink, 1.8)
 
 
-def _keyboard(level: float, glowing: str | None) -> Sprite:
+def paint_keyboard(level: float, glowing: str | None) -> Sprite:
     """All keys at one depth, unlit or each in its light."""
     painter = Painter(46, round(KEY_WIDTH * len(KEYS)))
     down = level * SINK
