@@ -48,6 +48,17 @@ def pipeline(fresh):
     return fresh()
 
 
+@pytest.fixture
+def multiplying(monkeypatch):
+    """Layers in 8 bits multiply e4m3 on the CPU too, as they do on a card: torch can, slowly."""
+    import torch
+
+    from mova.models import fp8
+
+    always = torch.compiler.assume_constant_result(lambda device: True)
+    monkeypatch.setattr(fp8, "multiplies_fp8", always)
+
+
 @pytest.fixture(scope="session")
 def golden_tensors(golden):
     """Reads the tensors of a golden file by its stem."""

@@ -23,7 +23,7 @@ LAYERS = {
     "benchmarks": 7,
 }
 TOPS = ("mova", "lora_trainer", "demo", "recipes", "benchmarks")
-HEAVY = {"torch", "diffusers", "transformers", "gradio", "av", "accelerate", "peft"}
+HEAVY = {"torch", "diffusers", "transformers", "gradio", "av", "accelerate", "peft", "cv2"}
 
 
 def module_name(path):

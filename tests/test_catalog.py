@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from mova.errors import UserError
 from mova.request import GenerationRequest
 
 CONFIGS = {
-    "video_dit": {"dim": 48, "ffn_dim": 80, "num_layers": 4},
+    "video_dit": {"dim": 48, "ffn_dim": 80, "num_heads": 2, "num_layers": 4},
     "audio_dit": {"dim": 32, "ffn_dim": 48, "num_layers": 3},
     "dual_tower_bridge": {
         "visual_hidden_dim": 48,
@@ -33,21 +34,52 @@ def test_every_model_has_a_size_and_length_that_can_run(model):
 
 
 @pytest.mark.parametrize("model", MODELS.values())
-def test_every_model_has_every_preset_and_each_makes_a_request_that_can_run(model):
-    assert tuple(preset.name for preset in model.presets) == catalog.PRESET_NAMES
+def test_every_model_has_presets_from_the_fastest_on_and_each_makes_a_request_that_can_run(model):
+    names = [preset.name for preset in model.presets]
+    assert names == [name for name in catalog.PRESET_NAMES if name in names]
+    assert {"draft", "fast", "standard", "exact"} <= set(names)
+    costs = []
     for preset in model.presets:
         assert model.preset(preset.name) is preset
         request = GenerationRequest("a clip", **model.defaults(preset))
-        shapes.check_num_frames(request.num_frames)
+        request.check()
         assert request.num_inference_steps == preset.num_inference_steps
-    steps = [preset.num_inference_steps for preset in model.presets]
-    assert steps == sorted(steps)
+        costs.append(request.total_forwards(machine.RELEASED_SHIFT) * request.num_frames)
+    assert costs == sorted(set(costs))
+
+
+@pytest.mark.parametrize("model", MODELS.values())
+def test_presets_answer_to_their_former_names(model):
+    assert model.preset("quick") is model.preset("draft")
+    assert model.preset("full") is model.preset("exact")
+
+
+def test_a_preset_with_an_adapter_is_there_and_the_default_once_its_file_is(tmp_path):
+    file = tmp_path / "turbo.safetensors"
+    turbo = catalog.Preset("turbo", 4, 1.0, "", {"guidance_scale": 1.0}, file)
+    model = replace(MODELS["pocket"], known_presets=(turbo, catalog.Preset("standard", 12, 1.0, "")))
+    assert (model.presets, model.default_preset) == (model.known_presets[1:], "standard")
+    assert model.defaults(model.preset())["adapters"] == ()
+    file.touch()
+    assert (model.presets, model.default_preset) == (model.known_presets, "turbo")
+    fields = model.defaults(model.preset())
+    assert (fields["guidance_scale"], fields["adapters"]) == (1.0, ((str(file), 1.0),))
+    assert model.decided_by(model.preset("standard"))["guidance_scale"] == model.guidance_scale
+    assert model.on_a_server.default_preset == "standard"
+
+
+@pytest.mark.parametrize("model", MODELS.values())
+def test_a_server_is_asked_for_the_presets_with_steps_and_lengths_alone(model):
+    for preset in model.on_a_server.presets:
+        known = model.preset(preset.name)
+        assert (preset.num_inference_steps, preset.length) == (known.num_inference_steps, known.length)
+        assert set(model.on_a_server.decided_by(preset)) == {"num_frames", "num_inference_steps", "adapters"}
 
 
 def test_presets_are_of_the_lengths_they_say():
     model = MODELS["360p"]
     frames = {preset.name: model.clip_length(preset) for preset in model.presets}
-    assert frames == {"quick": 97, "standard": 193, "full": 193}
+    assert frames == {"draft": 97, "fast": 193, "standard": 193, "exact": 193}
 
 
 @pytest.mark.parametrize("model", MODELS.values())
@@ -72,8 +104,8 @@ def test_what_can_be_no_model_is_refused_without_asking_the_hub(name):
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="no preset 'fast'; choose one of quick, standard, full"):
-        MODELS["360p"].preset("fast")
+    with pytest.raises(UserError, match="'slow' of this model; choose one of draft, fast, standard, exact"):
+        MODELS["360p"].preset("slow")
 
 
 def test_the_default_negative_prompt_is_that_of_the_released_scripts():
@@ -108,6 +140,7 @@ def test_time_grows_with_steps_and_forwards_and_falls_with_the_card():
 
     assert seconds(num_inference_steps=20) == pytest.approx(2 * seconds())
     assert seconds(bridge_guidance_scale=3) == pytest.approx(1.5 * seconds())
+    assert seconds(guidance_interval=(1, 1)) == pytest.approx(0.55 * seconds())
     assert seconds() < seconds("NVIDIA A100-SXM4-80GB") < seconds("a new card") < seconds("CPU")
 
 

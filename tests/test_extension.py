@@ -1,5 +1,7 @@
 """A clip is continued window by window, and a run that was stopped comes out as one that was not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -29,8 +31,10 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_clip_becomes_longer_by_three_windows_and_keeps_its_beginning(backend, extension, tmp_path):
-    reports = []
+@pytest.mark.parametrize("refine", [0, 1])
+def test_a_clip_becomes_longer_by_three_windows_and_keeps_its_beginning(backend, extension, tmp_path, refine):
+    reports, steps = [], 6 * (1 + refine)
+    extension = replace(extension, request=WINDOW.replace(refine=refine))
     result = extend_clip(backend, extension, tmp_path / "long.mp4", reports.append)
     assert [(window.start, window.overlap, window.num_frames) for window in extension.windows()] == [
         (6, 5, 9),
@@ -48,9 +52,9 @@ def test_a_clip_becomes_longer_by_three_windows_and_keeps_its_beginning(backend,
     assert result.seconds.keys() == {"load", "generate", "write"}
     assert {(report.stage, report.step, report.steps) for report in reports} >= {
         ("load", 0, 0),
-        ("window 1 of 3", 1, 6),
-        ("window 3 of 3", 6, 6),
-        ("write", 6, 6),
+        ("window 1 of 3", 1, steps),
+        ("window 3 of 3", steps, steps),
+        ("write", steps, steps),
     }
 
 

@@ -1,21 +1,34 @@
 """What only a CUDA device can show: `pytest -m gpu`."""
 
+import time
+from functools import partial
+
 import pytest
 import torch
 
 from benchmarks.released_sizes import random_weights
-from mova.backends.local import translated_memory_errors
+from mova import parallel
+from mova.adapters.sources import read_adapter
+from mova.backends.local import load_follower, load_pipeline, translated_memory_errors, with_adapters
 from mova.errors import BackendError
 from mova.inspection import inspect_checkpoint
+from mova.kernels import FLASH_4, TORCH, choose_kernels
 from mova.machine import Machine
+from mova.models import fp8
+from mova.models.attention import attention, obstacle
 from mova.models.bridge import Bridge
 from mova.models.dit import AudioDiT, VideoDiT
 from mova.models.dual_tower import DualTower
 from mova.offload import LayerStreamer, WeightSwap
 from mova.placement import Placement, choose, compile_blocks, place
+from tests.test_parallel import die_in_a_layer, fail_in_a_layer
 from tests.tiny import SHORT_RUN, relative_error
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+
+
+def fp8_is_multiplied():
+    return torch.cuda.is_available() and fp8.multiplies_fp8(torch.device("cuda"))
 
 
 @pytest.fixture(autouse=True)
@@ -134,11 +147,42 @@ def test_streamed_layers_are_bit_equal_to_resident_ones_and_need_a_part_of_the_m
     assert torch.cuda.memory_allocated() - before < weights
 
 
-def test_8_bit_storage_runs_and_stays_near(load):
-    plain = run(load(torch.bfloat16, Placement("cuda", "bfloat16")))
-    for offload in ("none", "layers"):
-        small = run(load(torch.bfloat16, Placement("cuda", "bfloat16", offload, fp8=True)))
-        assert relative_error(small[0], plain[0]) < 0.25
+def test_fp8_runs_stays_near_and_is_the_same_wherever_the_weights_are(load):
+    plain, clips = run(load(torch.bfloat16, Placement("cuda", "bfloat16"))), []
+    for offload, hold_both in (("none", True), ("none", False), ("component", True), ("layers", False)):
+        clips.append(run(load(torch.bfloat16, Placement("cuda", "bfloat16", offload, hold_both, fp8=True))))
+        assert relative_error(clips[-1][0], plain[0]) < 0.25
+        assert torch.equal(clips[-1][0], clips[0][0])
+
+
+@pytest.mark.skipif(not fp8_is_multiplied(), reason="needs a card that multiplies fp8")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_layer_in_fp8_multiplies_as_in_float64_with_codes_rounded_as_on_the_cpu(compiled):
+    layer = torch.nn.Linear(512, 1408).requires_grad_(False).bfloat16()
+    small, on_cpu = fp8.Fp8Linear(layer.to("cuda")), fp8.Fp8Linear(layer.to("cpu"))
+    assert torch.equal(small.weight.float().cpu(), on_cpu.weight.float())
+    assert torch.equal(small.weight_scale.cpu(), on_cpu.weight_scale)
+    small.bias.data = small.bias.data.cuda()
+    x = torch.randn(1, 700, 512).bfloat16()
+    with torch.no_grad():
+        ours = (torch.compile(small, fullgraph=True) if compiled else small)(x.cuda()).cpu()
+    codes, scale = fp8.to_fp8(x[0])
+    exact = (codes.double() * scale) @ (
+        on_cpu.weight.double() * on_cpu.weight_scale
+    ).T + layer.bias.cpu().double()
+    assert relative_error(ours[0].double(), exact) < 0.01
+
+
+@pytest.mark.skipif(
+    choose_kernels(Machine.probe(), "bfloat16").video != FLASH_4, reason="needs flash-attn-4 and its card"
+)
+def test_flash_attention_4_agrees_with_torchs_in_one_graph_and_at_odd_lengths():
+    assert obstacle(FLASH_4, torch.device("cuda"), torch.bfloat16, 128) == ""
+    compiled = torch.compile(partial(attention, FLASH_4), fullgraph=True)
+    for tokens in (128, 1001, 4097):
+        q, k, v = (torch.randn(1, tokens, 4, 128, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+        with torch.no_grad():
+            assert relative_error(compiled(q, k, v).float(), attention(TORCH, q, k, v).float()) < 0.01
 
 
 @pytest.mark.parametrize("offload", ["none", "component", "layers"])
@@ -196,3 +240,57 @@ def test_compiled_blocks_agree_also_when_streamed_and_when_the_length_changes():
                     assert relative_error(ours, theirs) < 0.05
             WeightSwap([tower], skip=streamer.streamed).load(device)
             streamer.start("video_dit")
+
+
+@pytest.fixture
+def together(golden):
+    """Loads the golden checkpoint in bfloat16 on two GPUs, as a placement says; ends the other process."""
+
+    def load(**changes):
+        placement = Placement("cuda", gpus=2, **changes)
+        parallel.gather(2, "cuda").tell(load_follower, str(golden / "checkpoint"), placement)
+        return load_pipeline(str(golden / "checkpoint"), placement)
+
+    yield load
+    parallel._close_team()
+
+
+needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+
+
+@needs_two
+def test_two_gpus_make_the_clip_of_one_bit_for_bit_side_by_side(load, together, golden):
+    adapters = [(read_adapter(golden / "lora_upstream_accelerate"), 0.7)]
+    alone = load(torch.bfloat16, Placement("cuda"))
+    with with_adapters(alone, adapters):
+        expected = [run(alone), run(alone, bridge_guidance_scale=3.0)]
+    for offload in ("none", "component", "layers"):
+        shared = together(offload=offload)
+        with with_adapters(shared, adapters):
+            found = [run(shared), run(shared, bridge_guidance_scale=3.0)]
+        for ours, theirs in zip(found, expected, strict=True):
+            assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True)), offload
+
+
+@needs_two
+@pytest.mark.parametrize("offload", ["none", "layers"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_two_gpus_share_a_forward_to_rounding(load, together, offload, compiled):
+    expected = run(load(torch.bfloat16, Placement("cuda")), num_frames=9, height=48)  # 27 tokens
+    found = run(together(parallel="ulysses", offload=offload, compile=compiled), num_frames=9, height=48)
+    assert max(relative_error(*pair) for pair in zip(found, expected, strict=True)) < 0.05
+
+
+@needs_two
+@pytest.mark.parametrize("mode", ["branches", "ulysses"])
+@pytest.mark.parametrize("break_follower", [fail_in_a_layer, die_in_a_layer])
+def test_a_gpu_that_fails_is_told_at_once_and_others_take_its_place(together, mode, break_follower):
+    shared = together(parallel=mode)
+    before = run(shared)
+    shared.team.tell(break_follower)
+    began = time.monotonic()
+    with pytest.raises(BackendError, match="process 2 of 2 failed: "):
+        run(shared)
+    assert time.monotonic() - began < 20
+    after = run(together(parallel=mode))
+    assert all(torch.equal(*pair) for pair in zip(after, before, strict=True))

@@ -17,15 +17,6 @@ from mova.models.dit import AudioDiT, VideoDiT
 from mova.request import GenerationRequest
 from mova.shapes import ClipShape
 
-UMT5_XXL = {
-    "d_model": 4096,
-    "d_kv": 64,
-    "d_ff": 10240,
-    "num_layers": 24,
-    "num_heads": 64,
-    "vocab_size": 256384,
-    "feed_forward_proj": "gated-gelu",
-}
 # reference/checkpoint.md 1.2: parameters and tensors of each component of the releases.
 RELEASED = {
     "video_dit": (14_288_901_184, 1095),
@@ -50,7 +41,7 @@ def released_checkpoint():
             "dual_tower_bridge": Bridge(**released_sizes.BRIDGE),
             "audio_vae": AudioVAE(**released_sizes.AUDIO_VAE),
             "video_vae": AutoencoderKLWan(),
-            "text_encoder": UMT5EncoderModel(UMT5Config(**UMT5_XXL)),
+            "text_encoder": UMT5EncoderModel(UMT5Config(**released_sizes.TEXT_ENCODER)),
         }
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
     tensors = {name: len({id(p) for p in network.parameters()}) for name, network in networks.items()}

@@ -116,12 +116,24 @@ def test_every_placement_gives_the_same_clip_bit_for_bit(pipeline, fresh, offloa
             assert torch.equal(ours, theirs)
 
 
+def test_fp8_gives_the_same_clip_wherever_the_weights_are_bit_for_bit(fresh, multiplying):
+    clips = []
+    for offload, hold_both in (("none", True), ("component", False), ("layers", True), ("layers", False)):
+        placed = fresh(torch.bfloat16)
+        place(placed, Placement("cpu", "bfloat16", offload, hold_both, fp8=True))
+        clips += [run(placed), run(placed)]  # the second run finds its layers packed
+    for video, audio in clips[1:]:
+        assert torch.equal(video, clips[0][0])
+        assert torch.equal(audio, clips[0][1])
+
+
 @pytest.mark.parametrize("offload", ["none", "layers"])
 def test_8_bit_storage_halves_the_towers_and_stays_near(pipeline, fresh, offload):
     placed = fresh(torch.bfloat16)
     plain = run(fresh(torch.bfloat16))
     place(placed, Placement("cpu", "bfloat16", offload, fp8=True))
     weight = placed.video_dit.blocks[0].ffn[0].weight
+    assert placed.audio_dit.blocks[0].ffn[0].weight.dtype == torch.bfloat16
     assert weight.dtype == torch.float8_e4m3fn
     assert placed.video_dit.blocks[0].norm3.weight.dtype == torch.bfloat16
     assert placed.video_dit.time_projection[1].weight.dtype == torch.bfloat16

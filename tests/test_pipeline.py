@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 from mova.encoders import ENCODED_FRAMES
 from mova.errors import Cancelled, UserError
 from mova.models.video_vae import encode
+from mova.request import SOLVERS, GenerationRequest
 from tests.tiny import relative_error
 
 SMALL = {"height": 32, "width": 48, "num_frames": 5, "num_inference_steps": 3, "output_type": "latent"}
@@ -67,6 +69,79 @@ def test_dual_guidance_with_bridge_scale_one_is_text_guidance(pipeline):
     plain = pipeline(PROMPTS[0], generator=seeded(0), **SMALL)
     dual = pipeline(PROMPTS[0], generator=seeded(0), bridge_guidance_scale=1.0 + 1e-9, **SMALL)
     assert relative_error(dual.frames, plain.frames) < 1e-5
+
+
+def test_unipc_is_run_from_the_steps_alone_and_makes_another_clip(pipeline):
+    euler, unipc = (pipeline(PROMPTS[0], generator=seeded(0), solver=each, **SMALL) for each in SOLVERS)
+    again = pipeline(PROMPTS[0], generator=seeded(0), solver="unipc", **SMALL)
+    assert torch.equal(unipc.frames, again.frames)
+    assert relative_error(unipc.frames, euler.frames) > 1e-3
+    assert relative_error(unipc.audio, euler.audio) > 1e-3
+
+
+def test_each_track_is_guided_by_its_own_scales(pipeline):
+    """In one step, as later ones see both tracks."""
+    one = SMALL | {"num_inference_steps": 1}
+
+    def run(**scales):
+        return pipeline(PROMPTS[0], generator=seeded(0), **one | scales)
+
+    strong, weak = run(guidance_scale=5.0, bridge_guidance_scale=3.0), run(guidance_scale=2.0)
+    scales = {"audio_guidance_scale": 2.0, "audio_bridge_guidance_scale": 1.0}
+    both = run(guidance_scale=5.0, bridge_guidance_scale=3.0, **scales)
+    assert torch.equal(both.frames, strong.frames)
+    assert relative_error(both.audio, weak.audio) < 1e-5
+    assert relative_error(both.audio, strong.audio) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"guidance_interval": (0.8, 1.0)},
+        {"guidance_interval": (0.0, 0.95), "bridge_guidance_scale": 3.0},
+        {"guidance_interval": (0.8, 1.0), "video_shift": 1.0},
+        {"guidance_interval": (0.8, 1.0), "audio_shift": 1.0},
+        {"guidance_scale": 1.0, "audio_guidance_scale": 3.0},
+        {"guidance_scale": 1.0},
+    ],
+)
+@pytest.mark.parametrize("is_held", [False, True])
+def test_a_run_takes_as_many_forwards_as_its_request_counts(pipeline, changes, is_held):
+    request = GenerationRequest("rain", num_inference_steps=6).replace(**changes)
+    given = {}
+    if is_held:
+        request = request.replace(video=Path("any.mp4"))
+        given = {"video": np.zeros((5, 32, 48, 3), np.uint8)}
+    forwards = []  # a stop is asked for before each, also before one of the audio tower alone
+
+    def count():
+        forwards.append(1)
+        return False
+
+    pipeline("rain", should_stop=count, **SMALL | {"num_inference_steps": 6} | changes | given)
+    assert len(forwards) == request.total_forwards(pipeline.scheduler.config.shift)
+
+
+def test_guidance_in_an_interval_is_full_guidance_there_and_none_outside(pipeline):
+    runs = {}
+    for name, changes in {
+        "all": {},
+        "high": {"guidance_interval": (0.9, 1.0)},  # of the sigmas 1, 0.91, 0.71
+        "none": {"guidance_interval": (0.0, 0.0)},
+        "off": {"guidance_scale": 1.0},
+    }.items():
+        states = []
+
+        def remember(pipe, step, timestep, tensors, states=states):
+            states.append(tensors["latents"])
+            return {}
+
+        pipeline(PROMPTS[0], generator=seeded(0), callback_on_step_end=remember, **SMALL | changes)
+        runs[name] = states
+    assert all(torch.equal(runs["high"][step], runs["all"][step]) for step in (0, 1))
+    assert not torch.equal(runs["high"][2], runs["all"][2])
+    assert all(torch.equal(*states) for states in zip(runs["none"], runs["off"], strict=True))
 
 
 def test_output_types_agree_and_have_their_documented_shapes(pipeline):
@@ -193,6 +268,13 @@ BAD = [
     ({"generator": [torch.Generator()] * 2}, "2 generators for 1"),
     ({"latents": torch.zeros(1, 16, 1, 1, 1)}, "latents of shape"),
     ({"image": torch.zeros(3, 8, 8)}, "image tensor must be"),
+    ({"guidance_scale": float("nan")}, "guidance_scale=nan is not a number"),
+    ({"guidance_scale": 31.0}, "guidance_scale=31.0 is out of range"),
+    ({"bridge_guidance_scale": -1.0}, "bridge_guidance_scale=-1.0 is out of range"),
+    ({"audio_guidance_scale": float("inf")}, "audio_guidance_scale=inf is out of range"),
+    ({"guidance_interval": (0.9, 0.3)}, "ends before it starts; give 0.3 and 0.9"),
+    ({"guidance_interval": (0.0, float("nan"))}, "guidance_interval=nan is not a number"),
+    ({"solver": "heun"}, "solver='heun' is not known; choose one of euler, unipc"),
     ({"callback_on_step_end_tensor_inputs": ("sigmas",)}, "callbacks can ask for"),
 ]
 

@@ -92,10 +92,27 @@ def test_what_is_fixed_by_hand_is_kept():
     assert (placement.offload, placement.hold_both, placement.fp8) == ("layers", False, True)
 
 
-def test_8_bit_towers_need_half_the_memory():
+def test_fp8_halves_the_memory_of_experts_and_bridge_and_leaves_the_audio_tower():
     exact = need(Placement("cuda", offload="layers"), RELEASED, 0)
     small = need(Placement("cuda", offload="layers", fp8=True), RELEASED, 0)
-    assert small.host == exact.host / 2
+    audio = 2 * RELEASED["audio_dit"]
+    assert small.host - audio == (exact.host - audio) / 2
+
+
+def test_a_small_machine_streams_fp8_from_its_files_where_it_could_not_keep_what_it_rounds():
+    machine, layers = gpu(12, ram=32), {"offload": "layers", "hold_both": False}
+    for placement in (
+        Placement("cuda", fp8=True, **layers),
+        Placement("cuda", fp8=True, offload="none", hold_both=False),
+    ):
+        kept, read = (
+            need(placement, RELEASED, WORKSPACE, has_fp8_files=files).host for files in (False, True)
+        )
+        assert kept - read == RELEASED["video_dit"] + RELEASED["video_dit_2"]
+    with pytest.raises(UserError, match="of host memory are needed"):
+        choose(machine, RELEASED, WORKSPACE, fp8=True)
+    chosen = choose(machine, RELEASED, WORKSPACE, has_fp8_files=True)
+    assert (chosen.fp8, chosen.offload, chosen.hold_both) == (True, "layers", False)
 
 
 def test_short_host_memory_is_named_as_such():

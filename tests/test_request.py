@@ -26,6 +26,12 @@ FULL = GenerationRequest(
     seed=2**40,
     fit="pad",
     adapters=(("a.safetensors", 0.5), ("org/name", {"video": -1.0, "audio_dit": 0.2})),
+    solver="unipc",
+    guidance_interval=(0.3, 0.9),
+    audio_guidance_scale=2.0,
+    audio_bridge_guidance_scale=1.5,
+    cache_threshold=0.1,
+    refine=2,
 )
 
 
@@ -34,6 +40,56 @@ def test_settings_give_the_request_back_through_json(request_):
     settings = json.loads(json.dumps(request_.to_settings()))
     assert GenerationRequest.from_settings(settings) == request_
     assert settings.keys() == {field.name for field in dataclasses.fields(GenerationRequest)}
+
+
+def test_settings_from_before_the_solvers_are_the_euler_steps_with_guidance_throughout():
+    new = (
+        "solver",
+        "guidance_interval",
+        "audio_guidance_scale",
+        "audio_bridge_guidance_scale",
+        "cache_threshold",
+        "refine",
+    )
+    old = {key: value for key, value in FULL.to_settings().items() if key not in new}
+    request = GenerationRequest.from_settings(old)
+    assert [getattr(request, name) for name in new] == ["euler", (0.0, 1.0), None, None, 0.0, 0]
+    assert request == FULL.replace(**{name: getattr(request, name) for name in new})
+
+
+def test_an_adapter_of_the_toolkit_is_found_wherever_the_toolkit_lies(tmp_path, monkeypatch):
+    for folder in ("here", "there"):
+        (tmp_path / folder / "assets/small").mkdir(parents=True)
+        (tmp_path / folder / "assets/small/turbo.safetensors").touch()
+    monkeypatch.setattr("mova.request.TOOLKIT", tmp_path / "here")
+    shipped, own = str(tmp_path / "here/assets/small/turbo.safetensors"), ("org/name/x.safetensors", 0.5)
+    request = GenerationRequest("rain", adapters=((shipped, 1.0), own))
+    settings = request.to_settings()
+    assert settings["adapters"] == [["assets/small/turbo.safetensors", 1.0], list(own)]
+    assert GenerationRequest.from_settings(settings) == request
+    monkeypatch.setattr("mova.request.TOOLKIT", tmp_path / "there")
+    found = GenerationRequest.from_settings(settings).adapters
+    assert found == ((shipped.replace("here", "there"), 1.0), own)
+
+
+@pytest.mark.parametrize(
+    ("changes", "forwards"),
+    [
+        ({}, 20),
+        ({"guidance_scale": 1.0}, 10),
+        ({"bridge_guidance_scale": 3.0}, 30),
+        ({"guidance_interval": (0.8, 1.0)}, 16),
+        ({"guidance_interval": (0.0, 0.8)}, 14),
+        ({"guidance_interval": (0.8, 1.0), "video_shift": 1.0}, 13),
+        ({"guidance_scale": 1.0, "audio_guidance_scale": 3.0}, 20),
+        ({"refine": 1}, 20 + 2),
+        ({"refine": 2, "guidance_interval": (0.8, 1.0)}, 16 + 2 + 16),
+    ],
+)
+def test_the_forwards_of_a_run_are_counted_over_its_steps(changes, forwards):
+    """Of ten steps at shift 5, whose sigmas are 1, .98, .95, .92, .88, .83, .77, .68, .56, .36."""
+    request = GenerationRequest("rain", num_inference_steps=10).replace(**changes)
+    assert request.total_forwards(5.0) == forwards
 
 
 def test_settings_of_the_run_are_no_part_of_the_request():
@@ -62,6 +118,11 @@ def test_whole_numbers_stand_for_numbers_and_the_rest_has_defaults():
         {"image": 5},
         {"negative_prompt": None},
         {"fit": None},
+        {"solver": None},
+        {"guidance_interval": None},
+        {"guidance_interval": [0.3]},
+        {"guidance_interval": [0.3, "1"]},
+        {"audio_guidance_scale": "2"},
         {"adapters": None},
         {"adapters": "ab"},
         {"adapters": [["a.safetensors"]]},
@@ -122,6 +183,20 @@ RULES = [
     ("guidance_scale", -1, "from 0 to 30"),
     ("bridge_guidance_scale", float("nan"), "is not a number"),
     ("bridge_guidance_scale", 31, "from 0 to 30"),
+    ("audio_guidance_scale", float("nan"), "is not a number; .* from 0 to 30"),
+    ("audio_guidance_scale", -1, "from 0 to 30"),
+    ("audio_bridge_guidance_scale", 31, "from 0 to 30"),
+    ("guidance_interval", (0.9, 0.3), "0.9, 0.3 ends before it starts; give 0.3 and 0.9"),
+    ("guidance_interval", (-0.1, 0.3), "guidance_interval=-0.1 is out of range; give one from 0 to 1"),
+    ("guidance_interval", (0.1, 1.3), "from 0 to 1"),
+    ("guidance_interval", (float("nan"), 1), "is not a number"),
+    ("guidance_interval", (0, float("inf")), "is out of range"),
+    ("guidance_interval", (0.5,), "must be two sigmas, such as 0.3 and 1"),
+    ("solver", "heun", "choose one of euler, unipc"),
+    ("cache_threshold", 1.5, "from 0 to 1"),
+    ("cache_threshold", float("nan"), "is not a number"),
+    ("refine", 9, "from 0 to 8"),
+    ("refine", 0.5, "whole number"),
     ("video_shift", 0, "from 0.01 to 100"),
     ("audio_shift", "5", "is not a number"),
     ("audio_shift", float("nan"), "is not a number; .* from 0.01 to 100"),

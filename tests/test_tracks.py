@@ -14,6 +14,7 @@ from mova import seams, tracks
 from mova.errors import Cancelled, UserError
 from mova.shapes import ClipShape
 from mova.tracks import Window
+from tests.plain_solvers import PlainEuler, PlainUniPC
 from tests.tiny import relative_error
 
 FRAMES, RATE = 13, 3200
@@ -22,6 +23,7 @@ PROMPT = "a red ball falls"
 RECORDED = ("latents", "audio_latents", "denoised_latents", "denoised_audio_latents")
 SIGMAS = [1.0, 10 / 11, 5 / 7, 0.0]  # three steps with shift 5
 HIGH, LOW = "video_dit", "video_dit_2"
+SOLVERS = {"euler": PlainEuler, "unipc": PlainUniPC}
 GUIDANCE = [(5.0, 1.0), (1.0, 1.0), (4.0, 2.5)]  # of the text, of the bridge
 
 
@@ -73,16 +75,21 @@ def recorded(pipeline, **arguments):
     return pipeline(PROMPT, **SMALL | ours | arguments), steps
 
 
-def plain_loop(pipeline, first_frame, start, sigmas, experts, scales=GUIDANCE[0], replace=None):
+def plain_loop(
+    pipeline, first_frame, start, sigmas, experts, scales=GUIDANCE[0], replace=None, solver=PlainEuler
+):
     """The sampler written out for one clip, with equation 6 of the paper as it is printed.
 
     `start` and each of `sigmas` are pairs, picture and sound; `replace(pair, sigmas)` puts back what is kept.
+    The solvers begin afresh with the second expert.
     """
     text, empty = pipeline.encode_prompt([PROMPT, ""]).chunk(2)
     condition = pipeline.encode_first_frame(first_frame, FRAMES)
     s_t, s_b = scales
-    pair = start
-    for now, following, expert in zip(sigmas[:-1], sigmas[1:], experts, strict=True):
+    pair, tracks = start, list(zip(*sigmas, strict=True))
+    for step, (now, following, expert) in enumerate(zip(sigmas[:-1], sigmas[1:], experts, strict=True)):
+        if not step or expert != experts[step - 1]:
+            solvers = [solver(track[step:], corrects=replace is None) for track in tracks]
         pipeline.dual_tower.video_dit = getattr(pipeline, expert)
         inputs = torch.cat((pair[0], condition), dim=1), pair[1], *(torch.tensor([1000 * s]) for s in now)
         with torch.no_grad():
@@ -91,15 +98,18 @@ def plain_loop(pipeline, first_frame, start, sigmas, experts, scales=GUIDANCE[0]
                 for context, bridge in ((empty, False), (empty, True), (text, True))
             ]
         velocities = [v0 + s_b * (v1 - v0) + s_t * (v2 - v1) for v0, v1, v2 in zip(*runs, strict=True)]
-        pair = [x + v * (b - a) for x, v, a, b in zip(pair, velocities, now, following, strict=True)]
+        moving = [a != b for a, b in zip(now, following, strict=True)]
+        parts = zip(solvers, pair, velocities, moving, strict=True)
+        pair = [each.step(x, v) if moves else x for each, x, v, moves in parts]
         pair = replace(pair, following) if replace else pair
     return pair
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("scales", GUIDANCE)
-def test_a_held_sound_is_clean_at_timestep_zero_in_every_step(pipeline, scales):
+def test_a_held_sound_is_clean_at_timestep_zero_in_every_step(pipeline, scales, solver):
     noise = noise_of(pipeline, 1)
-    guidance = {"guidance_scale": scales[0], "bridge_guidance_scale": scales[1]}
+    guidance = {"guidance_scale": scales[0], "bridge_guidance_scale": scales[1], "solver": solver}
     first = Image.fromarray(picture()[0])
     out, steps = recorded(
         pipeline, image=first, audio=sound(), latents=noise[0], audio_latents=noise[1], **guidance
@@ -116,15 +126,17 @@ def test_a_held_sound_is_clean_at_timestep_zero_in_every_step(pipeline, scales):
         [(sigma, 0.0) for sigma in SIGMAS],
         (HIGH, HIGH, LOW),
         scales,
+        solver=SOLVERS[solver],
     )
     assert relative_error(out.frames, expected) < 1e-4
     assert torch.equal(out.audio, latents)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("scales", GUIDANCE)
-def test_a_held_picture_is_clean_at_timestep_zero_so_the_low_noise_expert_runs(pipeline, scales):
+def test_a_held_picture_is_clean_at_timestep_zero_so_the_low_noise_expert_runs(pipeline, scales, solver):
     noise = noise_of(pipeline, 1)
-    guidance = {"guidance_scale": scales[0], "bridge_guidance_scale": scales[1]}
+    guidance = {"guidance_scale": scales[0], "bridge_guidance_scale": scales[1], "solver": solver}
     out, steps = recorded(pipeline, video=picture(), latents=noise[0], audio_latents=noise[1], **guidance)
     assert [step[:2] for step in steps] == [([0, 1000], LOW), ([0, 909], LOW), ([0, 714], LOW)]
     latents = pipeline.encode_video(pixels_of(picture()))
@@ -138,12 +150,14 @@ def test_a_held_picture_is_clean_at_timestep_zero_so_the_low_noise_expert_runs(p
         [(0.0, sigma) for sigma in SIGMAS],
         (LOW, LOW, LOW),
         scales,
+        solver=SOLVERS[solver],
     )
     assert torch.equal(out.frames, latents)
     assert relative_error(out.audio, expected) < 1e-4
 
 
-def test_what_is_kept_of_both_tracks_follows_its_line_from_the_noise_in_every_step(pipeline):
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_what_is_kept_of_both_tracks_follows_its_line_from_the_noise_in_every_step(pipeline, solver):
     noise, span = noise_of(pipeline, 2), (5 / 24, FRAMES / 24)  # from picture latent 2 on
     out, _ = recorded(
         pipeline,
@@ -151,6 +165,7 @@ def test_what_is_kept_of_both_tracks_follows_its_line_from_the_noise_in_every_st
         audio=sound(num_frames=5),
         num_frames=FRAMES,
         regenerate_audio=[span],
+        solver=solver,
         latents=noise[0],
         audio_latents=noise[1],
     )
@@ -176,6 +191,7 @@ def test_what_is_kept_of_both_tracks_follows_its_line_from_the_noise_in_every_st
         [(sigma, sigma) for sigma in SIGMAS],
         (HIGH, HIGH, LOW),
         replace=replace,
+        solver=SOLVERS[solver],
     )
     assert torch.equal(out.frames[:, :, :2], clean[0])
     assert torch.equal(out.audio[:, :, :kept_sound], clean[1][:, :, :kept_sound])
@@ -222,6 +238,52 @@ def test_strength_near_zero_leaves_the_given_latents(pipeline):
     assert relative_error(out.frames, pipeline.encode_video(pixels_of(picture()))) < 1e-2
 
 
+def test_further_passes_make_the_sound_with_the_new_picture_held_then_the_picture_with_that_sound(
+    pipeline, monkeypatch
+):
+    monkeypatch.setattr("mova.pipeline.SEEN_ONCE", 0.0)  # the plain loop looks at the picture in every step
+    noise, first = noise_of(pipeline, 6), pixels_of(picture())[:, :, 0]
+    out, steps = recorded(
+        pipeline,
+        image=Image.fromarray(picture()[0]),
+        num_frames=FRAMES,
+        refine=2,
+        latents=noise[0],
+        audio_latents=noise[1],
+    )
+    assert [step[:2] for step in steps] == [
+        *[([1000, 1000], HIGH), ([909, 909], HIGH), ([714, 714], LOW)],
+        *[([0, 1000], LOW), ([0, 909], LOW), ([0, 714], LOW)],
+        *[([1000, 0], HIGH), ([909, 0], HIGH), ([714, 0], LOW)],
+    ]
+    pair = plain_loop(pipeline, first, noise, [(sigma, sigma) for sigma in SIGMAS], (HIGH, HIGH, LOW))
+    pair = plain_loop(pipeline, first, (pair[0], noise[1]), [(0.0, sigma) for sigma in SIGMAS], [LOW] * 3)
+    pair = plain_loop(
+        pipeline, first, (noise[0], pair[1]), [(sigma, 0.0) for sigma in SIGMAS], (HIGH, HIGH, LOW)
+    )
+    assert relative_error(out.frames, pair[0]) < 1e-4
+    assert relative_error(out.audio, pair[1]) < 1e-4
+
+
+def test_a_further_pass_starts_from_the_pass_before_at_the_strength_of_the_run(pipeline):
+    both = {"video": picture(), "audio": sound(), "regenerate_video": True, "regenerate_audio": True}
+    _, steps = recorded(pipeline, **both, strength=0.8, refine=1, generator=seeded(3))
+    assert [step[:2] for step in steps] == [
+        *[([800, 800], LOW), ([714, 714], LOW)],
+        *[([0, 800], LOW), ([0, 714], LOW)],
+    ]
+    near, steps = recorded(pipeline, **both, strength=1e-8, refine=2, generator=seeded(3))
+    assert len(steps) == 3
+    assert relative_error(near.frames, pipeline.encode_video(pixels_of(picture()))) < 1e-2
+    assert relative_error(near.audio, pipeline.encode_audio(samples_of(sound()))) < 1e-2
+
+
+@pytest.mark.parametrize("held", [{"video": picture()}, {"audio": sound()}])
+def test_there_is_nothing_to_refine_where_a_track_is_kept(pipeline, held):
+    with pytest.raises(UserError, match="set refine=0"):
+        pipeline(PROMPT, refine=1, **SMALL | held)
+
+
 def test_a_video_regenerated_from_noise_gives_its_first_frame_and_its_length_only(pipeline):
     by_video, _ = recorded(pipeline, video=picture(), regenerate_video=True, generator=seeded(4))
     by_image, _ = recorded(
@@ -243,6 +305,7 @@ def test_a_video_regenerated_from_noise_gives_its_first_frame_and_its_length_onl
             "regenerate_audio": [(0.1, 0.3)],
             "strength": 0.9,
             "bridge_guidance_scale": 2.0,
+            "refine": 2,
         },
     ],
     ids=["sound held", "picture held", "both partly"],
@@ -280,7 +343,8 @@ def test_held_tracks_come_out_bit_for_bit_and_are_not_decoded(pipeline, monkeypa
     assert np.array_equal(heard.audio[0, 0].numpy(), sound())
 
 
-def test_outside_the_spans_frames_and_samples_come_out_bit_for_bit(pipeline):
+@pytest.mark.parametrize("refine", [0, 2])
+def test_outside_the_spans_frames_and_samples_come_out_bit_for_bit(pipeline, refine):
     long, span = 33, (0.5, 0.8)
     out = pipeline(
         PROMPT,
@@ -288,6 +352,7 @@ def test_outside_the_spans_frames_and_samples_come_out_bit_for_bit(pipeline):
         audio=sound(num_frames=long),
         regenerate_video=[span],
         regenerate_audio=[span],
+        refine=refine,
         **SMALL | {"output_type": "pt"},
     )
     made = (np.arange(long) >= 9) & (np.arange(long) <= 20)  # latents 3 to 5; 0.5-0.8 s are frames 12 to 19

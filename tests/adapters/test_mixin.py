@@ -317,9 +317,24 @@ def test_a_model_fused_before_it_is_placed_may_be_streamed(fresh, golden):
     assert torch.equal(clips[0][0], clips[1][0])
 
 
-def test_8_bit_storage_carries_an_adapter_in_its_own_type_and_strength_0_is_its_base(fresh, golden):
+def test_a_layer_in_8_bits_adds_its_adapter_in_full(fresh, golden, multiplying):
     placed = fresh(torch.bfloat16)
     place(placed, Placement("cpu", "bfloat16", fp8=True))
+    base, x = placed.video_dit.blocks[0].self_attn.q, torch.randn(1, 5, 48).bfloat16()
+    without = base(x)
+    placed.load_lora_weights(golden / "lora_upstream_accelerate")
+    layer = placed.video_dit.blocks[0].self_attn.q
+    assert layer.get_base_layer() is base
+    added = x @ layer.lora_A["default"].weight.T @ layer.lora_B["default"].weight.T
+    assert relative_error((layer(x) - without).float(), added.float()) < 0.05
+
+
+@pytest.mark.parametrize("offload", ["none", "layers"])
+def test_8_bit_storage_carries_an_adapter_in_its_own_type_and_strength_0_is_its_base(
+    fresh, golden, multiplying, offload
+):
+    placed = fresh(torch.bfloat16)
+    place(placed, Placement("cpu", "bfloat16", offload, fp8=True))
     without = run(placed)
     placed.load_lora_weights(golden / "lora_upstream_accelerate")
     types = {p.dtype for name, p in placed.video_dit.named_parameters() if "lora_A" in name}

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from mova.backends.local import LocalBackend
-from mova.errors import UserError
-from mova.machine import steps_run
+from mova.errors import Cancelled, UserError
 from mova.media.clips import read_clip, read_settings, write_mp4, write_wav
 from mova.media.given import frames_to_follow, probe_audio, probe_video, read_video
 from mova.request import GenerationRequest
@@ -237,6 +236,26 @@ def test_a_strength_below_one_takes_fewer_steps_and_still_reports_each_stage(bac
     assert all(report.preview.shape == (3, 4, 8, 3) for report in reports if report.stage == "denoise")
 
 
+def test_the_steps_of_further_passes_are_reported_as_one_run_and_can_be_stopped(backend, clip, out):
+    parts = {"regenerate_video": ((0.1, 0.2),), "regenerate_audio": ((0.1, 0.2),)}
+    request = REQUEST.replace(video=clip, audio=clip, refine=2, **parts)
+    reports = []
+    with pytest.raises(Cancelled, match="in step 2 of 4"):
+        backend.generate(
+            request, out, reports.append, lambda: reports[-1].stage == "denoise" and reports[-1].step == 5
+        )
+    assert not out.exists()
+    del reports[:]
+    result = backend.generate(request, out, reports.append)
+    denoised = [report for report in reports if report.stage == "denoise"]
+    assert [(report.step, report.steps) for report in denoised] == [(step, 12) for step in range(1, 13)]
+    assert reports[-1].steps == 12
+    previews = [report.preview for report in denoised]
+    assert all(np.array_equal(previews[3], each) for each in previews[4:8])  # held in the pass of the sound
+    assert not np.array_equal(previews[3], previews[11])
+    assert read_settings(out)["refine"] == 2 == result.request.refine
+
+
 @pytest.mark.parametrize("steps", [4, 12, 25])
 @pytest.mark.parametrize("shifts", [(None, None), (5.0, 1.0), (1.0, 3.0)])
 @pytest.mark.parametrize(
@@ -253,7 +272,8 @@ def test_the_estimate_counts_the_steps_that_are_run(backend, clip, steps, shifts
     request = request.replace(**{key: clip if value == "a" else value for key, value in tracks.items()})
     scheduler = PairScheduler(1000, 5.0)
     run = scheduler.starting_at(scheduler.sigmas(steps, *shifts), request.starts)
-    assert steps_run(request, 5.0) == len(run) - 1
+    track = int(request.starts[0] == 0)
+    assert request.guided_sigmas(5.0, request.starts).tolist() == run[:-1, track].tolist()
     whole = backend.plan(request.replace(strength=1.0)).seconds
     assert backend.plan(request).seconds == pytest.approx(whole * (len(run) - 1) / steps)
 

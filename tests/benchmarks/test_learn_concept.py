@@ -68,3 +68,10 @@ def test_claims_are_reached_only_where_every_figure_is_good(report):
         assert not report_text(report)[1], (key, value)
         where[key] = before
     assert report_text(report)[1]
+
+
+def test_beside_a_few_step_adapter_a_tenth_may_be_lost(report):
+    few = report["kinds"]["cube"]["few steps"] = dict.fromkeys(CLAIMS["cube"], 0.9)
+    assert report_text(report)[1]
+    few["honks"] = 0.89
+    assert not report_text(report)[1]

@@ -72,8 +72,8 @@ def test_a_program_writes_a_prompt_and_asks_for_the_cost(api):
     prompt, about = api.predict(idea='a dog barks and says "wuff"', seconds=8, api_name="/enhance")
     assert '"wuff"' in prompt
     assert about["route"] == "template"
-    cost = api.predict(preset="quick", api_name="/estimate")
-    assert (cost["width"], cost["height"], cost["num_frames"], cost["steps"]) == (64, 32, 9, 15)
+    cost = api.predict(preset="draft", api_name="/estimate")
+    assert (cost["width"], cost["height"], cost["num_frames"], cost["steps"]) == (64, 32, 9, 12)
     assert cost["seconds"] > 0
 
 
@@ -144,7 +144,8 @@ def test_an_agent_makes_a_clip_by_the_tools_of_the_mcp_server(server):
             ]
             return tools, [(answer.isError, answer.content[0].text) for answer in answers]
 
-    tools, (enhanced, made, refused) = anyio.run(talk)
+    with ThreadPoolExecutor(1) as thread:  # this one may have the event loop of a browser
+        tools, (enhanced, made, refused) = thread.submit(anyio.run, talk).result()
     changes = {"extend", "redo_sound", "redo_picture", "retake"}
     assert set(tools) == {"generate", "enhance", "estimate"} | changes
     assert tools["extend"].inputSchema["required"] == ["clip"]
@@ -203,7 +204,7 @@ def test_not_a_number_is_no_number(server):
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory):
     """A page with a short line and small uploads."""
-    with serving(tmp_path_factory.mktemp("narrow"), MOVA_QUEUE="8", MOVA_MAX_UPLOAD_MB="1") as server:
+    with serving(tmp_path_factory.mktemp("narrow"), MOVA_QUEUE="4", MOVA_MAX_UPLOAD_MB="1") as server:
         yield server
 
 
@@ -231,7 +232,7 @@ def test_half_a_gigabyte_is_cut_off_and_not_kept(narrow):
     assert psutil.disk_usage(tempfile.gettempdir()).used - before < 250 * 2**20
 
 
-def test_twenty_clients_get_a_clip_or_hear_that_it_is_busy(narrow):
+def test_ten_clients_get_a_clip_or_hear_that_it_is_busy(narrow):
     clients = [Client(narrow.url, verbose=False) for _ in range(3)]
 
     def one(number):
@@ -242,27 +243,26 @@ def test_twenty_clients_get_a_clip_or_hear_that_it_is_busy(narrow):
         except AppError as error:
             return str(error)
 
-    with ThreadPoolExecutor(20) as pool:
-        results = list(pool.map(one, range(20)))
+    with ThreadPoolExecutor(10) as pool:
+        results = list(pool.map(one, range(10)))
     made = [result for result in results if isinstance(result, tuple)]
     busy = [result for result in results if isinstance(result, str)]
-    assert len(made) >= 9
+    assert len(made) >= 5
     assert all(result == (number, (9, 32, 64, 3)) for number, result in enumerate(results) if result in made)
     assert all("the machine is busy" in text and "try again" in text for text in busy)
-    assert len(made) + len(busy) == 20
+    assert len(made) + len(busy) == 10
 
 
-def test_a_dozen_clips_leave_the_memory_of_page_and_model_as_it_was(narrow):
+def test_eight_clips_leave_the_memory_of_page_and_model_as_it_was(narrow):
     """`python -m benchmarks.first_clip --clips 50` shows fifty."""
     client = Client(narrow.url, verbose=False)
     page = psutil.Process(narrow.process.pid)
     held = []
-    for number in range(12):
+    for number in range(8):
         client.predict(**SMALL | {"seed": number}, api_name="/generate")
         held.append(sum(each.memory_info().rss for each in (page, *page.children(recursive=True))) / 2**20)
-    assert max(held[-3:]) - max(held[2:5]) < 60, (
-        held
-    )  # MiB; a clip of this size kept would be 0.1, a model 300
+    growth = max(held[-3:]) - max(held[1:4])
+    assert growth < 60, held  # MiB; a clip of this size kept would be 0.1, a model 300
 
 
 def test_a_killed_worker_costs_one_clip_and_the_next_is_made(narrow):

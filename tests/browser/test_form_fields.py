@@ -1,5 +1,6 @@
 """The picture a clip starts from, by every way it can come, and the adapters."""
 
+import base64
 import io
 
 import numpy as np
@@ -8,7 +9,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from mova.media.clips import read_settings
-from tests.browser.page import Demo
+from tests.browser.page import Demo, serving, visiting
+
+PERMISSIONS = ["clipboard-read", "clipboard-write", "camera"]
 
 
 @pytest.fixture
@@ -32,15 +35,15 @@ def bright_centre(page):
 def test_the_part_that_is_kept_is_chosen_by_hand_and_stays_with_the_clip(demo, thirds, tmp_path):
     page = demo.page
     assert not page.locator("#crop-position").is_visible()
-    page.locator("#first-frame input[type=file]").set_input_files(thirds)
+    demo.add(thirds)
     page.locator("#crop img").wait_for()
-    page.get_by_text("What is kept, from left to right").wait_for()
+    page.get_by_text("Position, left to right").wait_for()
     assert bright_centre(page) == pytest.approx(0.5, abs=0.1)
     before = page.locator("#crop img").get_attribute("src")
     page.locator("#crop-position input[type=range]").focus()
     page.keyboard.press("End")
     page.wait_for_function("before => document.querySelector('#crop img')?.src !== before", arg=before)
-    page.wait_for_timeout(300)
+    demo.settle()
     assert bright_centre(page) > 0.7
     demo.make("A wall. The audio shows a hum.")
     settings = read_settings(demo.download(tmp_path / "clip.mp4"))
@@ -49,24 +52,42 @@ def test_the_part_that_is_kept_is_chosen_by_hand_and_stays_with_the_clip(demo, t
     page.get_by_text("The clip starts from this.").wait_for()
     assert not page.locator("#crop-position").is_visible()
     page.locator("#reuse").click()
-    page.get_by_text("What is kept, from left to right").wait_for()
+    page.get_by_text("Position, left to right").wait_for()
     assert page.locator("#crop-position input[type=range]").input_value() == "1"
 
 
-def test_a_picture_that_cannot_be_opened_is_named_under_its_field(demo, tmp_path):
+def test_a_picture_that_cannot_be_opened_is_named_under_the_prompt(demo, tmp_path):
     page = demo.page
     (tmp_path / "holiday.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(500))
-    page.locator("#first-frame input[type=file]").set_input_files(tmp_path / "holiday.png")
-    page.locator("#crop-box").get_by_text("holiday.png is not an image that can be read").wait_for()
-    assert not page.locator("#fit").is_visible()
-    page.locator("#prompt textarea").fill("A wall. The audio shows a hum.")
-    page.locator("#make").click()
-    page.locator("#status").get_by_text("holiday.png is not an image that can be read").wait_for()
-    assert page.locator("#make").is_enabled()
+    demo.add(tmp_path / "holiday.png")
+    page.locator("#added-note").get_by_text("holiday.png is not an image that can be read").wait_for()
+    assert not page.locator("#picture").is_visible()
+    demo.make("A wall. The audio shows a hum.")  # without it
+
+
+def test_a_tall_picture_keeps_its_upper_third_and_is_removed_again(demo, tmp_path):
+    page = demo.page
+    pixels = np.zeros((400, 120, 3), np.uint8)
+    pixels[:, :, 2] = 255
+    pixels[100:160] = (255, 0, 0)  # a face
+    Image.fromarray(pixels).save(tmp_path / "tall.png")
+    demo.add(tmp_path / "tall.png")
+    page.get_by_text("Position, top to bottom").wait_for()
+    face = np.empty(0)
+    for _ in range(100):  # until it is drawn
+        page.wait_for_timeout(100)
+        box = np.asarray(Image.open(io.BytesIO(page.locator("#crop img").screenshot())).convert("RGB"), int)
+        rows = box[:, box.shape[1] // 2]
+        face = np.flatnonzero((rows[:, 0] > 200) & (rows[:, 2] < 60)) / len(rows)
+        if len(face):
+            break
+    assert len(face) and face.mean() == pytest.approx(0.3, abs=0.06)
+    page.locator("#remove-picture").click()
+    page.locator("#picture").wait_for(state="hidden")
 
 
 def test_a_picture_is_pasted(chromium, server):
-    demo = Demo(chromium, server.url, permissions=["clipboard-read", "clipboard-write"])
+    demo = Demo(chromium, server.url, permissions=PERMISSIONS)
     page = demo.page
     page.evaluate(
         """async () => { const canvas = new OffscreenCanvas(64, 64);
@@ -75,18 +96,19 @@ def test_a_picture_is_pasted(chromium, server):
            const blob = await canvas.convertToBlob({type: 'image/png'});
            await navigator.clipboard.write([new ClipboardItem({'image/png': blob})]) }"""
     )
-    page.locator("#first-frame").get_by_role("button", name="Paste from clipboard").click()
-    page.locator("#crop img").wait_for(timeout=10_000)
-    assert page.locator("#first-frame img").count() == 1
+    page.locator("#prompt textarea").focus()
+    page.keyboard.press("Control+v")
+    page.locator("#crop img").wait_for()
     demo.close()
     assert demo.complaints == []
 
 
-def test_a_picture_is_taken_with_the_camera(camera_chromium, server):
-    demo = Demo(camera_chromium, server.url, permissions=["camera"])
+def test_a_picture_is_taken_with_the_camera(chromium, server):
+    demo = Demo(chromium, server.url, permissions=PERMISSIONS)
     page = demo.page
+    demo.open_more()
+    page.locator("#camera").click()
     frame = page.locator("#first-frame")
-    frame.get_by_role("button", name="Capture from camera").click()
     frame.get_by_text("Click to Access Webcam").click()
     page.wait_for_function(  # a camera that has not begun gives no picture
         """() => { const video = document.querySelector('#first-frame video');
@@ -107,7 +129,7 @@ def test_two_adapters_act_together_each_as_strongly_as_was_said(demo, tmp_path):
             for half, size in (("A", (2, 48)), ("B", (48, 2)))
         }
         save_file(tensors, tmp_path / f"{name}.safetensors", {"alpha": "2"})
-    page.get_by_text("More settings").click()
+    demo.open_more()
     page.get_by_text("Adapters (LoRA)").click()
     page.locator("#adapter-0-file input[type=file]").set_input_files(tmp_path / "look.safetensors")
     assert not page.locator("#adapter-1-name").is_visible()
@@ -117,7 +139,7 @@ def test_two_adapters_act_together_each_as_strongly_as_was_said(demo, tmp_path):
     page.keyboard.press("Enter")
     page.locator("#prompt textarea").fill("A bell. The audio shows a bell.")
     page.locator("#make").click()
-    page.locator("#adapter-1-name").get_by_text("is not a repo of the Hub").wait_for(timeout=10_000)
+    page.locator("#adapter-1-name").get_by_text("is not a repo of the Hub").wait_for()
     page.locator("#adapter-1-name input").fill("")
     page.keyboard.press("Tab")
     page.locator("#adapter-1-file input[type=file]").set_input_files(tmp_path / "voice.safetensors")
@@ -130,3 +152,35 @@ def test_two_adapters_act_together_each_as_strongly_as_was_said(demo, tmp_path):
         ["look.safetensors", 1.0],
         ["voice.safetensors", {"video": 1, "audio": 0.5, "bridge": 1}],
     ]
+
+
+def test_a_first_frame_is_painted_exchanged_kept_over_a_reload_and_removed(
+    chromium, scripted, tmp_path_factory, tmp_path
+):
+    def paint(handler):
+        colour = (10, 200 - 60 * len(scripted.requests), 30)
+        buffer = io.BytesIO()
+        Image.new("RGB", (64, 32), colour).save(buffer, "PNG")
+        handler.json(200, {"data": [{"b64_json": base64.b64encode(buffer.getvalue()).decode()}]})
+
+    scripted.always = paint
+    folder = tmp_path_factory.mktemp("painter")
+    with serving(folder, MOVA_IMAGE_BASE_URL=scripted.url) as server, visiting(chromium, server) as demo:
+        page = demo.page
+        assert not page.locator("#paint").is_visible()
+        page.locator("#prompt textarea").fill("A wall. The audio shows a hum.")
+        page.locator("#paint").click()
+        page.get_by_text("Painted from your words.").wait_for()
+        assert not page.locator("#paint").is_visible()
+        first = page.locator("#crop img").get_attribute("src")
+        page.locator("#paint-another").click()
+        page.wait_for_function("before => document.querySelector('#crop img').src !== before", arg=first)
+        second = page.locator("#crop img").get_attribute("src")
+        demo.open()
+        page.get_by_text("Painted from your words.").wait_for()
+        assert page.locator("#crop img").get_attribute("src") == second
+        demo.make()
+        assert read_settings(demo.download(tmp_path / "clip.mp4"))["image"] == "first.png"
+        page.locator("#remove-picture").click()
+        page.locator("#paint").wait_for()
+        assert len(scripted.requests) == 2  # none without a click

@@ -1,13 +1,24 @@
-"""The page against strangers: made-up addresses, private endpoints by number, foreign frames, paths."""
+"""The page against strangers: made-up addresses and names, endpoints by number, foreign frames, paths."""
 
+import base64
+import hashlib
 import json
 import re
+import time
 import urllib.error
 import urllib.request
 
+import itsdangerous
 import pytest
 
-from tests.browser.page import ROOT, serving
+from tests.browser.page import ROOT, Demo, serving
+
+LOGIN = {
+    "OAUTH_CLIENT_ID": "x",
+    "OAUTH_CLIENT_SECRET": "s",
+    "OAUTH_SCOPES": "openid profile",
+    "OPENID_PROVIDER_URL": "https://huggingface.co",
+}
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +30,9 @@ def public(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory):
-    """A Space, which the platform's proxy stands in front of."""
-    folder = tmp_path_factory.mktemp("space")
-    with serving(folder, SPACE_ID="anna/mova", SPACE_HOST="anna-mova.hf.space") as server:
+    """A Space of a GPU of its own, which the platform's proxy stands in front of."""
+    named = {"SYSTEM": "spaces", "SPACE_ID": "anna/mova", "SPACE_HOST": "anna-mova.hf.space"}
+    with serving(tmp_path_factory.mktemp("space"), **named, **LOGIN) as server:
         yield server
 
 
@@ -114,3 +125,33 @@ def test_no_answer_of_an_endpoint_names_a_path_of_this_machine(server):
             shown = re.sub(r'\{"path": .*?"gradio.FileData"\}\}', "", text)
             assert str(ROOT) not in shown and str(server.outputs) not in shown, shown
             assert "checkpoint" in shown or name == "enhance"
+
+
+def signed_in(name, secret):
+    """The cookie that gradio gives to who signed in, with the secret of the Space."""
+    profile = {"sub": "1", "name": name, "preferred_username": name, "profile": "", "picture": ""}
+    info = {"access_token": "hf_x", "scope": "openid", "expires_at": time.time() + 600, "userinfo": profile}
+    key = hashlib.sha256(f"{secret}-v4".encode()).hexdigest()
+    session = base64.b64encode(json.dumps({"oauth_info": info}).encode())
+    return itsdangerous.TimestampSigner(key).sign(session).decode()
+
+
+def test_a_space_of_its_own_gpu_lets_its_owner_alone_in(chromium, space):
+    visit = Demo(chromium, space.url)
+    page = visit.page
+    for name in ("", "anna", "bert"):
+        if name:
+            cookie = {"name": "session", "value": signed_in(name, "s"), "url": space.url}
+            visit.context.add_cookies([cookie])
+            visit.open()
+        sign_in = page.get_by_text("Sign in with Hugging Face")
+        assert not sign_in.is_visible()  # clips are made without
+        page.get_by_role("tab", name="Train").click()
+        if not name:
+            sign_in.wait_for()
+        elif name == "anna":
+            page.locator("#train-start").wait_for()
+        else:
+            page.get_by_text("This Space's GPU trains for anna alone").wait_for()
+            assert page.locator("#train-start").count() == 0
+    visit.close()

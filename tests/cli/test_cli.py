@@ -10,11 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mova.catalog import MODELS
 from mova.cli.main import main
+from mova.errors import BackendError
 from mova.machine import Machine, lacks_for_released
-from mova.media.clips import read_clip, read_settings
+from mova.media.clips import read_clip, read_settings, write_wav
+from mova.prompting.first_frame import first_frame_for
+from tests.prompting.test_first_frame import paint
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = str(Path(__file__).parents[1] / "golden" / "checkpoint")
@@ -156,6 +160,17 @@ def test_a_clip_is_made_again_from_its_own_settings_bit_for_bit(generate, golden
         "3",
         "--bridge-guidance-scale",
         "2",
+        "--audio-guidance",
+        "2.5",
+        "--cache-threshold",
+        "0.1",
+        "--audio-bridge-guidance",
+        "1",
+        "--guidance-interval",
+        "0.2",
+        "0.95",
+        "--solver",
+        "unipc",
         "--audio-shift",
         "1",
         "--crop-position",
@@ -169,6 +184,9 @@ def test_a_clip_is_made_again_from_its_own_settings_bit_for_bit(generate, golden
     assert repeated == settings
     assert (settings["dtype"], settings["audio_shift"]) == ("bfloat16", 1.0)
     assert settings["crop_position"] == 0.25
+    assert (settings["audio_guidance_scale"], settings["audio_bridge_guidance_scale"]) == (2.5, 1.0)
+    assert (settings["guidance_interval"], settings["solver"]) == ([0.2, 0.95], "unipc")
+    assert settings["cache_threshold"] == 0.1
     assert settings["adapters"] == [[adapter.partition(":")[0], {"video": 0.5, "audio": 2.0}]]
     assert np.array_equal(first.frames, again.frames)
     assert np.array_equal(first.waveform, again.waveform)
@@ -223,7 +241,11 @@ def test_an_adapter_at_its_strength_changes_the_clip(generate, golden):
 def test_a_preset_sets_steps_and_length(generate):
     small = ["--prompt", "a bell", "--model", CHECKPOINT, "--size", "32x32", "--guidance-scale", "1"]
     _, settings = generate(*small, "--preset", "quick", "--device", "cpu")
-    assert (settings["num_frames"], settings["num_inference_steps"]) == (97, 15)
+    assert (settings["num_frames"], settings["num_inference_steps"]) == (97, 12)
+    assert settings["solver"] == "unipc"
+    _, settings = generate("--from", "clip.mp4", "--preset", "exact", "--steps", "2", out="exact.mp4")
+    assert (settings["num_frames"], settings["num_inference_steps"]) == (193, 2)
+    assert (settings["solver"], settings["guidance_interval"]) == ("euler", [0.0, 1.0])
     assert settings["negative_prompt"].startswith("色调艳丽")
 
 
@@ -239,12 +261,113 @@ def test_inspect_prints_the_table_and_plans_for_the_size_asked(run):
     assert (code, messages) == (0, "")
     assert output.startswith("component          parameters  in files  type  goes to\nvideo_dit ")
     assert "clip: 64x32, 9 frames" in output
+    assert "\nattention: torch (flash-attn-4 needs a Hopper card or a B200)\n" in output
+
+
+def test_convert_writes_a_checkpoint_that_generate_takes_and_says_is_fp8(run, generate):
+    code, output, messages = run("convert", CHECKPOINT, "--to", "fp8", "--out", "small")
+    assert (code, output) == (0, "small\n")
+    assert "video_dit: 0." in messages
+    small = [*SMALL, "--model", "small", "--prompt", "a bell", "--seed", "1"]
+    clip, settings = generate(*small, "--verbose")
+    assert settings["fp8"] is True
+    plain, settings = generate(*SMALL, "--prompt", "a bell", "--seed", "1", "--fp8", out="plain.mp4")
+    assert settings["fp8"] is True
+    assert np.array_equal(clip.frames, plain.frames)
+    assert run("convert", CHECKPOINT, "--to", "fp8", "--out", "small")[0] == 2
+
+
+def test_an_attention_kernel_that_does_not_work_here_is_said_and_the_clip_is_made(generate, run, caplog):
+    clip, _ = generate(*SMALL, "--prompt", "a bell", "--seed", "1", "--attention", "flash-attn-4")
+    assert "video attention falls back to torch's: flash-attn-4 fails here" in caplog.text
+    plain, _ = generate(*SMALL, "--prompt", "a bell", "--seed", "1", out="plain.mp4")
+    assert np.array_equal(clip.frames, plain.frames)
+    code, _, messages = run("generate", *SMALL, "--prompt", "a bell", "--attention", "warp")
+    assert (code, messages.startswith("error: there is no attention kernel 'warp' for video")) == (2, True)
 
 
 def test_without_a_model_the_small_one_is_taken_where_there_is_no_large_gpu(generate):
     if not lacks_for_released(Machine.installed()):
         pytest.skip("this machine runs the released model")
     clip, settings = generate("--prompt", "a toy piano", "--frames", "5", "--steps", "1", "--seed", "1")
-    assert settings["model"] == "pocket"
+    assert (settings["model"], settings["image"]) == ("pocket", "clip-first.png")
     assert clip.frames.shape[1:3] == (128, 224)
-    assert settings["bridge_guidance_scale"] == MODELS["pocket"].bridge_guidance_scale > 1
+    pocket = MODELS["pocket"]
+    own = pocket.defaults(pocket.preset())["guidance_scale"]
+    assert settings["guidance_scale"] == own != MODELS["360p"].guidance_scale
+
+
+POCKET_CLIP = ["--model", "pocket", "--frames", "5", "--steps", "1", "--seed", "1", "--device", "cpu"]
+
+
+def test_pocket_starts_from_a_frame_that_is_drawn_for_the_prompt(run, generate):
+    code, _, messages = run(
+        "generate", "--prompt", "a tiny red ball falls", *POCKET_CLIP, "--out", "clip.mp4"
+    )
+    assert code == 0, messages
+    assert "First frame drawn: A tiny red rubber ball" in messages
+    assert "tiny: not seen in the picture" in messages
+    settings = read_settings(Path("clip.mp4"))
+    assert settings["image"] == "clip-first.png"
+    drawn = np.asarray(first_frame_for("a tiny red ball falls", "pocket").image)
+    assert np.array_equal(np.asarray(Image.open("clip-first.png")), drawn)
+    first, again = read_clip(Path("clip.mp4")), generate("--from", "clip.mp4", out="again.mp4")
+    assert np.array_equal(first.frames, again[0].frames)
+    assert left_over() == ["again.mp4", "clip-first.png", "clip.mp4"]
+
+
+def test_text_only_and_what_cannot_be_drawn_start_from_white(run, generate):
+    _, settings = generate("--prompt", "a red ball falls", "--text-only", *POCKET_CLIP)
+    assert settings["image"] is None
+    code, _, messages = run("generate", "--prompt", "a dog runs", *POCKET_CLIP, "--out", "dog.mp4")
+    assert code == 0, messages
+    assert "No first frame: the idea lies outside pocket's world." in messages
+    assert left_over() == ["clip.mp4", "dog.mp4"]
+
+
+def test_a_voice_alone_gets_a_face(run):
+    write_wav(Path("voice.wav"), np.zeros((1, 3200), np.float32), 16000)
+    code, _, messages = run("generate", "--audio", "voice.wav", *POCKET_CLIP, "--out", "clip.mp4")
+    assert code == 0, messages
+    assert "First frame drawn: A cartoon woman" in messages
+
+
+def test_a_run_that_fails_keeps_no_drawn_frame(run, monkeypatch):
+    def fail(*_, **__):
+        raise BackendError("the machine ran out of memory")
+
+    monkeypatch.setattr("mova.backends.local.LocalBackend.generate", fail)
+    assert run("generate", "--prompt", "a red ball falls", *POCKET_CLIP, "--out", "clip.mp4")[0] == 1
+    assert left_over() == []
+
+
+def test_another_model_is_painted_for_only_where_that_is_configured(run, scripted, monkeypatch):
+    command = ["--prompt", "a bell rings", *SMALL, "--seed", "7"]
+    assert run("generate", *command, "--out", "plain.mp4")[0] == 0
+    assert read_settings(Path("plain.mp4"))["image"] is None
+    scripted.always = paint
+    monkeypatch.setenv("MOVA_IMAGE_BASE_URL", scripted.endpoint().base_url)
+    code, _, messages = run("generate", *command, "--out", "clip.mp4")
+    assert code == 0, messages
+    assert "First frame painted: a bell rings" in messages
+    assert read_settings(Path("clip.mp4"))["image"] == "clip-first.png"
+
+
+def test_a_first_frame_can_be_looked_at_before_the_run(run):
+    code, output, messages = run("first-frame", 'a man says "hi"', "--model", "pocket", "--variant", "2")
+    assert (code, output) == (0, "first.png\n")
+    assert "First frame drawn: A cartoon man" in messages
+    assert Image.open("first.png").size == (224, 128)
+    assert run("first-frame", "a dog runs", "--model", "pocket", "--out", "dog.png")[0] == 2
+    assert run("first-frame", "a dog runs", "--model", "pocket", "--out", "dog.jpg")[0] == 2
+
+
+def test_a_crop_is_placed_where_the_face_is(generate, run):
+    picture = Path(__file__).parents[1] / "media" / "astronaut.jpg"
+    command = ["--prompt", "a woman speaks", *SMALL, "--seed", "7", "--crop-position", "face"]
+    _, settings = generate(*command, "--image", picture, out="clip.mp4")
+    assert settings["crop_position"] == 0
+    code, _, messages = run("generate", *command, "--out", "plain.mp4")
+    assert code == 2
+    assert "needs a picture" in messages
+    assert run("generate", *command, "--crop-position", "nose", "--out", "plain.mp4")[0] == 2

@@ -22,6 +22,11 @@ FLAGS = [  # one wrong value each; the rules themselves are those of a request
     (["--guidance-scale", "nan"], "guidance_scale=nan is not a number", "from 0 to 30"),
     (["--bridge-guidance-scale", "-1"], "bridge_guidance_scale=-1.0 is out of range", "from 0 to 30"),
     (["--steps", "5000"], "num_inference_steps=5000 is out of range", "from 1 to 1000"),
+    (["--audio-guidance", "nan"], "audio_guidance_scale=nan is not a number", "from 0 to 30"),
+    (["--audio-bridge-guidance", "31"], "audio_bridge_guidance_scale=31.0 is out of range", "from 0 to 30"),
+    (["--guidance-interval", "0.9", "0.3"], "guidance_interval=0.9, 0.3 ends before it starts", "give 0.3"),
+    (["--guidance-interval", "0", "1.5"], "guidance_interval=1.5 is out of range", "from 0 to 1"),
+    (["--guidance-interval", "nan", "1"], "guidance_interval=nan is not a number", "from 0 to 1"),
     (["--video-shift", "0"], "video_shift=0.0 is out of range", "from 0.01 to 100"),
     (["--audio-shift", "nan"], "audio_shift=nan is not a number", "from 0.01 to 100"),
     (["--seed", "-1"], "seed=-1 is out of range", "from 0 to"),
@@ -31,9 +36,11 @@ FLAGS = [  # one wrong value each; the rules themselves are those of a request
 ]
 SYNTAX = [
     (["--frames", "5", "--seconds", "1"], "not allowed with argument"),
-    (["--preset", "fast"], "invalid choice: 'fast'"),
+    (["--preset", "slow"], "invalid choice: 'slow'"),
     (["--seed", "one"], "invalid int value: 'one'"),
     (["--steps", "2.5"], "invalid int value: '2.5'"),
+    (["--solver", "heun"], "invalid choice: 'heun'"),
+    (["--guidance-interval", "0.5"], "expected 2 arguments"),
     (["--offload", "some"], "invalid choice: 'some'"),
     (["--sed", "1"], "unrecognized arguments: --sed 1"),
 ]

@@ -11,8 +11,9 @@ import torch
 
 from mova.cli import trials
 from mova.cli.doctor import Examination, shareable
-from mova.cli.findings import BROKEN, GOOD
+from mova.cli.findings import BROKEN, GOOD, SLOW
 from mova.cli.main import main
+from mova.kernels import FLASH_4, AttentionKernels
 from mova.machine import Machine
 from tests.backends.video_server import running_engine
 from tests.prompting.chat_server import ScriptedServer, error
@@ -68,6 +69,7 @@ def test_this_installation_passes_with_every_part_tried(doctor, model):
     assert not [each for each in found.values() if each["state"] != GOOD and not each["advice"]]
     assert found["card"]["state"] == "slow"
     assert "flash, math" in found["attention"]["text"]
+    assert "used: torch (flash-attn-4 needs a Hopper card or a B200)" in found["attention"]["text"]
     assert "every tensor" in found["weights"]["text"]
     assert " of " in found["memory"]["text"]
     assert "24 frames written and read, sound +0.0 ms" in found["clip"]["text"]
@@ -170,6 +172,14 @@ def test_a_device_that_computes_wrong_is_found(monkeypatch):
     found = trials.try_attention(CPU)
     assert found.state == BROKEN
     assert "wrong results: cudnn, flash" in found.text
+
+
+def test_a_kernel_that_suits_the_card_and_fails_is_slow_and_not_broken(monkeypatch):
+    monkeypatch.setattr(trials, "choose_kernels", lambda machine, dtype: AttentionKernels(video=FLASH_4))
+    found = trials.try_attention(CPU)
+    assert found.state == SLOW
+    assert "used: torch (flash-attn-4 fails here" in found.text
+    assert "pip install" in found.advice
 
 
 def test_a_vae_that_loses_the_picture_is_found(monkeypatch):

@@ -27,6 +27,8 @@ def command():
 
 def stopped(code, number, **options):
     """Run Python code that says "ready", send it a signal, and read its (exit code, messages)."""
+    # Where the tests run under `nohup` the signal would stay ignored.
+    options = {"preexec_fn": lambda: signal.signal(number, signal.SIG_DFL)} | options
     process = subprocess.Popen(
         [sys.executable, "-c", START + code],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -37,7 +39,7 @@ def stopped(code, number, **options):
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    _, messages = process.communicate(timeout=30)
+    _, messages = process.communicate(timeout=120)
     return process.returncode, messages
 
 

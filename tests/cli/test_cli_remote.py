@@ -36,7 +36,7 @@ def test_one_command_makes_a_clip_on_a_server_and_shows_no_guess(engine):
     command = [sys.executable, "-m", "mova", "generate", "--remote", engine.url, *SMALL]
     environ = os.environ | {"PYTHONPATH": str(ROOT), "MOVA_REMOTE_API_KEY": KEY}
     engine.key = KEY
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "outputs/clip-7.mp4\tseed 7\n"
     assert "on the server, which reports no steps" in done.stderr
@@ -62,6 +62,7 @@ def test_the_environment_sends_a_clip_to_the_server_and_a_clip_is_made_again_the
     ("arguments", "code", "sentence"),
     [
         (["--offload", "layers", "--fp8"], 2, "error: --offload, --fp8 is for this machine; leave it out"),
+        (["--attention", "torch"], 2, "error: --attention is for this machine; leave it out"),
         (["--bridge-guidance-scale", "3"], 2, "error: bridge_guidance_scale=3 cannot be sent to a server"),
         (["--video", "../made.mp4"], 2, "error: video cannot be sent to a server"),
         (["--remote-api-key-env", "NOT_SET"], 2, "error: the environment variable NOT_SET is empty"),

@@ -13,6 +13,7 @@ from mova.catalog import find_model
 from mova.cli import extend, generate
 from mova.cli.main import build_parser, main
 from mova.media.clips import read_clip, read_settings, write_mp4, write_wav
+from mova.request import GenerationRequest
 from tests.backends.test_backend_tracks import RATE, packets, picture, voice, write_foreign
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +113,28 @@ def test_without_a_size_the_clip_has_the_shape_and_the_length_of_the_video():
 
 
 @pytest.mark.parametrize(
+    ("flags", "model", "refine"),
+    [
+        (["--regenerate-video", "0-0.1", "--regenerate-audio", "0-0.1"], "pocket", 2),
+        (["--regenerate-video", "0-0.1", "--regenerate-audio", "0-0.1", "--refine", "0"], "pocket", 0),
+        (["--regenerate-video", "0-0.1", "--regenerate-audio", "0-0.1"], "360p", 0),
+        (["--regenerate-audio", "0-0.1"], "pocket", 0),
+        (["--regenerate-video"], "pocket", 0),
+    ],
+)
+def test_pocket_refines_where_a_part_of_both_tracks_is_made(flags, model, refine):
+    options = build_parser().parse_args(["generate", "--video", "given.mp4", *flags])
+    assert generate.build_request(options, {}, find_model(model)).refine == refine
+
+
+@pytest.mark.parametrize(("flags", "refine"), [([], 2), (["--refine", "1"], 1)])
+def test_pocket_refines_what_continues_a_clip_whatever_the_clip_was_made_with(flags, refine):
+    options = build_parser().parse_args(["extend", "given.mp4", "--seconds", "1", *flags])
+    settings = GenerationRequest("a bell", seed=5).to_settings()
+    assert extend.build_request(options, settings, find_model("pocket")).refine == refine
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--video", "gone.mp4"], "gone.mp4 is not a file"),
@@ -124,6 +147,7 @@ def test_without_a_size_the_clip_has_the_shape_and_the_length_of_the_video():
         (["--video", "given.mp4", "--regenerate-video", "0-0.2,0.1-0.3"], "overlap"),
         (["--video", "given.mp4", "--strength", "0.5"], "nothing to start from"),
         (["--video", "given.mp4", "--regenerate-video", "--strength", "2"], "from 0 to 1"),
+        (["--video", "given.mp4", "--regenerate-video", "--refine", "1"], "one is kept whole; set refine=0"),
     ],
 )
 def test_what_cannot_be_made_is_refused_in_a_sentence(run, arguments, sentence):

@@ -4,11 +4,13 @@ import math
 import struct
 import wave as wave_file
 from dataclasses import replace
+from pathlib import Path
 
 import av
 import gradio as gr
 import numpy as np
 import pytest
+from PIL import Image
 
 from demo import html
 from demo.added import CLIP, SILENT, SOUND, keep_added, making, one_window, probe
@@ -22,6 +24,7 @@ from mova import catalog
 from mova.backends.settings import RemoteServer
 from mova.errors import UserError
 from mova.media.clips import read_clip, write_wav
+from mova.media.images import crop_box
 from mova.request import GenerationRequest
 from tests.lora_trainer.clips import make_clip, wave
 
@@ -120,6 +123,16 @@ def test_an_extension_is_one_window_more_of_both_tracks(form, settings, files):
     assert request.num_frames == 17 + 12
     assert request.regenerate_audio == ((SECONDS, end),)
     assert making(request).picture == making(request).sound == ((SECONDS, end),)
+
+
+@pytest.mark.parametrize(
+    ("act", "end", "refine"),
+    [("extend", 0, 2), ("retake", 0.5, 2), ("retake", 0, 0), ("sound", 0.5, 0), ("picture", 0.5, 0)],
+)
+def test_pocket_refines_where_a_part_of_both_tracks_is_made(form, settings, files, act, end, refine):
+    request = replace(form, model="pocket", added=str(files[CLIP]), act=act, span_end=end).request(settings)
+    request.check()
+    assert request.refine == refine
 
 
 def test_the_words_are_optional_with_a_track_and_the_first_frame_is_the_videos(form, settings, files, golden):
@@ -230,9 +243,11 @@ def test_a_lower_strength_and_a_longer_clip_cost_what_is_run(tmp_path):
         request = replace(form, **values).request(Settings())
         return costs.seconds(one_window(request, model), model.source)
 
-    fresh = costs.seconds(GenerationRequest("-", **model.defaults(model.preset())), model.source)
-    assert seconds(act="extend") == seconds(act="sound") == pytest.approx(fresh)
-    assert seconds(act="retake", strength=0.5) < 0.6 * fresh
+    fresh = costs.seconds(GenerationRequest("-", **model.defaults(model.preset("standard"))), model.source)
+    retake = {"act": "retake", "span_start": 0.5, "span_end": 1.0}
+    assert seconds(act="sound") == pytest.approx(fresh)
+    assert seconds(act="extend") == seconds(**retake) > 1.5 * fresh  # of three passes, one of them cheap
+    assert seconds(**retake, strength=0.5) < 0.6 * seconds(**retake)
 
 
 def wav_samples(path):
@@ -258,12 +273,17 @@ def test_the_card_says_what_is_kept_and_offers_what_can_be_done(settings, form, 
     shown = page.show_added(values)
     assert shown[card.box]["visible"] and shown[card.act]["visible"] and shown[card.span]["visible"]
     assert "made from 0.20 to 0.40 s, the rest is kept" in shown[card.tracks]
-    assert shown[page.make]["value"] == "Fix the part"
-    assert not shown[page.picture_box]["visible"] and not shown[page.seconds]["visible"]
+    assert button(page, files[CLIP], "retake") == "Fix the part"
+    assert not shown[page.camera]["visible"] and not shown[page.seconds]["visible"]
     shown = page.show_added(page.fill(replace(form, added=str(files[SOUND]))))
-    assert not shown[card.act]["visible"] and shown[page.picture_box]["visible"]
+    assert not shown[card.act]["visible"] and shown[page.camera]["visible"]
+    assert button(page, files[SOUND], "extend") == "Make the picture"
     shown = page.show_added(page.fill(form))
-    assert not shown[card.box]["visible"] and shown[page.make]["value"] == "Make the clip"
+    assert not shown[card.box]["visible"] and button(page, "", "extend") == "Generate"
+
+
+def button(page, added, act):
+    return page.read_prompt(Form(model="360p", added=str(added), act=act))[page.make]["value"]
 
 
 def test_a_file_that_is_gone_is_said_in_the_card_and_nothing_else_breaks(settings, form, tmp_path):
@@ -272,20 +292,40 @@ def test_a_file_that_is_gone_is_said_in_the_card_and_nothing_else_breaks(setting
     gone = str(tmp_path / "gone.mp4")
     values = page.fill(replace(form, added=gone, image=gone))
     assert "gone.mp4 is no longer here; add it again" in page.show_added(values)[page.card.tracks]
-    assert "gone.mp4 is no longer here" in page.preview_crop(values)[page.crop]
-    assert "gone.mp4 is no longer here" in page.describe(values)
+    assert "gone.mp4 is no longer here" in page.show_added(values)[page.picture.note]
+    assert "gone.mp4 is no longer here" in page.describe(values)[page.remarks]
     assert page.card.choose_act(gone, "retake") == {}
 
 
-def test_an_upload_goes_where_it_belongs(settings, files, golden, tmp_path):
+def test_an_upload_goes_where_it_belongs(settings, form, files, golden, tmp_path):
     with gr.Blocks():
         page = GenerateForm(DemoService(settings))
-    picture = str(golden / "image.png")
-    assert page.card.take(page.image, picture) == {page.image: picture, page.card.note: ""}
-    taken = page.card.take(page.image, str(files[SOUND]))
-    assert taken[page.card.added] == str(files[SOUND])
+
+    def take(path):
+        return page.take(page.fill(form) | {page.add: str(path)})
+
+    picture = golden / "image.png"
+    assert take(picture) == {page.image: str(picture), page.crop_position: 0.5, page.note: ""}
+    assert take(files[SOUND])[page.card.added] == str(files[SOUND])
     (tmp_path / "page.txt").write_text("x")
-    assert "not an image" in page.card.take(page.image, str(tmp_path / "page.txt"))[page.card.note]
+    assert "not an image" in take(tmp_path / "page.txt")[page.note]
+
+
+def test_a_face_stays_in_the_crop_when_the_shape_changes(settings, form, tmp_path):
+    with gr.Blocks():
+        page = GenerateForm(DemoService(settings))
+    picture = Image.new("RGB", (1000, 320), "grey")
+    picture.paste(Image.open(Path(__file__).parents[1] / "media" / "astronaut.jpg"), (680, 0))
+    picture.save(tmp_path / "wide.png")
+    taken = page.take(page.fill(form) | {page.add: str(tmp_path / "wide.png")})
+    tall = replace(form, image=taken[page.image], shape="tall")
+    placed = page.place_crop(page.fill(tall))
+    positions = {(32, 64): taken[page.crop_position], (64, 32): placed[page.crop_position]}
+    for (height, width), position in positions.items():
+        left, _, right, _ = crop_box(picture.size, height, width, position)
+        assert left < 780 < 860 < right  # her face
+    assert page.place_crop(page.fill(form)) == {page.crop_position: gr.skip()}
+    assert page.take(page.fill(form) | {page.add: None}) == gr.skip()
 
 
 def test_the_form_of_a_changed_clip_comes_back_with_its_file(settings, form, files):

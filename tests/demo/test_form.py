@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from demo.drafts import Drafts
 from demo.form import AdapterChoice, Form, describe_size, prepare_image
 from demo.generate_form import GenerateForm
 from demo.service import DemoService
@@ -31,6 +32,17 @@ def form(settings):
 
 def with_values(form, **values):
     return Form(**{**vars(form), **values})
+
+
+def test_what_a_preset_decides_is_in_the_request_with_the_visitors_own_adapters(form, settings):
+    preset, own = ("/toolkit/turbo.safetensors", 1.0), AdapterChoice(name="org/a")
+    further = {"solver": "unipc", "guidance_interval": (0.5, 1.0), "adapters": (preset,)}
+    request = with_values(form, further=further, adapters=(own,)).request(settings)
+    assert (request.solver, request.guidance_interval) == ("unipc", (0.5, 1.0))
+    assert request.adapters == (preset, ("org/a", 1.0))
+    with pytest.raises(UserError, match="ends before it starts") as caught:
+        with_values(form, further={"guidance_interval": (1.0, 0.5)}).request(settings)
+    assert caught.value.field == "guidance_interval"
 
 
 def test_wishes_become_valid_values(form, settings):
@@ -125,6 +137,29 @@ def test_the_form_that_fills_the_page_is_read_back_from_it(form, settings, tmp_p
     )
     assert page.component("adapter_1_audio") is page.adapters[1].audio
     assert {page.component(name) for name in vars(filled) if name != "adapters"} == set(page.own.values())
+
+
+def test_a_draft_is_completed_bit_by_bit_and_leaves_out_files_that_are_gone(tmp_path):
+    drafts = Drafts()
+    assert drafts.form("me") is None
+    drafts.keep("me", {"prompt": "a bell", "model": "360p", "image": str(tmp_path / "gone.png")})
+    drafts.keep("me", {"prompt": "a drum"})
+    assert drafts.form("me") == Form(prompt="a drum", model="360p")
+    assert drafts.form("you") is None
+
+
+def test_a_prompt_that_came_with_a_clip_is_kept_and_another_is_completed_for_pocket():
+    idea = "a red toy piano plays C E G"
+    pocket = Form(prompt=idea, model="pocket", seconds=2.04, random_seed=False, seed=8, guidance_scale=2)
+    settings = Settings(model="pocket")
+    assert pocket.request(settings).prompt.startswith("A red toy piano with a smiling face")
+    loaded = replace(pocket, as_written=idea).request(settings)
+    assert (loaded.prompt, loaded.seed) == (idea, 8)
+    edited = replace(pocket, as_written=idea, prompt=f"{idea} E C")
+    assert len({edited.request(settings).seed for _ in range(3)}) == 3  # its seed was for the other prompt
+    outside = replace(pocket, prompt="a dog runs on the beach")
+    assert outside.request(settings).prompt == outside.prompt
+    assert replace(pocket, model="360p").request(Settings(model="360p")).prompt == idea
 
 
 def bomb() -> bytes:

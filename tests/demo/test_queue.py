@@ -86,6 +86,29 @@ def test_a_run_that_nobody_watches_is_stopped(machine, tmp_path):
     assert run.outcome.kind == "stopped"
 
 
+def test_the_clips_of_one_click_are_watched_and_stopped_together(queue, machine, tmp_path):
+    last = None
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        last = queue.submit("me", REQUEST, "tiny", tmp_path / name, after=last)
+    first, second, _ = last.series
+    assert last.turn is first.turn is first
+    machine.go.set()
+    assert last.watch(5)
+    assert machine.order == ["a", "b", "c"]
+    machine.go.clear()
+    runs = [submit(queue, tmp_path, name) for name in "de"]
+    queue.stop(second)  # it has ended: nothing of another click is stopped
+    assert not any(run.is_stopped() for run in runs)
+    (tmp_path / "f").mkdir()
+    queue.stop(queue.submit("me", REQUEST, "tiny", tmp_path / "f", after=runs[0]))
+    assert runs[0].watch(5)
+    assert [run.outcome.kind for run in runs[0].series] == ["stopped", "stopped"]
+    assert not runs[1].is_stopped()
+    machine.go.set()
+    assert runs[1].watch(5)
+
+
 def test_a_run_is_found_by_its_owner_alone(queue, machine, tmp_path):
     run = submit(queue, tmp_path, "a", owner="me")
     assert queue.current("me") is queue.get("me", run.run_id) is run
@@ -184,9 +207,25 @@ def test_a_clip_is_kept_for_training_with_its_words(tmp_path):
     history = History(tmp_path, 1, 5)
     mine = finish(history, "me", prompt="a drum")
     assert history.add_training_clip("me", mine.name) == 1
-    history.delete("me", mine.name)
+    history.remove("me", mine.name)
     (clip,) = history.training_folder("me").glob("*.mp4")
     assert clip.with_suffix(".txt").read_text() == "a drum"
+
+
+def test_a_removed_clip_can_be_brought_back_until_it_is_swept(tmp_path, monkeypatch):
+    history = History(tmp_path, 1, 5)
+    mine = finish(history, "me")
+    history.remove("me", mine.name)
+    assert history.records("me") == []
+    assert history.sweep() == 0
+    with pytest.raises(UserError, match="no longer here"):
+        history.bring_back("you", mine.name)
+    assert history.bring_back("me", mine.name).clip_id == mine.name
+    history.remove("me", mine.name)
+    monkeypatch.setattr("demo.history.UNDO_SECONDS", 0.0)
+    assert history.sweep() == 1
+    with pytest.raises(UserError, match="no longer here"):
+        history.bring_back("me", mine.name)
 
 
 def test_progress_cannot_be_written_on_a_full_disk_without_a_sentence(tmp_path):

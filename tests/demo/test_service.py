@@ -3,13 +3,15 @@
 import json
 import resource
 import time
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from demo.api import without_folders
+from demo import html
+from demo.costs import Costs
 from demo.form import AdapterChoice, Form
 from demo.history import draw_crop
 from demo.queue import JobQueue
@@ -23,26 +25,6 @@ from tests.backends.video_server import KEY, running_engine
 from tests.lora_trainer.clips import wave
 
 
-@pytest.fixture(scope="module")
-def service(golden, tmp_path_factory):
-    settings = Settings(
-        model=str(golden / "checkpoint"),
-        size=(32, 64),
-        seconds=0.71,
-        outputs=tmp_path_factory.mktemp("service"),
-        device="cpu",
-        keep_hours=1,
-    )
-    service = DemoService(settings)
-    yield service
-    service.close()
-
-
-@pytest.fixture
-def visitor(service):
-    return service.visitors.issue()
-
-
 @pytest.fixture
 def form(service):
     return Form(prompt="a bell rings", model=service.model_name, seconds=0.38, num_inference_steps=2)
@@ -50,7 +32,7 @@ def form(service):
 
 def make(service, visitor, form):
     run = service.submit(visitor, form)
-    assert run.finished.wait(60)
+    assert run.finished.wait(120)
     return run
 
 
@@ -172,6 +154,12 @@ def test_the_part_of_the_picture_that_is_kept_is_the_one_that_was_chosen(service
         assert abs(brightest / 240 - (0.08, 0.5, 0.92)[channel]) < 0.1
     assert draw_crop(tmp_path / "wide.png", 40, 240, "crop")[1] == ""
     assert draw_crop(tmp_path / "wide.png", 40, 480, "crop")[1] == "height"
+    before = draw_crop(tmp_path / "wide.png", 40, 240, "crop")
+    Image.fromarray(wide[:, ::-1]).save(tmp_path / "wide.png")
+    assert draw_crop(tmp_path / "wide.png", 40, 240, "crop") != before
+    (tmp_path / "wide.png").unlink()
+    with pytest.raises(UserError, match=r"wide\.png cannot be read"):
+        draw_crop(tmp_path / "wide.png", 40, 240, "crop")
 
 
 def test_what_is_held_comes_out_as_it_went_in_and_the_rest_is_made(service, visitor, form, tmp_path):
@@ -233,11 +221,11 @@ def test_a_full_disk_is_reported_and_nothing_half_written_is_kept(service, visit
 
 def test_one_browser_cannot_fill_the_line(service, visitor, form):
     runs = [service.submit(visitor, changed(form, num_inference_steps=50)) for _ in range(2)]
-    with pytest.raises(UserError, match="two clips of yours are queued already"):
+    with pytest.raises(UserError, match="2 clips of yours are queued already"):
         service.submit(visitor, form)
     for run in runs:
         service.queue.stop(run)
-    assert all(run.finished.wait(20) for run in runs)
+    assert all(run.finished.wait(120) for run in runs)
 
 
 def test_one_address_cannot_fill_the_queue_of_a_public_page_under_many_names(golden, form, tmp_path):
@@ -260,10 +248,13 @@ def test_one_address_cannot_fill_the_queue_of_a_public_page_under_many_names(gol
         ("see https://huggingface.co/settings/billing", "see https://huggingface.co/settings/billing"),
         ("there is no model '/etc' here", "there is no model '/etc' here"),
         ("org/name at 24 frames/s and 1/2", "org/name at 24 frames/s and 1/2"),
+        ('File "/usr/lib/python3/torch/nn.py", line 7', 'File "nn.py", line 7'),
+        (r"C:\Users\anna\clip.mp4 is damaged", "clip.mp4 is damaged"),
     ],
 )
-def test_a_program_is_shown_files_without_their_folders(text, shown):
-    assert without_folders(text) == shown
+def test_visitors_and_programs_are_shown_files_without_their_folders(text, shown):
+    assert html.without_folders(text) == shown
+    assert html.sentence(f"- {text}") == f"- {shown}"
 
 
 def test_the_estimate_learns_from_what_clips_take(service, visitor, form):
@@ -275,6 +266,25 @@ def test_the_estimate_learns_from_what_clips_take(service, visitor, form):
     assert 0.1 * took < service.costs.seconds(request, service.model_name) < 3 * took
     assert "on this machine" in service.describe(form)[1]
     assert service.describe(changed(form, prompt=""))[0].startswith("64×32")
+
+
+def test_the_estimate_follows_the_gpus_that_share_a_clip(service, form):
+    request, costs = form.request(service.settings), Costs(Settings())
+    costs.device_name, source = "NVIDIA H200", service.model_name
+    alone = costs.seconds(request, source)
+    costs.gpus = 2
+    assert costs.seconds(request, source) == pytest.approx(alone / 2)
+
+
+@pytest.mark.slow
+def test_the_page_makes_a_clip_in_several_processes(service, form, tmp_path):
+    together = DemoService(replace(service.settings, gpus=2, device="", outputs=tmp_path))
+    try:
+        run = together.submit(together.visitors.issue(), form)
+        assert run.finished.wait(240)
+        assert run.outcome.kind == "done", run.outcome.message
+    finally:
+        together.close()
 
 
 def test_a_remote_engine_makes_the_clip_of_the_same_page(tmp_path, form):

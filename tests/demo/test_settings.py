@@ -7,8 +7,10 @@ import yaml
 
 from demo.settings import VARIABLES, Settings, choose_model, describe_model, offered_models
 from mova import catalog, machine
+from mova.backends.remote import check_supported
 from mova.errors import UserError
 from mova.machine import GIB, Machine
+from mova.request import GenerationRequest
 
 SMALLEST = catalog.SMALL_MODEL
 ROOT = Path(__file__).parents[2]
@@ -40,6 +42,16 @@ def test_a_value_that_cannot_be_meant_is_refused(name, value, sentence):
         Settings.read({name: value})
 
 
+def test_a_released_model_runs_on_all_gpus_or_on_those_named_and_pocket_on_one():
+    pocket, released = (catalog.MODELS[name].source for name in (SMALLEST, "360p"))
+    assert Settings().gpus_for(released, 4) == 4
+    assert Settings().gpus_for(released, 0) == 1
+    assert Settings.read({"MOVA_GPUS": "2"}).gpus_for(released, 4) == 2
+    assert Settings(gpus=2).gpus_for(pocket, 4) == 1
+    assert Settings(device="cuda:1").gpus_for(released, 4) == 1
+    assert Settings(is_zero_gpu=True).gpus_for(released, 4) == 1
+
+
 def test_the_readme_lists_every_variable():
     text = (ROOT / "docs" / "page.md").read_text(encoding="utf-8")
     assert [v.name for v in VARIABLES if v.name.startswith("MOVA_") and f"`{v.name}`" not in text] == []
@@ -61,8 +73,19 @@ def test_a_key_is_not_shown():
         "MOVA_REMOTE_API_KEY": "secret",
         "MOVA_LLM_BASE_URL": "http://llm/v1",
         "MOVA_LLM_API_KEY": "secret",
+        "MOVA_IMAGE_BASE_URL": "http://image/v1",
+        "MOVA_IMAGE_API_KEY": "secret",
     }
     assert "secret" not in repr(Settings.read(environment | keys))
+
+
+def test_an_engine_is_offered_presets_that_it_can_follow():
+    settings = Settings.read({"MOVA_BACKEND": "remote", "MOVA_REMOTE_URL": "http://gpu:3000"})
+    model = describe_model("360p", settings)
+    for preset in model.presets:
+        request = GenerationRequest("a bell", **model.defaults(preset))
+        check_supported(request)
+        assert request.num_inference_steps == catalog.MODELS["360p"].preset(preset.name).num_inference_steps
 
 
 def test_a_checkpoint_by_path_has_the_size_it_is_said_to_have(golden):

@@ -55,7 +55,7 @@ def test_progress_and_preview_cross_the_fork(report):
 def test_refusals_of_the_platform_say_what_to_do(report):
     assert report["quota"]["error"].startswith("The quota of visitors without an account is used up")
     assert "more GPU time at once than your account may book" in report["illegal"]["error"]
-    assert "Quick preset" in report["illegal"]["error"]
+    assert "Draft preset" in report["illegal"]["error"]
 
 
 @pytest.mark.parametrize(

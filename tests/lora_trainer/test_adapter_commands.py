@@ -72,6 +72,7 @@ def test_info_as_json_has_words_base_and_recipe(run):
         "base_model": "360p",
         "trigger_words": ["zorp"],
         "recipe": {"steps": 3},
+        "turbo": None,
     }
     text = run("info", "a.safetensors")[1]
     assert 'trained on 360p\ntrigger words: zorp\nrecipe: {"steps": 3}\n' in text

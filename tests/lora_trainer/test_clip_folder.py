@@ -3,6 +3,12 @@
 import pytest
 
 from lora_trainer.clip_folder import ClipSet
+from lora_trainer.config import Data
+from lora_trainer.decode import probe
+from lora_trainer.jobs.runs import write_data
+from lora_trainer.manifest import read_items
+from lora_trainer.windows import windows_of
+from mova.catalog import find_model
 from mova.errors import UserError
 from tests.lora_trainer.clips import make_clip
 
@@ -71,6 +77,45 @@ def test_a_clip_goes_with_all_that_belongs_to_it(clips, uploads):
     with pytest.raises(UserError, match=r"\.\./uploads/two\.mp4 is not here any more"):
         clips.remove("../uploads/two.mp4")
     clips.remove("two.mp4")
-    assert sorted(path.name for path in clips.folder.iterdir()) == ["Anna _ _b.mp4", "mended.json"]
+    clips.restore("two.mp4")
+    assert [(item.caption, item.start, item.end) for item in clips.items()][1] == (
+        'She says, "Yes."',
+        0.1,
+        0.3,
+    )
+    clips.remove("two.mp4")
+    clips.forget("two.mp4")
+    left = sorted(path.name for path in clips.folder.rglob("*") if path.is_file())
+    assert left == ["Anna _ _b.mp4", "mended.json"]
+    with pytest.raises(UserError, match="gone for good"):
+        clips.restore("two.mp4")
     clips.add([uploads / "two.mp4"])
     assert clips.items()[1].start == 0.0  # the new one is not mended
+
+
+def test_parts_of_a_clip_are_clips_of_their_own_and_the_file_is_there_once(clips, tmp_path):
+    make_clip(tmp_path / "long.mp4", 3.0, caption=None)
+    clips.add([tmp_path / "long.mp4"])
+    clips.write_captions({"long.mp4": "A lamp."})
+    clips.fix("long.mp4", start=0.5)
+    assert clips.split("long.mp4", [0.2, 1.0, 2.0]) == ["long-2.mp4", "long-3.mp4"]
+    parts = {item.name: (item.start, item.end, item.caption) for item in clips.items()}
+    assert parts == {
+        "long.mp4": (0.5, 1.0, "A lamp."),
+        "long-2.mp4": (1.0, 2.0, "A lamp."),
+        "long-3.mp4": (2.0, None, "A lamp."),
+    }
+    clips.write_captions({"long-2.mp4": "It goes out."})
+    assert [item.caption for item in clips.items()].count("A lamp.") == 2
+    small = ClipSet(clips.folder, 2 * (clips.folder / "long.mp4").stat().st_size)
+    assert small.add([make_clip(tmp_path / "other.mp4", 0.4)]) == []
+
+
+def test_a_clip_that_teaches_the_picture_only_has_no_sound_in_any_window(clips, uploads, tmp_path):
+    clips.add([uploads / "two.mp4", uploads / "two.txt"])
+    clips.fix("two.mp4", is_silent=True)
+    write_data(tmp_path / "run", clips.items())
+    (item,) = read_items(str(tmp_path / "run"))
+    assert (item.is_silent, item.audio) == (True, None)
+    windows = windows_of(item, probe(item), Data(path="x", num_frames=(5,)), find_model("pocket"))
+    assert windows and not any(window.has_sound for window in windows)

@@ -36,7 +36,7 @@ NONSENSE = [
     ("towers.video_dit.rank", "0"),
     ("towers.video_dit.rank", "1e6"),
     ("towers.video_dit.alpha", "-1"),
-    ("towers.audio_dit.targets", "everything"),
+    ("towers.audio_dit.targets", "whatever"),
     ("towers.audio_dit.learning_rate_scale", "Infinity"),
     ("towers.image_dit", "{}"),
     ("objective.video_weight", "-1"),

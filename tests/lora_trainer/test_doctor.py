@@ -21,13 +21,13 @@ SECONDS = 2.0
 
 @pytest.fixture
 def doctor(settings, tmp_path):
-    """Examines a folder of clips made by (name, frames, sound) -> {check: finding} by clip."""
+    """Examines a folder of clips made by (name, frames, sound) -> {kind: finding} by clip."""
     folder = tmp_path / "clips"
     folder.mkdir()
 
     def doctor(**changes):
         examination = examine(settings(data__path=str(folder), **changes))
-        found = {clip.item.name: {f.check: f for f in clip.findings} for clip in examination.clips}
+        found = {clip.item.name: {f.kind: f for f in clip.findings} for clip in examination.clips}
         return found, examination
 
     doctor.folder = folder
@@ -136,7 +136,7 @@ def test_faults_of_streams_files_and_captions_are_found(doctor, golden):
     assert found["empty.mp4"]["caption"].severity == "error"
     assert found["long.mp4"]["long caption"].figure.endswith("512 are read")
     assert "quotes" in found["talk.mp4"]
-    assert "the shortest window is 9 frames, 0.38 s" in found["short.mp4"]["unusable"].figure
+    assert "the shortest window is 9 frames, 0.38 s" in found["short.mp4"]["short"].figure
     assert "bad.mp4" in found["bad.mp4"]["unreadable"].figure
     assert "+0.40" in found["offset.mkv"]["start"].figure
     assert "9 clips" in text_report(examination)
@@ -175,7 +175,7 @@ def test_mending_leaves_the_clips_alone_and_removes_what_it_says(doctor, setting
     mended = config.output / "mended"
     names = [item.video.name for item in read_items(str(mended))]
     assert sorted(names) == ["a.mp4", "dark.mp4", "phase.mp4"]
-    checks = {f.check for f in examine(settings(data__path=str(mended))).findings}
+    checks = {f.kind for f in examine(settings(data__path=str(mended))).findings}
     assert not checks & {"duplicate", "stereo"}
     assert next(i.start for i in read_items(str(mended)) if i.video.name == "dark.mp4") == pytest.approx(0.5)
 

@@ -7,12 +7,14 @@ from collections import Counter
 import pytest
 import torch
 
+from lora_trainer.base_model import load_model
 from lora_trainer.batch_sampler import BatchSampler, expert_at
 from lora_trainer.checkpoint import load_state, save_state
 from lora_trainer.config import EXPERTS, Optimizer
 from lora_trainer.engine import Engine
 from lora_trainer.optimizers import learning_rate_scale
 from lora_trainer.validation import swapped_experts
+from mova.conversion import convert
 from mova.errors import BackendError, UserError
 from tests.lora_trainer.conftest import run_steps
 from tests.lora_trainer.two_processes import in_two_processes
@@ -251,3 +253,9 @@ def test_an_8_bit_base_gives_the_gradients_of_the_rounded_weights(engine):
     for key, weight in rounded.lora.weights.items():
         if weight.grad is not None:
             assert torch.allclose(stored.lora.weights[key].grad, weight.grad, atol=1e-6), key
+
+
+def test_a_checkpoint_in_fp8_is_refused_with_the_one_to_train_on(golden, tmp_path):
+    convert(str(golden / "checkpoint"), tmp_path / "small", lambda line: None)
+    with pytest.raises(UserError, match=r"is in fp8, .* train on the checkpoint that it was made from"):
+        load_model(tmp_path / "small", torch.device("cpu"), torch.float32, "none")

@@ -9,6 +9,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 
 from lora_trainer.lora import save_adapter
+from lora_trainer.train import adapter_card
 from mova.adapters.strengths import TOWERS
 from mova.errors import UserError
 from tests.lora_trainer.conftest import run_steps
@@ -46,7 +47,7 @@ def trained(engine):
 
 def save(engine, path):
     with engine.saved_weights() as weights:
-        save_adapter(path, weights, engine.config, torch.float32)
+        save_adapter(path, weights, engine.config, torch.float32, adapter_card(engine.config))
     return path
 
 
@@ -85,12 +86,16 @@ def test_the_file_holds_every_tower_with_rank_alpha_and_recipe(trained, tmp_path
 
 def test_nothing_and_nan_are_not_saved(trained, tmp_path):
     with pytest.raises(UserError, match="saved nothing"):
-        save_adapter(tmp_path / "a.safetensors", {}, trained.config, torch.float32)
+        save_adapter(
+            tmp_path / "a.safetensors", {}, trained.config, torch.float32, adapter_card(trained.config)
+        )
     weights = dict(trained.lora.weights)
     key = next(iter(weights))
     weights[key] = torch.full_like(weights[key], float("nan"))
     with pytest.raises(UserError, match="holds NaN"):
-        save_adapter(tmp_path / "a.safetensors", weights, trained.config, torch.float32)
+        save_adapter(
+            tmp_path / "a.safetensors", weights, trained.config, torch.float32, adapter_card(trained.config)
+        )
     assert not list(tmp_path.glob("*.safetensors"))
 
 

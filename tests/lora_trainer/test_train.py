@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from lora_trainer.__main__ import main
 from lora_trainer.checkpoint import checkpoints, load_state, save_state
-from lora_trainer.engine import GradientMonitor
 from lora_trainer.journal import Journal
 from lora_trainer.latent_cache import build_cache, read_index
+from lora_trainer.learner import GradientMonitor
 from lora_trainer.output_lock import own_output
 from lora_trainer.overfit import verdict
 from lora_trainer.train import Trainer, open_trainer, saved_state

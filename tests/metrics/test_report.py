@@ -31,6 +31,15 @@ def test_late_sound_is_said_with_its_milliseconds(ball):
     assert abs(float(problem.split()[3]) - 300) < 42
 
 
+def test_synchrony_is_less_where_half_of_the_sound_is_anothers_and_nothing_where_it_is_late(ball):
+    other, middle = make_scene(9001, "ball").waveform, len(ball.waveform) // 2
+    half = np.concatenate((ball.waveform[:middle], other[middle:]))
+    sounds = (ball.waveform, half, shifted(ball.waveform, 300), np.zeros_like(half))
+    own, halved, late, silent = (measure(ball.frames, sound, 16000, 24).synchrony for sound in sounds)
+    assert own > halved
+    assert late == silent == 0
+
+
 def test_a_failed_clip_says_each_fault_in_a_sentence(ball):
     noise = np.random.default_rng(0).standard_normal(32666).astype(np.float32)
     plain = np.full_like(ball.frames, 128)

@@ -3,6 +3,7 @@ import torch
 
 from benchmarks import reference_forward
 from mova.errors import UserError
+from mova.models.bridge import PictureMemory
 from tests import tiny
 
 PROPORTIONS = [
@@ -83,3 +84,72 @@ def test_rotary_tables_are_built_once_for_a_shape():
 def test_heads_that_cannot_be_split_are_refused():
     with pytest.raises(UserError, match="16 channels"):
         tiny.dual_tower(head_dim=16)
+
+
+def remembered(tower, arguments, on_host=False):
+    memory = PictureMemory(on_host)
+    return forward(tower, **arguments, memory=memory), memory
+
+
+def audio_alone(tower, arguments, memory):
+    names = ("audio_latents", "audio_timestep", "text")
+    return forward(tower, tower.forward_audio, **{name: arguments[name] for name in names}, memory=memory)
+
+
+def with_other_sound(arguments):
+    sound = torch.randn_like(arguments["audio_latents"])
+    return arguments | {"audio_latents": sound, "audio_timestep": arguments["audio_timestep"] / 2}
+
+
+@pytest.mark.parametrize("proportions", PROPORTIONS)
+@pytest.mark.parametrize("on_host", [False, True])
+def test_remembering_the_picture_changes_no_bit_and_gives_the_same_sound_without_the_video_blocks(
+    proportions, on_host
+):
+    tower = tiny.dual_tower(**proportions)
+    arguments = tiny.inputs(tower, batch=2)
+    plain = forward(tower, **arguments)
+    joint, memory = remembered(tower, arguments, on_host)
+    assert all(map(torch.equal, joint, plain))
+    assert torch.equal(audio_alone(tower, arguments, memory), plain[1])
+
+
+def test_the_audio_tower_alone_equals_a_joint_forward_with_the_video_states_frozen():
+    tower = tiny.dual_tower()
+    arguments = tiny.inputs(tower, batch=2)
+    other = with_other_sound(arguments)
+    states = {}
+
+    def keep(conditioner, inputs):
+        states[conditioner] = inputs[1]
+
+    def put_back(conditioner, inputs):
+        x, _, *rotary = inputs
+        return x, states[conditioner], *rotary
+
+    conditioners = tower.dual_tower_bridge.video_to_audio_conditioners
+    for hook in (keep, put_back):
+        handles = [each.register_forward_pre_hook(hook) for each in conditioners]
+        _, expected = forward(tower, **(arguments if hook is keep else other))
+        for handle in handles:
+            handle.remove()
+    _, memory = remembered(tower, arguments)
+    assert torch.equal(audio_alone(tower, other, memory), expected)
+    assert not torch.equal(forward(tower, **other)[1], expected)
+
+
+def test_a_memory_is_written_over_by_the_next_forward():
+    tower = tiny.dual_tower()
+    arguments = tiny.inputs(tower)
+    _, memory = remembered(tower, tiny.inputs(tower, seed=1))
+    kept = [tensor.data_ptr() for pair in memory.layers.values() for tensor in pair]
+    forward(tower, **arguments, memory=memory)
+    assert [tensor.data_ptr() for pair in memory.layers.values() for tensor in pair] == kept
+    assert torch.equal(audio_alone(tower, arguments, memory), forward(tower, **arguments)[1])
+
+
+def test_the_audio_tower_alone_without_a_memory_is_that_without_the_bridge():
+    tower = tiny.dual_tower()
+    arguments = tiny.inputs(tower, batch=2)
+    without = forward(tower, **arguments, use_bridge=False)[1]
+    assert torch.equal(audio_alone(tower, arguments, None), without)

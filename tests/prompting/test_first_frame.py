@@ -1,12 +1,28 @@
 import base64
+import json
 from io import BytesIO
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from mova.errors import BackendError
-from mova.prompting.first_frame import MAX_CHARACTERS, paint_first_frame, size_for, write_first_frame_prompt
+from mova.prompting.first_frame import (
+    MAX_CHARACTERS,
+    first_frame_for,
+    first_frame_prompt,
+    paint_first_frame,
+    paint_locally,
+    painter_from_environment,
+    size_for,
+    write_first_frame_prompt,
+)
+from mova.prompting.pocket import read_idea
 from tests.prompting.chat_server import Handler, error
+from tests.prompting.tiny_models import make_painting_model
+
+IDEAS = json.loads(Path(__file__).with_name("pocket_ideas.json").read_text(encoding="utf-8"))["by hand"]
 
 
 def picture(width: int = 64, height: int = 36) -> str:
@@ -77,3 +93,67 @@ def test_no_words_for_a_picture_is_a_sentence(scripted):
     scripted.text = "<think>hm</think>"
     with pytest.raises(BackendError, match="wrote no picture"):
         write_first_frame_prompt(scripted.writer(), "a man")
+
+
+def test_pocket_gets_a_drawn_frame_of_an_idea_and_of_its_whole_prompt():
+    idea = 'a man with a grey beard in a green hoodie says "hi"'
+    drawn = first_frame_for(idea, "pocket")
+    assert drawn.image.size == (224, 128)
+    assert drawn.differs == ()
+    assert "short grey hair and a beard wearing a green hoodie" in drawn.said
+    whole = first_frame_for(read_idea(idea).prompt, "pocket")
+    assert whole.said == drawn.said
+    assert np.array_equal(np.asarray(whole.image), np.asarray(drawn.image))
+
+
+@pytest.mark.parametrize("idea", [idea["text"] for idea in IDEAS if idea["family"] != "outside"][::7])
+def test_a_prompt_that_the_word_lists_wrote_draws_what_its_idea_draws(idea):
+    reading = read_idea(idea)
+    again = read_idea(first_frame_prompt(reading.prompt))
+    assert (again.family, again.scene) == (reading.family, reading.scene)
+    assert again.not_kept == ()
+
+
+def test_an_idea_outside_pockets_world_gets_no_frame_and_the_reason():
+    found = first_frame_for("a dog runs on the beach", "pocket")
+    assert found.image is None
+    assert "outside pocket's world" in found.said
+    assert found.differs == ("dog runs on the beach: not in pocket's world",)
+
+
+def test_another_model_gets_a_frame_from_the_painter_alone():
+    asked = []
+
+    def painter(*arguments):
+        asked.append(arguments)
+        return Image.new("RGB", (64, 36))
+
+    assert first_frame_for("a dog runs", "360p").image is None
+    assert "MOVA_IMAGE_BASE_URL" in first_frame_for("a dog runs", "360p").said
+    prompt = "A dog stands on a beach.\n\nIt runs.\n\nThe audio shows waves. This video has no subtitles."
+    found = first_frame_for(prompt, "360p", painter=painter, height=352, width=640)
+    assert found.image.size == (64, 36)
+    assert asked[0][:3] == ("A dog stands on a beach.", 352, 640)
+
+
+def test_only_what_is_configured_paints(scripted):
+    others = {"OPENAI_API_KEY": "sk-1", "OPENAI_MODEL": "gpt", "MOVA_LLM_BASE_URL": "http://localhost:1/v1"}
+    assert painter_from_environment({}) is None
+    assert painter_from_environment(others) is None
+    scripted.always = paint
+    painter = painter_from_environment({"MOVA_IMAGE_BASE_URL": scripted.endpoint().base_url})
+    assert first_frame_for("a dog", "360p", painter=painter).image.size == (64, 36)
+    assert scripted.requests[0][2]["prompt"] == "a dog"
+
+
+@pytest.mark.slow
+def test_a_text_to_image_model_of_this_machine_paints(tmp_path):
+    painter = painter_from_environment({"MOVA_IMAGE_MODEL": str(make_painting_model(tmp_path))})
+    images = [first_frame_for("a dog.", "360p", painter=painter, height=64, width=96).image for _ in range(2)]
+    assert images[0].size == (96, 64)
+    assert images[0].tobytes() == images[1].tobytes()
+
+
+def test_a_folder_that_paints_nothing_is_a_sentence(tmp_path):
+    with pytest.raises(BackendError, match="could not be loaded as a text-to-image model"):
+        paint_locally(str(tmp_path), "a dog", 64, 96)

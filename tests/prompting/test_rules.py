@@ -6,7 +6,7 @@ import pytest
 
 from mova.prompting.plan import NO_SUBTITLES, PromptPlan
 from mova.prompting.prompt_files import load_words
-from mova.prompting.rules import RULES, PromptRequirements, check, repair
+from mova.prompting.rules import RULES, PromptRequirements, add_missing, check, repair
 from mova.prompting.template import write_template
 from mova.text import TokenMeter, count_words, language_of, speech_seconds
 
@@ -226,7 +226,17 @@ LOST = [  # idea, prompt, rule, the words that are missed
     ("scarlet ball falls", "A red ball falls.", "named", "scarlet"),
     ("a ball made of wood", "A glass ball above a dark wooden floor.", "named", "wood"),
     ("cream wall, red ball", "A blue ball before a cream wall.", "named", "red"),
+    ("a man with a grey beard", "A man with brown hair in a grey hoodie.", "named", "grey beard"),
+    ("a white cat near a dog", "A black cat beside a white dog.", "named", "white cat"),
     ("一个红色的球", "A blue ball falls.", "named", "红色"),
+    (
+        "a man with a grey beard",
+        "A man with brown hair and a beard, in a grey hoodie.",
+        "named",
+        "grey beard",
+    ),
+    ("a man with a grey beard", "A man with short brown hair in a grey hoodie.", "named", "grey beard"),
+    ("a red ball on a blue chair", "A blue ball lies on a red sofa.", "named", "red ball"),
     ("play C E G", "The keys C, G and E sink.", "notes", "C E G"),
     ("notes D and F", "The keys D, F and A sink.", "notes", "D and F"),
     ("girl says spaghetti", 'The girl says, "spaspetti"', "bare_words", "spaghetti"),
@@ -234,8 +244,18 @@ LOST = [  # idea, prompt, rule, the words that are missed
 ]
 KEPT = [
     ("a steel ball, grey", "A gray ball of metal falls."),
+    ("a man with a grey beard", "A man with a gray, neatly cut beard."),
+    ("a man with a grey beard", "A man whose beard is grey."),
+    ("a man with a grey beard", "A cartoon man with short grey hair and a beard wearing a blue hoodie."),
+    ("a red ball", "A red orb."),
     ("red rubber ball on wooden floor", "A red rubber ball falls on an oak floor."),
     ("一个红色的球", "A red ball falls."),
+    ("a man with a grey beard", "A man whose beard is grey looks up."),
+    ("a grey-haired man", "A man with short, curly grey hair looks up."),
+    ("a blue and white shirt", "A man in a shirt with blue and white stripes."),
+    ("a blue and white shirt", "A white and blue striped shirt hangs there."),
+    ("a red jumper on a chair", "A red sweater lies on a chair."),
+    ("red ball falls", "A ball of red rubber hangs in the air. The ball falls."),
     ("play C E G. A toy piano", "The keys C-E-G sink. A note floats up."),
     ("用玩具钢琴弹C E G", "The keys C, E and G sink."),
     ("notes: D, then F", "The keys D and F sink."),
@@ -259,6 +279,17 @@ def test_a_prompt_without_what_the_idea_names_is_told_what_it_lacks(idea, prompt
     ((found, message),) = lost(idea, prompt)
     assert found == rule
     assert words in message
+
+
+@pytest.mark.parametrize(("idea", "prompt", "rule", "words"), LOST)
+def test_what_is_missing_is_added_when_it_is_asked_for(idea, prompt, rule, words):
+    brief = PromptRequirements(idea)
+    text = f"{prompt} It goes on.\n\nThe audio shows a room. {NO_SUBTITLES}"
+    (found,) = [each for each in check(text, brief) if each.missing]
+    added = add_missing(text, found, brief)
+    assert not any(each.missing for each in check(added, brief)), added
+    assert PromptPlan.parse(added).audio == "The audio shows a room."
+    assert not repair(text, brief).is_good  # a writer is asked again, and nothing is added by itself
 
 
 @pytest.mark.parametrize(("idea", "prompt"), KEPT)

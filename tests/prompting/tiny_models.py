@@ -1,11 +1,15 @@
-"""Models of some 100,000 weights, made in seconds: one knows a text by heart, one sees."""
+"""Models of some 100,000 weights, made in seconds: one knows a text by heart, one sees, one paints."""
 
+import json
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPImageProcessorPil,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
     CLIPVisionConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -113,3 +117,53 @@ def make_seeing_model(folder: Path) -> Path:
     processor.chat_template = SEEING_TEMPLATE
     processor.save_pretrained(folder)
     return folder
+
+
+def make_painting_model(folder: Path) -> Path:
+    """A text-to-image model that paints noise."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    letters = "abcdefghijklmnopqrstuvwxyz.,"
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    files = str(folder / "vocab.json"), str(folder / "merges.txt")
+    torch.manual_seed(0)
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=4,
+        ),
+        text_encoder=CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(words),
+                hidden_size=8,
+                intermediate_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                max_position_embeddings=16,
+                bos_token_id=0,
+                eos_token_id=1,
+                pad_token_id=1,
+            )
+        ),
+        tokenizer=CLIPTokenizer(*files, model_max_length=16),
+        unet=UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(8, 8),
+            layers_per_block=1,
+            cross_attention_dim=8,
+            norm_num_groups=4,
+            attention_head_dim=2,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        ),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder / "model")
+    return folder / "model"

@@ -16,13 +16,13 @@ from lora_trainer.lora import save_adapter
 from lora_trainer.plan import flops, memory
 from lora_trainer.plan.estimate import advise, estimate_run
 from lora_trainer.plan.inputs import find_card, plan_inputs, read_windows
+from lora_trainer.train import adapter_card
 from mova import machine
 from mova.adapters.strengths import TOWERS
 from mova.errors import UserError
 from mova.machine import GIB
 from mova.shapes import ClipShape
 from tests.lora_trainer.conftest import run_steps
-from tests.test_inspection import UMT5_XXL
 
 FULL = ClipShape(352, 640, 193, 24.0, 48000, 960)
 HALF = dataclasses.replace(FULL, num_frames=97)
@@ -40,7 +40,7 @@ def release(golden, tmp_path_factory):
         "dual_tower_bridge": released_sizes.BRIDGE,
         "audio_vae": released_sizes.AUDIO_VAE,
         "video_vae": {},
-        "text_encoder": UMT5_XXL | {"model_type": "umt5"},
+        "text_encoder": released_sizes.TEXT_ENCODER | {"model_type": "umt5"},
     }
     for name, config in configs.items():
         (folder / name).mkdir()
@@ -266,17 +266,16 @@ def test_activations_are_those_that_autograd_keeps(engine, targets):
             saved[storage.data_ptr()] = storage.nbytes(), tensor
         return tensor
 
-    entries = engine.sampler.batch(0)
-    batch = engine.load(entries)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        engine._backward(batch, engine._draw(batch, 0), entries)
+        engine._backward(0)
     towers = {name: getattr(engine.pipeline, name) for name in TOWERS}
     between, inside, _ = memory.activations(towers, window_shape(engine), engine.config)
     assert sum(size for size, _ in saved.values()) == pytest.approx(4 * (between + inside), rel=0.15)
 
 
-def test_lora_weights_and_8_bit_layers_are_counted_to_the_byte(engine):
-    engine = engine(run__base="fp8", towers__audio_dit__targets="attention_ffn")
+@pytest.mark.parametrize("targets", ["attention_ffn", "everything"])
+def test_lora_weights_and_8_bit_layers_are_counted_to_the_byte(engine, targets):
+    engine = engine(run__base="fp8", towers__audio_dit__targets=targets)
     towers = memory.build_towers(Path(engine.config.model))
     counts = {name: sum(w.numel() for w in weights) for name, weights in engine.towers.items()}
     assert memory.lora_parameters(towers, engine.config) == counts
@@ -312,7 +311,9 @@ def test_the_cache_is_as_large_as_planned_and_checkpoints_hardly_larger(engine, 
     state = engine.state()
     held = [state["weights"], *state["optimizer"]["state"].values()]
     size = sum(tensor.nbytes for each in held for tensor in each.values() if tensor.ndim)
-    save_adapter(tmp_path / "adapter.safetensors", engine.lora.weights, config, torch.float32)
+    save_adapter(
+        tmp_path / "adapter.safetensors", engine.lora.weights, config, torch.float32, adapter_card(config)
+    )
     size += sum(tensor.nbytes for tensor in load_file(tmp_path / "adapter.safetensors").values())
     saved = config.run.steps // config.run.checkpoint_every
     assert plan.disk["checkpoints"] == pytest.approx(saved * size, rel=0.01)

@@ -50,7 +50,18 @@ def test_with_the_bridge_off_the_towers_do_not_hear_each_other(tiny_pipeline, re
     )
     assert not np.array_equal(on[0], off[0])
     assert not np.allclose(on[1], off[1])
-    assert not any(branch.use_bridge for branch in replace(SETTINGS, use_bridge=False).forwards())
+    assert not any(branch.use_bridge for branch in replace(SETTINGS, use_bridge=False).forwards(0.5))
+
+
+def test_the_adapters_of_a_run_act_together_and_are_gone_after_it(tiny_pipeline, requests):
+    lora = "tests/golden/lora_upstream_accelerate"
+    base, one, both, after = (
+        next(generate(tiny_pipeline, requests[:1], replace(SETTINGS, adapters=each)))[1]
+        for each in ((), (lora,), (lora, lora), ())
+    )
+    assert np.array_equal(base, after)
+    assert not np.allclose(base, one)
+    assert not np.allclose(one, both)
 
 
 def test_a_model_of_another_sample_rate_is_refused():

@@ -11,7 +11,7 @@ from recipes.pocket.evaluation.evaluate import CAPTIONS, FIRST_SEED
 from recipes.pocket.evaluation.generate import Settings
 from recipes.pocket.evaluation.measure import ClipSpec, Expectation
 from recipes.pocket.evaluation.track_runs import OVERLAP_FRAMES, RETAKE, RUNS, TrackCase, make
-from recipes.pocket.evaluation.track_scores import measure_run, score_run
+from recipes.pocket.evaluation.track_scores import measure_run, score_run, speaker_distances
 from recipes.pocket.evaluation.tracks import CLAIMS, evaluate_tracks, tracks_table
 from recipes.pocket.world.clip import FAMILIES, FRAME_RATE, NUM_FRAMES, NUM_SAMPLES, SAMPLE_RATE, Clip, Events
 
@@ -34,7 +34,6 @@ def scores_of(cases, name, change=lambda frames, sound: (frames, sound)):
     """Scores of a run whose clips are the true ones with a change."""
     return {
         family: score_run(
-            RUNS[name],
             family,
             [
                 measure_run(RUNS[name], case, change(case.clip.frames.copy(), case.clip.waveform.copy()))
@@ -62,7 +61,7 @@ def test_each_run_gives_the_pipeline_what_it_says_and_makes_the_rest(tiny_pipeli
     window = NUM_FRAMES - OVERLAP_FRAMES
     for name, run in RUNS.items():
         [(made, sound)] = make(tiny_pipeline, [case], run, settings, batch=1)
-        given = OVERLAP_FRAMES if name == "continue" else NUM_FRAMES
+        given = OVERLAP_FRAMES if name.startswith("continue") else NUM_FRAMES
         assert len(made) == (NUM_FRAMES + 3 * window if name == "extend" else NUM_FRAMES), name
         assert len(sound) == round(len(made) / FRAME_RATE * SAMPLE_RATE - 0.5), name
         is_kept = ~seams.made_frames(run.regenerate_video, NUM_FRAMES)[:given] & run.video
@@ -117,6 +116,22 @@ def test_a_silent_sound_to_a_held_picture_misses_what_should_be_heard(cases):
         ("ball", "synced"),
         ("piano", "lit_is_heard"),
     }
+
+
+def test_each_half_of_a_joint_clip_has_its_synchrony(cases):
+    def delay(frames, sound):
+        middle = round(OVERLAP_FRAMES / FRAME_RATE * SAMPLE_RATE)
+        return frames, np.concatenate((sound[:middle], np.roll(sound[middle:], SAMPLE_RATE // 3)))
+
+    true, late = (scores_of(cases, "joint", *change) for change in ((), (delay,)))
+    for family in ("ball", "piano"):  # this face says nothing in its second half
+        assert late[family]["window_1"] == pytest.approx(true[family]["window_1"], abs=0.1)
+        assert late[family]["worst_window"] < true[family]["worst_window"] - 0.2
+
+
+def test_clips_of_one_speaker_sound_more_alike_than_those_of_two(speech):
+    distances = speaker_distances(speech)
+    assert distances["one_speaker"] < 0.8 * distances["two_speakers"]
 
 
 def test_a_click_stands_out_from_a_tone_but_not_from_noise():

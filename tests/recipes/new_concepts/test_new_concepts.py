@@ -19,7 +19,7 @@ from recipes.pocket.new_concepts.detect import (
     striped_share,
 )
 from recipes.pocket.new_concepts.puppet import PUPPET_CAST, WORD
-from recipes.pocket.world.ball import draw_ball
+from recipes.pocket.world.ball import BALL_COLOURS, draw_ball
 from recipes.pocket.world.clip import FRAME_RATE, NEW_CONCEPTS, NUM_SAMPLES, SAMPLE_RATE
 from recipes.pocket.world.face import SHAPES
 from recipes.pocket.world.render import render
@@ -115,7 +115,8 @@ def test_the_world_neither_shows_nor_sounds_like_a_new_concept(speech, family):
 
 def test_a_ball_of_the_cubes_colour_is_no_cube_and_neither_is_what_the_room_has_of_it():
     frames = np.full((3, 2, 128, 224), 200, np.float32)
-    draw_ball(frames[:, 1:], "wood", "blue", 20, np.array([[100.0, 60.0]]), np.ones(1), np.zeros(1))
+    blue, path = BALL_COLOURS["blue"], np.array([[100.0, 60.0]])
+    draw_ball(frames[:, 1:], "wood", blue, 20, path, np.ones(1), np.zeros(1))
     picture = frames.transpose(1, 2, 3, 0).astype(np.uint8)
     assert np.isnan(cube_path(picture)).all()
     picture[1, 40:80, 80:120] = COLOUR
