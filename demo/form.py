@@ -200,7 +200,7 @@ class Form:
             return fields | {"audio": None}
         changed = {REDO_SOUND: ("audio",), REDO_PICTURE: ("video",), RETAKE: ("video", "audio")}[act]
         fields |= {f"regenerate_{name}": made for name in changed} | {"strength": float(self.strength)}
-        return fields | {"refine": model.refine if act == RETAKE and made is not True else 0}
+        return fields | {"refine": model.refine_retake if act == RETAKE and made is not True else 0}
 
     def _part(self, seconds: float, added: Added) -> Regenerate:
         """What is made again of a clip of `seconds`: the marked span, or True for all of it."""
@@ -220,7 +220,7 @@ class Form:
         with field_errors("added"):
             check_finite("seconds of the longer clip", round(total / rate, 2), 0, settings.max_seconds)
         made = ((num_frames / rate, total / rate),)
-        return {"num_frames": total, "regenerate_audio": made, "refine": model.refine}
+        return {"num_frames": total, "regenerate_audio": made, "refine": model.refine_extension}
 
     def size(self, model: catalog.ModelSpec) -> tuple[int, int]:
         """(height, width) in pixels, valid for the towers. Raises UserError with the form's field."""

@@ -61,7 +61,7 @@ class ModelSpec:
     """A checkpoint by a short name: the size it was trained for, and the settings that suit it.
 
     `negative_prompt_file` lies in prompts/; None for a model that learnt guidance from the empty prompt.
-    `refine` is a request's where a part of both tracks is made: a retake, or what continues a clip.
+    `refine_retake` and `refine_extension` are a request's `refine` where a part of both tracks is made.
     """
 
     name: str
@@ -74,7 +74,8 @@ class ModelSpec:
     guidance_scale: float = 5.0
     bridge_guidance_scale: float = 1.0
     negative_prompt_file: str | None = "negative.zh.txt"
-    refine: int = 0
+    refine_retake: int = 0
+    refine_extension: int = 0
 
     @property
     def negative_prompt(self) -> str:
@@ -164,7 +165,8 @@ MODELS = {
             guidance_scale=2.0,
             bridge_guidance_scale=2.0,
             negative_prompt_file=None,
-            refine=2,
+            refine_retake=4,
+            refine_extension=2,
         ),
     )
 }

@@ -267,7 +267,7 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
                 to have changed by less than this share of it (0.1 is much); the sound is made in every step.
                 A picture that is kept is then looked at once. 0 is off.
             refine: further passes over what is made: of the sound with the new picture held, which is looked
-                at once, then of the picture with the new sound held, and so on; each from the same noise.
+                at once, then of the picture with the new sound held, and so on; each from other noise.
 
         Raises:
             UserError: an argument is out of range; the message names a value that works.
@@ -339,7 +339,8 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
             self._track(picture, self.encode_video, strength, batch, "videos"),
             self._track(sound, self.encode_audio, strength, batch, "sounds"),
         )
-        noise = draw_noise(batch, self.latent_sizes(shape), generator, (latents, audio_latents))
+        sizes = self.latent_sizes(shape)
+        noise = draw_noise(batch, sizes, generator, (latents, audio_latents))
         starts = passes((tracks[0].start, tracks[1].start), refine)
         steps = [len(self.scheduler.starting_at(sigmas, pair)) - 1 for pair in starts]
         self._num_timesteps = sum(steps)
@@ -357,6 +358,8 @@ class MOVAPipeline(DiffusionPipeline, EncoderMixin, AdapterMixin):
 
         pair = noise
         for index, pass_starts in enumerate(starts):
+            if index:
+                noise = draw_noise(batch, sizes, generator, (None, None))
             pair = self.denoise(
                 *noise,
                 condition,

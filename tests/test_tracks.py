@@ -56,10 +56,16 @@ def samples_of(waveform):
 
 
 def noise_of(pipeline, seed):
+    return next(noises_of(pipeline, seed))
+
+
+def noises_of(pipeline, seed):
+    """Pairs, picture and sound, as a generator draws them one after another."""
     shape = pipeline.clip_shape(32, 48, FRAMES, 24.0)
     generator = seeded(seed)
     sizes = (16, shape.latent_frames, 4, 6), (8, shape.audio_latents)
-    return [torch.randn(size, generator=generator)[None] for size in sizes]
+    while True:
+        yield [torch.randn(size, generator=generator)[None] for size in sizes]
 
 
 def recorded(pipeline, **arguments):
@@ -238,29 +244,29 @@ def test_strength_near_zero_leaves_the_given_latents(pipeline):
     assert relative_error(out.frames, pipeline.encode_video(pixels_of(picture()))) < 1e-2
 
 
-def test_further_passes_make_the_sound_with_the_new_picture_held_then_the_picture_with_that_sound(
+def test_further_passes_make_the_sound_then_the_picture_with_the_other_held_and_other_noise(
     pipeline, monkeypatch
 ):
     monkeypatch.setattr("mova.pipeline.SEEN_ONCE", 0.0)  # the plain loop looks at the picture in every step
-    noise, first = noise_of(pipeline, 6), pixels_of(picture())[:, :, 0]
+    noises, first = noises_of(pipeline, 6), pixels_of(picture())[:, :, 0]
     out, steps = recorded(
         pipeline,
         image=Image.fromarray(picture()[0]),
         num_frames=FRAMES,
         refine=2,
-        latents=noise[0],
-        audio_latents=noise[1],
+        generator=seeded(6),
     )
     assert [step[:2] for step in steps] == [
         *[([1000, 1000], HIGH), ([909, 909], HIGH), ([714, 714], LOW)],
         *[([0, 1000], LOW), ([0, 909], LOW), ([0, 714], LOW)],
         *[([1000, 0], HIGH), ([909, 0], HIGH), ([714, 0], LOW)],
     ]
-    pair = plain_loop(pipeline, first, noise, [(sigma, sigma) for sigma in SIGMAS], (HIGH, HIGH, LOW))
-    pair = plain_loop(pipeline, first, (pair[0], noise[1]), [(0.0, sigma) for sigma in SIGMAS], [LOW] * 3)
-    pair = plain_loop(
-        pipeline, first, (noise[0], pair[1]), [(sigma, 0.0) for sigma in SIGMAS], (HIGH, HIGH, LOW)
-    )
+    experts = (HIGH, HIGH, LOW)
+    pair = plain_loop(pipeline, first, next(noises), [(sigma, sigma) for sigma in SIGMAS], experts)
+    sound_start = (pair[0], next(noises)[1])
+    pair = plain_loop(pipeline, first, sound_start, [(0.0, sigma) for sigma in SIGMAS], [LOW] * 3)
+    picture_start = (next(noises)[0], pair[1])
+    pair = plain_loop(pipeline, first, picture_start, [(sigma, 0.0) for sigma in SIGMAS], experts)
     assert relative_error(out.frames, pair[0]) < 1e-4
     assert relative_error(out.audio, pair[1]) < 1e-4
 

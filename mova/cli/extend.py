@@ -28,7 +28,9 @@ def add_extend(parser: argparse.ArgumentParser) -> None:
     own = "default: the clip's own settings"
     parser.add_argument("--prompt", help=f"what is seen and heard from here on; {own}")
     parser.add_argument("--steps", type=int, help=f"denoising steps; {own}, else the standard preset's")
-    parser.add_argument("--refine", type=int, metavar="PASSES", help=REFINE)
+    parser.add_argument(
+        "--refine", type=int, metavar="PASSES", help=f"{REFINE}; default: 2 for pocket, else 0"
+    )
     parser.add_argument("--seed", type=int, help=f"{own}, else a number that follows from the file")
     parser.add_argument("--model", help=f"{models()}; {own}")
     parser.add_argument("--out", type=Path, help="an .mp4; default CLIP-extended.mp4, next to the clip")
@@ -94,7 +96,7 @@ def build_request(options: argparse.Namespace, settings: dict, model: catalog.Mo
         request = request.replace(height=height, width=width)
     given = {"prompt": options.prompt, "num_inference_steps": options.steps, "seed": options.seed}
     request = request.replace(**{key: value for key, value in given.items() if value is not None})
-    refine = model.refine if options.refine is None else options.refine
+    refine = model.refine_extension if options.refine is None else options.refine
     # Of a model that is not in the catalogue only the length of its clip is known.
     length = model.num_frames if model.name in catalog.MODELS or not settings else request.num_frames
     window = length / request.frame_rate if options.window is None else options.window

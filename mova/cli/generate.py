@@ -23,7 +23,7 @@ from mova.tracks import Span
 
 REFINE = (
     "further passes over what is made: of the sound with the new picture kept, which is quick, then of the "
-    "picture with the new sound kept, and so on; default: 2 for pocket where a part of both is made, else 0"
+    "picture with the new sound kept, and so on"
 )
 FACE = "face"  # a crop position that is found in the picture
 
@@ -125,7 +125,12 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         help="make the sound alone in steps in which the picture is expected to change by less than this "
         "share, such as 0.1; a --video that is kept is looked at once; default: the preset's",
     )
-    quality.add_argument("--refine", type=int, metavar="PASSES", help=REFINE)
+    quality.add_argument(
+        "--refine",
+        type=int,
+        metavar="PASSES",
+        help=f"{REFINE}; default: 4 for pocket where a part of both is made, else 0",
+    )
     quality.add_argument("--video-shift", type=float, help="of the noise schedule; default: the checkpoint's")
     quality.add_argument("--audio-shift", type=float, help="of the noise schedule; default: the checkpoint's")
     quality.add_argument(
@@ -320,7 +325,7 @@ def build_request(options: argparse.Namespace, settings: dict, model: catalog.Mo
         request = request.replace(adapters=(*of_preset, *map(parse_adapter, options.lora)))
     request = with_tracks(request, options)
     if options.refine is None and not settings and request.is_retake:
-        request = request.replace(refine=model.refine)
+        request = request.replace(refine=model.refine_retake)
     if options.crop_position == FACE:
         request = request.replace(crop_position=position_of_face(request))
     if options.seconds is not None:

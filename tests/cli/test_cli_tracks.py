@@ -115,7 +115,7 @@ def test_without_a_size_the_clip_has_the_shape_and_the_length_of_the_video():
 @pytest.mark.parametrize(
     ("flags", "model", "refine"),
     [
-        (["--regenerate-video", "0-0.1", "--regenerate-audio", "0-0.1"], "pocket", 2),
+        (["--regenerate-video", "0-0.1", "--regenerate-audio", "0-0.1"], "pocket", 4),
         (["--regenerate-video", "0-0.1", "--regenerate-audio", "0-0.1", "--refine", "0"], "pocket", 0),
         (["--regenerate-video", "0-0.1", "--regenerate-audio", "0-0.1"], "360p", 0),
         (["--regenerate-audio", "0-0.1"], "pocket", 0),

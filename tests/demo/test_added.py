@@ -127,7 +127,7 @@ def test_an_extension_is_one_window_more_of_both_tracks(form, settings, files):
 
 @pytest.mark.parametrize(
     ("act", "end", "refine"),
-    [("extend", 0, 2), ("retake", 0.5, 2), ("retake", 0, 0), ("sound", 0.5, 0), ("picture", 0.5, 0)],
+    [("extend", 0, 2), ("retake", 0.5, 4), ("retake", 0, 0), ("sound", 0.5, 0), ("picture", 0.5, 0)],
 )
 def test_pocket_refines_where_a_part_of_both_tracks_is_made(form, settings, files, act, end, refine):
     request = replace(form, model="pocket", added=str(files[CLIP]), act=act, span_end=end).request(settings)
@@ -246,7 +246,9 @@ def test_a_lower_strength_and_a_longer_clip_cost_what_is_run(tmp_path):
     fresh = costs.seconds(GenerationRequest("-", **model.defaults(model.preset("standard"))), model.source)
     retake = {"act": "retake", "span_start": 0.5, "span_end": 1.0}
     assert seconds(act="sound") == pytest.approx(fresh)
-    assert seconds(act="extend") == seconds(**retake) > 1.5 * fresh  # of three passes, one of them cheap
+    # Three passes and five, of which the further ones of the sound are cheap.
+    assert 2 * fresh < seconds(**retake) < 2.6 * fresh
+    assert 1.5 * fresh < seconds(act="extend") < 1.8 * fresh
     assert seconds(**retake, strength=0.5) < 0.6 * seconds(**retake)
 
 

@@ -12,7 +12,8 @@ import torch
 from mova.pipeline import MOVAPipeline
 from recipes.pocket.evaluation.generate import POCKET, Settings
 from recipes.pocket.evaluation.measure import Expectation
-from recipes.pocket.evaluation.seams import Span
+from recipes.pocket.evaluation.roundtrip import round_trip_frames, round_trip_sound
+from recipes.pocket.evaluation.seams import Span, made_frames
 from recipes.pocket.world.clip import FRAME_RATE, NUM_FRAMES, SAMPLE_RATE, SECONDS, Clip
 
 RETAKE: tuple[Span, ...] = ((0.7, 1.4),)  # seconds
@@ -33,12 +34,21 @@ class TrackRun:
     given_frames: int = NUM_FRAMES  # of the true clip, with the sound of the same time
     windows: int = 0  # made after what is given, each after an overlap with the clip before
     refine: int = 0  # further passes
+    is_ideal: bool = False  # what is made is the true clip's through the autoencoders: no model can do better
+
+    @property
+    def made_spans(self) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+        """The seconds of picture and sound that are made of a clip of one window."""
+        if self.windows:
+            return (((self.given_frames / FRAME_RATE, SECONDS),),) * 2
+        return self.regenerate_video, self.regenerate_audio
 
 
 PARTS = TrackRun(
-    video=True, audio=True, regenerate_video=RETAKE, regenerate_audio=RETAKE, refine=POCKET.refine
+    video=True, audio=True, regenerate_video=RETAKE, regenerate_audio=RETAKE, refine=POCKET.refine_retake
 )
-SECOND_HALF = TrackRun(video=True, audio=True, given_frames=OVERLAP_FRAMES, windows=1, refine=POCKET.refine)
+EXTENDED = TrackRun(video=True, audio=True, windows=3, refine=POCKET.refine_extension)
+SECOND_HALF = replace(EXTENDED, given_frames=OVERLAP_FRAMES, windows=1)
 RUNS = {
     "joint": TrackRun(),
     "sound held": TrackRun(audio=True),
@@ -49,9 +59,11 @@ RUNS = {
     "retake in one pass": replace(PARTS, refine=0),
     "retake sound": TrackRun(video=True, audio=True, regenerate_audio=RETAKE),
     "retake picture": TrackRun(video=True, audio=True, regenerate_video=RETAKE),
+    "retake, ideal": replace(PARTS, is_ideal=True),
     "continue": SECOND_HALF,
     "continue in one pass": replace(SECOND_HALF, refine=0),
-    "extend": TrackRun(video=True, audio=True, windows=3, refine=POCKET.refine),
+    "continue, ideal": replace(SECOND_HALF, is_ideal=True),
+    "extend": EXTENDED,
 }
 
 
@@ -70,6 +82,9 @@ def make(
     """The clip of each case, from what the run gives of the true one."""
     for first in range(0, len(cases), batch):
         part = cases[first : first + batch]
+        if run.is_ideal:
+            yield from _ideal(pipeline, [case.clip for case in part], run)
+            continue
         frames = np.stack([case.clip.frames[: run.given_frames] for case in part])
         samples = round(run.given_frames / FRAME_RATE * SAMPLE_RATE)
         sounds = np.stack([case.clip.waveform[:samples] for case in part])
@@ -91,6 +106,18 @@ def make(
             seeds = [case.seed + window * WINDOW_SEED for case in part]
             frames, sounds = _continue(pipeline, prompts, seeds, settings, frames, sounds, run.refine)
         yield from zip(frames, sounds, strict=True)
+
+
+def _ideal(pipeline: MOVAPipeline, clips: Sequence[Clip], run: TrackRun) -> Iterator[Media]:
+    frames, sounds = np.stack([clip.frames for clip in clips]), np.stack([clip.waveform for clip in clips])
+    video_spans, audio_spans = run.made_spans
+    made = made_frames(video_spans, NUM_FRAMES)
+    frames[:, made] = round_trip_frames(pipeline, frames)[:, made]
+    decoded = round_trip_sound(pipeline, sounds)
+    for start, end in audio_spans:
+        part = slice(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE))
+        sounds[:, part] = decoded[:, part]
+    yield from zip(frames, sounds, strict=True)
 
 
 def _continue(
