@@ -169,7 +169,7 @@ class EnhanceTab:
         )
 
     def write(self, values: Values, request: gr.Request) -> Iterator[Updates]:
-        """The versions, the first shown as soon as it is there."""
+        """The versions, the first shown as soon as it is there, and open to changes once all are."""
         stop = self._stops[str(values[self.visitor])] = threading.Event()
         yield {
             self.status: html.note("Writing …"),
@@ -187,25 +187,31 @@ class EnhanceTab:
             image = Path(values[self.image]) if values[self.image] else None
             asked = EnhanceRequest(values[self.idea] or "", image, seconds=float(values[self.seconds]))
             count = min(int(values[self.count]), MAX_VERSIONS)
-            shown: Updates = {}
             for result in enhancer.candidates(asked, count, stop.is_set):
                 versions = [*versions, Version.of(result)]
-                # Every update is whole: the browser may drop all but the last of several that come at once.
-                shown = self._show(versions)
-                yield shown
-            yield shown | done
+                yield self._show(versions, interactive=False)
+            yield done | self._show(versions, interactive=True)
         except (UserError, BackendError) as error:
-            yield done | {self.status: html.note(str(error), "error")}
+            yield (
+                done | self._show(versions, interactive=True) | {self.status: html.note(str(error), "error")}
+            )
         except Cancelled:
-            yield done | {self.status: versions[0].about if versions else html.note("Stopped.")}
+            yield done | {self.status: html.note("Stopped.")} | self._show(versions, interactive=True)
 
-    def _show(self, versions: list[Version]) -> Updates:
-        """All versions, the first of them in the field."""
+    def _show(self, versions: list[Version], interactive: bool) -> Updates:
+        """All versions, the first of them in the field.
+
+        Every update is whole: the browser may drop all but the last of several that come at once. So what is
+        chosen or typed before the last one came would be lost.
+        """
+        if not versions:
+            return {}
         choices = [(f"Variant {number}", str(number)) for number in range(1, len(versions) + 1)]
+        several = len(versions) > 1
         return {
             self.versions: versions,
-            self.number: gr.update(choices=choices, value="1", visible=len(versions) > 1),
-            self.text: versions[0].text,
+            self.number: gr.update(choices=choices, value="1", visible=several, interactive=interactive),
+            self.text: gr.update(value=versions[0].text, interactive=interactive),
             self.status: versions[0].about,
             self.sheet: gr.update(visible=True),
         }

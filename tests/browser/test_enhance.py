@@ -1,5 +1,7 @@
 """The prompt tab as a person uses it: versions of an idea, by each writer, edited and taken to Generate."""
 
+import threading
+
 import pytest
 
 from tests.browser.page import visiting
@@ -99,14 +101,21 @@ def test_a_server_is_tested_and_writes_with_the_quote_kept_and_its_failure_leave
     page.locator("#test-note .mova-error").wait_for()
     scripted.reset()
     other = GOOD_ANSWER.replace("grey morning", "pale evening")
+    second = threading.Event()
     scripted.steps.extend(
-        [lambda handler: handler.answer(GOOD_ANSWER), lambda handler: handler.answer(other)]
+        [
+            lambda handler: handler.answer(GOOD_ANSWER),
+            lambda handler: second.wait(60) and handler.answer(other),
+        ]
     )
     page.locator("#variants button").first.click()
     page.locator("#count label", has_text="2").click()
     page.locator("#write").click()
-    page.get_by_role("radio", name="Variant 2").wait_for()
     text = page.locator("#candidate-0 textarea")
+    wait_for_value(page, "#candidate-0 textarea", "value")
+    assert not text.is_enabled()  # the second would overwrite what is typed
+    second.set()
+    page.get_by_role("radio", name="Variant 2").wait_for()
     assert text.input_value() == GOOD_PROMPT
     demo.choose("Variant 2")
     wait_for_value(page, "#candidate-0 textarea", "value.includes('pale evening')")
