@@ -34,6 +34,12 @@ def check_state(demo, size: str, within: str, outputs: object = "/outputs") -> N
             TOUCHED,
         )
         assert not small, small
+        # An arrow is turned about its middle: as high as a finger's button it would lie at the card's edge.
+        stretched = page.locator(f"{within} .label-wrap .icon").evaluate_all(
+            "(found, least) => found.filter(e => e.offsetHeight >= least).map(e => e.parentNode.innerText)",
+            TOUCHED,
+        )
+        assert not stretched, stretched
     rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
     broken = [
         (violation["id"], node["target"], node["failureSummary"])

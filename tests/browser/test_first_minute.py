@@ -160,6 +160,7 @@ def test_a_finger_finds_every_button_of_the_phone_and_each_has_a_name(visit):
     page.get_by_text("Adapters (LoRA)").click()
     page.get_by_text("More with this clip").click()
     visit.settle()
+    check_state(visit, "phone", "#more-actions")
     small = page.evaluate(
         """() => [...document.querySelectorAll('button, input, textarea, select, summary, label:has(input)')]
           .filter(e => e.checkVisibility() && e.getBoundingClientRect().width > 1 && !e.closest('footer'))
