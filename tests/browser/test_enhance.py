@@ -67,6 +67,7 @@ def test_an_idea_is_written_edited_repaired_and_sent(demo, golden):
     text.fill(text.input_value().replace("warm", "cold").replace("red ", ""))
     missing = page.locator("#kept .mova-missing", has_text="red coat")
     missing.wait_for()
+    demo.settle()  # the words are drawn again with each answer
     assert page.locator("#kept .mova-kept").count() == 0
     missing.get_by_role("button").click()
     wait_for_value(page, "#candidate-0 textarea", "value.includes('The coat is red.')")

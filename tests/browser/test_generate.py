@@ -68,8 +68,7 @@ def test_a_reload_keeps_the_clips_and_finds_a_run_again(demo):
     page = demo.page
     demo.make(PROMPT)
     page.locator("#mine button").first.wait_for()
-    demo.choose_preset("Exact")
-    page.locator("#make").click()
+    demo.start_long_clip(PROMPT)
     page.wait_for_function("() => /step [1-9]/.test(document.querySelector('#status').innerText)")
     demo.open()
     page.get_by_role("button", name="Stop").wait_for()

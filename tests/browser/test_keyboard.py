@@ -90,6 +90,7 @@ def test_a_prompt_is_written_and_used_by_keys_alone(demo):
     text = page.locator("#candidate-0 textarea")
     text.fill(text.input_value().replace("red ", ""))
     page.locator("#kept .mova-missing", has_text="red coat").wait_for()
+    demo.settle()  # the words are drawn again with each answer
     press(page, "#kept .mova-missing button")
     page.wait_for_function("() => document.querySelector('#candidate-0 textarea').value.includes('is red')")
     demo.settle()
