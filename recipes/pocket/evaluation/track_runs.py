@@ -34,7 +34,7 @@ class TrackRun:
     given_frames: int = NUM_FRAMES  # of the true clip, with the sound of the same time
     windows: int = 0  # made after what is given, each after an overlap with the clip before
     refine: int = 0  # further passes
-    is_ideal: bool = False  # what is made is the true clip's through the autoencoders: no model can do better
+    is_ideal: bool = False  # what is made is the true clip's, through the autoencoders
 
     @property
     def made_spans(self) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
