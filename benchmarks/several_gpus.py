@@ -116,7 +116,7 @@ def synchronize() -> None:
 
 
 def reset_peak(team: Team) -> None:
-    del team  # a function that followers are told to call gets theirs
+    del team  # followers call it with theirs
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from demo import enhance_html, html
-from demo.fields import PRIVATE, PictureField, Updates, Values
+from demo.fields import PRIVATE, PictureField, Updates, Values, server_fields
 from demo.generate_form import GenerateForm
 from demo.service import DemoService, client_address
 from demo.settings import sample_prompts
@@ -116,17 +116,8 @@ class EnhanceTab:
             with gr.Column(
                 visible=first == SERVER and not is_configured, elem_classes="mova-tight"
             ) as self.server_box:
-                self.base_url = gr.Textbox(
-                    label="Address",
-                    info="OpenAI-compatible",
-                    placeholder="as configured" if is_configured else "http://localhost:8000/v1",
-                    elem_id="server-url",
-                )
-                self.model = gr.Textbox(
-                    label="Model", placeholder="Empty = server's first model", elem_id="server-model"
-                )
-                self.api_key = gr.Textbox(
-                    label="Key", info="Sent to this address only.", type="password", elem_id="server-key"
+                self.base_url, self.model, self.api_key = server_fields(
+                    "server", is_configured, "OpenAI-compatible"
                 )
                 self.test_button = gr.Button("Test", elem_id="test-server")
                 self.test_note = gr.HTML(elem_id="test-note")

@@ -1,4 +1,4 @@
-"""Shared by the tabs: options of private events, types of values, and a picture field that opens no file."""
+"""Shared by the tabs: options of private events, types of values, a server's fields, a picture field."""
 
 from typing import Any
 
@@ -12,6 +12,19 @@ PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 Values = dict[Component, Any]  # given to a handler whose inputs are a set
 # By component; a handler may leave out outputs that stay as they are, but not all: {} is a value to gradio.
 Updates = dict[Block, Any]
+
+
+def server_fields(prefix: str, is_configured: bool, info: str | None = None) -> tuple[gr.Textbox, ...]:
+    """Address, model and key of an OpenAI-compatible server."""
+    address = gr.Textbox(
+        label="Address",
+        info=info,
+        placeholder="as configured" if is_configured else "http://localhost:8000/v1",
+        elem_id=f"{prefix}-url",
+    )
+    model = gr.Textbox(label="Model", placeholder="Empty = server's first model", elem_id=f"{prefix}-model")
+    key = gr.Textbox(label="Key", info="Sent to this address only.", type="password", elem_id=f"{prefix}-key")
+    return address, model, key
 
 
 class PictureField(gr.Image):

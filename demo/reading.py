@@ -15,7 +15,7 @@ def read_prompt(prompt: str, model: str) -> PocketReading | None:
 
 
 def is_written_out(prompt: str) -> bool:
-    """True for a prompt in paragraphs, as the writers and pocket's own captions have it: it is no idea."""
+    """True for a prompt in paragraphs, like the writers' and pocket's captions: it is not read as an idea."""
     return "\n\n" in prompt.strip()
 
 

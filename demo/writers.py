@@ -104,6 +104,6 @@ def describe_result(result: EnhanceResult) -> str:
     notes = html.note(result.failure, "warning") + html.note(text)
     if result.repairs:
         notes += html.note(f"Fixed: {'; '.join(repair.message for repair in result.repairs)}.")
-    # Where the template wrote what pocket cannot draw, the first note is on that, and `not_kept` names it.
-    told = result.not_kept and result.route == "template"
-    return notes + html.notes((f"{note}." for note in result.notes[1 if told else 0 :]), "warning")
+    # Where the template wrote what pocket cannot draw, the first note says so, as `not_kept` does.
+    is_said = result.not_kept and result.route == "template"
+    return notes + html.notes((f"{note}." for note in result.notes[1 if is_said else 0 :]), "warning")

@@ -126,7 +126,14 @@ def written_size(value: str) -> str:
     return value
 
 
+def written_num_frames(value: int) -> int:
+    """`value`, if clips can have as many frames. Raises UserError."""
+    check_num_frames(value)
+    return value
+
+
 Size = Annotated[str, AfterValidator(written_size)]
+NumFrames = Annotated[int, AfterValidator(written_num_frames)]
 Name = Annotated[str, BeforeValidator(written_name)]
 PathName = Annotated[Path, BeforeValidator(written_name)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -317,15 +324,8 @@ class Samples(Section):
     num_inference_steps: int = Field(25, ge=1, le=1000)
     guidance_scale: float = Field(5.0, ge=0, le=50)
     negative_prompt: str | None = None  # None is the model's own
-    num_frames: int | None = None  # None is the longest trained
+    num_frames: NumFrames | None = None  # None is the longest trained
     clips: tuple[Sample, ...] = ()
-
-    @field_validator("num_frames")
-    @classmethod
-    def _num_frames(cls, value: int | None) -> int | None:
-        if value is not None:
-            check_num_frames(value)
-        return value
 
 
 class Run(Section):

@@ -306,9 +306,12 @@ def use_kernels(
     return kernels
 
 
-def compile_blocks(tower: DualTower) -> None:
-    """Compile every block and bridge conditioner in place; one graph each serves all layers and experts."""
+def compile_blocks(tower: DualTower, dynamic: bool | None = None) -> None:
+    """Compile every block and bridge conditioner in place; one graph each serves all layers and experts.
+
+    `dynamic` is torch's: False compiles a graph for each shape.
+    """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     for index in range(tower.num_layers):
         for module in tower.layer(index):
-            module.compile()
+            module.compile(dynamic=dynamic)

@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.components import Component
 
-from demo.fields import PRIVATE, Updates, Values
+from demo.fields import PRIVATE, Updates, Values, server_fields
 from demo.generate_tab import GenerateTab
 from demo.html import empty
 from demo.service import DemoService, client_address
@@ -211,20 +211,7 @@ class TrainTab:
             gr.HTML(html.note("A model that sees pictures writes captions; add what is heard."))
             has_server = self.service.demo.settings.llm is not None
             with gr.Row(elem_classes="mova-phone-wrap"):
-                self.base_url = gr.Textbox(
-                    label="Address",
-                    placeholder="as configured" if has_server else "http://localhost:8000/v1",
-                    elem_id="train-server-url",
-                )
-                self.model = gr.Textbox(
-                    label="Model", placeholder="Empty = server's first model", elem_id="train-server-model"
-                )
-                self.api_key = gr.Textbox(
-                    label="Key",
-                    info="Sent to this address only.",
-                    type="password",
-                    elem_id="train-server-key",
-                )
+                self.base_url, self.model, self.api_key = server_fields("train-server", has_server)
 
     def _lay_out_setup(self) -> None:
         self.fields = TrainFields(self.service.demo, self.service.rental.is_open)

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from lora_trainer.config import (
     LossWeights,
+    NumFrames,
     PathName,
     Run,
     RunConfig,
@@ -21,7 +22,7 @@ from lora_trainer.journal import CACHE
 from mova.adapters.strengths import TOWERS
 from mova.catalog import find_model
 from mova.request import LIMITS
-from mova.shapes import check_num_frames, parse_size
+from mova.shapes import parse_size
 
 # One LoRA in everything that a step passes through, learnt as fast as the trial on pocket learnt it.
 DEFAULTS: dict[str, Any] = {
@@ -41,18 +42,11 @@ class Prompts(Section):
     count: int | None = Field(None, ge=1)  # trajectories; None: one for each prompt
     held_out: int = Field(4, ge=0)  # of them, which are not learnt and measure the student
     size: Size | None = None  # WIDTHxHEIGHT
-    num_frames: int | None = None
+    num_frames: NumFrames | None = None
     frame_rate: float = Field(24.0, gt=0, le=120)
     hold_video: float = Field(0.0, ge=0, le=1)  # share of the trajectories with the picture held
     hold_audio: float = Field(0.0, ge=0, le=1)  # share of the trajectories with the sound held
     cache: PathName | None = None  # folder of the trajectories, which runs may share; None is OUTPUT/cache
-
-    @field_validator("num_frames")
-    @classmethod
-    def _num_frames(cls, value: int | None) -> int | None:
-        if value is not None:
-            check_num_frames(value)
-        return value
 
     @model_validator(mode="after")
     def _held(self) -> "Prompts":

@@ -23,10 +23,10 @@ from lora_trainer.learner import Learner
 from lora_trainer.objective import sample_generator
 from lora_trainer.validation import Figures
 from mova.errors import UserError
+from mova.models.dual_tower import DualTower
 from mova.pipeline import MOVAPipeline
+from mova.placement import compile_blocks
 from mova.scheduler import PairScheduler
-
-GRAPHS = 64  # of one layer's code at most: by tower, batch, gradients and LoRA
 
 
 class Student(Learner):
@@ -43,7 +43,9 @@ class Student(Learner):
         boundary = pipeline.config.boundary_ratio
         self.experts = {kind: scheduler.experts(each[:-1], boundary) for kind, each in self.sigmas.items()}
         if config.run.compile:
-            compile_layers(pipeline)
+            for video in (pipeline.video_dit, pipeline.video_dit_2):
+                tower = DualTower(video, pipeline.audio_dit, pipeline.dual_tower_bridge)
+                compile_blocks(tower, dynamic=False)  # batches, their part that walks its own path, no LoRA
 
     def follow(self, trajectories: Trajectories) -> None:
         """Learn from `trajectories`, all but the held-out ones. Raises UserError if an expert has no step."""
@@ -220,18 +222,3 @@ def step_error(velocity: Tensor, start: Tensor, end: Tensor, gap: Tensor) -> Ten
 def broadcast(values: Tensor, over: Tensor) -> Tensor:
     """`values` [B] with the axes of `over` [B, ...]."""
     return values.view(-1, *[1] * (over.ndim - 1))
-
-
-def compile_layers(pipeline: MOVAPipeline) -> None:
-    """Compile each layer; with graphs for batches, for the part that walks its own path, and without LoRA."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-    bridge = pipeline.dual_tower_bridge
-    for layers in (
-        pipeline.video_dit.blocks,
-        pipeline.video_dit_2.blocks,
-        pipeline.audio_dit.blocks,
-        bridge.audio_to_video_conditioners,
-        bridge.video_to_audio_conditioners,
-    ):
-        for layer in layers:
-            layer.compile(dynamic=False)

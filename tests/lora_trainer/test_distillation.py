@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from lora_trainer.checkpoint import checkpoints
 from lora_trainer.distillation.config import read_distill_config
@@ -22,6 +21,7 @@ from lora_trainer.distillation.trajectories import Trajectories, held_in_group
 from mova.adapters.strengths import EXPERTS, TOWERS
 from mova.adapters.turbo import Turbo, turbo_of
 from mova.errors import Cancelled, UserError
+from tests.lora_trainer.loops import adapter_of, same, stop_inside
 
 ROOT = Path(__file__).parents[2]
 CACHE = "prompts-*.safetensors", "states-*.safetensors"
@@ -86,14 +86,6 @@ def distil(settings, shared_cache):
         return open_distillation(settings(prompts__cache=str(shared_cache), **changes), resume)
 
     return distil
-
-
-def adapter_of(distillation):
-    return load_file(distillation.run())
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_the_kept_states_are_those_of_the_pipelines_own_guided_run(distil, fresh, prompts):
@@ -235,14 +227,7 @@ def test_a_stopped_run_resumes_bit_for_bit(distil, tmp_path):
     with distil(output=str(tmp_path / "whole"), run__accumulation=2) as whole:
         expected = adapter_of(whole)
     with distil(run__accumulation=2) as stopped:
-        inner = stopped.engine.micro_batch
-
-        def micro_batch():
-            inner()
-            if (stopped.engine.step, stopped.engine.micro) == (2, 1):
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        stopped.engine.micro_batch = micro_batch
+        stop_inside(stopped, 2, 1)
         with pytest.raises(Cancelled, match="stopped at step 2"):
             stopped.run()
     with distil(resume=True, run__accumulation=2) as again:

@@ -22,6 +22,7 @@ from lora_trainer.overfit import verdict
 from lora_trainer.train import Trainer, open_trainer, saved_state
 from mova.errors import BackendError, Cancelled, UserError
 from mova.media.clips import read_clip
+from tests.lora_trainer.loops import adapter_of, same, stop_inside
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,14 +40,6 @@ def trainer(settings, parts):
         return Trainer(config, cache, pipeline, state=saved_state(config, resume, is_first=True))
 
     return trainer
-
-
-def adapter_of(trainer):
-    return load_file(trainer.run())
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_a_run_writes_adapter_checkpoints_samples_and_a_journal(trainer, clips):
@@ -88,14 +81,7 @@ def test_a_stopped_run_saves_inside_the_accumulation_and_goes_on_bit_for_bit(tra
     expected = adapter_of(trainer(output=str(tmp_path / "whole")))
     stopped = trainer()
     before = signal.getsignal(signal.SIGTERM)
-    inner = stopped.engine.micro_batch
-
-    def micro_batch():
-        inner()
-        if (stopped.engine.step, stopped.engine.micro) == (2, 1):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    stopped.engine.micro_batch = micro_batch
+    stop_inside(stopped, 2, 1)
     with pytest.raises(Cancelled, match="stopped at step 2"):
         stopped.run()
     assert signal.getsignal(signal.SIGTERM) is before

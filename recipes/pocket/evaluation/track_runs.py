@@ -14,7 +14,7 @@ from recipes.pocket.evaluation.generate import POCKET, Settings
 from recipes.pocket.evaluation.measure import Expectation
 from recipes.pocket.evaluation.roundtrip import round_trip_frames, round_trip_sound
 from recipes.pocket.evaluation.seams import Span, made_frames
-from recipes.pocket.world.clip import FRAME_RATE, NUM_FRAMES, SAMPLE_RATE, SECONDS, Clip
+from recipes.pocket.world.clip import FRAME_RATE, NUM_FRAMES, NUM_SAMPLES, SAMPLE_RATE, SECONDS, Clip
 
 RETAKE: tuple[Span, ...] = ((0.7, 1.4),)  # seconds
 OVERLAP_FRAMES = 25  # given to a window that continues a clip: 4k+1, about a second
@@ -37,11 +37,19 @@ class TrackRun:
     is_ideal: bool = False  # what is made is the true clip's, through the autoencoders
 
     @property
-    def made_spans(self) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
-        """The seconds of picture and sound that are made of a clip of one window."""
-        if self.windows:
-            return (((self.given_frames / FRAME_RATE, SECONDS),),) * 2
-        return self.regenerate_video, self.regenerate_audio
+    def given_samples(self) -> int:
+        return round(self.given_frames / FRAME_RATE * SAMPLE_RATE)
+
+    def made_spans(self, media: Media) -> tuple[Sequence[Span], Sequence[Span]]:
+        """The seconds of a clip's picture and sound that are made."""
+        if not self.windows:
+            return self.regenerate_video, self.regenerate_audio
+        frames, waveform = media
+        given_samples = min(self.given_samples, NUM_SAMPLES)
+        return (
+            ((self.given_frames / FRAME_RATE, len(frames) / FRAME_RATE),),
+            ((given_samples / SAMPLE_RATE, len(waveform) / SAMPLE_RATE),),
+        )
 
 
 PARTS = TrackRun(
@@ -86,8 +94,7 @@ def make(
             yield from _ideal(pipeline, [case.clip for case in part], run)
             continue
         frames = np.stack([case.clip.frames[: run.given_frames] for case in part])
-        samples = round(run.given_frames / FRAME_RATE * SAMPLE_RATE)
-        sounds = np.stack([case.clip.waveform[:samples] for case in part])
+        sounds = np.stack([case.clip.waveform[: run.given_samples] for case in part])
         prompts = [case.clip.caption if run.caption else "" for case in part]
         if not run.windows:
             frames, sounds = _call(
@@ -110,7 +117,7 @@ def make(
 
 def _ideal(pipeline: MOVAPipeline, clips: Sequence[Clip], run: TrackRun) -> Iterator[Media]:
     frames, sounds = np.stack([clip.frames for clip in clips]), np.stack([clip.waveform for clip in clips])
-    video_spans, audio_spans = run.made_spans
+    video_spans, audio_spans = run.made_spans((frames[0], sounds[0]))
     made = made_frames(video_spans, NUM_FRAMES)
     frames[:, made] = round_trip_frames(pipeline, frames)[:, made]
     decoded = round_trip_sound(pipeline, sounds)

@@ -29,11 +29,7 @@ def measure_run(run: TrackRun, case: TrackCase, media: Media) -> Figures:
     if clip.family == "ball" and run.video and not (run.regenerate_video or run.windows):
         # The picture is the true one: every true impact has to be heard.
         figures["seen_seconds"] = [(impact.frame + 0.5) / FRAME_RATE for impact in clip.events.impacts]
-    video_spans, audio_spans = run.regenerate_video, run.regenerate_audio
-    if run.windows:
-        audio_spans = video_spans = ((run.given_frames / FRAME_RATE, len(frames) / FRAME_RATE),)
-        given = round(run.given_frames / FRAME_RATE * SAMPLE_RATE)
-        audio_spans = ((min(given, len(clip.waveform)) / SAMPLE_RATE, len(waveform) / SAMPLE_RATE),)
+    video_spans, audio_spans = run.made_spans(media)
     if run.video:
         figures["picture_change"] = seams.picture_change(clip.frames, frames, video_spans)
     if run.audio:
