@@ -18,6 +18,7 @@ from mova.errors import UserError, check_finite, field_errors
 from mova.files import check_output, sha256_of
 from mova.guidance import ALWAYS, MAX_SCALE, Guidance, Interval, check_interval
 from mova.shapes import FRAME_RATES, MAX_PROMPT_TOKENS, TEMPORAL_STRIDE, check_num_frames, check_size
+from mova.sigmas import shifted
 from mova.text import clean_prompt
 from mova.tracks import Span, Starts, check_given, check_refine, check_strength, passes, spans_to_make
 
@@ -163,7 +164,7 @@ class GenerationRequest:
         tracks = []
         for own, start in zip((self.video_shift, self.audio_shift), starts, strict=True):
             factor = shift if own is None else own
-            sigmas = np.float32(factor * uniform / (1 + (factor - 1) * uniform))
+            sigmas = np.float32(shifted(uniform, factor))
             tracks.append(np.minimum(sigmas, np.float32(start)))
         is_moving = np.logical_or(*(sigmas[1:] < sigmas[:-1] for sigmas in tracks))
         return tracks[0 if starts[0] else 1][:-1][is_moving]

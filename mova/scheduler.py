@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mova.adapters.strengths import EXPERTS
 from mova.request import check_fields
+from mova.sigmas import shifted
 
 
 class PairScheduler(SchedulerMixin, ConfigMixin):
@@ -36,7 +37,7 @@ class PairScheduler(SchedulerMixin, ConfigMixin):
         shifts = [self.config.shift if shift is None else shift for shift in (video_shift, audio_shift)]
         check_fields(num_inference_steps=num_inference_steps, video_shift=shifts[0], audio_shift=shifts[1])
         base = torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64)
-        return torch.stack([self.shifted(base, shift) for shift in shifts], dim=1).float()
+        return torch.stack([shifted(base, shift) for shift in shifts], dim=1).float()
 
     @staticmethod
     def starting_at(sigmas: Tensor, starts: tuple[float, float]) -> Tensor:
@@ -47,11 +48,6 @@ class PairScheduler(SchedulerMixin, ConfigMixin):
         sigmas = sigmas.minimum(sigmas.new_tensor(starts))
         moving = (sigmas[1:] != sigmas[:-1]).any(dim=1)
         return sigmas[int(moving.nonzero()[0]) :]
-
-    @staticmethod
-    def shifted(sigma: Tensor, shift: float) -> Tensor:
-        """`sigma`, uniform from 0 to 1, moved towards 1, the noise, by `shift` over 1."""
-        return shift * sigma / (1 + (shift - 1) * sigma)
 
     def timesteps(self, sigmas: Tensor) -> Tensor:
         return sigmas * self.config.num_train_timesteps

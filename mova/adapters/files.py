@@ -27,7 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mova.adapters.strengths import TOWERS
-from mova.adapters.turbo import Turbo
+from mova.adapters.turbo import MAX_HEADER, Turbo
 from mova.errors import UserError, printable
 from mova.files import new_output
 
@@ -35,7 +35,6 @@ VERSION = 1
 MAX_RANK = 256
 MAX_BYTES = 4 * 2**30
 MAX_TENSORS = 10_000
-MAX_HEADER = 8 * 2**20  # bytes: MAX_TENSORS with long names, and the metadata
 MAX_ALPHA = 1e6
 MAX_METADATA = 2**20  # characters of `mova_adapter`
 MAX_WORDS = 100

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mova.errors import UserError, check_finite
+from mova.sigmas import shifted
 
 MAX_STEPS = 100
 SHIFTS = (0.01, 100)
-MAX_HEADER = 8 * 2**20  # bytes, as in mova.adapters.files
+MAX_HEADER = 8 * 2**20  # bytes: 10,000 tensors with long names, and the metadata
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,7 @@ class Turbo:
             "guidance_scale": 1.0,
             "bridge_guidance_scale": 1.0,
             "sigmas": [
-                [
-                    round(shift * part / (1 + (shift - 1) * part), 6)
-                    for shift in (self.video_shift, self.audio_shift)
-                ]
+                [round(shifted(part, shift), 6) for shift in (self.video_shift, self.audio_shift)]
                 for part in (1 - step / self.steps for step in range(self.steps + 1))
             ],
         }

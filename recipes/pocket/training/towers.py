@@ -18,7 +18,7 @@ from mova.adapters.strengths import EXPERTS
 from mova.models.audio_vae import AudioVAE
 from mova.models.dit import AudioDiT
 from mova.models.dual_tower import DualTower
-from mova.scheduler import PairScheduler
+from mova.sigmas import shifted
 from recipes.pocket.training.latents import Encoder, Shard
 from recipes.pocket.training.models import BOUNDARY_RATIO, SHIFT
 from recipes.pocket.training.run import Budget, Log, Ranks
@@ -99,8 +99,8 @@ def draw_sigmas(batch: int, expert: int, device: torch.device) -> tuple[Tensor, 
     chance = torch.rand(batch, device=device) / HELD_SHARE
     video_held, audio_held = (chance < 0.5) & (expert == 1), (chance >= 0.5) & (chance < 1)
     return (
-        PairScheduler.shifted(base, SHIFT).masked_fill(video_held, 0),
-        PairScheduler.shifted(other, SHIFT).masked_fill(audio_held, 0),
+        shifted(base, SHIFT).masked_fill(video_held, 0),
+        shifted(other, SHIFT).masked_fill(audio_held, 0),
     )
 
 
@@ -219,7 +219,7 @@ def train_audio_tower(
     budget = Budget(minutes, decay, ranks)
     for scale in budget.steps():
         rows = torch.randint(len(latents), (batch,), device=device)
-        sigma = PairScheduler.shifted(torch.rand(batch, device=device), SHIFT)
+        sigma = shifted(torch.rand(batch, device=device), SHIFT)
         sound, target = noised(latents[rows], sigma)
         text = embed(run.model.text_encoder, captions.draw(rows))
         loss = (velocity(run.model.audio_dit, sound, sigma * 1000, text) - target).square().mean()
