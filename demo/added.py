@@ -14,13 +14,12 @@ from mova.media.given import VideoFacts, probe_audio, probe_video, read_audio
 from mova.media.streams import opened
 from mova.request import GenerationRequest
 from mova.shapes import TEMPORAL_STRIDE
-from mova.tracks import Regenerate, Span, Window, frames_for_sound, plan_extension
+from mova.tracks import Regenerate, Span, Window, frames_for_sound, overlap_frames, plan_extension
 
 SOUND, SILENT, CLIP = "sound", "silent video", "clip"
 EXTEND, REDO_SOUND, REDO_PICTURE, RETAKE = "extend", "sound", "picture", "retake"
 ACTS = (EXTEND, REDO_SOUND, REDO_PICTURE, RETAKE)
 GIVEN = "given"  # name of the added file in a clip's folder
-OVERLAP_SECONDS = 1.0  # of the clip so far that a continuation holds
 
 
 @dataclass(frozen=True)
@@ -108,14 +107,14 @@ def copy_streams(source: Path, target: Path) -> None:
 
 def overlap_seconds(model: catalog.ModelSpec) -> float:
     """Seconds of the clip so far that a continuation holds."""
-    return min(OVERLAP_SECONDS, model.num_frames / model.frame_rate / 2)
+    return min(model.overlap_seconds, model.num_frames / model.frame_rate / 2)
 
 
 def next_window(num_frames: int, model: catalog.ModelSpec) -> Window:
     """The one window that continues a clip of `num_frames`, as long as the model was trained at."""
     rate, overlap = model.frame_rate, overlap_seconds(model)
-    held = (round(overlap * rate) - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
-    (window,) = plan_extension(num_frames, (model.num_frames - held) / rate, rate, overlap, model.num_frames)
+    seconds = (model.num_frames - overlap_frames(overlap, rate)) / rate
+    (window,) = plan_extension(num_frames, seconds, rate, overlap, model.num_frames)
     return window
 
 

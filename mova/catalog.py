@@ -61,7 +61,8 @@ class ModelSpec:
     """A checkpoint by a short name: the size it was trained for, and the settings that suit it.
 
     `negative_prompt_file` lies in prompts/; None for a model that learnt guidance from the empty prompt.
-    `refine_retake` and `refine_extension` are a request's `refine` where a part of both tracks is made.
+    `refine_retake` and `refine_extension` are a request's `refine` where a part of both tracks is made. A
+    window that continues a clip holds its last `overlap_seconds`.
     """
 
     name: str
@@ -76,6 +77,7 @@ class ModelSpec:
     negative_prompt_file: str | None = "negative.zh.txt"
     refine_retake: int = 0
     refine_extension: int = 0
+    overlap_seconds: float = 1.0
 
     @property
     def negative_prompt(self) -> str:
@@ -167,6 +169,7 @@ MODELS = {
             negative_prompt_file=None,
             refine_retake=4,
             refine_extension=2,
+            overlap_seconds=0.375,  # 9 frames
         ),
     )
 }

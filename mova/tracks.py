@@ -222,7 +222,7 @@ def plan_extension(
     check_finite("seconds", seconds, 1 / frame_rate, MAX_EXTENSION_SECONDS)
     check_finite("overlap", overlap_seconds, 1 / frame_rate, (window_frames - TEMPORAL_STRIDE) / frame_rate)
     missing = math.ceil(seconds * frame_rate / TEMPORAL_STRIDE - TOLERANCE) * TEMPORAL_STRIDE
-    overlap = _whole_latents(min(num_frames, round(overlap_seconds * frame_rate)))
+    overlap = min(_whole_latents(num_frames), overlap_frames(overlap_seconds, frame_rate))
     windows = []
     while missing > 0:
         new = min(missing, window_frames - overlap)
@@ -230,6 +230,11 @@ def plan_extension(
         windows.append(Window(num_frames - held, held, held + new))
         num_frames, missing = num_frames + new, missing - new
     return tuple(windows)
+
+
+def overlap_frames(seconds: float, frame_rate: float) -> int:
+    """The frames (4k+1) that an overlap of so many seconds holds."""
+    return _whole_latents(round(seconds * frame_rate))
 
 
 def extend(

@@ -43,7 +43,7 @@ class Extension:
     source: Path
     request: GenerationRequest
     seconds: float
-    overlap: float = 1.0
+    overlap: float
 
     def request_of(self, window: Window) -> GenerationRequest:
         """The request of one window, with the source in place of the clip so far."""

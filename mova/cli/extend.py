@@ -16,8 +16,13 @@ def add_extend(parser: argparse.ArgumentParser) -> None:
     """The arguments of `extend`."""
     parser.add_argument("clip", type=Path, metavar="FILE.mp4", help="a clip with sound; it stays as it is")
     parser.add_argument("--seconds", type=float, required=True, help="how much longer it becomes")
+    pocket, other = catalog.MODELS[catalog.SMALL_MODEL].overlap_seconds, catalog.ModelSpec.overlap_seconds
     parser.add_argument(
-        "--overlap", type=float, default=1.0, help="seconds of the clip so far that a window holds, default 1"
+        "--overlap",
+        type=float,
+        metavar="SECONDS",
+        help="how much of the clip so far a window holds; "
+        f"default: the model's own, {pocket:g} for pocket, else {other:g}",
     )
     parser.add_argument(
         "--window",
@@ -45,12 +50,14 @@ def extend(options: argparse.Namespace) -> int:
         raise UserError(f"--out {out} must end in .mp4")
     settings = own_settings(options.clip)
     name = str(options.model or settings.get("model") or suitable_model())
-    request = build_request(options, settings, catalog.find_model(name))
+    model = catalog.find_model(name)
+    request = build_request(options, settings, model)
+    overlap = model.overlap_seconds if options.overlap is None else options.overlap
 
     from mova.backends.extension import Extension, extend_clip
     from mova.backends.local import LocalBackend  # brings torch: only when the request is in order
 
-    extension = Extension(options.clip, request, options.seconds, options.overlap)
+    extension = Extension(options.clip, request, options.seconds, overlap)
     windows = extension.windows()
     backend = LocalBackend(name, options.device, **placement_options(options, settings))
     seconds = sum(backend.plan(extension.request_of(window)).seconds for window in windows)

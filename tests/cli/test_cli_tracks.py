@@ -174,6 +174,17 @@ def test_a_clip_is_extended_with_its_own_settings(run):
     assert "was made by extending a.mp4; run python -m mova extend" in messages
 
 
+def test_the_overlap_is_the_models_own_unless_it_is_given(run):
+    model = find_model("pocket")
+    run("generate", "--prompt", "a bell", "--frames", "9", *SMALL, "--out", "a.mp4")
+    for given, overlap in (((), model.overlap_seconds), (("--overlap", "0.2"), 0.2)):
+        command = ["extend", "a.mp4", "--seconds", "0.1", "--model", "pocket", "--refine", "0", "--overwrite"]
+        code, _, messages = run(*command, *given)
+        assert code == 0, messages
+        extension = read_settings(Path("a-extended.mp4"))["extension"]
+        assert extension == {"seconds": 0.1, "overlap": overlap}
+
+
 def test_a_clip_of_another_tool_is_extended_by_the_prompt_at_its_shape_and_always_with_one_seed():
     options = build_parser().parse_args(["extend", "given.mp4", "--seconds", "1", "--prompt", "A ball."])
     requests = [extend.build_request(options, {}, find_model("pocket")) for _ in range(2)]

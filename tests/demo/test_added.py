@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from demo import html
-from demo.added import CLIP, SILENT, SOUND, keep_added, making, one_window, probe
+from demo.added import CLIP, SILENT, SOUND, keep_added, making, next_window, one_window, probe
 from demo.costs import Costs
 from demo.form import Form
 from demo.generate_form import GenerateForm
@@ -26,6 +26,7 @@ from mova.errors import UserError
 from mova.media.clips import read_clip, write_wav
 from mova.media.images import crop_box
 from mova.request import GenerationRequest
+from mova.tracks import Window
 from tests.lora_trainer.clips import make_clip, wave
 
 SECONDS = 17 / 24
@@ -117,12 +118,17 @@ def test_the_span_that_the_page_fills_in_is_all_of_a_sound_and_of_a_clip(setting
 
 
 def test_an_extension_is_one_window_more_of_both_tracks(form, settings, files):
-    """The model's window is 17 frames, of which 9 are held."""
+    """The model's window is 17 frames, of which 5 are held."""
     request = replace(form, added=str(files[CLIP]), act="extend").request(settings)
     end = request.num_frames / 24
     assert request.num_frames == 17 + 12
     assert request.regenerate_audio == ((SECONDS, end),)
     assert making(request).picture == making(request).sound == ((SECONDS, end),)
+
+
+def test_a_window_of_pocket_holds_nine_frames_and_one_of_a_released_model_as_many_latents_as_a_second_has():
+    assert next_window(49, catalog.MODELS["pocket"]) == Window(40, 9, 49)
+    assert next_window(193, catalog.MODELS["360p"]) == Window(172, 21, 193)
 
 
 @pytest.mark.parametrize(

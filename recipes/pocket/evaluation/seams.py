@@ -5,7 +5,6 @@ A seam is where given material meets made material. Times are seconds of the cli
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from recipes.pocket.evaluation.recognise import band_levels
 from recipes.pocket.world.clip import FRAME_RATE, SAMPLE_RATE
 
 Span = tuple[float, float]
+Frames = tuple[int, int]  # the first, and the one after the last
 STRIDE = 4  # frames of a latent; latent 0 is frame 0 alone
 CLICK_SECONDS = 0.01  # on each side of a seam: where a cut or its fade can click
 AROUND_SECONDS = 0.06  # on each side: the sound with which a click is compared
@@ -92,12 +92,9 @@ def extra_onsets(heard: Sequence[float], explained: Sequence[float], seams: Sequ
     )
 
 
-def colour_drift(frames: np.ndarray, edges: Sequence[int]) -> list[float]:
-    """Levels of 255 by which the mean colour of each later window differs from the first one's, a window.
-
-    Window k is the frames from edges[k] to edges[k + 1].
-    """
-    means = [frames[start:end].mean((0, 1, 2)) for start, end in pairwise(edges)]
+def colour_drift(frames: np.ndarray, windows: Sequence[Frames]) -> list[float]:
+    """Levels of 255 by which the mean colour of each later window differs from the first one's, a window."""
+    means = [frames[start:end].mean((0, 1, 2)) for start, end in windows]
     return [float(np.abs(mean - means[0]).mean()) / count for count, mean in enumerate(means[1:], 1)]
 
 

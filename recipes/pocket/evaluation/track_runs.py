@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mova.pipeline import MOVAPipeline
+from mova.tracks import overlap_frames
 from recipes.pocket.evaluation.generate import POCKET, Settings
 from recipes.pocket.evaluation.measure import Expectation
 from recipes.pocket.evaluation.roundtrip import round_trip_frames, round_trip_sound
@@ -17,7 +18,7 @@ from recipes.pocket.evaluation.seams import Span, made_frames
 from recipes.pocket.world.clip import FRAME_RATE, NUM_FRAMES, NUM_SAMPLES, SAMPLE_RATE, SECONDS, Clip
 
 RETAKE: tuple[Span, ...] = ((0.7, 1.4),)  # seconds
-OVERLAP_FRAMES = 25  # given to a window that continues a clip: 4k+1, about a second
+HALF_FRAMES = 25  # given where the second half is made: 4k+1
 WINDOW_SEED = 1_000_000  # added to the seed of the noise for each further window
 Media = tuple[np.ndarray, np.ndarray]  # uint8 [F, H, W, 3], float32 [S]; with a batch in front in this module
 
@@ -33,6 +34,7 @@ class TrackRun:
     caption: bool = True
     given_frames: int = NUM_FRAMES  # of the true clip, with the sound of the same time
     windows: int = 0  # made after what is given, each after an overlap with the clip before
+    overlap: int = overlap_frames(POCKET.overlap_seconds, FRAME_RATE)
     refine: int = 0  # further passes
     is_ideal: bool = False  # what is made is the true clip's, through the autoencoders
 
@@ -56,7 +58,7 @@ PARTS = TrackRun(
     video=True, audio=True, regenerate_video=RETAKE, regenerate_audio=RETAKE, refine=POCKET.refine_retake
 )
 EXTENDED = TrackRun(video=True, audio=True, windows=3, refine=POCKET.refine_extension)
-SECOND_HALF = replace(EXTENDED, given_frames=OVERLAP_FRAMES, windows=1)
+SECOND_HALF = replace(EXTENDED, given_frames=HALF_FRAMES, overlap=HALF_FRAMES, windows=1)
 RUNS = {
     "joint": TrackRun(),
     "sound held": TrackRun(audio=True),
@@ -111,7 +113,7 @@ def make(
             )
         for window in range(run.windows):
             seeds = [case.seed + window * WINDOW_SEED for case in part]
-            frames, sounds = _continue(pipeline, prompts, seeds, settings, frames, sounds, run.refine)
+            frames, sounds = _continue(pipeline, prompts, seeds, settings, frames, sounds, run)
         yield from zip(frames, sounds, strict=True)
 
 
@@ -134,10 +136,10 @@ def _continue(
     settings: Settings,
     frames: np.ndarray,
     sounds: np.ndarray,
-    refine: int,
+    run: TrackRun,
 ) -> Media:
     """The clips with one more window, made after an overlap; what is handed over is decoded media."""
-    first = frames.shape[1] - OVERLAP_FRAMES
+    first = frames.shape[1] - run.overlap
     first_sample = round(first / FRAME_RATE * SAMPLE_RATE)
     kept = sounds[:, first_sample:]
     end = kept.shape[1] / SAMPLE_RATE
@@ -151,7 +153,7 @@ def _continue(
         audio=kept,
         regenerate_video=False,  # a clip longer than the video continues it
         regenerate_audio=[(end, SECONDS)],
-        refine=refine,
+        refine=run.refine,
     )
     return (
         np.concatenate((frames[:, :first], made_frames), axis=1),

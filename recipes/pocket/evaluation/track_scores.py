@@ -12,11 +12,13 @@ from recipes.pocket.evaluation.detect import LARGEST_LAG, lag_correlations
 from recipes.pocket.evaluation.evaluate import FIRST_SEED
 from recipes.pocket.evaluation.measure import Figures, measure
 from recipes.pocket.evaluation.recognise import onsets
-from recipes.pocket.evaluation.seams import Span
-from recipes.pocket.evaluation.track_runs import OVERLAP_FRAMES, Media, TrackCase, TrackRun
+from recipes.pocket.evaluation.seams import Frames, Span
+from recipes.pocket.evaluation.track_runs import EXTENDED, Media, TrackCase, TrackRun
 from recipes.pocket.world.clip import FRAME_RATE, NUM_FRAMES, SAMPLE_RATE
 from recipes.pocket.world.render import make_scene
 
+# Parts of a whole clip as long as what a window adds: events at a cut count less in both.
+CUT_ALIKE: tuple[Frames, ...] = ((0, NUM_FRAMES - EXTENDED.overlap), (EXTENDED.overlap, NUM_FRAMES))
 SPEAKER_SCENES = 96  # true clips among which the voices of speakers are compared
 QUIET = 0.01  # root mean square; a face's window below it is left out of the lips' score
 
@@ -36,10 +38,10 @@ def measure_run(run: TrackRun, case: TrackCase, media: Media) -> Figures:
         figures["sound_change"] = seams.sound_change(clip.waveform, waveform, audio_spans)
     if video_spans or audio_spans:
         figures |= _measure_seams(case, frames, waveform, figures, video_spans, audio_spans)
-    if edges := _window_edges(run, len(frames)):
-        figures["windows"] = [window_figures(clip.family, figures, *span) for span in pairwise(edges)]
+    if windows := _windows(run, len(frames)):
+        figures["windows"] = [window_figures(clip.family, figures, *window) for window in windows]
     if run.windows > 1:
-        figures |= _measure_additions(clip.family, frames, waveform, edges)
+        figures |= _measure_additions(clip.family, frames, waveform, windows)
     return figures
 
 
@@ -68,30 +70,31 @@ def _measure_seams(
     return found
 
 
-def _window_edges(run: TrackRun, num_frames: int) -> list[int]:
-    """First frames of the windows of an extended clip, and its end; the first window is the true clip.
-
-    A joint clip is cut into two as long as those that are added: events at a cut count less in each part.
-    """
+def _windows(run: TrackRun, num_frames: int) -> Sequence[Frames]:
+    """The true clip and what each window adds to it, of an extended clip; else the parts of a joint one."""
     if run.windows > 1:
-        return [0, *range(NUM_FRAMES, num_frames + 1, NUM_FRAMES - OVERLAP_FRAMES)]
-    return [] if run.video or run.audio else [0, OVERLAP_FRAMES, NUM_FRAMES]
+        return list(pairwise([0, *range(NUM_FRAMES, num_frames + 1, NUM_FRAMES - run.overlap)]))
+    return () if run.video or run.audio else CUT_ALIKE
 
 
 def _measure_additions(
-    family: str, frames: np.ndarray, waveform: np.ndarray, edges: Sequence[int]
+    family: str, frames: np.ndarray, waveform: np.ndarray, windows: Sequence[Frames]
 ) -> Figures:
     """The clicks at all seams of an extended clip, its colour and its voice."""
-    times = [edge / FRAME_RATE for edge in edges]
     found: Figures = {
-        "clicks": [seams.is_click(waveform, at) for at in times[1:-1]],
-        "colour_drift": seams.colour_drift(frames, edges),
+        "clicks": [seams.is_click(waveform, start / FRAME_RATE) for start, _ in windows[1:]],
+        "colour_drift": seams.colour_drift(frames, windows),
     }
     if family == "face":
-        samples = [round(time * SAMPLE_RATE) for time in times]
-        first, *others = (seams.voice_spectrum(waveform[slice(*span)]) for span in pairwise(samples))
+        first, *others = _voices(waveform, windows)
         found["voice_distances"] = [seams.voice_distance(first, other) for other in others]
     return found
+
+
+def _voices(waveform: np.ndarray, parts: Sequence[Frames]) -> list[np.ndarray | None]:
+    """The voice spectrum of each part of a clip."""
+    samples = [[round(edge / FRAME_RATE * SAMPLE_RATE) for edge in part] for part in parts]
+    return [seams.voice_spectrum(waveform[first:end]) for first, end in samples]
 
 
 def window_figures(family: str, figures: Figures, first: int, last: int) -> Figures:
@@ -167,16 +170,12 @@ def speaker_distances(speech: Path) -> Scores:
         for index in range(SPEAKER_SCENES)
     ]
     speakers = [tuple(scene.attributes[name] for name in ("person", "pitch", "pace")) for scene in scenes]
-    cut = round((NUM_FRAMES - OVERLAP_FRAMES) / FRAME_RATE * SAMPLE_RATE)
     whole = [seams.voice_spectrum(scene.waveform) for scene in scenes]
-    halves = [
-        [seams.voice_spectrum(part) for part in (scene.waveform[:cut], scene.waveform[cut:])]
-        for scene in scenes
-    ]
+    parts = [_voices(scene.waveform, CUT_ALIKE) for scene in scenes]
     found: dict[str, list[float]] = {"one_speaker": [], "two_speakers": []}
     for index, other in permutations(range(len(scenes)), 2):
         if scenes[index].attributes["words"] != scenes[other].attributes["words"]:
             name = "one_speaker" if speakers[index] == speakers[other] else "two_speakers"
-            distances = (seams.voice_distance(whole[index], half) for half in halves[other])
+            distances = (seams.voice_distance(whole[index], part) for part in parts[other])
             found[name] += [distance for distance in distances if distance is not None]
     return {name: float(np.mean(values)) for name, values in found.items()}

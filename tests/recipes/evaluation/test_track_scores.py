@@ -10,7 +10,7 @@ from recipes.pocket.evaluation import seams
 from recipes.pocket.evaluation.evaluate import CAPTIONS, FIRST_SEED
 from recipes.pocket.evaluation.generate import Settings
 from recipes.pocket.evaluation.measure import ClipSpec, Expectation
-from recipes.pocket.evaluation.track_runs import OVERLAP_FRAMES, RETAKE, RUNS, TrackCase, make
+from recipes.pocket.evaluation.track_runs import RETAKE, RUNS, TrackCase, make
 from recipes.pocket.evaluation.track_scores import measure_run, score_run, speaker_distances
 from recipes.pocket.evaluation.tracks import CLAIMS, evaluate_tracks, tracks_table
 from recipes.pocket.world.clip import FAMILIES, FRAME_RATE, NUM_FRAMES, NUM_SAMPLES, SAMPLE_RATE, Clip, Events
@@ -58,11 +58,10 @@ def test_each_run_gives_the_pipeline_what_it_says_and_makes_the_rest(tiny_pipeli
     clip = Clip(frames, TONE, "a tone", "ball", Events(), {}, {})
     case = TrackCase(clip, Expectation.of(clip, Path()), 0)
     settings = Settings(steps=1, guidance_scale=1.0, bridge_guidance_scale=1.0)
-    window = NUM_FRAMES - OVERLAP_FRAMES
     for name, run in RUNS.items():
         [(made, sound)] = make(tiny_pipeline, [case], run, settings, batch=1)
-        given = OVERLAP_FRAMES if name.startswith("continue") else NUM_FRAMES
-        assert len(made) == (NUM_FRAMES + 3 * window if name == "extend" else NUM_FRAMES), name
+        given = 25 if name.startswith("continue") else NUM_FRAMES
+        assert len(made) == (NUM_FRAMES + 3 * 40 if name == "extend" else NUM_FRAMES), name
         assert len(sound) == round(len(made) / FRAME_RATE * SAMPLE_RATE - 0.5), name
         is_kept = ~seams.made_frames(run.regenerate_video, NUM_FRAMES)[:given] & run.video
         assert ((made[:given] == frames[:given]).all((1, 2, 3)) == is_kept)[1:].all(), name
@@ -118,15 +117,33 @@ def test_a_silent_sound_to_a_held_picture_misses_what_should_be_heard(cases):
     }
 
 
-def test_each_half_of_a_joint_clip_has_its_synchrony(cases):
-    def delay(frames, sound):
-        middle = round(OVERLAP_FRAMES / FRAME_RATE * SAMPLE_RATE)
-        return frames, np.concatenate((sound[:middle], np.roll(sound[middle:], SAMPLE_RATE // 3)))
+def test_each_window_of_an_extended_clip_has_its_synchrony(cases):
+    def extend(frames, sound):
+        return np.concatenate((frames, *[frames[9:]] * 3)), np.concatenate((sound, *[sound[6000:]] * 3))
 
-    true, late = (scores_of(cases, "joint", *change) for change in ((), (delay,)))
-    for family in ("ball", "piano"):  # this face says nothing in its second half
-        assert late[family]["window_1"] == pytest.approx(true[family]["window_1"], abs=0.1)
-        assert late[family]["worst_window"] < true[family]["worst_window"] - 0.2
+    def delay(frames, sound):
+        frames, sound = extend(frames, sound)
+        window = slice(*(round(frame / FRAME_RATE * SAMPLE_RATE) for frame in (49 + 40, 49 + 80)))
+        sound[window] = np.roll(sound[window], SAMPLE_RATE // 3)
+        return frames, sound
+
+    true, late = (scores_of(cases, "extend", change) for change in (extend, delay))
+    for family in FAMILIES:
+        for kept in ("window_1", "window_2", "window_4"):
+            assert late[family][kept] == pytest.approx(true[family][kept], abs=0.1)
+        assert late[family]["window_3"] == late[family]["worst_window"] < true[family]["worst_window"] - 0.2
+        assert "window_5" not in true[family]
+
+
+def test_a_joint_clip_is_cut_into_parts_as_long_as_an_added_window(cases):
+    def mute_the_last_impact(frames, sound):
+        sound[round(40 / FRAME_RATE * SAMPLE_RATE) :] = 0
+        return frames, sound
+
+    cases = {"ball": cases["ball"]}
+    true, muted = (scores_of(cases, "joint", *change)["ball"] for change in ((), (mute_the_last_impact,)))
+    assert muted["window_1"] == true["window_1"]
+    assert muted["window_2"] == muted["worst_window"] < true["window_2"] - 0.2
 
 
 def test_clips_of_one_speaker_sound_more_alike_than_those_of_two(speech):
@@ -157,7 +174,7 @@ def test_colour_drift_is_counted_a_window():
     frames = np.full((40, 4, 4, 3), 100, np.uint8)
     frames[10:20] += 3
     frames[20:] += 4
-    assert seams.colour_drift(frames, [0, 10, 20, 40]) == [3, 2]
+    assert seams.colour_drift(frames, [(0, 10), (10, 20), (20, 40)]) == [3, 2]
 
 
 def test_an_onset_at_a_seam_is_extra_unless_an_event_explains_it():
