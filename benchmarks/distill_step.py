@@ -1,13 +1,15 @@
 """Seconds and peak memory of a distillation's steps at the released size, beside its plan.
 
     python -m benchmarks.distill_step --settings layers --json results.json
+    python -m benchmarks.distill_step --settings layers --match
 
 Random weights of the released configs, the trainer's own student: rank 32 in every layer that it can be in,
 352x640, 97 frames, batch 1. Measured are a guided step of the teacher on each expert, an update of the
 student at the teacher's states on each expert, and one of the second expert at the student's own state, its
 path of so many forwards included. Each is run once to warm up and once for the clock; one setting takes about
 a minute and a half on an H200. "layers" streams the frozen weights (24 GiB and more), "experts" swaps the
-video experts (75), "resident" holds all (110). `--tiny` runs small towers on the CPU, to try the script.
+video experts (75), "resident" holds all (110). With `--match` it is an update that matches distributions
+instead of those. `--tiny` runs small towers on the CPU, to try the script.
 """
 
 import argparse
@@ -26,13 +28,18 @@ from benchmarks.train_step import markdown, product_tflops, synchronize, worker_
 from benchmarks.training_setup import configs, meta_towers, pack_once, pipeline_of
 from lora_trainer.config import EXPERTS
 from lora_trainer.distillation.config import DistillConfig, read_distill_config
-from lora_trainer.distillation.plan import DistillInputs, forward_seconds, micro_batch_seconds
+from lora_trainer.distillation.matching import MatchingStudent
+from lora_trainer.distillation.plan import (
+    DistillInputs,
+    device_memory,
+    forward_seconds,
+    micro_batch_seconds,
+)
 from lora_trainer.distillation.prompts import Item
 from lora_trainer.distillation.student import Student
 from lora_trainer.distillation.trajectories import KEPT, Group, Trajectories
 from lora_trainer.distributed import Workers
 from lora_trainer.latent_cache import write_tensors
-from lora_trainer.plan import memory
 from mova.guidance import Guidance
 from mova.machine import GIB
 from mova.shapes import ClipShape
@@ -44,6 +51,7 @@ STAGES = (
     ("update", EXPERTS[1], HOLD),
     ("update, own state", EXPERTS[1], 3 * HOLD),
 )
+MATCHED = (("update, matched", EXPERTS[1], 3 * HOLD),)
 COLUMNS = {
     "setting": "setting",
     "stage": "stage",
@@ -61,6 +69,7 @@ def main() -> None:
     )
     parser.add_argument("--settings", nargs="+", default=["layers"], choices=SETTINGS)
     parser.add_argument("--frames", type=int, default=97)
+    parser.add_argument("--match", action="store_true", help="of distribution matching")
     parser.add_argument("--tiny", action="store_true", help="small towers and clips, on the CPU")
     parser.add_argument("--json", type=Path, help="write the rows here too")
     options = parser.parse_args()
@@ -69,13 +78,14 @@ def main() -> None:
     rows = []
     for setting in options.settings:
         with tempfile.TemporaryDirectory() as folder:
-            rows += measure_setting(setting, options.frames, options.tiny, workers, Path(folder))
+            config = settings(setting, options.frames, options.match, options.tiny, Path(folder))
+            rows += measure_setting(setting, config, options.tiny, workers, Path(folder))
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1) + "\n")
     sys.stdout.write(markdown(rows, COLUMNS))
 
 
-def settings(setting: str, frames: int, tiny: bool, folder: Path) -> DistillConfig:
+def settings(setting: str, frames: int, match: bool, tiny: bool, folder: Path) -> DistillConfig:
     changes = {
         "model": "360p",
         "output": str(folder),
@@ -89,16 +99,21 @@ def settings(setting: str, frames: int, tiny: bool, folder: Path) -> DistillConf
         "run.steps": 2 * OWN_FROM,
         "objective.own_share": 1.0,
         "objective.own_from": 0.5,
+        "matching.on": match,
+        "matching.score_alone": 0,
         "objective.hold_steps": HOLD,  # the measurement switches experts itself
     }
     return read_distill_config(None, changes)
 
 
-def measure_setting(setting: str, frames: int, tiny: bool, workers: Workers, folder: Path) -> list[dict]:
-    config, sizes, device = settings(setting, frames, tiny, folder), configs(tiny), workers.device
-    height, width, _ = config.size
+def measure_setting(
+    setting: str, config: DistillConfig, tiny: bool, workers: Workers, folder: Path
+) -> list[dict]:
+    sizes, device = configs(tiny), workers.device
+    height, width, frames = config.size
     shape = ClipShape(height, width, frames, 24.0, 48000, 960)
-    student = Student(config, pipeline_of(config, sizes, workers), workers)
+    kind = MatchingStudent if config.matching.on else Student
+    student = kind(config, pipeline_of(config, sizes, workers), workers)
     student.pipeline.set_progress_bar_config(disable=True)
     if student.pipeline.residency.streamer is not None:
         pack_once(student.pipeline.residency.streamer)
@@ -113,7 +128,7 @@ def measure_setting(setting: str, frames: int, tiny: bool, workers: Workers, fol
         student.pipeline.scheduler,
         student.pipeline.config.boundary_ratio,
     )
-    planned = sum(memory.device_memory(inputs.towers, shape, config, card.dtype).values()) / GIB
+    planned = sum(device_memory(config, card, inputs).values()) / GIB
     rows = []
 
     def row(stage: str, expert: str, run: Callable[[], object], planned_seconds: float) -> None:
@@ -146,7 +161,7 @@ def measure_setting(setting: str, frames: int, tiny: bool, workers: Workers, fol
     with student.lora.without(*student.towers):
         for expert, sigma in zip(EXPERTS, (1.0, 0.8), strict=True):
             row("teacher, guided step", expert, partial(teacher_step, student, guided, sigma), planned_step)
-    for stage, expert, step in STAGES:
+    for stage, expert, step in MATCHED if config.matching.on else STAGES:
         own = float(step >= OWN_FROM)
         seconds = micro_batch_seconds(config, card, inputs, expert, own)
         row(stage, expert, partial(update, student, step), seconds)

@@ -33,6 +33,7 @@ FREE = (
     "data.regularization_prompts",
     "data.cache",
     "prompts.path",
+    "start_from",
     "prompts.cache",
     "samples",
     "run.steps",
@@ -44,7 +45,14 @@ FREE = (
     "run.alarm_steps",
     "run.tracker",
 )
-ADDED = {"objective.hold_video": 0.0, "objective.hold_audio": 0.0}  # that earlier runs lack: how they ran
+# Settings that earlier runs lack, with the value they ran with.
+ADDED = {
+    "objective.hold_video": 0.0,
+    "objective.hold_audio": 0.0,
+    "matching.on": False,
+    "matching.score_rate": 3.0,
+    "matching.score_alone": 60,
+}
 
 
 def save_state(

@@ -61,14 +61,19 @@ class TrainableLora:
             for key, parameter in self.layer_weights.items()
         }
 
+    def scale_of(self, name: str) -> float:
+        """What the layers of a tower multiply their update by."""
+        return next(m.scaling[NAME] for m in self.towers[name].modules() if isinstance(m, LoraLayer))
+
     def of_tower(self, name: str) -> dict[str, nn.Parameter]:
         return {key: weight for key, weight in self.weights.items() if key.startswith(f"{name}.")}
 
-    def collect(self) -> None:
-        """Add the gradients that a backward pass left in the layers to those of the weights."""
+    def collect(self, weights: Mapping[str, nn.Parameter] | None = None) -> None:
+        """Add the gradients that a backward pass left in the layers to those of `weights`, or of its own."""
+        weights = weights or self.weights
         for key, parameter in self.layer_weights.items():
             if parameter.grad is not None:
-                weight, gradient = self.weights[key], parameter.grad.float()
+                weight, gradient = weights[key], parameter.grad.float()
                 weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
                 parameter.grad = None
 
@@ -82,6 +87,25 @@ class TrainableLora:
         """Make the layers compute with the weights, or with `values` of the same keys."""
         values = values or self.weights
         torch._foreach_copy_([self.layer_weights[key] for key in values], list(values.values()))
+
+    @torch.no_grad()
+    def load(self, adapter: files.Adapter, source: object) -> None:
+        """Start from the updates of `adapter`. Raises UserError if its layers or ranks are others."""
+        for key, weight in self.weights.items():
+            module, _, half = key.removesuffix(".weight").rpartition(".lora_")
+            layer = adapter.layers.get(module)
+            matrix = None if layer is None else layer.down if half == "A" else layer.up
+            if matrix is None or matrix.shape != weight.shape:
+                has = "nothing" if matrix is None else f"rank {layer.rank}"
+                raise UserError(
+                    f"{source} has {has} for {module}, which has rank {weight.shape[half != 'A']} here; "
+                    "start from an adapter of the same layers and ranks"
+                )
+            scale = layer.scale / self.scale_of(module.partition(".")[0])
+            weight.copy_(matrix if half == "A" else matrix * scale)
+        if more := adapter.layers.keys() - {key.partition(".lora_")[0] for key in self.weights}:
+            raise UserError(f"{source} has layers that this run does not train, such as {min(more)}")
+        self.publish()
 
     @contextmanager
     def showing(self, values: Mapping[str, Tensor] | None) -> Iterator[None]:

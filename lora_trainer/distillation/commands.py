@@ -20,6 +20,7 @@ FLAGS: dict[str, tuple[str, type, str]] = {
     ),
     "output": ("output", str, "folder of the run: trajectories, journal, checkpoints, samples, adapter"),
     "steps": ("steps", int, "denoising steps that the student learns; one forward each"),
+    "start-from": ("start_from", str, "adapter of the same ranks that the student starts from"),
     "count": ("prompts.count", int, "trajectories; default: one for each prompt"),
     "size": ("prompts.size", str, "WIDTHxHEIGHT of the clips"),
     "frames": ("prompts.num_frames", int, "frames of the clips"),
@@ -31,6 +32,9 @@ FLAGS: dict[str, tuple[str, type, str]] = {
     "device": ("run.device", str, "cuda, cuda:1, mps, cpu; default: the best there is"),
 }
 
+# A student that has learnt from its own states before goes on with them, at the rate that is given.
+MATCH = {"matching.on": True, "objective.own_from": 0.0, "objective.own_rate": 1.0}
+
 
 def add_command(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "distil a model to a few forwards without guidance, as an adapter"
@@ -38,6 +42,9 @@ def add_command(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("config", type=Path, nargs="?", help="settings, .toml or .yaml; flags override it")
     for flag, (_, kind, meaning) in FLAGS.items():
         parser.add_argument(f"--{flag}", type=kind, help=meaning)
+    parser.add_argument(
+        "--match", action="store_true", help="match distributions in the last steps; for --start-from"
+    )
     parser.add_argument("--rank", type=int, help="of the LoRA in every tower")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting: objective.own_share=0"
@@ -57,6 +64,8 @@ def config_of(options: argparse.Namespace) -> DistillConfig:
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if options.rank is not None:
         changes |= {f"towers.{name}.rank": options.rank for name in TOWERS}
+    if options.match:
+        changes |= MATCH
     changes |= dict(parse_change(text) for text in options.set)
     return read_distill_config(options.config, changes)
 

@@ -32,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
     },
     "optimizer": {"warmup_steps": 50, "weight_decay": 0.0},
 }
+RECORDED = "teacher", "objective", "matching", "optimizer", "run", "steps"  # in an adapter's header
 GUIDANCE = LIMITS["guidance_scale"]
 
 
@@ -78,6 +79,17 @@ class Objective(LossWeights):
     own_rate: float = Field(0.3, gt=0, le=1)
 
 
+class Matching(Section):
+    """Distribution matching in the steps of the second expert; see `lora_trainer.distillation.matching`.
+
+    It is for a student that has learnt from trajectories (`start_from`), at a lower learning rate than then.
+    """
+
+    on: bool = False
+    score_rate: float = Field(3.0, gt=0)  # learning rate of the fake score, over `optimizer.learning_rate`
+    score_alone: int = Field(60, ge=0)  # updates in which it learns alone at first
+
+
 class DistillRun(Run):
     """`minutes`, where it is set, ends the run earlier; the schedules then follow the clock."""
 
@@ -106,6 +118,8 @@ class DistillConfig(RunConfig):
     audio_shift: float | None = Field(None, ge=LIMITS["audio_shift"][0], le=LIMITS["audio_shift"][1])
     teacher: Teacher = Teacher()
     objective: Objective = Objective()
+    matching: Matching = Matching()
+    start_from: PathName | None = None  # adapter that the student starts from, of the same layers and ranks
     run: DistillRun = DistillRun()
     samples: Samples = Samples()
 
@@ -154,7 +168,7 @@ class DistillConfig(RunConfig):
 
     def recipe_record(self) -> dict[str, Any]:
         """The settings that decided the adapter, for its header: no paths of this machine."""
-        record = self.model_dump(mode="json", include={"teacher", "objective", "optimizer", "run", "steps"})
+        record = self.model_dump(mode="json", include=set(RECORDED))
         record["towers"] = {name: tower.model_dump() for name, tower in self.towers.trained().items()}
         record["prompts"] = self.prompts.model_dump(mode="json", exclude={"path", "cache"})
         record["model"] = self.model_name

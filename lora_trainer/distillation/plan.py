@@ -84,11 +84,11 @@ def estimate_distillation(
         card=card,
         largest=inputs.shape,
         windows=trajectories,
-        device=memory.device_memory(inputs.towers, inputs.shape, config, card.dtype, card.processes),
+        device=device_memory(config, card, inputs),
         host=memory.host_memory(inputs.towers, config, card.dtype, card.is_gpu),
         disk={
             "trajectories": trajectories * trajectory_bytes(config, card, inputs),
-            **memory.disk_space(lora, config, card.dtype),
+            **memory.disk_space(lora, config, card.dtype, score_bytes(config, lora)),
         },
         step_seconds=step,
         seconds={
@@ -99,6 +99,21 @@ def estimate_distillation(
         petaflops=operations / 1e15,
         steps=config.run.steps,
     )
+
+
+def device_memory(config: DistillConfig, card: Card, inputs: DistillInputs) -> memory.Sizes:
+    """Peak bytes on the device, as of a training, and those of the fake score with its gradients."""
+    sizes = memory.device_memory(inputs.towers, inputs.shape, config, card.dtype, card.processes)
+    lora = memory.lora_parameters(inputs.towers, config)
+    if score := score_bytes(config, lora):
+        sizes["fake score, with gradients"] = score + 4 * sum(lora.values())
+    return sizes
+
+
+def score_bytes(config: DistillConfig, lora: memory.Sizes) -> int:
+    """Bytes of the fake score's weights and optimizer."""
+    state = 4 + memory.STATE_BYTES[config.optimizer.name]
+    return state * sum(lora.values()) if config.matching.on else 0
 
 
 def steps_of(config: DistillConfig, inputs: DistillInputs) -> dict[str, list[tuple[int, float]]]:
@@ -139,7 +154,8 @@ def update_seconds(config: DistillConfig, card: Card, inputs: DistillInputs) -> 
         if share := len(steps[expert]) / config.steps:
             seconds += share * run.accumulation * micro_batch_seconds(config, card, inputs, expert, own)
             work = training_pass(inputs.configs, inputs.shape, config, expert)
-            operations += share * run.accumulation * work.total
+            passes = 2 if config.matching.on and expert == EXPERTS[1] else 1
+            operations += share * run.accumulation * passes * work.total
     if run.offload == "experts" and card.is_gpu:
         switches = expert_switches(run.steps, len(steps[EXPERTS[0]]) / config.steps, objective.hold_steps)
         seconds += switches / run.steps * swap_seconds(config, card, inputs)
@@ -149,13 +165,20 @@ def update_seconds(config: DistillConfig, card: Card, inputs: DistillInputs) -> 
 def micro_batch_seconds(
     config: DistillConfig, card: Card, inputs: DistillInputs, expert: str, own: float
 ) -> float:
-    """Seconds of a micro-batch of `expert`, a share `own` of whose states are the student's own."""
+    """Seconds of a micro-batch of `expert`, a share `own` of whose states are the student's own.
+
+    Where it matches distributions all are. The fake score learns as the student does; a forward of it, those
+    of the teacher, and the step itself come first.
+    """
     steps, batch = steps_of(config, inputs), config.run.batch_size
+    matches = config.matching.on and expert == EXPERTS[1]
+    more = 2 + len(Guidance(*config.scales).branches(steps[expert][0][1])) if matches else 0
+    own = 1.0 if matches else own
     work = training_pass(inputs.configs, inputs.shape, config, expert)
     streamed = streaming_seconds(config, card, inputs.plan_inputs)
-    seconds = max(work.seconds(card.tflops), streamed)
+    seconds = (1 + matches) * max(work.seconds(card.tflops), streamed)
     walked = sum(step for step, _ in steps[expert]) / len(steps[expert])
-    seconds += own * batch * walked * forward_seconds(config, card, inputs)
+    seconds += batch * (own * walked + more) * forward_seconds(config, card, inputs)
     if config.run.offload == "experts" and card.is_gpu and expert == EXPERTS[1] and steps[EXPERTS[0]]:
         # An own path begins with the other expert, which comes and goes.
         seconds += min(1.0, own * batch) * 2 * swap_seconds(config, card, inputs)

@@ -9,6 +9,7 @@ import torch
 
 from lora_trainer.base_model import choose_device, load_model
 from lora_trainer.distillation.config import DistillConfig
+from lora_trainer.distillation.matching import MatchingStudent
 from lora_trainer.distillation.prompts import read_items
 from lora_trainer.distillation.student import Student
 from lora_trainer.distillation.trajectories import (
@@ -50,7 +51,7 @@ def open_distillation(
         workers.wait()
         report("model", 0, 1)
         pipeline = load_model(checkpoint_folder(config), workers.device, dtype, config.run.offload)
-        student = Student(config, pipeline, workers)
+        student = (MatchingStudent if config.matching.on else Student)(config, pipeline, workers)
         with student.lora.without(*student.towers):
             make_trajectories(config, groups, pipeline, workers, report)
         workers.wait()
@@ -99,7 +100,9 @@ class Distillation(Loop):
         student, step = self.engine, self.engine.step
         text, condition = student.trajectories.prompts([row])
         last = torch.tensor([self.config.steps])
-        made = {f"step-{step:06d}-{index}": student.own_states([row], last, text, condition)}
+        noise = student.trajectories.states([row], torch.zeros_like(last))
+        own = student.own_states(noise, row.bucket, last, text, condition)
+        made = {f"step-{step:06d}-{index}": own}
         if step == 0:
             made = {f"teacher-{index}": student.trajectories.states([row], last)} | made
         for name, (video, audio) in made.items():

@@ -22,11 +22,14 @@ from lora_trainer.distributed import Workers
 from lora_trainer.learner import Learner
 from lora_trainer.objective import sample_generator
 from lora_trainer.validation import Figures
+from mova.adapters.sources import read_adapter
 from mova.errors import UserError
 from mova.models.dual_tower import DualTower
 from mova.pipeline import MOVAPipeline
 from mova.placement import compile_blocks
 from mova.scheduler import PairScheduler
+
+Pair = tuple[Tensor, Tensor]  # of picture [B, 16, T, h, w] and sound [B, C, L]
 
 
 class Student(Learner):
@@ -36,6 +39,9 @@ class Student(Learner):
 
     def __init__(self, config: DistillConfig, pipeline: MOVAPipeline, workers: Workers | None = None) -> None:
         super().__init__(config, pipeline, workers)
+        if config.start_from is not None:
+            self.lora.load(read_adapter(config.start_from), config.start_from)
+            self.average = self._start_average()
         scheduler = pipeline.scheduler
         self.sigmas = {
             held or "": student_sigmas(scheduler, config, held) for held in (None, "video", "audio")
@@ -90,7 +96,7 @@ class Student(Learner):
         expert, objective = self.expert, self.config.objective
         rows = self.samplers[expert].batch(number)
         kind, generator = rows[0].bucket, sample_generator(self.config.run.seed, number)
-        mine = torch.tensor([k for k, each in enumerate(self.experts[kind]) if each == expert])
+        mine = torch.tensor(self.learnt_steps(expert, kind))
         steps = mine[torch.randint(len(mine), (len(rows),), generator=generator)]
         chance = torch.rand((), generator=generator).item()
         own = int(objective.own_share * len(rows) + chance) if self.learns_from_itself else 0
@@ -99,7 +105,8 @@ class Student(Learner):
         video, audio = self.trajectories.states(rows, steps)
         ends = self.trajectories.states(rows, steps + 1)
         if own:  # rows are shuffled, so the first ones are any
-            mine_video, mine_audio = self.own_states(rows[:own], steps[:own], text[:own], condition[:own])
+            start = self.trajectories.states(rows[:own], torch.zeros_like(steps[:own]))
+            mine_video, mine_audio = self.own_states(start, kind, steps[:own], text[:own], condition[:own])
             video, audio = torch.cat((mine_video, video[own:])), torch.cat((mine_audio, audio[own:]))
             self.pipeline.residency.activate(expert)
 
@@ -111,37 +118,37 @@ class Student(Learner):
         ]
         return errors[0].mean(), errors[1].mean(), rows[0].name
 
+    def learnt_steps(self, expert: str, kind: str) -> list[int]:
+        """The steps of `expert` that learn from trajectories of this kind."""
+        return [step for step, each in enumerate(self.experts[kind]) if each == expert]
+
     @torch.no_grad()
-    def own_states(
-        self, rows: Sequence[Row], steps: Tensor, text: Tensor, condition: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Latents where the student's own path is before each row's step, from the trajectory's noise.
+    def own_states(self, start: Pair, kind: str, steps: Tensor, text: Tensor, condition: Tensor) -> Pair:
+        """Latents where the student's own path from `start` is before each row's step [B].
 
         All rows run as far as the furthest: batches of one size, which compiled layers need.
         """
-        sigmas, experts = self.sigmas[rows[0].bucket], self.experts[rows[0].bucket]
-        video, audio = self.trajectories.states(rows, torch.zeros_like(steps))
-        own = [video.clone(), audio.clone()]
+        sigmas, experts = self.sigmas[kind].to(self.device), self.experts[kind]
+        at, own = start, start
         for step in range(int(steps.max())):
             self.pipeline.residency.activate(experts[step])
-            pairs = [sigmas[each].to(self.device).expand(len(rows), 2) for each in (step, step + 1)]
-            moved = self.velocities(video, audio, condition, text, pairs[0])
-            video, audio = (
-                PairScheduler.step(x, v, broadcast(a, x), broadcast(b, x))
-                for x, v, a, b in zip(
-                    (video, audio), moved, pairs[0].unbind(1), pairs[1].unbind(1), strict=True
-                )
-            )
+            sigma, next_sigma = (sigmas[each].expand(len(steps), 2) for each in (step, step + 1))
+            at = stepped(at, self.velocities(*at, condition, text, sigma), sigma, next_sigma)
             here = (steps == step + 1).to(self.device)
-            own = [
-                torch.where(broadcast(here, x), x, old) for x, old in zip((video, audio), own, strict=True)
-            ]
-        return own[0], own[1]
+            video, audio = (torch.where(broadcast(here, x), x, old) for x, old in zip(at, own, strict=True))
+            own = video, audio
+        return own
 
     def velocities(
-        self, video: Tensor, audio: Tensor, condition: Tensor, text: Tensor, sigma: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The student's velocities at `sigma` [B, 2]."""
+        self,
+        video: Tensor,
+        audio: Tensor,
+        condition: Tensor,
+        text: Tensor,
+        sigma: Tensor,
+        use_bridge: bool = True,
+    ) -> Pair:
+        """Velocities at `sigma` [B, 2] by the weights that the layers show."""
         timesteps = self.pipeline.scheduler.timesteps(sigma)
         return self.pipeline.dual_tower(
             torch.cat((video, condition), dim=1),
@@ -149,6 +156,7 @@ class Student(Learner):
             *timesteps.unbind(1),
             text,
             self.config.prompts.frame_rate,
+            use_bridge,
         )
 
     def measure(self) -> dict[str, Figures]:
@@ -185,7 +193,8 @@ class Student(Learner):
                 if track != kind:
                     yield tower, f"{sigmas[step].max() * 1000:.0f}", error
         last = torch.full((len(rows),), self.config.steps)
-        own, ends = self.own_states(rows, last, text, condition), trajectories.states(rows, last)
+        start, ends = (trajectories.states(rows, each) for each in (torch.zeros_like(last), last))
+        own = self.own_states(start, kind, last, text, condition)
         for track, mine, end in zip(("video", "audio"), own, ends, strict=True):
             if track != kind:
                 yield "end", track, (mine - end).square().flatten(1).mean(1)
@@ -217,6 +226,13 @@ def step_error(velocity: Tensor, start: Tensor, end: Tensor, gap: Tensor) -> Ten
     gap = broadcast(gap, start)
     wanted = (start - end) / gap.where(gap > 0, 1)
     return ((velocity - wanted).square() * (gap > 0)).flatten(1).mean(1)
+
+
+def stepped(states: Pair, velocities: Pair, sigma: Tensor, next_sigma: Tensor) -> Pair:
+    """Where a step from `sigma` [B, 2] to `next_sigma` leads."""
+    pairs = zip(states, velocities, sigma.unbind(1), next_sigma.unbind(1), strict=True)
+    video, audio = (PairScheduler.step(x, v, broadcast(a, x), broadcast(b, x)) for x, v, a, b in pairs)
+    return video, audio
 
 
 def broadcast(values: Tensor, over: Tensor) -> Tensor:

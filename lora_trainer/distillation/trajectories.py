@@ -269,6 +269,7 @@ class Trajectories:
         self.rows = [Row(group, index, number) for number, (group, index) in enumerate(places)]
         size = sum(path.stat().st_size for group in groups for path in (group.prompts, group.states))
         self.held = read_all(groups, device) if size < RESIDENT_SHARE * free_memory(device) else None
+        self.negative = padded(read_tensors(groups[0].prompts)["negative"].to(device))  # [1, 512, D], of all
 
     def prompts(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """Text [B, 512, D] and first-frame condition [B, 20, T, h, w]."""

@@ -209,12 +209,15 @@ def pinned(size: int) -> int:
     return 1 << (size - 1).bit_length() if size else 0
 
 
-def disk_space(lora: Sizes, config: RunConfig, dtype: str) -> Sizes:
-    """Bytes on the disk besides the cache: checkpoints (a new one before the oldest goes), adapter."""
+def disk_space(lora: Sizes, config: RunConfig, dtype: str, more: int = 0) -> Sizes:
+    """Bytes on the disk besides the cache: checkpoints (a new one before the oldest goes), adapter.
+
+    `more` are those of a checkpoint that are not the LoRA's.
+    """
     count = sum(lora.values())
     adapter = count * DTYPES[dtype]
     average = 4 if config.run.ema_decay else 0
-    state = count * (4 + STATE_BYTES[config.optimizer.name] + average) + adapter
+    state = count * (4 + STATE_BYTES[config.optimizer.name] + average) + adapter + more
     saved = min(config.run.keep_checkpoints + 1, max(1, config.run.steps // config.run.checkpoint_every))
     return {"checkpoints": saved * state, "adapter": adapter}
 

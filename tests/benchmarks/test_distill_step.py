@@ -6,18 +6,19 @@ import torch
 from benchmarks import distill_step
 from lora_trainer.distributed import Workers
 
+TEACHER = [("teacher, guided step", "video_dit"), ("teacher, guided step", "video_dit_2")]
+UPDATES = [("update", "video_dit"), ("update", "video_dit_2"), ("update, own state", "video_dit_2")]
+MATCHED = [("update, matched", "video_dit_2")]
 
-@pytest.mark.parametrize("setting", ["resident", "layers"])
-def test_the_benchmark_takes_each_step_that_the_plan_counts(setting, tmp_path, capsys):
+
+@pytest.mark.parametrize(("setting", "match"), [("resident", False), ("layers", False), ("layers", True)])
+def test_the_benchmark_takes_each_step_that_the_plan_counts(setting, match, tmp_path, capsys):
     workers = Workers(torch.device("cpu"))
-    rows = distill_step.measure_setting(setting, 5, True, workers, tmp_path)
-    assert [(row["stage"], row["expert"]) for row in rows] == [
-        ("teacher, guided step", "video_dit"),
-        ("teacher, guided step", "video_dit_2"),
-        ("update", "video_dit"),
-        ("update", "video_dit_2"),
-        ("update, own state", "video_dit_2"),
-    ]
+    config = distill_step.settings(setting, 5, match, True, tmp_path)
+    rows = distill_step.measure_setting(setting, config, True, workers, tmp_path)
+    stages = [(row["stage"], row["expert"]) for row in rows]
+    assert stages == TEACHER + (MATCHED if match else UPDATES)
     assert all(row["seconds"] > 0 and row["planned_seconds"] > 0 for row in rows)
-    assert rows[4]["planned_seconds"] > rows[3]["planned_seconds"]
-    assert capsys.readouterr().out.count("\n") == 5
+    planned = [row["planned_seconds"] for row in rows]
+    assert planned[-1] > planned[-2]
+    assert capsys.readouterr().out.count("\n") == len(rows)

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from lora_trainer.checkpoint import checkpoints
-from lora_trainer.distillation.config import read_distill_config
 from lora_trainer.distillation.prompts import read_items
 from lora_trainer.distillation.run import open_distillation
 from lora_trainer.distillation.trajectories import Trajectories, held_in_group
@@ -23,69 +22,8 @@ from mova.adapters.turbo import Turbo, turbo_of
 from mova.errors import Cancelled, UserError
 from tests.lora_trainer.loops import adapter_of, same, stop_inside
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CACHE = "prompts-*.safetensors", "states-*.safetensors"
-
-
-@pytest.fixture(scope="session")
-def prompts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prompts")
-    generator = np.random.default_rng(0)
-    for name in ("lamp", "bell", "door"):
-        picture = generator.integers(0, 255, (40, 80, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(folder / f"{name}.png")
-        (folder / f"{name}.txt").write_text(f"A {name} in a room. A sound is heard.")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory):
-    """Trajectories of all tests: the same ones are made once."""
-    return tmp_path_factory.mktemp("trajectories")
-
-
-@pytest.fixture
-def settings(prompts, golden, tmp_path):
-    """Reads a small config on the golden model; keyword changes use "__" for the dot."""
-
-    def settings(**changes):
-        base = {
-            "model": str(golden / "checkpoint"),
-            "output": str(tmp_path / "run"),
-            "prompts.path": str(prompts),
-            "prompts.size": "64x32",
-            "prompts.num_frames": 9,
-            "prompts.held_out": 1,
-            "prompts.count": 5,
-            "teacher.steps": 8,
-            "teacher.batch_size": 2,
-            "run.device": "cpu",
-            "run.dtype": "float32",
-            "run.steps": 4,
-            "run.batch_size": 2,
-            "run.checkpoint_every": 2,
-            "run.validate_every": 0,
-            "run.gradient_checkpointing": False,
-            "optimizer.learning_rate": 1e-2,
-            "optimizer.warmup_steps": 1,
-            "samples.count": 0,
-        }
-        base |= {f"towers.{name}.rank": 2 for name in TOWERS}
-        return read_distill_config(
-            None, base | {key.replace("__", "."): value for key, value in changes.items()}
-        )
-
-    return settings
-
-
-@pytest.fixture
-def distil(settings, shared_cache):
-    """Opens a distillation, as a context, with changes to the settings."""
-
-    def distil(resume=False, **changes):
-        return open_distillation(settings(prompts__cache=str(shared_cache), **changes), resume)
-
-    return distil
 
 
 def test_the_kept_states_are_those_of_the_pipelines_own_guided_run(distil, fresh, prompts):
@@ -138,9 +76,9 @@ def test_a_loss_is_that_of_a_plain_computation(distil, fresh):
             drawn = {}
             own_states = student.own_states
 
-            def noted(rows, steps, *rest, own_states=own_states, drawn=drawn):
-                drawn["own"] = rows, steps
-                return own_states(rows, steps, *rest)
+            def noted(start, kind, steps, *rest, own_states=own_states, drawn=drawn):
+                drawn["own"] = steps
+                return own_states(start, kind, steps, *rest)
 
             states = student.trajectories.states
 
@@ -152,7 +90,7 @@ def test_a_loss_is_that_of_a_plain_computation(distil, fresh):
             video_loss, audio_loss, _ = student.losses(step)
             student.own_states, student.trajectories.states = own_states, states
             rows, steps = drawn["all"]
-            assert len(drawn["own"][0]) == 2
+            assert len(drawn["own"]) == 2
             expected = [plain_losses(d, row, int(steps[n]), n < 2) for n, row in enumerate(rows)]
             video, audio = (sum(each) / len(each) for each in zip(*expected, strict=True))
             assert video_loss.item() == pytest.approx(video, rel=1e-4)
@@ -200,7 +138,7 @@ def test_the_student_comes_closer_to_the_teachers_end_and_its_file_runs_so(disti
         item = row.group.items[row.index]
         noise = student.trajectories.states([row], torch.tensor([0]))
         with student.shown():
-            own = student.own_states([row], torch.tensor([4]), *student.trajectories.prompts([row]))
+            own = student.own_states(noise, "", torch.tensor([4]), *student.trajectories.prompts([row]))
     for track in ("video", "audio"):
         assert last["training"]["end"][track] < 0.9 * base["training"]["end"][track]
     turbo = turbo_of(path)

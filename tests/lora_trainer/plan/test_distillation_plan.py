@@ -15,8 +15,8 @@ from lora_trainer.distillation.plan import (
 from lora_trainer.distillation.run import open_distillation
 from lora_trainer.plan.inputs import find_card
 from mova.machine import GIB
+from tests.lora_trainer.distillation.conftest import prompts, settings  # noqa: F401 - fixtures
 from tests.lora_trainer.plan.test_estimate import release  # noqa: F401 - a fixture
-from tests.lora_trainer.test_distillation import prompts, settings  # noqa: F401 - fixtures
 
 
 @pytest.fixture
@@ -53,6 +53,23 @@ def test_time_is_the_teachers_forwards_and_the_students_updates(planned):
     assert 3 * one < plain < 6 * one
     held = planned(run__steps=1000, prompts__hold_audio=0.5)[3]
     assert held.seconds["trajectories"] == pytest.approx(1.5 * plan.seconds["trajectories"])
+
+
+def test_matching_costs_the_teachers_and_the_fake_scores_forwards_in_the_second_experts_steps(planned):
+    config, card, inputs, plan = planned()
+    matching = planned(matching__on=True)
+    one = forward_seconds(config, card, inputs)
+    micro = micro_batch_seconds(config, card, inputs, "video_dit_2", 0.0)
+    # On the own path 2.5 forwards on average, and the step itself; the teacher's two; the fake score's.
+    assert micro_batch_seconds(matching[0], card, inputs, "video_dit_2", 0.5) == pytest.approx(
+        2 * micro + 6.5 * one
+    )
+    assert micro_batch_seconds(matching[0], card, inputs, "video_dit", 0.5) == micro_batch_seconds(
+        config, card, inputs, "video_dit", 0.5
+    )
+    weights, optimizer = plan.device["LoRA in float32"], plan.device["optimizer"]
+    assert matching[3].device["fake score, with gradients"] == 2 * weights + optimizer
+    assert matching[3].disk["checkpoints"] > 1.5 * plan.disk["checkpoints"]
 
 
 def test_more_cards_share_trajectories_and_a_smaller_base_takes_less_memory(planned):
