@@ -28,7 +28,7 @@ from benchmarks.train_step import markdown, product_tflops, synchronize, worker_
 from benchmarks.training_setup import configs, meta_towers, pack_once, pipeline_of
 from lora_trainer.config import EXPERTS
 from lora_trainer.distillation.config import DistillConfig, read_distill_config
-from lora_trainer.distillation.matching import MatchingStudent
+from lora_trainer.distillation.matching import make_student
 from lora_trainer.distillation.plan import (
     DistillInputs,
     device_memory,
@@ -112,8 +112,7 @@ def measure_setting(
     sizes, device = configs(tiny), workers.device
     height, width, frames = config.size
     shape = ClipShape(height, width, frames, 24.0, 48000, 960)
-    kind = MatchingStudent if config.matching.on else Student
-    student = kind(config, pipeline_of(config, sizes, workers), workers)
+    student = make_student(config, pipeline_of(config, sizes, workers), workers)
     student.pipeline.set_progress_bar_config(disable=True)
     if student.pipeline.residency.streamer is not None:
         pack_once(student.pipeline.residency.streamer)

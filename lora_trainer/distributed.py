@@ -64,6 +64,14 @@ class Workers:
         """The first process's value, so that all follow one clock."""
         return self.add(torch.tensor(value if self.is_first else 0.0, dtype=torch.float64)).item()
 
+    def add_gradients_of(self, groups: Iterable[list[nn.Parameter]]) -> None:
+        """`add_gradients` of each of `groups` that has some in any process."""
+        groups = list(groups)
+        ran = self.any(any(weight.grad is not None for weight in weights) for weights in groups)
+        for weights, has_run in zip(groups, ran, strict=True):
+            if has_run:
+                self.add_gradients(weights)
+
     def add_gradients(self, weights: Iterable[nn.Parameter]) -> None:
         """Sum gradients over all processes; one that has none counts as zero."""
         if self.count == 1:

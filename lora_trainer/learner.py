@@ -18,7 +18,14 @@ from lora_trainer.checkpoint import check_same_run
 from lora_trainer.config import EXPERTS, RunConfig
 from lora_trainer.distributed import Workers
 from lora_trainer.lora import TrainableLora
-from lora_trainer.optimizers import averaged, build_optimizer, learning_rate_scale, set_learning_rates
+from lora_trainer.optimizers import (
+    averaged,
+    build_optimizer,
+    learning_rate_scale,
+    restore_training,
+    set_learning_rates,
+    training_state,
+)
 from lora_trainer.quantised import BASES, quantise
 from mova.adapters.strengths import TOWERS
 from mova.errors import BackendError
@@ -148,10 +155,7 @@ class Learner(ABC):
         rate = set_learning_rates(self.optimizer, self.config, self.rate_scale)
         expert, sums = self.expert, self.sums
         active = [name for name in self.towers if name == expert or name not in EXPERTS]
-        ran = self.workers.any(any(w.grad is not None for w in self.towers[name]) for name in active)
-        for name, has_run in zip(active, ran, strict=True):
-            if has_run:
-                self.workers.add_gradients(self.towers[name])
+        self.workers.add_gradients_of(self.towers[name] for name in active)
         learning = {name: [w for w in self.towers[name] if w.grad is not None] for name in active}
         gradients = {name: norm(w.grad for w in weights) for name, weights in learning.items()}
         everything = [w for weights in learning.values() for w in weights]
@@ -193,31 +197,22 @@ class Learner(ABC):
 
     def state(self) -> dict[str, Any]:
         """Everything that decides what comes next."""
-        weights = self.lora.weights
         return {
             "config": self.config.model_dump(mode="json"),
             "entries": self.samples_record(),
             "step": self.step,
             "micro": self.micro,
             "sums": self.sums,
-            "weights": {key: weight.detach() for key, weight in weights.items()},
-            "gradients": {key: weight.grad for key, weight in weights.items() if weight.grad is not None},
-            "optimizer": self.optimizer.state_dict(),
             "average": self.average,
             "idle": self.watch.idle,
-        }
+        } | training_state(self.lora.weights, self.optimizer)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state`. Raises UserError if settings or clips differ from those it was made with."""
         check_same_run(state["config"], self.config.model_dump(mode="json"))
         self.check_samples(state)
         self.step, self.micro, self.sums = state["step"], state["micro"], dict(state["sums"])
-        with torch.no_grad():
-            for key, weight in self.lora.weights.items():
-                weight.copy_(state["weights"][key])
-                gradient = state["gradients"].get(key)
-                weight.grad = None if gradient is None else gradient.to(weight.device)
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_training(self.lora.weights, self.optimizer, state)
         self.average = {key: value.to(self.device) for key, value in state["average"].items()}
         self.watch.idle = dict(state["idle"])
         self.lora.publish()

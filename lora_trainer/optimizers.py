@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
@@ -77,6 +78,27 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, config: RunConfig, scal
         tower = getattr(config.towers, group["name"])
         group["lr"] = settings.rate * tower.learning_rate_scale * scale
     return optimizer.param_groups[0]["lr"]
+
+
+def training_state(weights: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What decides how the weights go on: they, the gradients they have, and the optimizer's state."""
+    return {
+        "weights": {key: weight.detach() for key, weight in weights.items()},
+        "gradients": {key: weight.grad for key, weight in weights.items() if weight.grad is not None},
+        "optimizer": optimizer.state_dict(),
+    }
+
+
+@torch.no_grad()
+def restore_training(
+    weights: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> None:
+    """Put a `training_state` back."""
+    for key, weight in weights.items():
+        weight.copy_(state["weights"][key])
+        gradient = state["gradients"].get(key)
+        weight.grad = None if gradient is None else gradient.to(weight.device)
+    optimizer.load_state_dict(state["optimizer"])
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from lora_trainer.distillation.trajectories import Row
 from lora_trainer.distributed import Workers
 from lora_trainer.lora import TrainableLora
 from lora_trainer.objective import sample_generator
-from lora_trainer.optimizers import build_optimizer, set_learning_rates
+from lora_trainer.optimizers import build_optimizer, restore_training, set_learning_rates, training_state
 from mova.errors import BackendError, UserError
 from mova.guidance import Guidance
 from mova.pipeline import MOVAPipeline
@@ -55,15 +55,11 @@ class FakeScore:
 
     def update(self) -> None:
         """A step of the optimizer, if a process has gradients. Raises BackendError: they are not finite."""
-        towers = list(self.towers.values())
-        ran = self.workers.any(any(weight.grad is not None for weight in weights) for weights in towers)
-        if not any(ran):
-            return
-        for weights, has_run in zip(towers, ran, strict=True):
-            if has_run:
-                self.workers.add_gradients(weights)
-        set_learning_rates(self.optimizer, self.config, self.config.matching.score_rate)
+        self.workers.add_gradients_of(self.towers.values())
         learning = [weight for weight in self.weights.values() if weight.grad is not None]
+        if not learning:
+            return
+        set_learning_rates(self.optimizer, self.config, self.config.matching.score_rate)
         total = nn.utils.clip_grad_norm_(learning, self.config.optimizer.max_gradient_norm)
         if not torch.isfinite(total):
             raise BackendError(f"the gradients of the fake score's update {self.updates + 1} are not finite")
@@ -72,26 +68,15 @@ class FakeScore:
         self.updates += 1
 
     def state(self) -> dict[str, Any]:
-        weights = self.weights.items()
-        return {
-            "weights": {key: weight.detach() for key, weight in weights},
-            "gradients": {key: weight.grad for key, weight in weights if weight.grad is not None},
-            "optimizer": self.optimizer.state_dict(),
-            "updates": self.updates,
-        }
+        return training_state(self.weights, self.optimizer) | {"updates": self.updates}
 
-    @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
-        for key, weight in self.weights.items():
-            weight.copy_(state["weights"][key])
-            gradient = state["gradients"].get(key)
-            weight.grad = None if gradient is None else gradient.to(weight.device)
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_training(self.weights, self.optimizer, state)
         self.updates = state["updates"]
 
 
 class Step(NamedTuple):
-    """One step of a batch, from `sigma` to `next_sigma` [B, 2], with what the towers are told besides."""
+    """One step of a batch, from `sigma` to `next_sigma` [B, 2], and the condition and texts of its clips."""
 
     sigma: Tensor
     next_sigma: Tensor
@@ -229,6 +214,11 @@ class MatchingStudent(Student):
             video += branch.weight * parts[0]
             audio += branch.audio_weight * parts[1]
         return video, audio
+
+
+def make_student(config: DistillConfig, pipeline: MOVAPipeline, workers: Workers | None = None) -> Student:
+    """The student that `config` asks for: one of trajectories alone, or one that also matches."""
+    return (MatchingStudent if config.matching.on else Student)(config, pipeline, workers)
 
 
 def noised_on(sample: Tensor, noise: Tensor, sigma: Tensor, further: Tensor) -> Tensor:

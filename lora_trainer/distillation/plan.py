@@ -154,12 +154,16 @@ def update_seconds(config: DistillConfig, card: Card, inputs: DistillInputs) -> 
         if share := len(steps[expert]) / config.steps:
             seconds += share * run.accumulation * micro_batch_seconds(config, card, inputs, expert, own)
             work = training_pass(inputs.configs, inputs.shape, config, expert)
-            passes = 2 if config.matching.on and expert == EXPERTS[1] else 1
-            operations += share * run.accumulation * passes * work.total
+            operations += share * run.accumulation * (1 + matches(config, expert)) * work.total
     if run.offload == "experts" and card.is_gpu:
         switches = expert_switches(run.steps, len(steps[EXPERTS[0]]) / config.steps, objective.hold_steps)
         seconds += switches / run.steps * swap_seconds(config, card, inputs)
     return seconds, operations
+
+
+def matches(config: DistillConfig, expert: str) -> bool:
+    """True if the steps of `expert` match distributions, so that the fake score learns with the student."""
+    return config.matching.on and expert == EXPERTS[1]
 
 
 def micro_batch_seconds(
@@ -171,12 +175,12 @@ def micro_batch_seconds(
     of the teacher, and the step itself come first.
     """
     steps, batch = steps_of(config, inputs), config.run.batch_size
-    matches = config.matching.on and expert == EXPERTS[1]
-    more = 2 + len(Guidance(*config.scales).branches(steps[expert][0][1])) if matches else 0
-    own = 1.0 if matches else own
+    more = 0  # forwards
+    if matches(config, expert):
+        own, more = 1.0, 2 + len(Guidance(*config.scales).branches(steps[expert][0][1]))
     work = training_pass(inputs.configs, inputs.shape, config, expert)
     streamed = streaming_seconds(config, card, inputs.plan_inputs)
-    seconds = (1 + matches) * max(work.seconds(card.tflops), streamed)
+    seconds = (1 + matches(config, expert)) * max(work.seconds(card.tflops), streamed)
     walked = sum(step for step, _ in steps[expert]) / len(steps[expert])
     seconds += batch * (own * walked + more) * forward_seconds(config, card, inputs)
     if config.run.offload == "experts" and card.is_gpu and expert == EXPERTS[1] and steps[EXPERTS[0]]:

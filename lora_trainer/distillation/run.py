@@ -9,7 +9,7 @@ import torch
 
 from lora_trainer.base_model import choose_device, load_model
 from lora_trainer.distillation.config import DistillConfig
-from lora_trainer.distillation.matching import MatchingStudent
+from lora_trainer.distillation.matching import make_student
 from lora_trainer.distillation.prompts import read_items
 from lora_trainer.distillation.student import Student
 from lora_trainer.distillation.trajectories import (
@@ -51,7 +51,7 @@ def open_distillation(
         workers.wait()
         report("model", 0, 1)
         pipeline = load_model(checkpoint_folder(config), workers.device, dtype, config.run.offload)
-        student = (MatchingStudent if config.matching.on else Student)(config, pipeline, workers)
+        student = make_student(config, pipeline, workers)
         with student.lora.without(*student.towers):
             make_trajectories(config, groups, pipeline, workers, report)
         workers.wait()

@@ -7,6 +7,7 @@ decided them. They are written whole or not at all, so a run that was killed mak
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -269,7 +270,12 @@ class Trajectories:
         self.rows = [Row(group, index, number) for number, (group, index) in enumerate(places)]
         size = sum(path.stat().st_size for group in groups for path in (group.prompts, group.states))
         self.held = read_all(groups, device) if size < RESIDENT_SHARE * free_memory(device) else None
-        self.negative = padded(read_tensors(groups[0].prompts)["negative"].to(device))  # [1, 512, D], of all
+
+    @cached_property
+    def negative(self) -> Tensor:
+        """The negative prompt's text [1, 512, D], the same for all rows."""
+        with safe_open(self.rows[0].group.prompts, framework="pt") as file:
+            return padded(file.get_tensor("negative").to(self.device))
 
     def prompts(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """Text [B, 512, D] and first-frame condition [B, 20, T, h, w]."""
