@@ -101,6 +101,7 @@ def settings(setting: str, frames: int, match: bool, tiny: bool, folder: Path) -
         "objective.own_from": 0.5,
         "matching.on": match,
         "matching.score_alone": 0,
+        "matching.share": 1.0,
         "objective.hold_steps": HOLD,  # the measurement switches experts itself
     }
     return read_distill_config(None, changes)
@@ -162,7 +163,7 @@ def measure_setting(
             row("teacher, guided step", expert, partial(teacher_step, student, guided, sigma), planned_step)
     for stage, expert, step in MATCHED if config.matching.on else STAGES:
         own = float(step >= OWN_FROM)
-        seconds = micro_batch_seconds(config, card, inputs, expert, own)
+        seconds = micro_batch_seconds(config, card, inputs, expert, own, config.matching.on)
         row(stage, expert, partial(update, student, step), seconds)
     return rows
 

@@ -50,6 +50,8 @@ ADDED = {
     "objective.hold_video": 0.0,
     "objective.hold_audio": 0.0,
     "matching.on": False,
+    "matching.share": 0.75,
+    "matching.video_weight": 0.0,
     "matching.score_rate": 3.0,
     "matching.score_alone": 60,
 }

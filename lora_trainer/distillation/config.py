@@ -86,6 +86,9 @@ class Matching(Section):
     """
 
     on: bool = False
+    share: float = Field(0.75, gt=0, le=1)  # of the updates; the others learn from trajectories
+    # Of the picture in the updates that match. On pocket it cost impacts, and 0 brought as many words back.
+    video_weight: float = Field(0.0, ge=0, le=100)
     score_rate: float = Field(3.0, gt=0)  # learning rate of the fake score, over `optimizer.learning_rate`
     score_alone: int = Field(60, ge=0)  # updates in which it learns alone at first
 

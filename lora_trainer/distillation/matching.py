@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lora_trainer.config import EXPERTS
 from lora_trainer.distillation.config import DistillConfig
 from lora_trainer.distillation.student import Pair, Student, broadcast, step_error, stepped
-from lora_trainer.distillation.trajectories import Row
+from lora_trainer.distillation.trajectories import Row, Trajectories
 from lora_trainer.distributed import Workers
 from lora_trainer.lora import TrainableLora
 from lora_trainer.objective import sample_generator
@@ -102,7 +102,7 @@ class Noised(NamedTuple):
 
 
 class MatchingStudent(Student):
-    """A student whose last steps learn by distribution matching, from fresh noise; the others as ever."""
+    """A student that in a share of its updates matches its last steps, from fresh noise."""
 
     def __init__(self, config: DistillConfig, pipeline: MOVAPipeline, workers: Workers | None = None) -> None:
         super().__init__(config, pipeline, workers)
@@ -113,13 +113,18 @@ class MatchingStudent(Student):
                 f"a sigma below {pipeline.config.boundary_ratio:g}; take more steps, or leave matching out"
             )
 
+    def follow(self, trajectories: Trajectories) -> None:
+        super().follow(trajectories)
+        self.high_share *= 1 - self.config.matching.share
+
     def losses(self, number: int) -> tuple[Tensor, Tensor, str]:
         rows = self.samplers[self.expert].batch(number)
         generator = sample_generator(self.config.run.seed, number, 1)
-        mine = super().learnt_steps(self.expert, rows[0].bucket)
-        step = mine[int(torch.randint(len(mine), (), generator=generator))]
-        if step not in self.matched(rows[0].bucket):
+        matched = self.matched(rows[0].bucket) if self.expert == EXPERTS[1] else []
+        share = self.config.matching.share / (1 - self.high_share)
+        if not matched or torch.rand((), generator=generator) >= share:
             return super().losses(number)
+        step = matched[int(torch.randint(len(matched), (), generator=generator))]
         text, condition = self.trajectories.prompts(rows)
         sigmas = self.sigmas[rows[0].bucket].to(self.device)
         here = Step(*(sigmas[each].expand(len(rows), 2) for each in (step, step + 1)), condition, text)
@@ -135,18 +140,13 @@ class MatchingStudent(Student):
         velocities = self.velocities(*states, condition, text, here.sigma)
         gaps = (here.sigma - here.next_sigma).unbind(1)
         video, audio = (step_error(*each) for each in zip(velocities, states, goals, gaps, strict=True))
-        return video.mean(), audio.mean(), rows[0].name
+        return video.mean() * self.config.matching.video_weight, audio.mean(), rows[0].name
 
     def matched(self, kind: str) -> list[int]:
         """The steps that are matched: of the second expert, where the sigma is below its boundary."""
         boundary = self.pipeline.config.boundary_ratio
-        mine = super().learnt_steps(EXPERTS[1], kind)
+        mine = self.learnt_steps(EXPERTS[1], kind)
         return [step for step in mine if self.sigmas[kind][step].max() < boundary]
-
-    def learnt_steps(self, expert: str, kind: str) -> list[int]:
-        """Those that are not matched; all, where all are: so they learn while the fake score learns alone."""
-        mine, matched = super().learnt_steps(expert, kind), self.matched(kind)
-        return [step for step in mine if step not in matched] or mine
 
     def update(self) -> dict[str, Any]:
         self.score.update()

@@ -149,25 +149,24 @@ def update_seconds(config: DistillConfig, card: Card, inputs: DistillInputs) -> 
     """(seconds, operations) of the mean update, over experts, with the student's own paths."""
     run, objective, steps = config.run, config.objective, steps_of(config, inputs)
     own = (1 - objective.own_from) * objective.own_share
+    matching = config.matching.share if config.matching.on else 0.0
+    high = len(steps[EXPERTS[0]]) / config.steps
+    kinds = [(EXPERTS[0], False, (1 - matching) * high), (EXPERTS[1], False, (1 - matching) * (1 - high))]
     seconds = operations = 0.0
-    for expert in EXPERTS:
-        if share := len(steps[expert]) / config.steps:
-            seconds += share * run.accumulation * micro_batch_seconds(config, card, inputs, expert, own)
+    for expert, matched, share in [*kinds, (EXPERTS[1], True, matching)]:
+        if share:
+            each = micro_batch_seconds(config, card, inputs, expert, own, matched)
+            seconds += share * run.accumulation * each
             work = training_pass(inputs.configs, inputs.shape, config, expert)
-            operations += share * run.accumulation * (1 + matches(config, expert)) * work.total
+            operations += share * run.accumulation * (1 + matched) * work.total
     if run.offload == "experts" and card.is_gpu:
-        switches = expert_switches(run.steps, len(steps[EXPERTS[0]]) / config.steps, objective.hold_steps)
+        switches = expert_switches(run.steps, kinds[0][2], objective.hold_steps)
         seconds += switches / run.steps * swap_seconds(config, card, inputs)
     return seconds, operations
 
 
-def matches(config: DistillConfig, expert: str) -> bool:
-    """True if the steps of `expert` match distributions, so that the fake score learns with the student."""
-    return config.matching.on and expert == EXPERTS[1]
-
-
 def micro_batch_seconds(
-    config: DistillConfig, card: Card, inputs: DistillInputs, expert: str, own: float
+    config: DistillConfig, card: Card, inputs: DistillInputs, expert: str, own: float, matched: bool = False
 ) -> float:
     """Seconds of a micro-batch of `expert`, a share `own` of whose states are the student's own.
 
@@ -176,11 +175,11 @@ def micro_batch_seconds(
     """
     steps, batch = steps_of(config, inputs), config.run.batch_size
     more = 0  # forwards
-    if matches(config, expert):
+    if matched:
         own, more = 1.0, 2 + len(Guidance(*config.scales).branches(steps[expert][0][1]))
     work = training_pass(inputs.configs, inputs.shape, config, expert)
     streamed = streaming_seconds(config, card, inputs.plan_inputs)
-    seconds = (1 + matches(config, expert)) * max(work.seconds(card.tflops), streamed)
+    seconds = (1 + matched) * max(work.seconds(card.tflops), streamed)
     walked = sum(step for step, _ in steps[expert]) / len(steps[expert])
     seconds += batch * (own * walked + more) * forward_seconds(config, card, inputs)
     if config.run.offload == "experts" and card.is_gpu and expert == EXPERTS[1] and steps[EXPERTS[0]]:

@@ -14,7 +14,7 @@ from mova.scheduler import PairScheduler
 from tests.lora_trainer.loops import adapter_of, same, stop_inside
 from tests.lora_trainer.two_processes import in_two_processes
 
-MATCHING = {"matching__on": True, "matching__score_alone": 1, "run__steps": 6}
+MATCHING = {"matching__on": True, "matching__score_alone": 1, "run__steps": 6, "matching__video_weight": 1.0}
 
 
 @pytest.mark.parametrize(("sigma", "further"), [(0.0, 0.4), (0.625, 0.7), (0.625, 0.82), (0.83, 0.9)])
@@ -82,9 +82,10 @@ def test_a_loss_is_that_of_a_plain_computation(distil, held):
         (ends, clean, (sigma, next_sigma, condition, text), _), goals = learnt[0]
         assert shown == [student.score.weights]
         assert any(weight.grad is not None for weight in student.score.weights.values())
-        # The draws again: the step, the noise of the start, those of the fake score's states, those of these.
+        # The draws again: whether it matches, the step, the noise of the start, the fake score's, the goals'.
         generator = sample_generator(d.config.run.seed, number, 1)
-        torch.randint(4, (), generator=generator)
+        torch.rand((), generator=generator)
+        torch.randint(2, (), generator=generator)
         for states in student.trajectories.states(rows, torch.zeros(4, dtype=torch.int64)):
             torch.randn(states.shape, generator=generator)
         for _ in range(2):
@@ -142,7 +143,7 @@ def test_where_the_fake_score_is_the_teacher_nothing_is_to_be_learnt(distil):
         assert min(max(pair) for pair in matched) < 1e-8
 
 
-def test_the_second_experts_low_steps_are_matched_and_the_others_learn_from_trajectories(distil):
+def test_the_second_experts_low_steps_are_matched_and_all_learn_from_trajectories(distil):
     with distil(prompts__hold_video=0.4, prompts__hold_audio=0.4, prompts__count=10, **MATCHING) as d:
         student = d.engine
         assert {kind: student.matched(kind) for kind in student.sigmas} == {
@@ -150,14 +151,34 @@ def test_the_second_experts_low_steps_are_matched_and_the_others_learn_from_traj
             "video": [2, 3],
             "audio": [2, 3],
         }
-        assert student.learnt_steps(EXPERTS[0], "") == [0, 1]
-        assert student.learnt_steps(EXPERTS[1], "") == [2, 3]  # while the fake score learns alone
-        assert student.learnt_steps(EXPERTS[1], "video") == [0, 1]
         d.run()
         assert student.score.updates >= 2
         assert student.lora.weights.keys() == student.score.weights.keys()
         moved = (weight.abs().max() for key, weight in student.score.weights.items() if "lora_B" in key)
         assert max(moved) > 0
+
+
+@pytest.mark.parametrize("share", [0.25, 0.75])
+def test_a_share_of_the_updates_matches(distil, share):
+    with distil(**MATCHING, matching__share=share) as d:
+        student, count, matched = d.engine, 120, []
+        student._learn_score = lambda *_: matched.append(student.step)  # alone: the loss is of trajectories
+        for step in range(count):
+            student.step = step
+            with torch.no_grad():
+                student.losses(step)
+        assert len(matched) == pytest.approx(share * count, abs=0.15 * count)
+        assert {expert_at(step, student.high_share, 1) for step in matched} == {EXPERTS[1]}
+
+
+def test_without_a_weight_of_the_picture_the_sound_alone_is_matched(distil):
+    changes = MATCHING | {"matching__score_alone": 0, "matching__share": 1.0, "matching__video_weight": 0.0}
+    with distil(**changes) as d:
+        student = d.engine
+        with_weights(student)
+        student.step = 1
+        video, audio, _ = student.losses(0)
+        assert video == 0 < audio
 
 
 def test_a_stopped_run_resumes_bit_for_bit(distil, tmp_path):

@@ -55,18 +55,19 @@ def test_time_is_the_teachers_forwards_and_the_students_updates(planned):
     assert held.seconds["trajectories"] == pytest.approx(1.5 * plan.seconds["trajectories"])
 
 
-def test_matching_costs_the_teachers_and_the_fake_scores_forwards_in_the_second_experts_steps(planned):
+def test_matching_costs_the_teachers_and_the_fake_scores_forwards_in_a_share_of_the_updates(planned):
     config, card, inputs, plan = planned()
-    matching = planned(matching__on=True)
+    matching = planned(matching__on=True, matching__share=0.75, objective__own_from=0.0)
     one = forward_seconds(config, card, inputs)
-    micro = micro_batch_seconds(config, card, inputs, "video_dit_2", 0.0)
+
+    def micro(expert, own, matched=False):
+        return micro_batch_seconds(matching[0], card, inputs, expert, own, matched)
+
     # On the own path 2.5 forwards on average, and the step itself; the teacher's two; the fake score's.
-    assert micro_batch_seconds(matching[0], card, inputs, "video_dit_2", 0.5) == pytest.approx(
-        2 * micro + 6.5 * one
-    )
-    assert micro_batch_seconds(matching[0], card, inputs, "video_dit", 0.5) == micro_batch_seconds(
-        config, card, inputs, "video_dit", 0.5
-    )
+    matched = micro("video_dit_2", 0.5, True)
+    assert matched == pytest.approx(2 * micro("video_dit_2", 0.0) + 6.5 * one)
+    others = (micro("video_dit", 0.5) + micro("video_dit_2", 0.5)) / 2
+    assert matching[3].step_seconds == pytest.approx(0.75 * matched + 0.25 * others)
     weights, optimizer = plan.device["LoRA in float32"], plan.device["optimizer"]
     assert matching[3].device["fake score, with gradients"] == 2 * weights + optimizer
     assert matching[3].disk["checkpoints"] > 1.5 * plan.disk["checkpoints"]
